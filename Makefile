@@ -1,0 +1,74 @@
+# make            what there is
+# make setup      .venv with everything, from requirements.lock
+# make test       what CI runs, with make lint
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.stamp
+BIN := $(VENV)/bin
+
+# Debian packages that the tests need, installed by `make test` only if missing and only as root.
+APT_TEST_PACKAGES := postgresql
+
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+LOCK_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-packages coverage lint format bench demo lock clean
+
+help: ## What can be made
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' Makefile | while IFS='|' read -r goal what; do \
+		printf '  make %-10s %s\n' "$$goal" "$$what"; done
+
+setup: $(STAMP) ## .venv with everything, from requirements.lock (PYTHON=python3.12 for another Python)
+	@:
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "carscraper needs Python 3.11 or newer, and $(PYTHON) is not installed." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "carscraper needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1):" \
+			"say make setup PYTHON=python3.11, or whatever yours is called." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) can't make a virtual environment: on Debian, apt-get install python3-venv." >&2; exit 1; }
+	@echo "Making $(VENV) from requirements.lock (a minute or two the first time)"
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+		--require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-packages:
+	@scripts/test-packages $(APT_TEST_PACKAGES)
+
+test: setup test-packages ## The tests, real crawls against real services included (PYTEST_ARGS=…)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: setup test-packages ## The tests, and which lines they don't reach
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: setup ## Lays the code out as lint wants it
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: setup ## Our crawl beside stock Scrapy, in one run (BENCH_ARGS=…)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+demo: setup ## A whole crawl here, against a simulated dealer and a real S3 server
+	@$(BIN)/python -m tests.demo
+
+lock: setup ## requirements.lock anew from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
+	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --all-extras --generate-hashes \
+		--strip-extras --unsafe-package pip --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+
+clean: ## Removes .venv and caches; what crawls have kept (var/) stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,88 @@
+"""Last touch on the settings of each crawl, before any component reads them.
+
+Scrapy calls :meth:`CarscraperAddon.update_settings` when ``-s`` and scrapyd's ``setting=`` are merged, and before
+it logs the overridden settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from scrapy.exceptions import CloseSpider
+
+from carscraper.exceptions import ConfigurationError
+from carscraper.settings import Secret, checks, secret_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scrapy.crawler import Crawler
+    from scrapy.settings import BaseSettings
+
+# Libraries whose DEBUG lines carry signed headers or are of no use to the person who runs a crawl.
+_QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alembic", "sqlalchemy")
+
+
+class CarscraperAddon:
+    """Wraps secrets so that no log line shows them, checks values, derives the photos' download slot."""
+
+    def update_settings(self, settings: BaseSettings) -> None:
+        """Change *settings* in place; a wrong value is remembered for :func:`aborting`, not raised here.
+
+        Raising here would end in a traceback and exit code 1.
+        """
+        for name in secret_names:
+            value = settings.get(name)
+            if value is not None and not isinstance(value, Secret):
+                settings.set(name, Secret(value), priority=settings.getpriority(name) or 0)
+        problems = []
+        for name, check in checks.items():
+            value = settings.get(name)
+            try:
+                checked = check(name, value)
+            except ConfigurationError as error:
+                problems.append(str(error))
+                continue
+            settings.set(name, checked, priority=settings.getpriority(name) or 0)
+        settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
+        if not problems:
+            self._derive(settings)
+        for logger in _QUIET:
+            logging.getLogger(logger).setLevel(logging.WARNING)
+
+    @staticmethod
+    def _derive(settings: BaseSettings) -> None:
+        delay = settings.get("IMAGES_DOWNLOAD_DELAY")
+        if delay is None:
+            delay = settings.getfloat("DOWNLOAD_DELAY") / 4
+        slots = settings.getdict("DOWNLOAD_SLOTS")
+        slots.setdefault("images", {"concurrency": settings.getint("IMAGES_CONCURRENCY"), "delay": delay})
+        settings.set("DOWNLOAD_SLOTS", slots, priority=settings.getpriority("DOWNLOAD_SLOTS") or 0)
+
+
+@contextlib.contextmanager
+def aborting(crawler: Crawler) -> Iterator[None]:
+    """Turn a :class:`ConfigurationError` at start-up into the end of the crawl with one sentence, no traceback.
+
+    Raises:
+        CloseSpider: with the reason ``configuration``; ``extensions.verdict`` prints the sentence.
+    """
+    problems: list[str] = crawler.settings.getlist("CARSCRAPER_PROBLEMS")
+    argument_problem = getattr(crawler.spider, "argument_problem", None)
+    if argument_problem:
+        problems = [*problems, argument_problem]
+    try:
+        if problems:
+            raise ConfigurationError(problems[0])
+        yield
+    except ConfigurationError as error:
+        end_as_failed(crawler, str(error))
+        raise CloseSpider("configuration") from None
+
+
+def end_as_failed(crawler: Crawler, why: str) -> None:
+    """Write *why* the crawl failed where ``extensions.verdict`` looks; the first reason stays."""
+    if crawler.stats.get_value("carscraper/failed") is None:
+        crawler.stats.set_value("carscraper/failed", why)

@@ -1,0 +1,1 @@
+"""What every dealer has in common, by platform."""

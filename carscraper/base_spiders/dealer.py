@@ -1,0 +1,297 @@
+"""What every dealer's spider has: arguments, the cars seen in this run, fresh addresses, the end of a complete crawl."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy import Request, Spider
+from scrapy.exceptions import CloseSpider
+
+from carscraper.addon import end_as_failed
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.network import GUARD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from typing import ClassVar, Self
+
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
+
+    from carscraper.db.queries import ActiveCar, CardState
+
+logger = logging.getLogger(__name__)
+
+_DAY = timedelta(days=1)
+_RECENT = timedelta(days=14)
+
+
+class DealerSpider(Spider):
+    """A dealer's site. A subclass says where it is and how its pages are read.
+
+    Arguments (``-a name=value``): ``base_url`` (another address of the same site), ``makes`` (comma separated),
+    ``limit`` (cars), ``max_pages`` (result pages), ``details`` (``false``: result cards only).
+    """
+
+    source: ClassVar[str]
+    """The stored name of the site, e.g. ``Bilasolur``."""
+    home: ClassVar[str]
+    """The site's address, unless ``base_url`` is given."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        """Read arguments and settings; a mistake is kept for the pipelines, which end the crawl with one sentence."""
+        spider = super().from_crawler(crawler, name=cls.name)
+        spider.arguments = {name: str(value) for name, value in kwargs.items() if not name.startswith("_")}
+        spider.argument_problem = None
+        try:
+            spider.configure()
+        except ConfigurationError as error:
+            spider.argument_problem = str(error)
+        return spider
+
+    def configure(self) -> None:
+        """Turn the arguments into attributes.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        arguments = dict(self.arguments)
+        self.base_url = _base_url(arguments.pop("base_url", self.home))
+        self.makes = [make.strip() for make in arguments.pop("makes", "").split(",") if make.strip()]
+        self.limit = _count("limit", arguments.pop("limit", None))
+        self.max_pages = _count("max_pages", arguments.pop("max_pages", None))
+        self.with_details = _yes("details", arguments.pop("details", "true"))
+        # scrapyd hands every job its id as an argument.
+        arguments.pop("_job", None)
+        if arguments:
+            raise ConfigurationError(
+                f"The spider {self.name} has no argument {sorted(arguments)[0]}; "
+                "it takes base_url, makes, limit, max_pages and details."
+            )
+        parts = urlsplit(self.base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        GUARD.allow(parts.hostname or "", port)
+        self.allowed_domains = [parts.hostname]
+        self.seen: set[str] = set()
+        self.taken = 0
+        self.is_partial = bool(self.makes or self.limit or self.max_pages)
+        """A partial crawl concludes nothing about cars that it did not see."""
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Begin at the site's first page."""
+        for request in self.start_search():
+            yield request
+
+    def start_search(self) -> Iterator[Request]:
+        """Give the first requests."""
+        raise NotImplementedError
+
+    def read_images(self, response: Response, external_id: str) -> list[CarImage]:
+        """Read the photos of one car from its own page, in the page's order."""
+        raise NotImplementedError
+
+    def parse_details(self, response: Response, item: CarItem) -> Iterator[Any]:
+        """Read the car's own page into *item*."""
+        raise NotImplementedError
+
+    def is_gone(self, response: Response) -> bool:
+        """Tell whether the car's own page says that the car is sold or removed."""
+        raise NotImplementedError
+
+    # --- from a page of cards to items ---
+
+    async def follow_cards(self, cards: list[CarItem]) -> list[CarItem | Request]:
+        """Give for each new card either the car as it is or the request for its details page.
+
+        The ledger is asked once for the whole page.
+        """
+        fresh = []
+        for card in cards:
+            if card.external_id in self.seen or (self.limit and self.taken >= self.limit):
+                continue
+            self.seen.add(card.external_id)
+            self.taken += 1
+            fresh.append(card)
+        try:
+            states = await self.ledger.card_states(self.source, [card.external_id for card in fresh])
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            raise CloseSpider("database_away") from None
+        self.crawler.stats.inc_value("carscraper/cars/seen", len(fresh))
+        return [
+            self.details_request(card) if self._needs_details(card, states.get(card.external_id)) else card
+            for card in fresh
+        ]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The database of this crawl."""
+        return Ledger.of(self.crawler)
+
+    def details_request(self, item: CarItem) -> Request:
+        """Ask for the car's own page."""
+        return Request(
+            item.url, callback=self.parse_details_safely, errback=self.details_failed, cb_kwargs={"item": item}
+        )
+
+    def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
+        if not self.with_details:
+            return False
+        if state is None or state.details_at is None or state.images_due or state.card_hash != card.card_hash:
+            return True
+        return is_stale(
+            card.external_id,
+            state.details_at,
+            now=datetime.now(UTC).replace(tzinfo=None),
+            max_age=timedelta(days=self.settings.getfloat("DETAILS_MAX_AGE_DAYS")),
+        )
+
+    def parse_details_safely(self, response: Response, item: CarItem) -> Iterator[Any]:
+        """Read the details page; a page that can't be read costs its details, never the car."""
+        try:
+            if self.is_gone(response):
+                # Listed a moment ago, sold now. What the card said is kept; a complete crawl settles the rest.
+                self.count("details/gone")
+                yield item
+                return
+            results = list(self.parse_details(response, item))
+        except Exception as error:  # noqa: BLE001 - one odd page must not end the crawl
+            self.count("details/failed")
+            logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
+            item.card_hash = None  # so that the next crawl tries again
+            yield item
+            return
+        item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        yield from results
+
+    def details_failed(self, failure: Failure) -> Iterator[Any]:
+        """Keep the car as its card shows it when its own page does not come."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        self.count("details/failed")
+        logger.warning("Details page does not come: %r (%s)", request.url, failure.getErrorMessage())
+        item: CarItem = request.cb_kwargs["item"]
+        item.card_hash = None
+        yield item
+
+    # --- the end of a complete crawl ---
+
+    async def conclude(self) -> list[Request]:
+        """Look up at their own pages the cars that a complete crawl did not see.
+
+        Returns:
+            The requests; none after a partial crawl, which concludes nothing.
+        """
+        if self.is_partial:
+            return []
+        try:
+            active = await self.ledger.active_cars(self.source)
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            raise CloseSpider("database_away") from None
+        # Cars that an earlier program left as active for months say nothing about what the site shows today.
+        since = datetime.now(UTC).replace(tzinfo=None) - _RECENT
+        usual = {car.external_id for car in active if car.last_seen_at and car.last_seen_at > since}
+        seen = len(self.seen & usual)
+        if seen < self.settings.getfloat("CRAWL_MIN_SHARE") * len(usual):
+            end_as_failed(
+                self.crawler,
+                f"Only {seen} of {len(usual)} known cars were on the site, fewer than CRAWL_MIN_SHARE allows: "
+                "the site has changed or shows only a part; no car was marked as gone.",
+            )
+            return []
+        missing = [car for car in active if car.external_id not in self.seen and car.url]
+        return [self._lookup(car) for car in missing[: self.settings.getint("CRAWL_MAX_LOOKUPS")]]
+
+    def _lookup(self, car: ActiveCar) -> Request:
+        return Request(
+            car.url,
+            callback=self.parse_missing,
+            errback=self.missing_failed,
+            cb_kwargs={"external_id": car.external_id},
+            dont_filter=True,
+        )
+
+    def parse_missing(self, response: Response, external_id: str) -> Iterator[Any]:
+        """Mark a car as gone on its own page's word only."""
+        if self.is_gone(response):
+            self.count("details/gone")
+            yield GoneCar(source=self.source, external_id=external_id, url=response.url)
+
+    def missing_failed(self, failure: Failure) -> None:
+        """Conclude nothing from a page that does not come."""
+        logger.info("A missing car's page does not come: %r", failure.request.url)  # type: ignore[attr-defined]
+
+    # --- what goes wrong ---
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to the stats under ``carscraper/``."""
+        self.crawler.stats.inc_value(f"carscraper/{what}", number)
+
+    def fail(self, why: str) -> None:
+        """End the crawl as failed: the site is not what it was.
+
+        Raises:
+            CloseSpider: always.
+        """
+        end_as_failed(self.crawler, why)
+        raise CloseSpider("site")
+
+
+def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: timedelta) -> bool:
+    """Tell whether a car's details are due again: once in *max_age*, each car at its own hour.
+
+    After the first crawl all details are of one day; every car has its own phase, so that the visits spread evenly
+    over the days. A visit less than a seventh of *max_age* ago is never repeated.
+
+    >>> day = datetime(2026, 1, 1)
+    >>> due = [n for n in range(700) if is_stale(str(n), day, now=day + _DAY * 3.5, max_age=_DAY * 7)]
+    >>> 300 < len(due) < 400
+    True
+    >>> is_stale("1", day, now=day + _DAY * 7, max_age=_DAY * 7), is_stale("1", day, now=day, max_age=_DAY * 7)
+    (True, False)
+    """
+    age = now - details_at
+    if age >= max_age:
+        return True
+    if age < max_age / 7:
+        return False
+    fraction = int.from_bytes(hashlib.sha256(external_id.encode()).digest()[:6], "big") / 2**48
+    epoch = datetime(2000, 1, 1)  # noqa: DTZ001 - like all times of the tables, UTC without a zone
+    phase = max_age * fraction
+    return (now - epoch + phase) // max_age > (details_at - epoch + phase) // max_age
+
+
+def _base_url(value: str) -> str:
+    try:
+        parts = urlsplit(value.strip())
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigurationError(f"base_url is {value!r}; write a whole address such as https://bilasolur.is/.")
+    return value.strip().rstrip("/") + "/"
+
+
+def _count(name: str, value: str | None) -> int | None:
+    if value is None or value == "":
+        return None
+    if not value.isdigit():
+        raise ConfigurationError(f"{name} is {value!r}; write a whole number (0 means no limit).")
+    return int(value) or None
+
+
+def _yes(name: str, value: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in known:
+        raise ConfigurationError(f"{name} is {value!r}; write true or false.")
+    return known[value.lower()]
+
+

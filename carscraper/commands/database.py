@@ -1,0 +1,71 @@
+"""``scrapy database upgrade|version``: the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from scrapy.commands import ScrapyCommand
+from scrapy.exceptions import UsageError
+from sqlalchemy.exc import DBAPIError
+
+from carscraper.db import schema
+from carscraper.db.engine import open_engine
+from carscraper.exceptions import ConfigurationError
+from carscraper.settings import Secret, checks
+
+_A_LONG_TIME = 3600.0  # seconds; adopting a table of millions of rows is no query of a crawl
+
+
+class Command(ScrapyCommand):
+    """Plan, show, apply."""
+
+    requires_project = True
+    requires_crawler_process = False
+
+    def syntax(self) -> str:
+        """Give the usage."""
+        return "upgrade|version [--dry-run] [--json]"
+
+    def short_desc(self) -> str:
+        """Give the one-line description."""
+        return "Create or upgrade the database's tables, or show their version"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options."""
+        super().add_options(parser)
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    def run(self, args: list[str], opts: argparse.Namespace) -> None:
+        """Run the verb; exit code 4 if the database can't be reached."""
+        if args not in [["upgrade"], ["version"]]:
+            raise UsageError("say `scrapy database upgrade` or `scrapy database version`")
+        assert self.settings is not None
+        try:
+            url: Secret = checks["DATABASE_URL"]("DATABASE_URL", self.settings["DATABASE_URL"])
+            engine = open_engine(url.reveal(), timeout=_A_LONG_TIME)
+            with engine.connect() as connection:
+                before = schema.current(connection)
+            if args == ["upgrade"] and not opts.dry_run:
+                schema.upgrade(engine)
+            with engine.connect() as connection:
+                after = schema.current(connection)
+        except ConfigurationError as error:
+            self._end(str(error))
+            return
+        except DBAPIError as error:
+            self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
+            return
+        needed = schema.head()
+        if opts.json:
+            print(json.dumps({"before": before, "version": after, "needed": needed}))
+        elif after == needed:
+            print(f"version {after}" + ("" if before == after else f" (was {before or 'none'})"))
+        else:
+            print(f"version {after or 'none'}; this program needs {needed}: run `scrapy database upgrade`")
+
+    def _end(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+        self.exitcode = 4

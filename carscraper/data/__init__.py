@@ -1,0 +1,1 @@
+"""Data files, read with :mod:`importlib.resources` because scrapyd runs the project from a zipped egg."""

@@ -1,0 +1,1 @@
+"""The only room with sessions and SQL; also the ledger of what is stored where."""

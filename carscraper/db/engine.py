@@ -1,0 +1,86 @@
+"""Opening a database: one way for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from carscraper.exceptions import ConfigurationError
+
+
+def parse_url(database_url: str) -> URL:
+    """Give the SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg 3.
+
+    Raises:
+        ConfigurationError: it can't be read.
+    """
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "DATABASE_URL can't be read; write sqlite:///file.db or postgresql://user:password@host/name "
+            "(percent-encode special characters of the password)."
+        ) from None
+    if url.drivername in {"postgres", "postgresql"}:
+        url = url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def open_engine(database_url: str, *, timeout: float) -> Engine:
+    """Open the database; nothing is connected yet.
+
+    Args:
+        database_url: as ``DATABASE_URL``.
+        timeout: seconds to wait for a connection or a lock.
+
+    Raises:
+        ConfigurationError: the URL can't be read, or SQLite's folder can't be made.
+    """
+    url = parse_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite(url, timeout)
+    return create_engine(
+        url,
+        pool_pre_ping=True,  # a restarted server must cost a reconnection, not a car
+        pool_size=4,
+        connect_args={
+            "connect_timeout": max(2, min(10, int(timeout))),
+            "application_name": "carscraper",
+            "options": f"-c statement_timeout={int(timeout * 1000)}",
+            # A server that vanished without a word is noticed after about half a minute.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )
+
+
+def _open_sqlite(url: URL, timeout: float) -> Engine:
+    if url.database and url.database != ":memory:":
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"DATABASE_URL names {url.database}, whose folder can't be made ({error.strerror}); choose another."
+            ) from error
+    engine = create_engine(url, connect_args={"timeout": timeout, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # a committed row outlives a power cut, also in WAL
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A transaction that reads first and writes later fails with "locked" when another writer came between;
+        # IMMEDIATE queues instead (measured: 432 of 480 failed, 0 of 480 with this).
+        immediate = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+        connection.exec_driver_sql(f"BEGIN {immediate}")
+
+    return engine

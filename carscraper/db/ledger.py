@@ -1,0 +1,221 @@
+"""The ledger: every question to the database and every write, off the event loop.
+
+:class:`Ledger` is what spiders and pipelines talk to. Below it, :mod:`carscraper.db.queries` holds the SQL as plain
+functions of a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from scrapy import signals
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+
+from carscraper.batching import Batcher
+from carscraper.db import queries, schema
+from carscraper.db.engine import open_engine
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.settings import Secret
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+
+    from carscraper.items import CarImage, CarItem, GoneCar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
+_THREADS = 3
+_RACES = 8  # tries of a transaction that lost against another one
+# SQLSTATE 40001 serialization failure, 40P01 deadlock: the whole transaction is repeated at once.
+_LOST_RACE = {"40001", "40P01"}
+
+
+class Ledger:
+    """What photo is stored where, which cars are known; one for each crawl."""
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        timeout: float = 30,
+        patience: float = 120,
+        rules: queries.PlaceholderRules | None = None,
+    ) -> None:
+        """Take plain values; nothing is connected before :meth:`open`.
+
+        Args:
+            database_url: as ``DATABASE_URL``.
+            timeout: seconds one operation may take.
+            patience: seconds the database may be away before :class:`DatabaseUnavailableError`.
+            rules: when equal bytes on several cars are a placeholder.
+        """
+        self._url = database_url
+        self._timeout = timeout
+        self._patience = patience
+        self._rules = rules or queries.PlaceholderRules()
+        self._engine = open_engine(database_url, timeout=timeout)
+        self._executor = self._new_executor()
+        self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP)
+        self._known: Batcher[tuple[str, str], dict[str, queries.KnownImage]] = Batcher(self._known_images, size=200)
+        self._bytes: Batcher[tuple[str, str], queries.KnownBytes | None] = Batcher(self._known_bytes, size=500)
+
+    @staticmethod
+    def of(crawler: Crawler) -> Ledger:
+        """Give the ledger of *crawler*, made at the first call and closed after its pipelines."""
+        found = _ledgers.get(crawler)
+        if found is None:
+            settings = crawler.settings
+            secret: Secret = settings["DATABASE_URL"]
+            found = _ledgers[crawler] = Ledger(
+                secret.reveal(),
+                timeout=settings.getfloat("DATABASE_TIMEOUT"),
+                patience=settings.getfloat("DATABASE_PATIENCE"),
+                rules=queries.PlaceholderRules(
+                    families=settings.getint("IMAGES_PLACEHOLDER_CARS"),
+                    released=frozenset(settings.getlist("IMAGES_NOT_PLACEHOLDERS")),
+                ),
+            )
+            crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
+        return found
+
+    async def open(self) -> None:
+        """Connect, and create the tables in an empty database.
+
+        Raises:
+            ConfigurationError: the database can't be reached or its tables are not this program's.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, schema.ensure, self._engine)
+        except DBAPIError as error:
+            where = self._engine.url.render_as_string(hide_password=True)
+            reason = str(error.orig).strip().split("\n", 1)[0]
+            raise ConfigurationError(
+                f"DATABASE_URL={where} can't be reached ({reason}); start the database or correct the address."
+            ) from None
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._engine.dispose()
+
+    # --- questions ---
+
+    async def card_states(self, source: str, external_ids: Iterable[str]) -> dict[str, queries.CardState]:
+        """Tell of each known car whether its card changed and whether it has photos to try again."""
+        return await self._run(queries.card_states, source, list(external_ids))
+
+    async def active_cars(self, source: str) -> list[queries.ActiveCar]:
+        """List every active car of *source*, the longest unseen first."""
+        return await self._run(queries.active_cars, source)
+
+    async def known_images(self, source: str, external_id: str) -> dict[str, queries.KnownImage]:
+        """Give the photos of a car that the ledger knows, by identity. Asked once for each car."""
+        return await self._known.submit((source, external_id))
+
+    async def known_bytes(self, source_sha256: str, location: str) -> queries.KnownBytes | None:
+        """Tell where in the store *location* the served bytes with this hash already are, or that they are no photo."""
+        return await self._bytes.submit((source_sha256, location))
+
+    # --- writes ---
+
+    async def save(self, item: CarItem | GoneCar) -> queries.Saved:
+        """Write the car, its photos and its price change; on return the transaction is committed.
+
+        Raises:
+            DatabaseUnavailableError: not for want of patience.
+        """
+        return await self._saves.submit(item)
+
+    async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
+        """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
+        return await self._run(queries.image_stored, source, external_id, image)
+
+    # --- how ---
+
+    async def _save(self, items: list[CarItem | GoneCar]) -> list[queries.Saved]:
+        try:
+            return await self._run(queries.save, items, self._rules)
+        except (DBAPIError, ValueError, OverflowError) as error:
+            if len(items) == 1:
+                raise
+            # One car of the group can't be written: it must not take the others with it.
+            logger.debug("A group of %d cars failed (%s); one at a time", len(items), type(error).__name__)
+            return [result for item in items for result in await self._one(item)]
+
+    async def _one(self, item: CarItem | GoneCar) -> list[queries.Saved]:
+        try:
+            return await self._run(queries.save, [item], self._rules)
+        except (DBAPIError, ValueError, OverflowError) as error:
+            return [queries.Saved(error=str(error).split("\n", 1)[0])]
+
+    async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
+        return await self._run(queries.known_images, cars)
+
+    async def _known_bytes(self, asked: list[tuple[str, str]]) -> list[queries.KnownBytes | None]:
+        return await self._run(queries.known_bytes, asked, self._rules)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run ``function(connection, *arguments)`` in one transaction, again and again while the database is away."""
+        deadline = time.monotonic() + self._patience
+        pause = 0.1
+        races = 0
+        while True:
+            try:
+                return await asyncio.wait_for(
+                    asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, function, arguments),
+                    self._timeout + 5,
+                )
+            except (IntegrityError, DBAPIError) as error:
+                if _lost_race(error) and races < _RACES:
+                    races += 1
+                    continue
+                if not _is_away(error):
+                    raise
+                reason = str(error.orig).strip().split("\n", 1)[0]
+            except TimeoutError:
+                # The server holds the connection and says nothing: leave it to its fate, start afresh.
+                self._abandon()
+                reason = f"no answer for {self._timeout:.0f} s"
+            if time.monotonic() + pause > deadline:
+                raise DatabaseUnavailableError(f"The database does not answer ({reason}).")
+            logger.warning("Database away (%s); trying again in %.1f s", reason, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5)
+
+    def _transaction(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        with self._engine.begin() as connection:
+            return function(connection, *arguments)
+
+    def _abandon(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = self._new_executor()
+        self._engine.dispose(close=False)
+
+    @staticmethod
+    def _new_executor() -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+
+
+_ledgers: WeakKeyDictionary[Crawler, Ledger] = WeakKeyDictionary()
+
+
+def _lost_race(error: SQLAlchemyError) -> bool:
+    if isinstance(error, IntegrityError):
+        return True  # another crawl inserted the same car between our look and our insert
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _LOST_RACE
+
+
+def _is_away(error: DBAPIError) -> bool:
+    # SQLSTATE class 57: the server is shutting down or starting; 53: it is out of memory, disk or connections.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or isinstance(error, OperationalError) or state[:2] in {"08", "53", "57"}
+

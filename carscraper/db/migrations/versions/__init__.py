@@ -1,0 +1,1 @@
+"""One change of the tables a file, in the order of their numbers."""

@@ -1,0 +1,548 @@
+"""The SQL of the ledger: functions of a connection, each inside a transaction of its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from carscraper.db.models import CarImageRow, CarListing, PriceChange
+from carscraper.items import CarImage, CarItem, GoneCar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, Row
+
+_listings = CarListing.__table__
+_images = CarImageRow.__table__
+_changes = PriceChange.__table__
+
+_CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
+
+PERMANENT_REASONS = frozenset(
+    {
+        "http-404",
+        "http-410",
+        "not-an-image",
+        "too-small",
+        "too-large",
+        "blocked-address",
+        "bad-address",
+        "robots-txt",
+        "deleted",
+    }
+)
+"""Reasons for which a photo is not tried again by itself: the dealer's answer will be the same."""
+
+# A failed photo is tried again at the next chance three times (a crawl is some hours away at least), then by the day.
+_QUICK_ATTEMPTS = 3
+_RETRY_EVERY = timedelta(days=1)
+
+# What a card or details page may leave open without the old value being wrong: never overwritten by None.
+_KEPT = (
+    "title",
+    "make",
+    "model",
+    "year",
+    "registration_month",
+    "price",
+    "kilometers",
+    "fuel",
+    "transmission",
+    "drivetrain",
+    "colour",
+    "body",
+    "doors",
+    "seats",
+    "horsepower",
+    "city_consumption",
+    "dealer_id",
+    "dealer_name",
+    "description",
+    "source_updated_at",
+    "display_make",
+    "display_name",
+    "details_at",
+    "card_hash",
+)
+# These belong to the price: a new price without them means that the offer is over.
+_WITH_PRICE = ("price_before_offer", "price_excludes_vat")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlaceholderRules:
+    """When the same bytes on several cars are no photo."""
+
+    families: int = 3
+    """Unrelated cars (other make, or other first word of the model) that must show the bytes; 0: never."""
+    released: frozenset[str] = frozenset()
+    """SHA-256 of pictures that are photos all the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardState:
+    """What the last crawl knew of a car."""
+
+    card_hash: str | None
+    details_at: datetime | None
+    images_due: bool
+    """There are photos that are not stored and may be tried again now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveCar:
+    """A car that no page has said to be gone."""
+
+    external_id: str
+    url: str
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownImage:
+    """A row of the ledger as the pipeline needs it."""
+
+    image: CarImage
+    due: bool
+    """Not stored, and it may be tried again now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownBytes:
+    """What is known of bytes that a dealer served."""
+
+    image: CarImage | None
+    """A stored photo with these bytes in the asked store."""
+    placeholder: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What saving a car did."""
+
+    created: bool = False
+    price_changed: bool = False
+    error: str | None = None
+    """Why this car can't be written, whatever is tried."""
+
+
+def utcnow() -> datetime:
+    """Give the time as the tables hold it: UTC without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
+
+
+def _due_condition(now: datetime) -> Any:
+    return and_(
+        _images.c.status != "stored",
+        or_(_images.c.reason.is_(None), _images.c.reason.not_in(PERMANENT_REASONS | {"spooled"})),
+        or_(
+            _images.c.last_attempt_at.is_(None),
+            _images.c.attempts <= _QUICK_ATTEMPTS,
+            _images.c.last_attempt_at < now - _RETRY_EVERY,
+        ),
+    )
+
+
+def _is_due(image: CarImage, last_attempt_at: datetime | None, now: datetime) -> bool:
+    """Say for one row what :func:`_due_condition` says in SQL."""
+    if image.status == "stored" or image.reason in PERMANENT_REASONS or image.reason == "spooled":
+        return False
+    return last_attempt_at is None or image.attempts <= _QUICK_ATTEMPTS or last_attempt_at < now - _RETRY_EVERY
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+def card_states(connection: Connection, source: str, external_ids: list[str]) -> dict[str, CardState]:
+    """Tell of each known car of *external_ids* what the last crawl knew."""
+    due = exists().where(_images.c.listing_id == _listings.c.id, _due_condition(utcnow()))
+    states = {}
+    for chunk in _chunks(external_ids):
+        query = select(_listings.c.external_id, _listings.c.card_hash, _listings.c.details_at, due.label("due")).where(
+            _listings.c.source == source, _listings.c.external_id.in_(chunk), _listings.c.is_active
+        )
+        for external_id, card_hash, details_at, images_due in connection.execute(query):
+            states[external_id] = CardState(card_hash=card_hash, details_at=details_at, images_due=bool(images_due))
+    return states
+
+
+def active_cars(connection: Connection, source: str) -> list[ActiveCar]:
+    """List every active car of *source*, the longest unseen first."""
+    query = (
+        select(_listings.c.external_id, _listings.c.url, _listings.c.last_seen_at)
+        .where(_listings.c.source == source, _listings.c.is_active, _listings.c.external_id.is_not(None))
+        .order_by(_listings.c.last_seen_at, _listings.c.external_id)
+    )
+    return [ActiveCar(*row) for row in connection.execute(query)]
+
+
+_IMAGE_FIELDS = tuple(field.name for field in fields(CarImage))
+
+
+def _image(row: Row[Any]) -> CarImage:
+    return CarImage(**{name: getattr(row, name) for name in _IMAGE_FIELDS})
+
+
+def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[dict[str, KnownImage]]:
+    """Give for each ``(source, external_id)`` of *cars* its photos by identity."""
+    found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
+    now = utcnow()
+    for chunk in _chunks(list(found)):
+        query = (
+            select(_listings.c.source, _listings.c.external_id, _images)
+            .join(_listings, _listings.c.id == _images.c.listing_id)
+            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
+        )
+        for row in connection.execute(query):
+            image = _image(row)
+            known = KnownImage(image=image, due=_is_due(image, row.last_attempt_at, now))
+            found[row.source, row.external_id][image.identity] = known
+    return [found[car] for car in cars]
+
+
+def known_bytes(
+    connection: Connection, asked: list[tuple[str, str]], rules: PlaceholderRules
+) -> list[KnownBytes | None]:
+    """Give for each ``(source_sha256, location)`` a stored photo with these bytes, or the word that it is a placeholder.
+
+    Rows of a placeholder can be many; one of each kind is enough.
+    """
+    hashes = sorted({source_sha256 for source_sha256, _ in asked})
+    kinds: list[Any] = []
+    for chunk in _chunks(hashes):
+        one_of_each = (
+            select(func.min(_images.c.id))
+            .where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
+            .group_by(_images.c.source_sha256, _images.c.status, _images.c.reason, _images.c.store)
+        )
+        kinds.extend(connection.execute(select(_images).where(_images.c.id.in_(one_of_each))))
+    placeholders = {row.source_sha256 for row in kinds if row.reason == "placeholder"} - rules.released
+    # A released placeholder's object is still there: its row counts as stored.
+    stored = {
+        (row.source_sha256, row.store): _image(row) for row in kinds if row.status == "stored" or row.reason == "placeholder"
+    }
+    answers: list[KnownBytes | None] = []
+    for source_sha256, location in asked:
+        image = stored.get((source_sha256, location))
+        placeholder = bool(rules.families) and source_sha256 in placeholders
+        answers.append(KnownBytes(image=image, placeholder=placeholder) if image or placeholder else None)
+    return answers
+
+
+# --- writes ---------------------------------------------------------------------------------------------------------
+
+
+def save(connection: Connection, items: list[CarItem | GoneCar], rules: PlaceholderRules) -> list[Saved]:
+    """Write *items* in one transaction, in the order that keeps two writers from waiting for each other.
+
+    Returns:
+        What was done, in the order of *items*.
+    """
+    results: dict[int, Saved] = {}
+    # The same car twice in a group is written twice, one after the other.
+    rounds: list[dict[tuple[str, str], int]] = []
+    for number, item in enumerate(items):
+        car = (item.source, item.external_id)
+        for cars in rounds:
+            if car not in cars:
+                cars[car] = number
+                break
+        else:
+            rounds.append({car: number})
+    for cars in rounds:
+        numbers = [cars[car] for car in sorted(cars)]
+        gone = [item for number in numbers if isinstance(item := items[number], GoneCar)]
+        seen = {number: item for number in numbers if isinstance(item := items[number], CarItem)}
+        results |= dict.fromkeys(numbers, Saved())
+        results |= _save_cars(connection, seen, rules)
+        _mark_gone(connection, gone)
+    return [results[number] for number in range(len(items))]
+
+
+def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: PlaceholderRules) -> dict[int, Saved]:
+    if not cars:
+        return {}
+    now = utcnow()
+    items = list(cars.values())
+    before = _lock_listings(connection, items)
+    new = [item for item in items if (item.source, item.external_id) not in before]
+    if new:
+        _insert_listings(connection, new, now)
+        before |= _lock_listings(connection, new)
+    results = {}
+    updates = []
+    changes = []
+    listing_ids = {}
+    created = {(item.source, item.external_id) for item in new}
+    taken = _addresses_of_others(connection, items, before)
+    for number, item in cars.items():
+        car = (item.source, item.external_id)
+        row = before[car]
+        listing_ids[car] = row.id
+        changed = row.price is not None and item.price is not None and row.price != item.price
+        if changed:
+            changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
+        updates.append(_listing_values(item, row, now, keep_url=item.url in taken))
+        results[number] = Saved(created=car in created, price_changed=changed)
+    if changes:
+        connection.execute(insert(_changes), changes)
+    stored = _save_images(connection, items, listing_ids, now)
+    if rules.families and stored:
+        _find_placeholders(connection, stored, rules)
+    covers = _covers(connection, sorted(listing_ids.values()))
+    for values in updates:
+        values["new_image_url"] = covers.get(values["row_id"]) or values["new_image_url"]
+    columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
+    statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
+    connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
+    return results
+
+
+def _lock_listings(connection: Connection, items: list[CarItem]) -> dict[tuple[str, str], Row[Any]]:
+    """Read the rows of *items* and keep other writers from them until the commit."""
+    cars = sorted((item.source, item.external_id) for item in items)
+    rows = {}
+    for chunk in _chunks(cars):
+        query = (
+            select(_listings)
+            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
+            .order_by(_listings.c.source, _listings.c.external_id)
+            .with_for_update()
+        )
+        rows.update({(row.source, row.external_id): row for row in connection.execute(query)})
+    return rows
+
+
+def _insert_listings(connection: Connection, items: list[CarItem], now: datetime) -> None:
+    """Make a row for each of *items*, unless another crawl is faster or an old row without an id has the address."""
+    by_url = {item.url: item for item in items}
+    for chunk in _chunks(sorted(by_url)):
+        query = select(_listings.c.id, _listings.c.url, _listings.c.external_id, _listings.c.source).where(
+            _listings.c.url.in_(chunk)
+        )
+        for row in connection.execute(query).all():
+            item = by_url[row.url]
+            if row.external_id is None and row.source in {None, item.source}:
+                values = {"external_id": item.external_id, "source": item.source}
+                connection.execute(update(_listings).where(_listings.c.id == row.id).values(values))
+            elif (row.source, row.external_id) != (item.source, item.external_id):
+                # Two cars under one address: the second is kept all the same, under an address of its own.
+                item.url = f"{item.url}#{item.external_id}"
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    rows = [
+        {"source": item.source, "external_id": item.external_id, "url": item.url, "is_active": True, "first_seen_at": now}
+        for item in items
+    ]
+    connection.execute(
+        dialect.insert(_listings).on_conflict_do_nothing(index_elements=["source", "external_id"]), rows
+    )
+
+
+def _addresses_of_others(
+    connection: Connection, items: list[CarItem], rows: dict[tuple[str, str], Row[Any]]
+) -> set[str]:
+    """Give the new addresses of *items* that another row holds already."""
+    moved = {item.url: rows[item.source, item.external_id].id for item in items}
+    moved = {
+        item.url: moved[item.url] for item in items if rows[item.source, item.external_id].url != item.url
+    }
+    taken = set()
+    for chunk in _chunks(sorted(moved)):
+        query = select(_listings.c.id, _listings.c.url).where(_listings.c.url.in_(chunk))
+        taken.update(url for row_id, url in connection.execute(query) if moved[url] != row_id)
+    return taken
+
+
+def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in _KEPT:
+        new = getattr(item, name)
+        values[name] = getattr(row, name) if new is None else new
+    for name in _WITH_PRICE:
+        values[name] = getattr(item if item.price is not None else row, name)
+    values["url"] = row.url if keep_url else item.url
+    values["is_active"] = True
+    values["gone_at"] = None
+    values["scraped_at"] = now
+    values["last_seen_at"] = now
+    values["image_url"] = _temporary_cover(item, row.image_url)
+    return {f"new_{name}": value for name, value in values.items()} | {"row_id": row.id}
+
+
+def _temporary_cover(item: CarItem, current: str | None) -> str | None:
+    """Give the picture to show while no photo has a permanent URL; a permanent URL is never replaced."""
+    newest = next((image.source_url for image in item.images), None)
+    if not newest or (current and not _is_dealers(current, item.url, newest)):
+        return current
+    return newest
+
+
+def _is_dealers(address: str, *of_the_dealer: str) -> bool:
+    """Tell whether *address* is a dealer's temporary one: on a host of the dealer, or of the Rögg platform's form.
+
+    >>> _is_dealers("https://bilasolur.isCarImage.aspx?s=16&c=1&p=2", "https://bilasolur.is/CarDetails.aspx?cid=1")
+    True
+    >>> _is_dealers("https://b.s3.eu-north-1.amazonaws.com/x.jpg", "https://bilasolur.is/CarDetails.aspx?cid=1")
+    False
+    """
+    if "carimage.aspx" in address.lower():
+        return True
+    try:
+        hosts = {urlsplit(url).hostname for url in of_the_dealer}
+        return urlsplit(address).hostname in hosts
+    except ValueError:
+        return True
+
+
+def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
+    now = utcnow()
+    for car in cars:
+        connection.execute(
+            update(_listings)
+            .where(_listings.c.source == car.source, _listings.c.external_id == car.external_id, _listings.c.is_active)
+            .values(is_active=False, gone_at=now)
+        )
+
+
+def _save_images(
+    connection: Connection, items: list[CarItem], listing_ids: dict[tuple[str, str], int], now: datetime
+) -> set[str]:
+    """Write the photos of *items*; the cars' rows are locked, so nobody else writes them.
+
+    Returns:
+        The served bytes' hashes of photos that became stored.
+    """
+    with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
+    existing: dict[tuple[int, str], Row[Any]] = {}
+    for chunk in _chunks(sorted(with_images)):
+        for row in connection.execute(select(_images).where(_images.c.listing_id.in_(chunk))):
+            existing[row.listing_id, row.identity] = row
+    inserts = []
+    updates = []
+    stored = set()
+    for listing_id, images in with_images.items():
+        for image in {image.identity: image for image in images}.values():
+            row = existing.get((listing_id, image.identity))
+            values = _image_values(image, row, now)
+            if values is None:
+                continue
+            if image.status == "stored" and image.source_sha256 and (row is None or row.status != "stored"):
+                stored.add(image.source_sha256)
+            if row is None:
+                inserts.append(values | {"listing_id": listing_id, "first_seen_at": now})
+            else:
+                updates.append({f"new_{name}": value for name, value in values.items()} | {"row_id": row.id})
+    if inserts:
+        connection.execute(insert(_images), inserts)
+    if updates:
+        columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
+        statement = update(_images).where(_images.c.id == bindparam("row_id"))
+        connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
+    return stored
+
+
+# What describes the bytes; it changes only together with the status.
+_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
+
+
+def _image_values(image: CarImage, row: Row[Any] | None, now: datetime) -> dict[str, Any] | None:
+    """Give the row to write for *image*, or ``None`` if nothing changed. A stored photo is never downgraded."""
+    tried = image.attempts > 0
+    values: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
+    values["last_attempt_at"] = now if tried else None
+    values["stored_at"] = now if image.status == "stored" else None
+    if row is None:
+        return values
+    keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
+    if keep_bytes or (not tried and image.status != "stored"):
+        same_place = row.position == image.position and row.source_url == image.source_url
+        if same_place:
+            return None
+        values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at")}
+    elif image.status != "stored" and image.key is None:
+        values |= {name: getattr(row, name) for name in _BYTES}
+    # The row counts the tries of all runs, the item those of this run.
+    values["attempts"] = row.attempts + image.attempts
+    values["last_attempt_at"] = now if tried else row.last_attempt_at
+    return values
+
+
+def image_stored(connection: Connection, source: str, external_id: str, image: CarImage) -> bool:
+    """Write that *image* is stored; true if its row was there."""
+    listing = (
+        select(_listings.c.id)
+        .where(_listings.c.source == source, _listings.c.external_id == external_id)
+        .with_for_update()
+    )
+    listing_id = connection.execute(listing).scalar()
+    if listing_id is None:
+        return False
+    values = {name: getattr(image, name) for name in _BYTES}
+    where = and_(_images.c.listing_id == listing_id, _images.c.identity == image.identity)
+    connection.execute(
+        update(_images)
+        .where(where, _images.c.status != "stored")
+        .values(**values, status="stored", reason=None, stored_at=utcnow())
+    )
+    found = connection.execute(select(_images.c.id).where(where)).first() is not None
+    cover = _covers(connection, [listing_id]).get(listing_id)
+    if cover:
+        connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=cover))
+    return found
+
+
+def _covers(connection: Connection, listing_ids: list[int]) -> dict[int, str]:
+    """Give the permanent URL of each car's first stored photo."""
+    covers: dict[int, str] = {}
+    for chunk in _chunks(listing_ids):
+        query = (
+            select(_images.c.listing_id, _images.c.url)
+            .where(_images.c.listing_id.in_(chunk), _images.c.status == "stored", _images.c.url.is_not(None))
+            .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+        )
+        for listing_id, url in connection.execute(query):
+            covers.setdefault(listing_id, url)
+    return covers
+
+
+def _find_placeholders(connection: Connection, hashes: set[str], rules: PlaceholderRules) -> None:
+    """Mark the bytes of *hashes* that several unrelated cars show as placeholders, on every car.
+
+    The objects stay, and so do the rows' keys: should it prove a photo after all, ``IMAGES_NOT_PLACEHOLDERS`` brings
+    it back without an upload.
+    """
+    families: dict[str, set[tuple[str, str]]] = {}
+    for chunk in _chunks(sorted(hashes - rules.released)):
+        several = (
+            select(_images.c.source_sha256)
+            .where(_images.c.source_sha256.in_(chunk))
+            .group_by(_images.c.source_sha256)
+            .having(func.count() >= rules.families)
+        )
+        query = (
+            select(_images.c.source_sha256, _listings.c.make, _listings.c.model, _listings.c.id)
+            .join(_listings, _listings.c.id == _images.c.listing_id)
+            .where(_images.c.source_sha256.in_(several))
+            .distinct()
+        )
+        for source_sha256, make, model, _ in connection.execute(query):
+            family = ((make or "").lower(), ((model or "").lower().split() or [""])[0])
+            families.setdefault(source_sha256, set()).add(family)
+    found = sorted(name for name, cars in families.items() if len(cars) >= rules.families)
+    if found:
+        connection.execute(
+            update(_images)
+            .where(_images.c.source_sha256.in_(found), _images.c.status == "stored")
+            .values(status="failed", reason="placeholder")
+        )
+

@@ -1,0 +1,73 @@
+"""Cars that the database can't take just now wait in a file, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from carscraper.items import CarImage, CarItem, GoneCar
+
+logger = logging.getLogger(__name__)
+
+
+class CarSpool:
+    """One file for each process; :meth:`waiting` finds those of all."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder ``SPOOL_DIR``; it is made when it is needed."""
+        self._folder = folder
+        self._path = folder / f"cars-{os.getpid()}-{datetime.now().timestamp():.0f}.jsonl"  # noqa: DTZ005 - a name only
+
+    def add(self, item: CarItem | GoneCar) -> None:
+        """Append *item*; on return it is on the disk.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(dump(item) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def waiting(self) -> list[Path]:
+        """List the files that wait, oldest first."""
+        return sorted(self._folder.glob("cars-*.jsonl")) if self._folder.is_dir() else []
+
+    @staticmethod
+    def read(path: Path) -> list[CarItem | GoneCar]:
+        """Read a file; a last line that a crash cut short is left out."""
+        items = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                items.append(load(line))
+            except (ValueError, TypeError, KeyError):
+                logger.warning("Spool: a line of %s can't be read; skipped", path)
+        return items
+
+
+def dump(item: CarItem | GoneCar) -> str:
+    """Give *item* as one line of JSON."""
+    return json.dumps({"type": type(item).__name__, **asdict(item)}, default=lambda value: value.isoformat())
+
+
+def load(line: str) -> CarItem | GoneCar:
+    """Read what :func:`dump` wrote.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is something else.
+    """
+    values: dict[str, Any] = json.loads(line)
+    if values.pop("type") == "GoneCar":
+        return GoneCar(**values)
+    values["images"] = [CarImage(**image) for image in values["images"]]
+    if values.get("source_updated_at"):
+        values["source_updated_at"] = date.fromisoformat(values["source_updated_at"])
+    if values.get("details_at"):
+        values["details_at"] = datetime.fromisoformat(values["details_at"])
+    return CarItem(**values)

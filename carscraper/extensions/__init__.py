@@ -1,0 +1,1 @@
+"""Watchers of signals: the verdict and the progress display."""

@@ -1,0 +1,104 @@
+"""What flows through the pipelines.
+
+Unknown is ``None``, never 0 or an empty string.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+
+@dataclass(kw_only=True, slots=True)
+class CarImage:
+    """One photo of a car and what became of it: a row of ``car_images``."""
+
+    identity: str
+    """What names the photo whatever its address; for Rögg sites ``{cid}/{photo id}``."""
+    source_url: str
+    """The dealer's temporary address, as it was asked for."""
+    position: int = 0
+    """0 for the car's first photo."""
+    status: str = "pending"
+    """``stored``, ``failed`` or ``pending`` (seen, bytes not yet safe in the store)."""
+    reason: str | None = None
+    """Why the photo is not stored: ``http-404``, ``truncated``, ``placeholder``, …"""
+    attempts: int = 0
+    """How many times this run tried to get it; added to the row's count."""
+    store: str | None = None
+    """Where ``key`` is: ``s3://bucket`` or ``folder``."""
+    key: str | None = None
+    """The object's name in the store, prefix included."""
+    url: str | None = None
+    """The permanent URL, ``None`` where the store has none."""
+    sha256: str | None = None
+    """Of the stored bytes, hexadecimal."""
+    source_sha256: str | None = None
+    """Of the bytes as the dealer served them."""
+    bytes: int | None = None
+    width: int | None = None
+    """Pixels, as stored (before any EXIF rotation)."""
+    height: int | None = None
+    content_type: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class CarItem:
+    """One car as one dealer's site shows it."""
+
+    source: str
+    """The dealer site's stored name, e.g. ``Bilasolur``."""
+    external_id: str
+    """The site's own lasting id of the car."""
+    url: str
+    """The canonical address of the car's own page: only the parameters that name the car."""
+    title: str | None = None
+    make: str | None = None
+    model: str | None = None
+    year: int | None = None
+    registration_month: int | None = None
+    """Month of first registration, 1 to 12."""
+    price: int | None = None
+    """ISK, the price that is asked now."""
+    price_before_offer: int | None = None
+    """ISK, the older, higher price where the car is on offer."""
+    price_excludes_vat: bool | None = None
+    """True for prices marked *án vsk*."""
+    kilometers: int | None = None
+    fuel: str | None = None
+    transmission: str | None = None
+    drivetrain: str | None = None
+    colour: str | None = None
+    body: str | None = None
+    doors: int | None = None
+    seats: int | None = None
+    horsepower: int | None = None
+    city_consumption: float | None = None
+    """Litres per 100 km."""
+    dealer_id: str | None = None
+    dealer_name: str | None = None
+    description: str | None = None
+    source_updated_at: date | None = None
+    """The day on which the dealer says the advertisement was last changed."""
+    display_make: str | None = None
+    display_name: str | None = None
+    image_urls: list[str] = field(default_factory=list)
+    """The dealer's temporary addresses, in the page's order."""
+    images: list[CarImage] = field(default_factory=list)
+    """Filled by ``CarImagesPipeline``, one for each photo that was seen."""
+    card_hash: str | None = None
+    """Names the content of the result card, so that the next crawl sees a change without the details page."""
+    details_at: datetime | None = None
+    """When the details page was read (UTC); ``None`` if this item comes from the card alone."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GoneCar:
+    """A car whose own page says that it is sold or removed."""
+
+    source: str
+    external_id: str
+    url: str

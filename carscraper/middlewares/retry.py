@@ -1,0 +1,111 @@
+"""Retries with patience: back-off, ``Retry-After`` for the whole host, and the word of the address guard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from scrapy.downloadermiddlewares.retry import RetryMiddleware
+from scrapy.exceptions import CannotResolveHostError, NotConfigured
+from scrapy.http import Request, Response
+from scrapy.utils.httpobj import urlparse_cached
+
+from carscraper.exceptions import BlockedAddressError
+from carscraper.network import GUARD
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+
+_FACTOR = 3  # 1 s, 3 s, 9 s
+_LOOK_EVERY = 0.25  # seconds between two looks whether the crawl is being stopped
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class PatientRetryMiddleware(RetryMiddleware):
+    """Scrapy's retries, each after a pause; a host that names a pause gets it from every request."""
+
+    def __init__(self, crawler: Crawler, *, backoff: float, retry_after_max: float) -> None:
+        """Take plain values.
+
+        Args:
+            crawler: for Scrapy's own retry settings.
+            backoff: seconds before the first retry; three times longer each time.
+            retry_after_max: the longest ``Retry-After`` in seconds that is waited for.
+        """
+        super().__init__(crawler.settings)
+        self.crawler = crawler
+        self._backoff = backoff
+        self._retry_after_max = retry_after_max
+        self._paused_until: dict[str, float] = {}
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Read the settings."""
+        if not crawler.settings.getbool("RETRY_ENABLED"):
+            raise NotConfigured
+        settings = crawler.settings
+        return cls(
+            crawler, backoff=settings.getfloat("RETRY_BACKOFF"), retry_after_max=settings.getfloat("RETRY_AFTER_MAX")
+        )
+
+    async def process_request(self, request: Request) -> None:
+        """Hold the request back while its host wants peace."""
+        host = urlparse_cached(request).netloc
+        while (wait := self._paused_until.get(host, 0) - time.monotonic()) > 0:
+            if not await self._sleep(wait):
+                return
+
+    async def process_response(self, request: Request, response: Response) -> Request | Response:  # type: ignore[override]
+        """Retry a response that may get better."""
+        retry = super().process_response(request, response)
+        if not isinstance(retry, Request):
+            return retry
+        wait = self._retry_after(response)
+        if wait is None:
+            wait = self._pause(retry)
+        elif wait > self._retry_after_max:
+            return response
+        else:
+            self.crawler.stats.inc_value("carscraper/retry_after")
+            self._paused_until[urlparse_cached(request).netloc] = time.monotonic() + wait
+        return retry if await self._sleep(wait) else response
+
+    async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]
+        """Retry a connection that may get better; tell a refused address from an unknown host."""
+        parts = urlparse_cached(request)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        if isinstance(exception, CannotResolveHostError) and GUARD.refused(parts.hostname or "", port):
+            raise BlockedAddressError(f"{parts.hostname} is inside a private network") from exception
+        retry = super().process_exception(request, exception)
+        if isinstance(retry, Request) and await self._sleep(self._pause(retry)):
+            return retry
+        return None
+
+    def _pause(self, retry: Request) -> float:
+        tries: int = retry.meta.get("retry_times", 1)
+        return self._backoff * _FACTOR ** (tries - 1)
+
+    @staticmethod
+    def _retry_after(response: Response) -> float | None:
+        """Give the seconds that ``Retry-After`` asks for: a number or a date (RFC 9110, 10.2.3)."""
+        value: Any = response.headers.get("Retry-After")
+        text = value.decode("latin-1").strip() if value else ""
+        if text.isdigit():
+            return float(text)
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (ValueError, TypeError):
+            return None
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Wait; false as soon as the crawl is being stopped."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if not self.crawler.engine.running:
+                return False
+            await asyncio.sleep(min(left, _LOOK_EVERY))
+        return True

@@ -1,0 +1,111 @@
+"""The address guard: which machines a crawl may connect to.
+
+A page can name any address as a photo, also one inside the network where the crawl runs. The guard sits where names
+become addresses, so that spellings (decimal, octal, hex), redirects and names that resolve to the inside are all
+caught at the moment of connecting.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+from scrapy.resolver import CachingHostnameResolver
+from twisted.internet.interfaces import IResolutionReceiver
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_V4_IN_V6 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+
+
+def is_public(address: str) -> bool:
+    """Tell whether *address* belongs to the public internet, whatever it is wrapped in.
+
+    >>> [is_public(a) for a in ("8.8.8.8", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
+    [True, False, False, False, False]
+    >>> [is_public(a) for a in ("2002:7f00:0001::", "::1", "fd00::1", "ff02::1", "2a00:1450::1", "0.0.0.0")]
+    [False, False, False, False, True, False]
+    """
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and any(ip in network for network in _V4_IN_V6):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            ip = inner
+    return ip.is_global and not ip.is_multicast
+
+
+class AddressGuard:
+    """Which hosts may be inside a private network; everything else must be public."""
+
+    def __init__(self) -> None:
+        self._allowed: set[tuple[str, int | None]] = set()
+        self._refused: set[tuple[str, int]] = set()
+
+    def allow(self, host: str, port: int | None = None) -> None:
+        """Let *host* be anywhere; on *port* only, if one is given."""
+        self._allowed.add((host.lower(), port))
+
+    def allow_all(self, hosts: Iterable[str]) -> None:
+        """Allow each of ``host`` or ``host:port``."""
+        for entry in hosts:
+            host, separator, port = entry.rpartition(":")
+            if separator and port.isdigit():
+                self.allow(host.strip("[]"), int(port))
+            else:
+                self.allow(entry.strip("[]"))
+
+    def permits(self, host: str, port: int, address: str) -> bool:
+        """Decide for *host*, asked on *port*, which resolved to *address*; a refusal is remembered."""
+        host = host.lower()
+        if is_public(address) or (host, None) in self._allowed or (host, port) in self._allowed:
+            return True
+        self._refused.add((host, port))
+        return False
+
+    def refused(self, host: str, port: int) -> bool:
+        """Tell whether a connection to *host* on *port* was ever refused."""
+        return (host.lower(), port) in self._refused
+
+
+GUARD = AddressGuard()
+"""One for the process, as Twisted's resolver is."""
+
+
+@implementer(IResolutionReceiver)
+class _Screen:
+    """Passes on the addresses that the guard permits."""
+
+    def __init__(self, receiver: Any, host: str, port: int) -> None:
+        self._receiver = receiver
+        self._host = host
+        self._port = port
+
+    def resolutionBegan(self, resolution: Any) -> None:  # noqa: N802 - Twisted's name
+        self._receiver.resolutionBegan(resolution)
+
+    def addressResolved(self, address: Any) -> None:  # noqa: N802 - Twisted's name
+        if GUARD.permits(self._host, self._port, address.host):
+            self._receiver.addressResolved(address)
+
+    def resolutionComplete(self) -> None:  # noqa: N802 - Twisted's name
+        self._receiver.resolutionComplete()
+
+
+class GuardedResolver(CachingHostnameResolver):
+    """Scrapy's caching resolver (IPv4 and IPv6), screened by :data:`GUARD`. Set as ``TWISTED_DNS_RESOLVER``."""
+
+    def resolveHostName(  # noqa: N802, PLR0913, PLR0917 - Twisted's name and arguments
+        self,
+        resolutionReceiver: Any,  # noqa: N803
+        hostName: str,  # noqa: N803
+        portNumber: int = 0,  # noqa: N803
+        addressTypes: Any = None,  # noqa: N803
+        transportSemantics: str = "TCP",  # noqa: N803
+    ) -> Any:
+        """Resolve, dropping addresses that the guard refuses; with none left the connection fails."""
+        screen = _Screen(resolutionReceiver, hostName, portNumber)
+        return super().resolveHostName(screen, hostName, portNumber, addressTypes, transportSemantics)

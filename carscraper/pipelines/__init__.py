@@ -1,0 +1,1 @@
+"""validate → images → database: the way of every car."""

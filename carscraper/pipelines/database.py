@@ -1,0 +1,79 @@
+"""Last station: the car, its photos and its price change are committed before the item leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scrapy.exceptions import DropItem
+
+from carscraper.addon import aborting, end_as_failed
+from carscraper.db.ledger import Ledger
+from carscraper.db.spool import CarSpool
+from carscraper.exceptions import DatabaseUnavailableError
+from carscraper.items import CarItem, GoneCar
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+
+logger = logging.getLogger(__name__)
+
+
+class DatabasePipeline:
+    """Writes cars in groups through the ledger; a database that stays away costs no car."""
+
+    def __init__(self, crawler: Crawler, *, spool: CarSpool) -> None:
+        """Take the crawler, for its ledger and stats, and the spool for a database that is away."""
+        self._crawler = crawler
+        self._spool = spool
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Read the settings."""
+        return cls(crawler, spool=CarSpool(Path(crawler.settings.get("SPOOL_DIR"))))
+
+    async def open_spider(self) -> None:
+        """Open the ledger and write what an earlier run had to leave in the spool."""
+        with aborting(self._crawler):
+            self._ledger = Ledger.of(self._crawler)
+            await self._ledger.open()
+            for path in self._spool.waiting():
+                items = self._spool.read(path)
+                await asyncio.gather(*(self._ledger.save(item) for item in items))
+                path.unlink(missing_ok=True)
+                logger.info("Wrote %d cars that waited in %s", len(items), path)
+
+    async def process_item(self, item: Any) -> Any:
+        """Write *item*; it leaves only when its transaction is committed.
+
+        Raises:
+            DropItem: the database will never take this car.
+        """
+        stats = self._crawler.stats
+        try:
+            saved = await self._ledger.save(item)
+        except DatabaseUnavailableError as error:
+            await asyncio.to_thread(self._spool.add, item)
+            stats.inc_value("carscraper/cars/spooled")
+            self._stop(str(error))
+            return item
+        if saved.error:
+            stats.inc_value("carscraper/cars/failed")
+            raise DropItem(f"The database refuses {item.url!r}: {saved.error}")
+        if isinstance(item, GoneCar):
+            stats.inc_value("carscraper/cars/gone")
+        elif isinstance(item, CarItem):
+            stats.inc_value("carscraper/cars/saved")
+            stats.inc_value("carscraper/cars/new", int(saved.created))
+            stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
+        return item
+
+    def _stop(self, why: str) -> None:
+        if self._crawler.engine.running and not self._crawler.stats.get_value("carscraper/stopping"):
+            self._crawler.stats.set_value("carscraper/stopping", why)
+            end_as_failed(self._crawler, f"{why} The cars in hand wait in the spool; the next crawl writes them.")
+            asyncio.ensure_future(self._crawler.engine.close_spider_async(reason="database_away"))  # noqa: RUF006 - the engine waits for it

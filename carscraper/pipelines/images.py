@@ -1,0 +1,432 @@
+"""Second station: every photo of a car is fetched now, within the crawl, and stored for good."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scrapy.exceptions import (
+    CannotResolveHostError,
+    DownloadCancelledError,
+    DownloadTimeoutError,
+    IgnoreRequest,
+    ResponseDataLossError,
+    UnsupportedURLSchemeError,
+)
+from scrapy.http import Request
+from scrapy.http.request import NO_CALLBACK
+from scrapy.pipelines.images import ImagesPipeline
+
+from carscraper.addon import aborting, end_as_failed
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import (
+    BlockedAddressError,
+    DatabaseUnavailableError,
+    ImageRejectedError,
+    StoreError,
+)
+from carscraper.items import CarImage, CarItem
+from carscraper.network import GUARD
+from carscraper.storage.derivatives import thumbnail
+from carscraper.storage.inspection import inspect
+from carscraper.storage.keys import image_key, thumbnail_key
+from carscraper.storage.metadata import strip_private
+from carscraper.storage.store import build_store
+from carscraper.storage.upload import Upload
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from scrapy.settings import BaseSettings
+    from twisted.python.failure import Failure
+
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.storage.store import ImagesFilesStore
+
+logger = logging.getLogger(__name__)
+
+_HTTP_OK = 200
+# What a dead address answers: the car's own page may have a fresh one.
+_EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "placeholder"})
+# The connection may have broken without HTTP noticing: asked once more.
+_BROKEN = frozenset({"truncated", "empty"})
+# What is copied from a known photo to one with the same bytes.
+_SAME_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRules:
+    """Which photos are kept, and how."""
+
+    min_width: int
+    min_height: int
+    max_pixels: int
+    max_bytes: int
+    strip_metadata: bool
+    thumbs: dict[str, tuple[int, int]]
+    in_flight: int
+    allowed_hosts: tuple[str, ...]
+
+    @classmethod
+    def from_settings(cls, settings: BaseSettings) -> Self:
+        """Read the ``IMAGES_…`` settings."""
+        return cls(
+            min_width=settings.getint("IMAGES_MIN_WIDTH"),
+            min_height=settings.getint("IMAGES_MIN_HEIGHT"),
+            max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
+            max_bytes=settings.getint("IMAGES_MAX_BYTES"),
+            strip_metadata=settings.getbool("IMAGES_STRIP_METADATA"),
+            thumbs=settings.get("IMAGES_THUMBS"),
+            in_flight=settings.getint("IMAGES_MAX_IN_FLIGHT"),
+            allowed_hosts=tuple(settings.getlist("IMAGES_ALLOWED_HOSTS")),
+        )
+
+
+class CarImagesPipeline(ImagesPipeline):
+    """Asks the ledger once for each car, fetches what is not stored, inspects the bytes and stores them as served.
+
+    Every ``CarImage`` of the item leaves with an outcome. A failed photo never stops its car.
+    """
+
+    store: ImagesFilesStore | None  # type: ignore[assignment]
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Make the pipeline; the store is built in :meth:`open_spider`, where a mistake can end the crawl."""
+        return cls("the store is built when the spider opens", crawler=crawler)
+
+    def _get_store(self, uri: str) -> Any:
+        return None
+
+    async def open_spider(self) -> None:  # type: ignore[override]
+        """Check the settings, the database and the store, before anything is fetched."""
+        super().open_spider()
+        self.spider: DealerSpider = self.spiderinfo.spider  # type: ignore[assignment]
+        self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
+        self.store = None
+        with aborting(self.crawler):
+            self.rules = ImageRules.from_settings(self.crawler.settings)
+            self._gate = asyncio.Semaphore(self.rules.in_flight)
+            GUARD.allow_all(self.rules.allowed_hosts)
+            self.ledger = Ledger.of(self.crawler)
+            await self.ledger.open()
+            self.store = build_store(self.crawler.settings)
+            if self.store:
+                await self.store.open(self._unspooled)
+
+    async def close_spider(self) -> None:
+        """Let the spool empty itself if the store allows."""
+        if self.store:
+            await self.store.close()
+            self.crawler.stats.set_value("carscraper/spool/waiting", self.store.waiting())
+
+    # --- one car ---
+
+    async def process_item(self, item: Any) -> Any:  # type: ignore[override]
+        """Give every photo of the car an outcome."""
+        if not isinstance(item, CarItem):
+            return item
+        try:
+            known = await self.ledger.known_images(item.source, item.external_id)
+        except DatabaseUnavailableError as error:
+            # Without the ledger nothing is fetched: the photos stay pending, the car goes to the spool.
+            end_as_failed(self.crawler, str(error))
+            return item
+        for image in item.images:
+            found = known.get(image.identity)
+            if found and not found.due:
+                _take_over(image, found.image)
+        item = await super().process_item(item)
+        self._count(item, known)
+        return item
+
+    def get_media_requests(self, item: CarItem, info: Any) -> list[Request]:
+        """Ask for the photos that are not stored yet."""
+        if self.store is None:
+            return []
+        wanted = [image for image in item.images if image.status == "pending" and image.reason is None]
+        requests = []
+        for image in wanted:
+            try:
+                requests.append(self._request(image, item))
+            except ValueError:
+                _fail(image, "bad-address")
+        return requests
+
+    def _request(self, image: CarImage, item: CarItem) -> Request:
+        return Request(
+            image.source_url,
+            callback=NO_CALLBACK,
+            headers={"Accept": "image/*", "Referer": item.url},
+            meta={
+                "car_image": image,
+                "download_slot": "images",
+                "allow_offsite": True,
+                "download_maxsize": self.rules.max_bytes,
+                "autothrottle_dont_adjust_delay": True,  # the slot has its own rate, see addon
+            },
+        )
+
+    async def media_to_download(self, request: Request, info: Any, *, item: CarItem | None = None) -> Any:  # type: ignore[override]
+        """Let the photo through when there is room in memory; none once the crawl is being stopped."""
+        await self._gate.acquire()
+        if self._is_stopping():
+            self._gate.release()
+            return request.meta["car_image"]  # stays pending: work for the next crawl
+        request.meta["car_image"].attempts += 1
+        return None
+
+    def _is_stopping(self) -> bool:
+        assert self.store is not None
+        return not self.crawler.engine.running or bool(self.store.refused)
+
+    async def media_downloaded(  # type: ignore[override]
+        self, response: Response, request: Request, info: Any, *, item: CarItem
+    ) -> CarImage:
+        """Keep the photo; an address that has expired gets one fresh one from the car's page."""
+        image: CarImage = request.meta["car_image"]
+        try:
+            await self.image_downloaded(response, request, info, item=item)
+        except ImageRejectedError as error:
+            again = await self._ask_again(error.reason, image, item)
+            try:
+                if again is None:
+                    raise
+                await self.image_downloaded(again, request, info, item=item)
+            except ImageRejectedError as final:
+                self._reject(image, item, final)
+        self._gate.release()
+        return image
+
+    async def image_downloaded(  # type: ignore[override]
+        self, response: Response, request: Request, info: Any, *, item: CarItem
+    ) -> None:
+        """Inspect the bytes, link them if they are known, store them otherwise.
+
+        Raises:
+            ImageRejectedError: they are no photo worth keeping.
+            StoreError: the store and the spool do not take them.
+        """
+        assert self.store is not None
+        if response.status != _HTTP_OK:
+            raise ImageRejectedError(f"http-{response.status}", "the dealer's answer")
+        image: CarImage = request.meta["car_image"]
+        data = response.body
+        rules = self.rules
+        photo = inspect(
+            data,
+            min_width=rules.min_width,
+            min_height=rules.min_height,
+            max_pixels=rules.max_pixels,
+            max_bytes=rules.max_bytes,
+        )
+        image.source_sha256 = hashlib.sha256(data).hexdigest()
+        known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
+        if known and known.placeholder:
+            raise ImageRejectedError("placeholder", "the same bytes on many cars")
+        if known and known.image:
+            _copy_bytes(image, known.image)
+            image.status, image.reason = "stored", None
+            self.crawler.stats.inc_value("carscraper/images/linked")
+            return
+        kept = strip_private(data, photo.format) if rules.strip_metadata else data
+        image.sha256 = image.source_sha256 if kept is data else hashlib.sha256(kept).hexdigest()
+        image.width, image.height, image.bytes = photo.width, photo.height, len(kept)
+        image.content_type = photo.content_type
+        key = self.file_path(request, response, info, item=item)
+        image.key = self.store.backend.object_name(key)
+        image.store = self.store.backend.location
+        image.url = self.store.backend.url(image.key)
+        await self._store(image, item, key, kept)
+
+    def file_path(  # type: ignore[override]
+        self, request: Request, response: Response | None = None, info: Any = None, *, item: CarItem
+    ) -> str:
+        """Give the photo's key, see ``storage.keys``."""
+        image: CarImage = request.meta["car_image"]
+        assert image.sha256
+        assert image.content_type
+        extension = image.content_type.removeprefix("image/").replace("jpeg", "jpg")
+        return image_key(
+            spider=self.spider.name,
+            year=item.year,
+            make=item.make,
+            model=item.model,
+            external_id=item.external_id,
+            sha256=image.sha256,
+            extension=extension,
+        )
+
+    async def _store(self, image: CarImage, item: CarItem, key: str, data: bytes) -> None:
+        assert self.store is not None
+        assert image.key
+        metadata = {"source": item.source, "external-id": item.external_id, "source-url": image.source_url}
+        row: dict[str, Any] = {name: getattr(image, name) for name in _SAME_BYTES}
+        row |= {"source": item.source, "external_id": item.external_id, "identity": image.identity}
+        upload = Upload(
+            name=image.key, data=data, content_type=image.content_type or "", metadata=metadata, row=row
+        )
+        safe = await self.store.put(upload)
+        if self.store.refused:
+            self._store_refused(self.store.refused)
+        if safe:
+            image.status, image.reason = "stored", None
+            self.crawler.stats.inc_value("carscraper/images/stored")
+            self.crawler.stats.inc_value("carscraper/images/bytes", len(data))
+        else:
+            image.status, image.reason = "pending", "spooled"
+            self.crawler.stats.inc_value("carscraper/spool/added")
+        for name, size in self.rules.thumbs.items():
+            await self._store_thumbnail(name, size, key, data)
+
+    async def _store_thumbnail(self, name: str, size: tuple[int, int], key: str, data: bytes) -> None:
+        assert self.store is not None
+        try:
+            small = await asyncio.to_thread(thumbnail, data, size, max_pixels=self.rules.max_pixels)
+            target = self.store.backend.object_name(thumbnail_key(name, key))
+            await self.store.put(Upload(name=target, data=small, content_type="image/jpeg"))
+        except (ImageRejectedError, StoreError) as error:
+            # The photo itself is safe; a missing thumbnail can be made again from it.
+            logger.warning("No thumbnail %s of %s: %s", name, key, error)
+            self.crawler.stats.inc_value("carscraper/thumbnails/failed")
+
+    # --- what goes wrong ---
+
+    async def _ask_again(self, reason: str, image: CarImage, item: CarItem) -> Response | None:
+        """Fetch the photo once more, from a fresh address where the old one has expired; ``None`` if there is none."""
+        if self._is_stopping() or reason not in _EXPIRED | _BROKEN:
+            return None
+        try:
+            if reason in _EXPIRED:
+                fresh = (await self._visit(item)).get(image.identity)
+                if fresh is None:
+                    return None
+                image.source_url = fresh.source_url
+            request = self._request(image, item)
+            self._modify_media_request(request)
+            return await self.crawler.engine.download_async(request)
+        except Exception as error:  # noqa: BLE001 - whatever stopped the second try, the first one's reason stands
+            logger.debug("Asking again for %s of %s failed: %s", image.identity, item.url, error)
+            return None
+
+    async def _visit(self, item: CarItem) -> dict[str, CarImage]:
+        """Read the car's own page for fresh addresses: one visit for each car, however many photos need it."""
+        car = (item.source, item.external_id)
+        if car not in self._visits:
+            self._visits[car] = asyncio.ensure_future(self._read_page(item))
+        return await asyncio.shield(self._visits[car])
+
+    async def _read_page(self, item: CarItem) -> dict[str, CarImage]:
+        self.crawler.stats.inc_value("carscraper/pages/fresh_addresses")
+        response = await self.crawler.engine.download_async(Request(item.url, callback=NO_CALLBACK))
+        return {image.identity: image for image in self.spider.read_images(response, item.external_id)}
+
+    def media_failed(self, failure: Failure, request: Request, info: Any) -> None:  # type: ignore[override]
+        """Turn whatever stopped the photo into its outcome; nothing is raised, the car goes on."""
+        self._gate.release()
+        image: CarImage = request.meta["car_image"]
+        error = failure.value
+        if isinstance(error, StoreError | DatabaseUnavailableError):
+            image.status, image.reason = "pending", "store-error"
+            image.key = image.url = image.store = image.sha256 = None
+            if self.store and self.store.refused:
+                self._store_refused(self.store.refused)
+            logger.debug("Photo %s waits: %s", image.source_url, error)
+            return
+        reason = _reason(error)
+        _fail(image, reason)
+        if reason == "error":
+            logger.error("Photo %r failed by a mistake of carscraper", image.source_url, exc_info=error)
+        else:
+            logger.info("Photo failed (%s): %r", reason, image.source_url)
+
+    def _reject(self, image: CarImage, item: CarItem, error: ImageRejectedError) -> None:
+        _fail(image, error.reason)
+        logger.info("Photo failed (%s): %r of %r: %s", error.reason, image.source_url, item.url, error.detail)
+
+    def _store_refused(self, why: str) -> None:
+        if self.crawler.stats.get_value("carscraper/failed") is None:
+            end_as_failed(self.crawler, why)
+            asyncio.ensure_future(self.crawler.engine.close_spider_async(reason="store_refused"))  # noqa: RUF006 - the engine waits for it
+
+    async def _unspooled(self, upload: Upload) -> bool:
+        """Write that a photo from the spool is safe; false while its car's row is not there yet."""
+        assert upload.row is not None
+        about: dict[str, Any] = dict(upload.row)
+        source, external_id = str(about.pop("source")), str(about.pop("external_id"))
+        image = CarImage(source_url="", **about)
+        if not await self.ledger.image_stored(source, external_id, image):
+            return False
+        self.crawler.stats.inc_value("carscraper/spool/uploaded")
+        return True
+
+    # --- the end of a car ---
+
+    def item_completed(self, results: list[Any], item: CarItem, info: Any) -> CarItem:
+        """Settle photos that shared another car's address, and forget what Scrapy would remember for the whole run."""
+        by_address = {value.source_url: value for ok, value in results if ok and isinstance(value, CarImage)}
+        for image in item.images:
+            same = by_address.get(image.source_url)
+            if image.status == "pending" and image.reason is None and same and same is not image:
+                _copy_bytes(image, same)
+                image.status, image.reason = same.status, same.reason
+        self._visits.pop((item.source, item.external_id), None)
+        # Scrapy keeps every result until the end; a later car may ask for the same address again, it has the ledger.
+        info.downloaded.clear()
+        return item
+
+    def _count(self, item: CarItem, known: dict[str, Any]) -> None:
+        stats = self.crawler.stats
+        for image in item.images:
+            stats.inc_value("carscraper/images/seen")
+            if image.status == "failed":
+                stats.inc_value(f"carscraper/images/failed/{image.reason}")
+            elif image.status == "pending" and image.reason != "spooled":
+                stats.inc_value("carscraper/images/pending")
+            elif image.attempts == 0 and image.identity in known and image.status == "stored":
+                stats.inc_value("carscraper/images/known")
+
+
+def _take_over(image: CarImage, known: CarImage) -> None:
+    _copy_bytes(image, known)
+    image.status, image.reason = known.status, known.reason
+
+
+def _copy_bytes(image: CarImage, other: CarImage) -> None:
+    for name in _SAME_BYTES:
+        setattr(image, name, getattr(other, name))
+
+
+def _fail(image: CarImage, reason: str) -> None:
+    image.status, image.reason = "failed", reason
+    for name in _SAME_BYTES:
+        setattr(image, name, None)
+
+
+def _reason(error: BaseException | None) -> str:  # noqa: PLR0911 - a table of cases
+    if isinstance(error, BlockedAddressError):
+        return "blocked-address"
+    if isinstance(error, DownloadTimeoutError):
+        return "timeout"
+    if isinstance(error, DownloadCancelledError) or (
+        isinstance(error, IgnoreRequest) and "DOWNLOAD_MAXSIZE" in str(error)
+    ):
+        return "too-large"
+    if isinstance(error, IgnoreRequest):
+        return "robots-txt" if "robots.txt" in str(error) else "ignored"
+    if isinstance(error, ResponseDataLossError):
+        return "truncated"
+    if isinstance(error, CannotResolveHostError):
+        return "host-unknown"
+    if isinstance(error, UnsupportedURLSchemeError | ValueError):
+        return "bad-address"
+    if isinstance(error, OSError) or type(error).__module__.startswith(("scrapy.", "twisted.")):
+        return "unreachable"
+    return "error"
+
+

@@ -1,0 +1,450 @@
+"""Every setting of carscraper: what it is, who reads it, its default and why.
+
+This module is the only reader of the environment and of ``.env``. Precedence, highest first: ``-s NAME=value`` (and
+scrapyd's ``setting=NAME=value``), the environment, ``.env`` beside ``scrapy.cfg``, the default written here.
+
+A block of ``#:`` lines above a setting is its documentation; ``docs/settings.md`` is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from scrapy.utils.conf import closest_scrapy_cfg
+
+from carscraper import __version__
+from carscraper.exceptions import ConfigurationError
+
+
+class Secret(str):
+    """A string that shows itself as ``***`` wherever it is printed, formatted or logged.
+
+    Scrapy prints overridden settings in clear; ``reveal()`` gives the value to the one who must send it.
+
+    >>> key = Secret("abc")
+    >>> print(key, repr(key), f"{key}", "%s" % key, key.reveal())
+    *** '***' *** *** abc
+    """
+
+    __slots__ = ()
+
+    def reveal(self) -> str:
+        """Give the plain value."""
+        return str.__str__(self)
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __format__(self, format_spec: str) -> str:
+        return format("***", format_spec)
+
+
+def _read_environment() -> dict[str, str]:
+    beside_project = Path(closest_scrapy_cfg() or "scrapy.cfg").parent / ".env"
+    path = os.environ.get("CARSCRAPER_ENV_FILE") or beside_project
+    from_file = dotenv_values(path, interpolate=False) if Path(path).is_file() else {}
+    return {**{name: value for name, value in from_file.items() if value is not None}, **os.environ}
+
+
+_environment = _read_environment()
+
+
+def _env(name: str, default: Any = None) -> Any:
+    """Give the variable *name*; one that is set to nothing counts as not set."""
+    return _environment.get(name, "").strip() or default
+
+
+# --- The project ------------------------------------------------------------------------------------------------
+
+BOT_NAME = "carscraper"
+SPIDER_MODULES = ["carscraper.spiders"]
+NEWSPIDER_MODULE = "carscraper.spiders"
+COMMANDS_MODULE = "carscraper.commands"
+ADDONS = {"carscraper.addon.CarscraperAddon": 0}
+ITEM_PIPELINES = {
+    "carscraper.pipelines.validate.ValidatePipeline": 100,
+    "carscraper.pipelines.images.CarImagesPipeline": 200,
+    "carscraper.pipelines.database.DatabasePipeline": 300,
+}
+EXTENSIONS = {
+    "carscraper.extensions.verdict.Verdict": 0,
+    "carscraper.extensions.progress.Progress": 0,
+    "carscraper.extensions.shutdown.PromptShutdown": 0,
+    # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
+    "scrapy.extensions.telnet.TelnetConsole": None,
+    "scrapy.extensions.remote_control.RemoteControl": None,
+}
+DOWNLOADER_MIDDLEWARES = {
+    # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
+    "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
+    "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
+}
+
+# --- Where photos go --------------------------------------------------------------------------------------------
+
+#: Photos go to S3 (true) or to the folder ``IMAGES_STORE`` (false).
+#: Used by ``pipelines.images``.
+USE_S3_STORAGE = _env("USE_S3_STORAGE", False)
+
+#: Credentials for S3. Without them boto3 looks for a profile or a role (``AWS_PROFILE``, instance metadata).
+#: Used by ``storage.s3``.
+AWS_ACCESS_KEY_ID = _env("AWS_ACCESS_KEY_ID")
+AWS_SECRET_ACCESS_KEY = _env("AWS_SECRET_ACCESS_KEY")
+AWS_SESSION_TOKEN = _env("AWS_SESSION_TOKEN")
+
+#: A named profile of the AWS configuration files, instead of keys.
+#: Used by ``storage.s3``.
+AWS_PROFILE = _env("AWS_PROFILE")
+
+#: The bucket's name. Needed when ``USE_S3_STORAGE`` is true.
+#: Used by ``storage.s3``.
+AWS_S3_BUCKET = _env("AWS_S3_BUCKET")
+
+#: The bucket's region.
+#: Used by ``storage.s3`` and ``storage.keys``.
+AWS_S3_REGION = _env("AWS_S3_REGION", "eu-north-1")
+
+#: Another S3 server than Amazon's, such as ``http://127.0.0.1:9000``; addressed in path style.
+#: Used by ``storage.s3`` and ``storage.keys``.
+AWS_ENDPOINT_URL = _env("AWS_ENDPOINT_URL_S3") or _env("AWS_ENDPOINT_URL")
+
+#: A PEM file with the certificate authority of a private S3 server.
+#: Used by ``storage.s3``.
+AWS_CA_BUNDLE = _env("AWS_CA_BUNDLE")
+
+#: What stands before every key in the bucket, such as ``cars/``.
+#: Used by ``storage.s3``.
+S3_PREFIX = _env("S3_PREFIX", "")
+
+#: Storage class of new objects, such as ``STANDARD_IA``; empty means the bucket's default.
+#: Used by ``storage.s3``.
+S3_STORAGE_CLASS = _env("S3_STORAGE_CLASS")
+
+#: Server-side encryption: ``AES256``, ``aws:kms`` or ``aws:kms:<key id>``; empty means the bucket's default.
+#: Used by ``storage.s3``.
+S3_SSE = _env("S3_SSE")
+
+#: Object tags as JSON, such as ``{"project": "cars"}``. Only for servers that know tagging; some damage objects.
+#: Used by ``storage.s3``.
+S3_TAGS = _env("S3_TAGS")
+
+#: How many photos are uploaded at the same time.
+#: Used by ``storage.s3``.
+S3_MAX_PARALLEL_UPLOADS = _env("S3_MAX_PARALLEL_UPLOADS", 16)
+
+#: Seconds for one upload with all its retries; what takes longer goes to the spool.
+#: Used by ``storage.s3``.
+S3_UPLOAD_TIMEOUT = _env("S3_UPLOAD_TIMEOUT", 60)
+
+#: Retries of one upload after its first try.
+#: Used by ``storage.s3``.
+S3_MAX_RETRIES = _env("S3_MAX_RETRIES", 5)
+
+#: Folder for bytes that S3, and cars that the database, cannot take just now.
+#: Used by ``storage.spool`` and ``pipelines.database``.
+SPOOL_DIR = _env("SPOOL_DIR", "var/spool")
+
+#: Bytes that the spool may hold; beyond that photos fail as ``store-error`` and are tried again later.
+#: Used by ``storage.spool``.
+SPOOL_MAX_BYTES = _env("SPOOL_MAX_BYTES", 2 * 1024**3)
+
+#: The public address before the key: a CDN or web server. Makes permanent URLs, also for a folder.
+#: Used by ``storage.keys``.
+IMAGES_PUBLIC_URL = _env("IMAGES_PUBLIC_URL")
+
+#: The folder for photos when S3 is off. Set to nothing, photos are not kept at all.
+#: Used by ``storage.folder``. (Scrapy's own name; here never an ``s3://`` address.)
+IMAGES_STORE = _environment.get("IMAGES_STORE", "var/images").strip()
+
+#: Thumbnails to make, as JSON: ``{"small": [320, 240]}``, under ``thumbnails/{name}/{key}``.
+#: Used by ``pipelines.images``.
+IMAGES_THUMBS = _env("IMAGES_THUMBS", {})
+
+# --- Which photos are kept --------------------------------------------------------------------------------------
+
+#: Width in pixels that is asked of the dealer for every photo (1280 is the widest in use on bilasolur.is).
+#: Used by ``base_spiders.rogg``.
+IMAGES_WIDTH = _env("IMAGES_WIDTH", 1280)
+
+#: Smaller pictures are refused as ``too-small`` (icons, spacers).
+#: Used by ``storage.inspection``.
+IMAGES_MIN_WIDTH = _env("IMAGES_MIN_WIDTH", 200)
+IMAGES_MIN_HEIGHT = _env("IMAGES_MIN_HEIGHT", 150)
+
+#: Larger pictures are refused as ``too-large`` before anything is decoded.
+#: Used by ``storage.inspection``.
+IMAGES_MAX_PIXELS = _env("IMAGES_MAX_PIXELS", 40_000_000)
+IMAGES_MAX_BYTES = _env("IMAGES_MAX_BYTES", 20 * 1024**2)
+
+#: The same bytes on this many unrelated cars (other make or model) are a placeholder, not a photo; 0 switches it off.
+#: Used by ``db.ledger``.
+IMAGES_PLACEHOLDER_CARS = _env("IMAGES_PLACEHOLDER_CARS", 3)
+
+#: SHA-256 (comma separated) of pictures that are photos though many cars show them.
+#: Used by ``db.ledger``.
+IMAGES_NOT_PLACEHOLDERS = _env("IMAGES_NOT_PLACEHOLDERS", "")
+
+#: Blank GPS positions and serial numbers inside the file, without touching the picture.
+#: Used by ``pipelines.images``.
+IMAGES_STRIP_METADATA = _env("IMAGES_STRIP_METADATA", True)
+
+#: Hosts (or ``host:port``), comma separated, that photos may come from though they are inside a private network.
+#: Used by ``network``.
+IMAGES_ALLOWED_HOSTS = _env("IMAGES_ALLOWED_HOSTS", "")
+
+#: Photos between the start of their download and their safe storage; bounds the memory.
+#: Used by ``pipelines.images``.
+IMAGES_MAX_IN_FLIGHT = _env("IMAGES_MAX_IN_FLIGHT", 48)
+# A redirected photo is a photo; the address guard checks every hop.
+MEDIA_ALLOW_REDIRECTS = True
+
+# --- The database -----------------------------------------------------------------------------------------------
+
+#: SQLAlchemy URL: ``sqlite:///…`` or ``postgresql://user:password@host/name``.
+#: Used by ``db.engine``.
+DATABASE_URL = _env("DATABASE_URL", "sqlite:///var/carscraper.db")
+
+#: Seconds one database operation may take before it counts as unanswered.
+#: Used by ``db.ledger``.
+DATABASE_TIMEOUT = _env("DATABASE_TIMEOUT", 30)
+
+#: Seconds a database may be away during a crawl; after that cars go to the spool and the crawl ends.
+#: Used by ``db.ledger``.
+DATABASE_PATIENCE = _env("DATABASE_PATIENCE", 120)
+
+#: Days after which a car's details page is read again even if its card did not change, spread over the days.
+#: Used by ``base_spiders.dealer``.
+DETAILS_MAX_AGE_DAYS = _env("DETAILS_MAX_AGE_DAYS", 7)
+
+#: A complete crawl that sees less than this share of the known active cars is a failed one, not a big sale.
+#: Used by ``base_spiders.dealer``.
+CRAWL_MIN_SHARE = _env("CRAWL_MIN_SHARE", 0.5)
+
+#: Cars missing from a complete crawl that are looked up at their own pages; the rest wait for the next crawl.
+#: Used by ``base_spiders.dealer``.
+CRAWL_MAX_LOOKUPS = _env("CRAWL_MAX_LOOKUPS", 1000)
+
+#: Result pages of one crawl at most; beyond that the crawl is reported as capped.
+#: Used by ``base_spiders.rogg``.
+CRAWL_MAX_PAGES = _env("CRAWL_MAX_PAGES", 1000)
+
+# --- Politeness -------------------------------------------------------------------------------------------------
+
+#: Who runs this crawl: a mail address or URL that dealers can turn to; becomes part of the User-Agent.
+#: Used by ``settings``.
+CONTACT = _env("CONTACT")
+
+#: The User-Agent; made from the version and ``CONTACT`` unless set.
+#: Used by Scrapy.
+USER_AGENT = _env(
+    "USER_AGENT", f"carscraper/{__version__}" + (f" (+{CONTACT})" if CONTACT else " (car listings with photos)")
+)
+
+# Default False; a crawler that people run on other people's shops obeys.
+ROBOTSTXT_OBEY = True
+# Default False; slows down with the dealer's own latency.
+AUTOTHROTTLE_ENABLED = _env("AUTOTHROTTLE_ENABLED", True)
+# Default 5: the first pages need not wait that long, the rate is found within a few pages.
+AUTOTHROTTLE_START_DELAY = 0.5
+
+#: Seconds between two pages at least.
+#: Used by Scrapy.
+DOWNLOAD_DELAY = _env("DOWNLOAD_DELAY", 0.4)
+
+#: Seconds between two photos; a quarter of ``DOWNLOAD_DELAY`` unless set.
+#: Used by ``addon`` for the photos' own download slot.
+IMAGES_DOWNLOAD_DELAY = _env("IMAGES_DOWNLOAD_DELAY")
+
+#: Photos that are fetched at the same time.
+#: Used by ``addon`` for the photos' own download slot.
+IMAGES_CONCURRENCY = _env("IMAGES_CONCURRENCY", 8)
+# Default 8 for each host; pages are light but costly for the dealer, photos have their own slot.
+CONCURRENT_REQUESTS_PER_DOMAIN = 4
+# Default 100 items of one page at once. A page has at most some 40 cards.
+CONCURRENT_ITEMS = 50
+# Default 5 MB of pages being worked on; cars wait for their photos, so this bounds the waiting cars.
+SCRAPER_SLOT_MAX_ACTIVE_SIZE = 2_000_000
+# Default 180 s: a photo or page of this size that takes longer will not come.
+DOWNLOAD_TIMEOUT = _env("DOWNLOAD_TIMEOUT", 30)
+# Default 1 GiB: a page of a dealer is below 1 MB; photos have their own bound, IMAGES_MAX_BYTES.
+DOWNLOAD_MAXSIZE = 16 * 1024**2
+DOWNLOAD_WARNSIZE = 0
+# Default 2.
+RETRY_TIMES = _env("RETRY_TIMES", 3)
+#: Seconds before the first retry; three times longer each time (1, 3, 9).
+#: Used by ``middlewares.retry``.
+RETRY_BACKOFF = _env("RETRY_BACKOFF", 1.0)
+#: The longest ``Retry-After`` in seconds that is waited for; a longer one fails the request.
+#: Used by ``middlewares.retry``.
+RETRY_AFTER_MAX = _env("RETRY_AFTER_MAX", 120)
+# Default ERROR with a line a request; the photo's or page's own outcome is logged where it is decided.
+RETRY_GIVE_UP_LOG_LEVEL = "DEBUG"
+# Icelandic first: dealers' sites choose the language by it.
+DEFAULT_REQUEST_HEADERS = {
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language": "is,en;q=0.5",
+}
+
+# --- Safety -----------------------------------------------------------------------------------------------------
+
+TELNETCONSOLE_ENABLED = False
+REMOTE_CONTROL_ENABLED = False
+# Default False: anybody on the way could replace a photo.
+DOWNLOAD_VERIFY_CERTIFICATES = True
+# Resolves like Scrapy's, and drops addresses inside private networks.
+TWISTED_DNS_RESOLVER = "carscraper.network.GuardedResolver"
+# A page must not make the crawl read local files or other protocols.
+DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
+
+# --- What people see --------------------------------------------------------------------------------------------
+
+#: Seconds between two progress lines when the output is not a terminal.
+#: Used by ``extensions.progress``.
+PROGRESS_INTERVAL = _env("PROGRESS_INTERVAL", 60)
+
+#: ``DEBUG`` shows every request and photo.
+#: Used by Scrapy.
+LOG_LEVEL = _env("LOG_LEVEL", "INFO")
+# Names the file only when set, as Scrapy does.
+LOG_FILE = _env("LOG_FILE")
+# The progress extension says it better.
+LOGSTATS_INTERVAL = 0
+# A wall of numbers after every crawl hides the verdict; at DEBUG Scrapy's own keep coming.
+STATS_DUMP = _env("LOG_LEVEL", "INFO") == "DEBUG"
+LOG_VERSIONS: list[str] = []
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------
+
+secret_names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABASE_URL")
+"""Settings that are never printed; ``addon`` wraps them."""
+
+Check = Callable[[str, Any], Any]
+
+
+def _boolean(name: str, value: Any) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return known[str(value).strip().lower()]
+    except KeyError:
+        raise ConfigurationError(f"{name} is {value!r}; write true or false.") from None
+
+
+def _number(kind: type[int] | type[float], low: float, *, optional: bool = False) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if optional and value in {None, ""}:
+            return None
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            what = "whole number" if kind is int else "number"
+            raise ConfigurationError(f"{name} is {value!r}; write a {what} of at least {low:g}.") from None
+        if not low <= number < float("inf"):
+            raise ConfigurationError(f"{name} is {value!r}; write a number of at least {low:g}.")
+        return number
+
+    return check
+
+
+def _http_url(name: str, value: Any) -> str | None:
+    if not value:
+        return None
+    try:
+        parts = urlsplit(str(value))
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigurationError(f"{name} is {value!r}; write a whole address such as https://images.example.com.")
+    return str(value).rstrip("/")
+
+
+def _bucket(name: str, value: Any) -> str | None:
+    if value and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", str(value)):
+        raise ConfigurationError(
+            f"{name} is {value!r}, which is no bucket name; write 3 to 63 lower-case letters, digits, dots and hyphens."
+        )
+    return value or None
+
+
+def _database_url(name: str, value: Any) -> Secret:
+    plain = value.reveal() if isinstance(value, Secret) else str(value or "")
+    if not re.match(r"(sqlite|postgres(ql)?(\+psycopg)?):", plain):
+        raise ConfigurationError(
+            f"{name} is not an address of a database; write sqlite:///file.db or postgresql://user:password@host/name."
+        )
+    return Secret(plain)
+
+
+def _json_object(name: str, value: Any) -> dict[str, Any]:
+    if not value:
+        return {}
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+        return dict(parsed)
+    except (ValueError, TypeError):
+        raise ConfigurationError(f"{name} is {value!r}; write a JSON object.") from None
+
+
+def _thumbs(name: str, value: Any) -> dict[str, tuple[int, int]]:
+    thumbs = {}
+    for label, size in _json_object(name, value).items():
+        good = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)  # noqa: PLR2004 - width and height
+        if not good or not re.fullmatch(r"[a-z0-9_-]+", str(label)):
+            raise ConfigurationError(f'{name} is {value!r}; write JSON such as {{"small": [320, 240]}}.')
+        thumbs[str(label)] = (size[0], size[1])
+    return thumbs
+
+
+checks: dict[str, Check] = {
+    "USE_S3_STORAGE": _boolean,
+    "AUTOTHROTTLE_ENABLED": _boolean,
+    "IMAGES_STRIP_METADATA": _boolean,
+    "AWS_S3_BUCKET": _bucket,
+    "AWS_ENDPOINT_URL": _http_url,
+    "IMAGES_PUBLIC_URL": _http_url,
+    "DATABASE_URL": _database_url,
+    "IMAGES_THUMBS": _thumbs,
+    "S3_TAGS": _json_object,
+    "S3_MAX_PARALLEL_UPLOADS": _number(int, 1),
+    "S3_UPLOAD_TIMEOUT": _number(float, 1),
+    "S3_MAX_RETRIES": _number(int, 0),
+    "SPOOL_MAX_BYTES": _number(int, 0),
+    "IMAGES_WIDTH": _number(int, 1),
+    "IMAGES_MIN_WIDTH": _number(int, 0),
+    "IMAGES_MIN_HEIGHT": _number(int, 0),
+    "IMAGES_MAX_PIXELS": _number(int, 1),
+    "IMAGES_MAX_BYTES": _number(int, 1),
+    "IMAGES_PLACEHOLDER_CARS": _number(int, 0),
+    "IMAGES_MAX_IN_FLIGHT": _number(int, 1),
+    "IMAGES_CONCURRENCY": _number(int, 1),
+    "IMAGES_DOWNLOAD_DELAY": _number(float, 0, optional=True),
+    "DATABASE_TIMEOUT": _number(float, 1),
+    "DATABASE_PATIENCE": _number(float, 0),
+    "DETAILS_MAX_AGE_DAYS": _number(float, 0),
+    "CRAWL_MIN_SHARE": _number(float, 0),
+    "CRAWL_MAX_PAGES": _number(int, 1),
+    "CRAWL_MAX_LOOKUPS": _number(int, 0),
+    "DOWNLOAD_DELAY": _number(float, 0),
+    "DOWNLOAD_TIMEOUT": _number(float, 1),
+    "RETRY_TIMES": _number(int, 0),
+    "RETRY_BACKOFF": _number(float, 0),
+    "RETRY_AFTER_MAX": _number(float, 0),
+    "PROGRESS_INTERVAL": _number(float, 0.1),
+}
+"""What a value must be; each check gives the typed value or raises ``ConfigurationError``."""
+
+# Scrapy reads this module's values before the add-on runs: secrets are wrapped from the start.
+for _name in secret_names:
+    if globals()[_name] is not None:
+        globals()[_name] = Secret(globals()[_name])

@@ -1,0 +1,1 @@
+"""One dealer a file."""

@@ -1,0 +1,1 @@
+"""The only room that speaks S3 or touches the image folder."""

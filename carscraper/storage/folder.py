@@ -1,0 +1,90 @@
+"""Photos in a folder of this machine: ``USE_S3_STORAGE=false``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carscraper.exceptions import StoreRefusedError
+from carscraper.storage.keys import permanent_url
+
+if TYPE_CHECKING:
+    from carscraper.storage.store import Upload
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write *data* so that *path* either holds all of it, also after a power cut, or does not exist.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class FolderStore:
+    """Keeps photos below one folder; ``put`` is called from worker threads."""
+
+    location = "folder"
+
+    def __init__(self, root: Path, *, public_url: str | None) -> None:
+        self.root = root
+        self._public_url = public_url
+
+    def object_name(self, key: str) -> str:
+        """Give the name under which *key* is kept: itself."""
+        return key
+
+    def url(self, name: str) -> str | None:
+        """Give the permanent URL of the object *name*, ``None`` unless ``IMAGES_PUBLIC_URL`` is set."""
+        return permanent_url(name, self._public_url) if self._public_url else None
+
+    def check(self) -> None:
+        """See that the folder can be written.
+
+        Raises:
+            StoreRefusedError: it cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise StoreRefusedError(
+                f"The folder IMAGES_STORE={self.root} can't be written ({error.strerror}); choose another or mend it."
+            ) from error
+
+    def put(self, upload: Upload) -> None:
+        """Keep the bytes of *upload*; on return they are on the disk.
+
+        Raises:
+            StoreRefusedError: the disk is full or not writable.
+        """
+        try:
+            write_atomically(self.root / upload.name, upload.data)
+        except OSError as error:
+            raise StoreRefusedError(
+                f"The folder IMAGES_STORE={self.root} does not take photos ({error.strerror}); make room or mend it."
+            ) from error
+
+    def close(self) -> None:
+        """Nothing to give back."""

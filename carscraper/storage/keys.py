@@ -1,0 +1,91 @@
+"""Names of objects and their permanent URLs: pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote
+
+from carscraper.vehicles import make_slug, slug
+
+THUMBNAILS = "thumbnails"
+
+
+def normalise_prefix(prefix: str | None) -> str:
+    """Give *prefix* with exactly one slash at its end, or nothing.
+
+    >>> normalise_prefix("/cars//is"), normalise_prefix("cars/"), normalise_prefix("")
+    ('cars/is/', 'cars/', '')
+    """
+    parts = [part for part in (prefix or "").split("/") if part]
+    return "".join(f"{part}/" for part in parts)
+
+
+def image_key(  # noqa: PLR0913 - the parts of a key
+    *,
+    spider: str,
+    year: int | None,
+    make: str | None,
+    model: str | None,
+    external_id: str,
+    sha256: str,
+    extension: str,
+) -> str:
+    """Give the key of a photo: ``{spider}/{year}/{make}/{model}/{external_id}_{hash}.{ext}``.
+
+    *sha256* is of the stored bytes; its first 12 digits are the hash. The key is decided once, when the photo is
+    first stored.
+
+    >>> image_key(spider="bilasolur", year=2019, make="ŠKODA", model="Þór 4x4", external_id="296487",
+    ...           sha256="0123456789abcdef", extension="jpg")
+    'bilasolur/2019/skoda/thor-4x4/296487_0123456789ab.jpg'
+    """
+    parts = (
+        slug(spider),
+        str(year) if year else "unknown",
+        make_slug(make),
+        slug(model),
+        _id_slug(external_id),
+    )
+    return f"{'/'.join(parts)}_{sha256[:12]}.{extension}"
+
+
+def _id_slug(external_id: str) -> str:
+    # Ids are digits on every known site. Should one hold other characters, two ids must still give two slugs.
+    if re.fullmatch(r"[a-z0-9]{1,40}", external_id):
+        return external_id
+    digest = hashlib.sha256(external_id.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{slug(external_id, max_length=40)}-{digest}"
+
+
+def thumbnail_key(name: str, key: str) -> str:
+    """Give the key of the thumbnail *name* of the photo at *key*.
+
+    >>> thumbnail_key("small", "bilasolur/2019/skoda/octavia/1_ab.jpg")
+    'thumbnails/small/bilasolur/2019/skoda/octavia/1_ab.jpg'
+    """
+    return f"{THUMBNAILS}/{name}/{key}"
+
+
+def permanent_url(key: str, base: str) -> str:
+    """Give the address of *key* below *base*, percent-encoded.
+
+    >>> permanent_url("a b/þ+%.jpg", "https://img.example.is")
+    'https://img.example.is/a%20b/%C3%BE%2B%25.jpg'
+    """
+    return f"{base.rstrip('/')}/{quote(key, safe='/')}"
+
+
+def public_base(*, bucket: str, region: str, endpoint: str | None, public_url: str | None) -> str:
+    """Give what stands before the key in permanent URLs: the CDN, Amazon's host, or the server's path style.
+
+    >>> public_base(bucket="b", region="eu-north-1", endpoint=None, public_url=None)
+    'https://b.s3.eu-north-1.amazonaws.com'
+    >>> public_base(bucket="b", region="eu-north-1", endpoint="http://127.0.0.1:9000", public_url=None)
+    'http://127.0.0.1:9000/b'
+    """
+    if public_url:
+        return public_url.rstrip("/")
+    if endpoint:
+        return f"{endpoint.rstrip('/')}/{bucket}"
+    return f"https://{bucket}.s3.{region}.amazonaws.com"

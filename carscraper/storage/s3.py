@@ -1,0 +1,327 @@
+"""The bucket as a store for photos: one check at the start, then only uploads.
+
+Uploads go through obstore's synchronous ``put`` (a fifth of boto3's CPU for each photo, see ``docs/images.md``); boto3
+finds the credentials and makes the check. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import re
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.store import S3Store as ObstoreS3
+
+from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.storage.keys import permanent_url, public_base
+
+if TYPE_CHECKING:
+    from carscraper.storage.store import Upload
+
+logger = logging.getLogger(__name__)
+
+_HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 403, 404
+_FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
+
+# S3's error codes that stay until a person changes something, each with the cure. The rest may pass by itself.
+FATAL = {
+    "InvalidAccessKeyId": "the access key does not exist (any more): check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
+    "TokenRefreshRequired": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
+    "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
+    "AccessDenied": "these credentials may not put objects there: allow s3:PutObject on the bucket's objects",
+    "AllAccessDisabled": "the account is suspended: ask the account's owner",
+    "AccountProblem": "the account has a problem: ask the account's owner",
+    "NotSignedUp": "the account is not signed up for S3: ask the account's owner",
+    "NoSuchBucket": "the bucket does not exist: check AWS_S3_BUCKET",
+    "PermanentRedirect": "the bucket is in another region: check AWS_S3_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: check AWS_S3_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region: check AWS_S3_REGION",
+    "QuotaExceeded": "the bucket's quota is used up: raise it or make room",
+    "XMinioStorageFull": "the server's disk is full: make room",
+    "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S3Options:
+    """What the store needs to know; plain values."""
+
+    bucket: str
+    region: str
+    endpoint: str | None = None
+    prefix: str = ""
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+    profile: str | None = None
+    ca_bundle: str | None = None
+    public_url: str | None = None
+    storage_class: str | None = None
+    sse: str | None = None
+    """``AES256``, ``aws:kms`` or ``aws:kms:<key id>``."""
+    tags: tuple[tuple[str, str], ...] = ()
+    parallel: int = 16
+    timeout: float = 60
+    """Seconds for one upload with all its retries."""
+    retries: int = 5
+
+
+class S3Store:
+    """Keeps photos in one bucket; ``put`` is called from worker threads."""
+
+    def __init__(self, options: S3Options) -> None:
+        self._options = options
+        self.location = f"s3://{options.bucket}"
+        self._base = public_base(
+            bucket=options.bucket,
+            region=options.region,
+            endpoint=options.endpoint,
+            public_url=options.public_url,
+        )
+        self._session = _session(options)
+        self._store = self._open()
+
+    def object_name(self, key: str) -> str:
+        """Give the object's name in the bucket: *key* behind ``S3_PREFIX``."""
+        return self._options.prefix + key
+
+    def url(self, name: str) -> str:
+        """Give the permanent URL of the object *name*."""
+        return permanent_url(name, self._base)
+
+    def client(self) -> Any:
+        """Make a boto3 client for this bucket's server."""
+        options = self._options
+        return self._session.client(
+            "s3",
+            endpoint_url=options.endpoint,
+            verify=options.ca_bundle,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=10,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+                s3={"addressing_style": "path" if options.endpoint else "virtual"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def check(self) -> None:
+        """Ask the bucket once whether it is there, in this region, for these credentials.
+
+        Raises:
+            StoreRefusedError: it is not; the sentence names the setting.
+            StoreUnavailableError: the server does not answer just now.
+        """
+        options = self._options
+        client = self.client()
+        try:
+            answer = client.head_bucket(Bucket=options.bucket)
+        except ClientError as error:
+            self._explain(client, error)
+            return
+        except BotoCoreError as error:
+            raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error})") from error
+        finally:
+            client.close()
+        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+        if region and region != options.region:
+            raise StoreRefusedError(
+                f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
+                f"set AWS_S3_REGION={region}."
+            )
+
+    def _explain(self, client: Any, error: ClientError) -> None:
+        """Find out why HEAD was refused: it has no body, a listing's error has."""
+        bucket = self._options.bucket
+        region = error.response["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if region and region != self._options.region:
+            raise StoreRefusedError(
+                f"The bucket {bucket} is in the region {region}, not {self._options.region}: set AWS_S3_REGION={region}."
+            ) from error
+        code = error.response["Error"]["Code"]
+        try:
+            client.list_objects_v2(Bucket=bucket, MaxKeys=1, Prefix=self._options.prefix)
+        except ClientError as listing:
+            code = listing.response["Error"]["Code"]
+            status = listing.response["ResponseMetadata"]["HTTPStatusCode"]
+        except BotoCoreError:
+            logger.debug("The listing that should explain a refused HEAD failed too", exc_info=True)
+        else:
+            return
+        if code == "AccessDenied":
+            # A key that may only put is allowed to crawl; the first upload tells whether it may.
+            logger.info("S3: these credentials may not look into %s; going on, uploads will tell", bucket)
+            return
+        if code in FATAL:
+            raise StoreRefusedError(f"S3 refuses the bucket {bucket} ({code}): {FATAL[code]}.") from error
+        if status == _HTTP_NOT_FOUND:
+            raise StoreRefusedError(f"S3 knows no bucket {bucket}: check AWS_S3_BUCKET.") from error
+        if status == _HTTP_FORBIDDEN:
+            raise StoreRefusedError(
+                f"S3 refuses the credentials for {bucket} ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            ) from error
+        raise StoreUnavailableError(f"S3 answers {status} {code}") from error
+
+    def put(self, upload: Upload) -> None:
+        """Upload; on return the server has confirmed the bytes.
+
+        The request is signed over the SHA-256 of the payload, which the server checks; where the ETag is an MD5, it is
+        compared too.
+
+        Raises:
+            StoreUnavailableError: it kept failing for ``S3_UPLOAD_TIMEOUT`` seconds or ``S3_MAX_RETRIES`` retries.
+            StoreRefusedError: retrying is of no use.
+        """
+        options = self._options
+        deadline = time.monotonic() + options.timeout
+        attempt = 0
+        while True:
+            try:
+                result = obstore.put(
+                    self._store,
+                    upload.name,
+                    upload.data,
+                    attributes=self._attributes(upload),
+                    tags=dict(options.tags) or None,
+                    use_multipart=False,
+                )
+            except Exception as error:  # noqa: BLE001 - obstore's errors share no narrower base than Exception
+                failure = self._classify(error)
+                if isinstance(failure, StoreRefusedError):
+                    raise failure from error
+            else:
+                if self._confirmed(result["e_tag"], upload.data):
+                    return
+                failure = StoreUnavailableError("the server's checksum of the upload differs")
+            attempt += 1
+            pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+            if attempt > options.retries or time.monotonic() + pause > deadline:
+                raise failure
+            time.sleep(pause)
+
+    def _attributes(self, upload: Upload) -> dict[str, str]:
+        attributes = {
+            "Content-Type": upload.content_type,
+            "Cache-Control": "public, max-age=31536000, immutable",
+            # S3 sends metadata as headers: ASCII only.
+            **{name: quote(value, safe=" /:?&=;,._-%+~") for name, value in upload.metadata.items()},
+        }
+        if self._options.storage_class:
+            attributes["Storage-Class"] = self._options.storage_class
+        return attributes
+
+    @staticmethod
+    def _confirmed(etag: str | None, data: bytes) -> bool:
+        digest = (etag or "").strip('"').lower()
+        if not re.fullmatch(r"[0-9a-f]{32}", digest):
+            return True  # multipart or KMS: no MD5; the signed payload stands
+        return digest == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def _classify(self, error: Exception) -> StoreRefusedError | StoreUnavailableError:
+        text = str(error)
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        name = code.group(1) if code else ""
+        if name in FATAL:
+            return StoreRefusedError(f"S3 refuses uploads to {self._options.bucket} ({name}): {FATAL[name]}.")
+        if isinstance(error, FileNotFoundError):
+            return StoreRefusedError(
+                f"S3 refuses uploads to {self._options.bucket} (NoSuchBucket): {FATAL['NoSuchBucket']}."
+            )
+        if isinstance(
+            error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError
+        ):
+            return StoreRefusedError(
+                f"S3 refuses uploads to {self._options.bucket} ({name or 'no reason given'}): check the credentials "
+                "and that they allow s3:PutObject."
+            )
+        return StoreUnavailableError(name or text.split("\n", 1)[0][:200])
+
+    def _open(self) -> ObstoreS3:
+        options = self._options
+        client: dict[str, Any] = {
+            "allow_http": bool(options.endpoint and options.endpoint.startswith("http://")),
+            "timeout": timedelta(seconds=min(options.timeout, 30)),
+            "connect_timeout": timedelta(seconds=5),
+            "pool_max_idle_per_host": str(options.parallel),
+        }
+        if options.ca_bundle:
+            client["root_certificate"] = Path(options.ca_bundle).read_bytes()
+        config: dict[str, Any] = {"region": options.region}
+        if options.endpoint:
+            # Both names: obstore reads AWS_ENDPOINT_URL_S3 by itself and prefers it to `endpoint`.
+            config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
+        else:
+            config["virtual_hosted_style_request"] = True
+        if options.sse:
+            kind, _, key = options.sse.partition("kms:")
+            config["server_side_encryption"] = "aws:kms" if key or options.sse == "aws:kms" else kind
+            if key:
+                config["sse_kms_key_id"] = key
+        if options.access_key:
+            config |= {"access_key_id": options.access_key, "secret_access_key": options.secret_key}
+            if options.session_token:
+                config["session_token"] = options.session_token
+        else:
+            config["credential_provider"] = Boto3CredentialProvider(self._session)
+        return ObstoreS3(
+            options.bucket,
+            client_options=client,
+            # Ours is the retry loop: it knows the deadline and tells the failures apart.
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=options.timeout)},
+            **config,
+        )
+
+    def close(self) -> None:
+        """Nothing to give back: obstore's connections go with the object."""
+
+
+def _session(options: S3Options) -> boto3.Session:
+    if bool(options.access_key) != bool(options.secret_key):
+        missing = "AWS_SECRET_ACCESS_KEY" if options.access_key else "AWS_ACCESS_KEY_ID"
+        raise ConfigurationError(f"{missing} is missing though its partner is set; set both or neither.")
+    try:
+        session = boto3.Session(
+            aws_access_key_id=options.access_key,
+            aws_secret_access_key=options.secret_key,
+            aws_session_token=options.session_token,
+            profile_name=options.profile,
+            region_name=options.region,
+        )
+        found = session.get_credentials()
+    except ProfileNotFound:
+        raise ConfigurationError(
+            f"AWS_PROFILE={options.profile} is not in the AWS configuration files."
+        ) from None
+    except (NoCredentialsError, PartialCredentialsError, BotoCoreError) as error:
+        raise ConfigurationError(
+            f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID."
+        ) from error
+    if found is None:
+        raise ConfigurationError(
+            "USE_S3_STORAGE is on but there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or AWS_PROFILE, or give the machine a role."
+        )
+    return session

@@ -1,0 +1,240 @@
+"""The images store: S3 or the folder, with patience.
+
+:class:`ImagesFilesStore` is what ``CarImagesPipeline`` hands bytes to. It keeps uploads off the event loop, bounds how
+many run at a time, opens a circuit when the store is away (bytes then go to the spool, one probe a second), and goes
+on by itself when the store is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.settings import Secret
+from carscraper.storage.folder import FolderStore
+from carscraper.storage.keys import normalise_prefix
+from carscraper.storage.spool import Spool
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+    from carscraper.storage.upload import Upload
+
+logger = logging.getLogger(__name__)
+
+_PROBE_EVERY = 1.0  # seconds between two probes of a store that is away
+
+
+class Backend(Protocol):
+    """A place for photos; ``check`` and ``put`` block and are called from worker threads."""
+
+    location: str
+
+    def object_name(self, key: str) -> str: ...  # noqa: D102
+    def url(self, name: str) -> str | None: ...  # noqa: D102
+    def check(self) -> None: ...  # noqa: D102
+    def put(self, upload: Upload) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class ImagesFilesStore:
+    """The files store of ``CarImagesPipeline``."""
+
+    def __init__(
+        self, backend: Backend, *, parallel: int, spool: Spool | None, drain_timeout: float = 60
+    ) -> None:
+        """Take plain values.
+
+        Args:
+            backend: where the bytes go.
+            parallel: uploads at the same time.
+            spool: where bytes wait while the backend is away; ``None`` for a backend that can't be away.
+            drain_timeout: seconds that :meth:`close` waits for the spool to empty.
+        """
+        self.backend = backend
+        self.refused: str | None = None
+        """Why the store will take nothing more in this run, once that is known."""
+        self.away: str | None = None
+        """Why the store takes nothing just now."""
+        self._parallel = parallel
+        self._executor = ThreadPoolExecutor(parallel, thread_name_prefix="upload")
+        self._spool = spool
+        self._drain_timeout = drain_timeout
+        self._drainer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._on_stored: Callable[[Upload], Awaitable[bool]] | None = None
+
+    async def open(self, on_stored: Callable[[Upload], Awaitable[bool]]) -> None:
+        """Make the one check of the store, and take up what waits in the spool.
+
+        Args:
+            on_stored: told of each upload from the spool that is safe now; false means "ask again later".
+
+        Raises:
+            ConfigurationError: the store refuses (credentials, bucket, region, folder).
+        """
+        self._on_stored = on_stored
+        try:
+            await self._in_thread(self.backend.check)
+        except StoreRefusedError as error:
+            raise ConfigurationError(str(error)) from None
+        except StoreUnavailableError as error:
+            self._went_away(str(error))
+        if self._spool and self._spool.waiting():
+            self._start_draining()
+
+    async def put(self, upload: Upload) -> bool:
+        """Keep the bytes of *upload*.
+
+        Returns:
+            True once the store has confirmed them; false if they wait in the spool.
+
+        Raises:
+            StoreUnavailableError: neither the store nor the spool takes them now.
+            StoreRefusedError: the store refuses for good and there is no spool.
+        """
+        if not self.away and not self.refused:
+            try:
+                await self._in_thread(self.backend.put, upload)
+            except StoreUnavailableError as error:
+                self._went_away(str(error))
+            except StoreRefusedError as error:
+                self.refused = self.refused or str(error)
+            else:
+                return True
+        if self._spool is None:
+            raise StoreRefusedError(self.refused or self.away or "")
+        await self._in_thread(self._spool.add, upload)
+        if not self.refused:
+            self._start_draining()
+        return False
+
+    def waiting(self) -> int:
+        """Count the uploads in the spool."""
+        return len(self._spool.waiting()) if self._spool else 0
+
+    async def close(self) -> None:
+        """Empty the spool if the store lets us, then give everything back."""
+        if self._drainer and not self.away and not self.refused:
+            await asyncio.wait({self._drainer}, timeout=self._drain_timeout)
+        self._closing = True
+        if self._drainer:
+            self._drainer.cancel()
+            await asyncio.wait({self._drainer})
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.backend.close()
+
+    # --- the circuit and the spool ---
+
+    def _went_away(self, why: str) -> None:
+        if not self.away:
+            logger.warning("Store away (%s): photos wait in the spool until it is back", why)
+        self.away = why
+
+    def _start_draining(self) -> None:
+        if self._drainer is None or self._drainer.done():
+            self._drainer = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        assert self._spool is not None
+        safe: dict[Path, Upload] = {}  # confirmed by the store, its row not written yet
+        while not self._closing and not self.refused:
+            paths = [path for path in self._spool.waiting() if path not in safe]
+            if self.away:
+                paths = paths[:1]  # the probe
+            await asyncio.gather(*(self._drain_one(path, safe) for path in paths[: self._parallel]))
+            await self._tell(safe)
+            if not self._spool.waiting():
+                return
+            if self.away or safe:
+                await asyncio.sleep(_PROBE_EVERY)
+
+    async def _drain_one(self, path: Path, safe: dict[Path, Upload]) -> None:
+        assert self._spool is not None
+        upload = await self._in_thread(self._spool.read, path)
+        if upload is None:
+            return
+        try:
+            await self._in_thread(self.backend.put, upload)
+        except StoreUnavailableError as error:
+            self._went_away(str(error))
+        except StoreRefusedError as error:
+            self.refused = self.refused or str(error)
+        else:
+            if self.away:
+                logger.warning("Store back: uploading what waits in the spool")
+                self.away = None
+            safe[path] = upload
+
+    async def _tell(self, safe: dict[Path, Upload]) -> None:
+        assert self._spool is not None
+        assert self._on_stored is not None
+        for path, upload in list(safe.items()):
+            if upload.row is None or await self._on_stored(upload):
+                del safe[path]
+                await self._in_thread(self._spool.remove, path)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+
+def build_store(settings: BaseSettings) -> ImagesFilesStore | None:
+    """Make the store that the settings describe; ``None`` when photos are kept nowhere.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+    """
+    if settings.getbool("USE_S3_STORAGE"):
+        return _build_s3(settings)
+    folder = settings.get("IMAGES_STORE")
+    if not folder:
+        return None
+    if str(folder).startswith("s3://"):
+        raise ConfigurationError(
+            f"IMAGES_STORE={folder} is no folder; for S3 set USE_S3_STORAGE=true and AWS_S3_BUCKET instead."
+        )
+    backend = FolderStore(Path(folder), public_url=settings.get("IMAGES_PUBLIC_URL"))
+    return ImagesFilesStore(backend, parallel=4, spool=None)
+
+
+def _build_s3(settings: BaseSettings) -> ImagesFilesStore:
+    # boto3 and obstore take 0.4 s and 40 MB to import: only for those who use them.
+    from carscraper.storage.s3 import S3Options, S3Store  # noqa: PLC0415
+
+    def plain(name: str) -> str | None:
+        value = settings.get(name)
+        return value.reveal() if isinstance(value, Secret) else value
+
+    bucket = settings.get("AWS_S3_BUCKET")
+    if not bucket:
+        raise ConfigurationError("AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.")
+    options = S3Options(
+        bucket=bucket,
+        region=settings.get("AWS_S3_REGION"),
+        endpoint=settings.get("AWS_ENDPOINT_URL"),
+        prefix=normalise_prefix(settings.get("S3_PREFIX")),
+        access_key=plain("AWS_ACCESS_KEY_ID"),
+        secret_key=plain("AWS_SECRET_ACCESS_KEY"),
+        session_token=plain("AWS_SESSION_TOKEN"),
+        profile=settings.get("AWS_PROFILE"),
+        ca_bundle=settings.get("AWS_CA_BUNDLE"),
+        public_url=settings.get("IMAGES_PUBLIC_URL"),
+        storage_class=settings.get("S3_STORAGE_CLASS"),
+        sse=settings.get("S3_SSE"),
+        tags=tuple((str(name), str(value)) for name, value in settings.get("S3_TAGS").items()),
+        parallel=settings.getint("S3_MAX_PARALLEL_UPLOADS"),
+        timeout=settings.getfloat("S3_UPLOAD_TIMEOUT"),
+        retries=settings.getint("S3_MAX_RETRIES"),
+    )
+    backend = S3Store(options)
+    spool = Spool(
+        Path(settings.get("SPOOL_DIR")),
+        location=backend.location,
+        max_bytes=settings.getint("SPOOL_MAX_BYTES"),
+    )
+    return ImagesFilesStore(backend, parallel=options.parallel, spool=spool, drain_timeout=options.timeout)

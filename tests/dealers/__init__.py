@@ -1,0 +1,10 @@
+"""Simulated dealer sites: real HTTP servers on loopback that behave, and misbehave, like the real ones.
+
+* ``server.py``    a small, fast HTTP/1.1 server, the request log and the control surface every site shares
+* ``faults.py``    what can go wrong with an answer, as short words (``"503"``, ``"half"``, ``"redirect:http://…"``)
+* ``cars.py``      the invented cars: the truth a crawl is compared with
+* ``photos.py``    the photo factory: real pictures, each with bytes of its own
+* ``bilasolur.py`` the aggregator bilasolur.is (also ``python -m tests.dealers.bilasolur``)
+
+Nothing here imports ``carscraper``: a simulated site must not share a mistake with the parser it tests.
+"""
