@@ -69,17 +69,19 @@ def aborting(crawler: Crawler) -> Iterator[None]:
     Raises:
         CloseSpider: with the reason ``configuration``; ``extensions.verdict`` prints the sentence.
     """
-    problems: list[str] = crawler.settings.getlist("CARSCRAPER_PROBLEMS")
-    argument_problem = getattr(crawler.spider, "argument_problem", None)
-    if argument_problem:
-        problems = [*problems, argument_problem]
     try:
-        if problems:
-            raise ConfigurationError(problems[0])
+        _raise_problems(crawler)
         yield
     except ConfigurationError as error:
         end_as_failed(crawler, str(error))
         raise CloseSpider("configuration") from None
+
+
+def _raise_problems(crawler: Crawler) -> None:
+    problems: list[str] = crawler.settings.getlist("CARSCRAPER_PROBLEMS")
+    problem = problems[0] if problems else getattr(crawler.spider, "argument_problem", None)
+    if problem:
+        raise ConfigurationError(problem)
 
 
 def end_as_failed(crawler: Crawler, why: str) -> None:

@@ -36,7 +36,7 @@ class Batcher(Generic[T, R]):
             group, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             try:
                 results = await self._run([argument for argument, _ in group])
-            except Exception as error:  # noqa: BLE001 - handed to every caller
+            except Exception as error:
                 for _, future in group:
                     if not future.done():
                         future.set_exception(error)

@@ -98,7 +98,7 @@ class _Screen:
 class GuardedResolver(CachingHostnameResolver):
     """Scrapy's caching resolver (IPv4 and IPv6), screened by :data:`GUARD`. Set as ``TWISTED_DNS_RESOLVER``."""
 
-    def resolveHostName(  # noqa: N802, PLR0913, PLR0917 - Twisted's name and arguments
+    def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,
         resolutionReceiver: Any,  # noqa: N803
         hostName: str,  # noqa: N803
@@ -107,5 +107,5 @@ class GuardedResolver(CachingHostnameResolver):
         transportSemantics: str = "TCP",  # noqa: N803
     ) -> Any:
         """Resolve, dropping addresses that the guard refuses; with none left the connection fails."""
-        screen = _Screen(resolutionReceiver, hostName, portNumber)
+        screen: Any = _Screen(resolutionReceiver, hostName, portNumber)
         return super().resolveHostName(screen, hostName, portNumber, addressTypes, transportSemantics)

@@ -170,9 +170,7 @@ _NOT_PRICE_AFTER = re.compile(
     r"\s?(?:km\b|kílóm|þ\.?\s?km|þús\.?\s?km|þúsund km|mílur|miles|%|€|\$|£|eur\b|usd\b|gbp\b|dkk\b|sek\b"
     r"|nok\b|kg\b|cc\b|cm|hö\b|hest|kw|wh\b|(?:á|pr\.?|per|/)?\s?mán(?:\b|uð)|(?:í\s)?afslátt|(?:í\s)?styrk)"
 )
-_PRICE_LABEL = re.compile(
-    r"(?:verð\w*|tilboð\w*|\báður|\bnú|\básett|\bvar)(?: (?:áður|nú|frá|er|var))?\s?[:(]?\s?$"
-)
+_PRICE_LABEL = re.compile(r"(?:verð\w*|tilboð\w*|\báður|\bnú|\básett|\bvar)(?: (?:áður|nú|frá|er|var))?\s?[:(]?\s?$")
 _BEFORE_SPACED = re.compile(rf"(?:^|[:;,.·|(])\s?$|{_PRICE_LABEL.pattern}")
 _OFFER = re.compile(r"tilboð(?! óskast)|áður|útsal|lækka|afsl")
 _WITHOUT_VAT = re.compile(
@@ -566,9 +564,7 @@ _COUNT_WORDS: Final = {
 }  # fmt: skip
 _COUNT = rf"(?<![0-9])(?<![0-9][-\u2013/.,])\b(?P<n>[0-9]{{1,2}}|{'|'.join(_COUNT_WORDS)})(?:ja|ra)?[\s-]?"
 _LABELLED_COUNT = r"\s?:?\s?(?P<m>[0-9]{1,2})(?![0-9.,])"
-_DOORS = re.compile(
-    rf"{_COUNT}(?:dyra|dyrum|dyr|hurðir|hurða)\b|\b(?:fjöldi dyra|dyr|hurðir){_LABELLED_COUNT}"
-)
+_DOORS = re.compile(rf"{_COUNT}(?:dyra|dyrum|dyr|hurðir|hurða)\b|\b(?:fjöldi dyra|dyr|hurðir){_LABELLED_COUNT}")
 _SEATS = re.compile(rf"{_COUNT}(?:manna|sæta)\b|\b(?:fjöldi sæta|sæti|sætafjöldi){_LABELLED_COUNT}")
 
 

@@ -247,7 +247,8 @@ CONTACT = _env("CONTACT")
 #: The User-Agent; made from the version and ``CONTACT`` unless set.
 #: Used by Scrapy.
 USER_AGENT = _env(
-    "USER_AGENT", f"carscraper/{__version__}" + (f" (+{CONTACT})" if CONTACT else " (car listings with photos)")
+    "USER_AGENT",
+    f"carscraper/{__version__}" + (f" (+{CONTACT})" if CONTACT else " (car listings with photos)"),
 )
 
 # Default False; a crawler that people run on other people's shops obeys.
@@ -333,14 +334,23 @@ Check = Callable[[str, Any], Any]
 
 
 def _boolean(name: str, value: Any) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    known = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
     try:
         return known[str(value).strip().lower()]
     except KeyError:
         raise ConfigurationError(f"{name} is {value!r}; write true or false.") from None
 
 
-def _number(kind: type[int] | type[float], low: float, *, optional: bool = False) -> Check:
+def _number(kind: type[int | float], low: float, *, optional: bool = False) -> Check:
     def check(name: str, value: Any) -> Any:
         if optional and value in {None, ""}:
             return None
@@ -399,7 +409,7 @@ def _json_object(name: str, value: Any) -> dict[str, Any]:
 def _thumbs(name: str, value: Any) -> dict[str, tuple[int, int]]:
     thumbs = {}
     for label, size in _json_object(name, value).items():
-        good = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)  # noqa: PLR2004 - width and height
+        good = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
         if not good or not re.fullmatch(r"[a-z0-9_-]+", str(label)):
             raise ConfigurationError(f'{name} is {value!r}; write JSON such as {{"small": [320, 240]}}.')
         thumbs[str(label)] = (size[0], size[1])

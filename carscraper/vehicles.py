@@ -41,6 +41,7 @@ _PLAIN_LETTERS: Final = str.maketrans(
     {"þ": "th", "ð": "d", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ß": "ss"}
     | dict.fromkeys(("'", "\u2019", "\u00b4"), "")
 )
+_SEPARATORS: Final = " =+-@,;:|/\\·•\u2013"
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -100,9 +101,7 @@ def _catalogue() -> _Catalogue:
 def _ascii(text: str) -> str:
     """*text* in ``[a-z0-9]`` words joined by one hyphen; may be empty."""
     plain = unicodedata.normalize("NFKD", text.lower()).lower().translate(_PLAIN_LETTERS)
-    kept = "".join(
-        each if each.isascii() else " " if unicodedata.category(each)[0] in "PZ" else "" for each in plain
-    )
+    kept = "".join(each if each.isascii() else " " if unicodedata.category(each)[0] in "PZ" else "" for each in plain)
     return _NOT_SLUG.sub("-", kept).strip("-")
 
 
@@ -193,6 +192,9 @@ def _without_make(make: str, text: str | None) -> str | None:
     words = (text or "").split()
     found = _find_make(make)
     while words:
+        if not _has_word(words[0]):
+            words = words[1:]
+            continue
         for count in range(min(_MAX_MAKE_WORDS, len(words)), 0, -1):
             start = " ".join(words[:count])
             other = _find_make(start)
@@ -208,12 +210,17 @@ def _without_make(make: str, text: str | None) -> str | None:
 # --- the canonical form -------------------------------------------------------------------------------------
 
 
+def _has_word(text: str) -> bool:
+    return any(each.isalnum() for each in text)
+
+
 def _clean(text: str | None, longest: int) -> str | None:
-    """Clean text of at most *longest* characters; ``None`` for what has no letter or digit (``-``, ``?``)."""
-    cleaned = clean_text(text[: longest * 10]) if text else None
-    if cleaned is None or not any(each.isalnum() for each in cleaned[:longest]):
-        return None
-    return cleaned[:longest].strip()
+    """Clean text of at most *longest* characters; ``None`` for what has no letter or digit (``-``, ``?``).
+
+    Separators in front are cut; with them goes what would make a spreadsheet take the text for a formula.
+    """
+    cleaned = ((clean_text(text[: longest * 10]) if text else None) or "").lstrip(_SEPARATORS)[:longest].rstrip()
+    return cleaned if _has_word(cleaned) else None
 
 
 def canonical(make: str | None, model: str | None) -> Vehicle:
@@ -233,7 +240,7 @@ def canonical(make: str | None, model: str | None) -> Vehicle:
     if found is None:
         if make.isupper() and len(make) > 4 and make.isalpha():
             make = make.capitalize()
-        model = _without_make(make, model)
+        model = _clean(_without_make(make, model), _MAX_MODEL)
         return Vehicle(make, model, make, model)
     known, line = found
     rest = _without_make(make, model)

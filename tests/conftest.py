@@ -158,8 +158,6 @@ def start_crawl(tmp_path: Path) -> Iterator[Callable[..., services.RunningCrawl]
     with contextlib.ExitStack() as stack:
 
         def start(spider: str, *arguments: str, **options: Any) -> services.RunningCrawl:
-            return stack.enter_context(
-                services.start_crawl(spider, *arguments, **{"cwd": tmp_path, **options})
-            )
+            return stack.enter_context(services.start_crawl(spider, *arguments, **{"cwd": tmp_path, **options}))
 
         yield start

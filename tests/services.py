@@ -72,15 +72,11 @@ def wait_until(happened: Callable[[], T], timeout: float = 10, what: str = "it")
 def _die_with_parent(death_signal: int) -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
-    libc = ctypes.CDLL(
-        None
-    )  # loaded before the fork: the child between fork and exec should do next to nothing
+    libc = ctypes.CDLL(None)  # loaded before the fork: the child between fork and exec should do next to nothing
     parent = os.getpid()
 
     def arm() -> None:
-        libc.prctl(
-            1, death_signal, 0, 0, 0
-        )  # 1 is PR_SET_PDEATHSIG; the user is changed already, which clears it
+        libc.prctl(1, death_signal, 0, 0, 0)  # 1 is PR_SET_PDEATHSIG; the user is changed already, which clears it
         if os.getppid() != parent:
             os._exit(127)
 
@@ -96,9 +92,7 @@ class _Spawner:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = (
-            queue.SimpleQueue()
-        )
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         self._pid = 0
 
     def _work(self) -> None:
@@ -109,9 +103,7 @@ class _Spawner:
             except BaseException as error:  # handed to the thread that asked
                 reply.put((None, error))
 
-    def popen(
-        self, command: Sequence[str | Path], *, death_signal: int, **options: Any
-    ) -> subprocess.Popen[Any]:
+    def popen(self, command: Sequence[str | Path], *, death_signal: int, **options: Any) -> subprocess.Popen[Any]:
         with self._lock:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -119,9 +111,8 @@ class _Spawner:
         options = {"stdin": subprocess.DEVNULL, "start_new_session": True, **options}
         options["preexec_fn"] = _die_with_parent(death_signal)
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._orders.put(
-            (functools.partial(subprocess.Popen, [str(part) for part in command], **options), reply)
-        )
+        self._orders.put((functools.partial(subprocess.Popen, [str(part) for part in command], **options), reply))
+        process: subprocess.Popen[Any]
         process, error = reply.get()
         if error is not None:
             raise error
@@ -176,9 +167,7 @@ def postgres_binaries() -> Path:
     )
     found = versions[-1] if versions else shutil.which("initdb")
     if not found:
-        raise MissingService(
-            "PostgreSQL is not installed: apt-get install postgresql (or put initdb on PATH)"
-        )
+        raise MissingService("PostgreSQL is not installed: apt-get install postgresql (or put initdb on PATH)")
     return Path(found).resolve().parent
 
 
@@ -201,8 +190,8 @@ class PostgresCluster:
         self.folder = Path()
 
     def __enter__(self) -> Self:
-        _remove_left_over("pg")
-        self.folder = Path(tempfile.mkdtemp(prefix=f"pg-{os.getpid()}-"))
+        _remove_left_over("carscraper-pg")
+        self.folder = Path(tempfile.mkdtemp(prefix=f"carscraper-pg-{os.getpid()}-"))
         try:
             self._initialise()
             self.start()
@@ -344,7 +333,7 @@ class PostgresCluster:
         with psycopg.connect(
             host=str(self.folder), user=self.user, dbname=database, autocommit=True, connect_timeout=10
         ) as connection:
-            cursor = connection.execute(statement)  # type: ignore[call-overload]
+            cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, prepare: Callable[[str], object] | None = None) -> str:
@@ -368,9 +357,7 @@ class PostgresCluster:
 
     def _create(self, name: str, template: str) -> None:
         version = int((self.folder / "data" / "PG_VERSION").read_text())
-        strategy = (
-            " STRATEGY FILE_COPY" if version >= 15 else ""
-        )  # the only way before 15, the fast one here since
+        strategy = " STRATEGY FILE_COPY" if version >= 15 else ""  # the only way before 15, the fast one here since
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{strategy}')
 
     def drop_database(self, url: str) -> None:
@@ -380,9 +367,7 @@ class PostgresCluster:
         """Kills the sessions of one database (a name or a URL), as an administrator would; how many."""
         name = self.database_of(database)
         return len(
-            self.execute(
-                f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
-            )
+            self.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'")
         )
 
     @staticmethod
@@ -796,9 +781,7 @@ class _Wire:
 
 def _parse_head(head: bytes) -> tuple[list[str], dict[str, str]]:
     first, *rest = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    headers = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
-    }
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
     return first.split(" ", 2), headers
 
 
@@ -916,9 +899,7 @@ class S3Proxy:
         **which: Any,
     ) -> Fault:
         """Answers with an S3 error: ``fail(403, "ExpiredToken", methods="PUT", times=3)``."""
-        return self._inject(
-            f"{status} {code}", {"status": status, "code": code, "headers": headers or {}}, which
-        )
+        return self._inject(f"{status} {code}", {"status": status, "code": code, "headers": headers or {}}, which)
 
     def reset(self, *, after: int = 0, **which: Any) -> Fault:
         """Resets the connection after ``after`` bytes of the request's body; the server sees none of it."""
@@ -956,9 +937,7 @@ class S3Proxy:
                 sock, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(
-                target=self._serve, args=(sock,), name="s3-proxy-connection", daemon=True
-            ).start()
+            threading.Thread(target=self._serve, args=(sock,), name="s3-proxy-connection", daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
         client = _Wire(sock)
@@ -986,9 +965,7 @@ class S3Proxy:
         path = unquote(urlsplit(target).path)
         query = urlsplit(target).query
         signed = headers.pop("authorization", "") != "" or "X-Amz-Signature" in query
-        seen = S3Request(
-            method=method, path=path, query=query, headers=headers, signed=signed, at=at, fault=""
-        )
+        seen = S3Request(method=method, path=path, query=query, headers=headers, signed=signed, at=at, fault="")
         with self._lock:
             self._busy += 1
             self.max_parallel = max(self.max_parallel, self._busy)
@@ -1094,9 +1071,7 @@ class S3Proxy:
                 client.sock.sendall(piece)
         else:
             self._spoil(client, head, pieces, fault)
-        lasting = version == "HTTP/1.1" and (
-            "content-length" in headers or "transfer-encoding" in headers or bare
-        )
+        lasting = version == "HTTP/1.1" and ("content-length" in headers or "transfer-encoding" in headers or bare)
         if headers.get("connection", "").lower() == "close" or not lasting:
             upstream.pop().close()
             return False
@@ -1215,8 +1190,8 @@ def parse_stats(log: str) -> dict[str, Any]:
 
 def _stat(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "datetime.datetime":
-        zone = UTC if node.keywords else None
-        return datetime(*(ast.literal_eval(part) for part in node.args), tzinfo=zone)
+        naive = datetime(*(ast.literal_eval(part) for part in node.args))  # noqa: DTZ001 - its zone follows
+        return naive.replace(tzinfo=UTC) if node.keywords else naive
     try:
         return ast.literal_eval(node)
     except ValueError:

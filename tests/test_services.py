@@ -364,9 +364,7 @@ def test_a_crawl_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     assert not running.running
 
 
-def test_a_crawl_sees_nothing_of_the_developers_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crawl_sees_nothing_of_the_developers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "DATABASE_URL", "IMAGES_STORE", "S3_PREFIX", "HTTPS_PROXY", "PYTHONPATH"):
         monkeypatch.setenv(name, "the developer's")
     environment = services.crawl_environment(tmp_path, {"DATABASE_URL": "sqlite:///mine.db"})
@@ -399,9 +397,7 @@ def test_a_real_scrapy_runs_with_its_stats_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "1 error"), ("", "1 skipped")])
-def test_a_missing_service_fails_in_ci_and_is_skipped_loudly_elsewhere(
-    tmp_path: Path, ci: str, outcome: str
-) -> None:
+def test_a_missing_service_fails_in_ci_and_is_skipped_loudly_elsewhere(tmp_path: Path, ci: str, outcome: str) -> None:
     (tmp_path / "conftest.py").write_text(
         "from tests import services\n"
         "from tests.conftest import *\n"

@@ -165,6 +165,7 @@ def test_the_data_is_read_from_a_zipped_egg(tmp_path: Path) -> None:
         ("PEUGEOT 2008", "Peugeot", "2008"),
         ("TRABANT 601 S", "Trabant", "601 S"),
         ("XYZ 5", "XYZ", "5"),
+        ("=TRABANT - 601", "Trabant", "601"),
         ("Toyota", "Toyota", None),
         ("", None, None),
         (None, None, None),
@@ -235,7 +236,7 @@ def test_splitting_loses_no_word(title: str) -> None:
     assert make is not None or model is None
     joined = " ".join(filter(None, (make, model)))
     assert split_title(joined) == (make, model)
-    if make:
+    if make and len(make) <= 60:
         assert split_make_model(make, joined)[0] == make
 
 

@@ -1,4 +1,4 @@
-"""What every dealer's spider has: arguments, the cars seen in this run, fresh addresses, the end of a complete crawl."""
+"""What every dealer's spider has: arguments, the cars of this run, and what a complete crawl concludes."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ class DealerSpider(Spider):
     """The stored name of the site, e.g. ``Bilasolur``."""
     home: ClassVar[str]
     """The site's address, unless ``base_url`` is given."""
+    arguments: dict[str, str]
+    """The spider's arguments as they were given."""
+    argument_problem: str | None
+    """What is wrong with them; the pipelines end the crawl with this sentence."""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -73,7 +77,7 @@ class DealerSpider(Spider):
         arguments.pop("_job", None)
         if arguments:
             raise ConfigurationError(
-                f"The spider {self.name} has no argument {sorted(arguments)[0]}; "
+                f"The spider {self.name} has no argument {min(arguments)}; "
                 "it takes base_url, makes, limit, max_pages and details."
             )
         parts = urlsplit(self.base_url)
@@ -139,7 +143,10 @@ class DealerSpider(Spider):
     def details_request(self, item: CarItem) -> Request:
         """Ask for the car's own page."""
         return Request(
-            item.url, callback=self.parse_details_safely, errback=self.details_failed, cb_kwargs={"item": item}
+            item.url,
+            callback=self.parse_details_safely,
+            errback=self.details_failed,
+            cb_kwargs={"item": item},
         )
 
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
@@ -163,7 +170,7 @@ class DealerSpider(Spider):
                 yield item
                 return
             results = list(self.parse_details(response, item))
-        except Exception as error:  # noqa: BLE001 - one odd page must not end the crawl
+        except Exception as error:
             self.count("details/failed")
             logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
             item.card_hash = None  # so that the next crawl tries again
@@ -293,5 +300,3 @@ def _yes(name: str, value: str) -> bool:
     if value.lower() not in known:
         raise ConfigurationError(f"{name} is {value!r}; write true or false.")
     return known[value.lower()]
-
-

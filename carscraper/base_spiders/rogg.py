@@ -11,7 +11,7 @@ import html
 import logging
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from form2request import form2request
 from scrapy import Request
@@ -49,8 +49,8 @@ class Selectors:
     card_images = "img.swiper-slide, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
     next_page = ".pagingCell .fa-angle-right"
     details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.swiper-slide"
-    description = ".car-description, .description, #description, [class*='lysing'], [id*='lysing']"
-    dealer_name = ".dealer-name, .car-dealer, [class*='dealer'] h2, [class*='dealer'] h3"
+    description = ".description p, .car-description p"
+    dealer_name = ".dealer-name"
 
 
 class RoggSpider(DealerSpider):
@@ -64,8 +64,11 @@ class RoggSpider(DealerSpider):
 
     def start_search(self) -> Iterator[Request]:
         """Begin at home: one search for everything, or one for each of ``makes``."""
-        for make in self.makes or [None]:
+        for make in self._searches():
             yield self._home(make)
+
+    def _searches(self) -> list[str | None]:
+        return [*self.makes] or [None]
 
     def _home(self, make: str | None, *, tries: int = 1) -> Request:
         return Request(
@@ -81,7 +84,9 @@ class RoggSpider(DealerSpider):
         """Send the whole search form, as a browser does."""
         forms = response.css(Selectors.form)
         if not forms:
-            self.fail(f"The search form ({Selectors.form}) is not on {response.url}: the site has changed or is closed.")
+            self.fail(
+                f"The search form ({Selectors.form}) is not on {response.url}: the site has changed or is closed."
+            )
         data = {}
         if make:
             select = forms[0].css(Selectors.make_select)
@@ -134,7 +139,7 @@ class RoggSpider(DealerSpider):
             yield following
             return
         self._finished_searches += 1
-        if self._finished_searches == len(self.makes or [None]):
+        if self._finished_searches == len(self._searches()):
             for request in await self.conclude():
                 yield request
 
@@ -148,7 +153,7 @@ class RoggSpider(DealerSpider):
                 continue  # an advertisement
             try:
                 card = self.read_card(response, selector)
-            except Exception as error:  # noqa: BLE001 - one odd card must not end the crawl
+            except Exception as error:
                 unreadable += 1
                 self.count("cards/failed")
                 logger.warning("A card of %r can't be read (%s: %s)", response.url, type(error).__name__, error)
@@ -332,7 +337,7 @@ def _by_address(url: str) -> str:
 
 def _text(selector: Any) -> str | None:
     """Give the text of an element, or of the first of several, words apart."""
-    first = selector[:1] if isinstance(selector, list) else selector
+    first: Any = selector[:1] if isinstance(selector, list) else selector
     return parsing.clean_text(" ".join(first.css("::text").getall()))
 
 
@@ -361,5 +366,3 @@ def _option(select: Any, make: str) -> str | None:
             value: str | None = option.attrib.get("value")
             return value
     return None
-
-

@@ -218,4 +218,3 @@ def _is_away(error: DBAPIError) -> bool:
     # SQLSTATE class 57: the server is shutting down or starting; 53: it is out of memory, disk or connections.
     state = getattr(error.orig, "sqlstate", None) or ""
     return error.connection_invalidated or isinstance(error, OperationalError) or state[:2] in {"08", "53", "57"}
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, tuple_, update
@@ -16,11 +16,11 @@ from carscraper.items import CarImage, CarItem, GoneCar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Row, Table
 
-_listings = CarListing.__table__
-_images = CarImageRow.__table__
-_changes = PriceChange.__table__
+_listings = cast("Table", CarListing.__table__)
+_images = cast("Table", CarImageRow.__table__)
+_changes = cast("Table", PriceChange.__table__)
 
 _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
 
@@ -213,7 +213,7 @@ def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[di
 def known_bytes(
     connection: Connection, asked: list[tuple[str, str]], rules: PlaceholderRules
 ) -> list[KnownBytes | None]:
-    """Give for each ``(source_sha256, location)`` a stored photo with these bytes, or the word that it is a placeholder.
+    """Give for each ``(source_sha256, location)`` a stored photo with these bytes, or say that they are a placeholder.
 
     Rows of a placeholder can be many; one of each kind is enough.
     """
@@ -229,7 +229,9 @@ def known_bytes(
     placeholders = {row.source_sha256 for row in kinds if row.reason == "placeholder"} - rules.released
     # A released placeholder's object is still there: its row counts as stored.
     stored = {
-        (row.source_sha256, row.store): _image(row) for row in kinds if row.status == "stored" or row.reason == "placeholder"
+        (row.source_sha256, row.store): _image(row)
+        for row in kinds
+        if row.status == "stored" or row.reason == "placeholder"
     }
     answers: list[KnownBytes | None] = []
     for source_sha256, location in asked:
@@ -340,12 +342,16 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
                 item.url = f"{item.url}#{item.external_id}"
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     rows = [
-        {"source": item.source, "external_id": item.external_id, "url": item.url, "is_active": True, "first_seen_at": now}
+        {
+            "source": item.source,
+            "external_id": item.external_id,
+            "url": item.url,
+            "is_active": True,
+            "first_seen_at": now,
+        }
         for item in items
     ]
-    connection.execute(
-        dialect.insert(_listings).on_conflict_do_nothing(index_elements=["source", "external_id"]), rows
-    )
+    connection.execute(dialect.insert(_listings).on_conflict_do_nothing(index_elements=["source", "external_id"]), rows)
 
 
 def _addresses_of_others(
@@ -353,10 +359,8 @@ def _addresses_of_others(
 ) -> set[str]:
     """Give the new addresses of *items* that another row holds already."""
     moved = {item.url: rows[item.source, item.external_id].id for item in items}
-    moved = {
-        item.url: moved[item.url] for item in items if rows[item.source, item.external_id].url != item.url
-    }
-    taken = set()
+    moved = {item.url: moved[item.url] for item in items if rows[item.source, item.external_id].url != item.url}
+    taken: set[str] = set()
     for chunk in _chunks(sorted(moved)):
         query = select(_listings.c.id, _listings.c.url).where(_listings.c.url.in_(chunk))
         taken.update(url for row_id, url in connection.execute(query) if moved[url] != row_id)
@@ -409,7 +413,11 @@ def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
     for car in cars:
         connection.execute(
             update(_listings)
-            .where(_listings.c.source == car.source, _listings.c.external_id == car.external_id, _listings.c.is_active)
+            .where(
+                _listings.c.source == car.source,
+                _listings.c.external_id == car.external_id,
+                _listings.c.is_active,
+            )
             .values(is_active=False, gone_at=now)
         )
 
@@ -425,8 +433,8 @@ def _save_images(
     with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
     existing: dict[tuple[int, str], Row[Any]] = {}
     for chunk in _chunks(sorted(with_images)):
-        for row in connection.execute(select(_images).where(_images.c.listing_id.in_(chunk))):
-            existing[row.listing_id, row.identity] = row
+        for found in connection.execute(select(_images).where(_images.c.listing_id.in_(chunk))):
+            existing[found.listing_id, found.identity] = found
     inserts = []
     updates = []
     stored = set()
@@ -545,4 +553,3 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
             .where(_images.c.source_sha256.in_(found), _images.c.status == "stored")
             .values(status="failed", reason="placeholder")
         )
-

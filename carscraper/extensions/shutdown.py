@@ -40,7 +40,7 @@ class PromptShutdown:
         """Set the alarm that rings when the loop has ended and the process has not."""
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
-        reactor.addSystemEventTrigger("after", "shutdown", self._set_alarm)  # type: ignore[attr-defined]
+        reactor.addSystemEventTrigger("after", "shutdown", self._set_alarm)  # type: ignore[arg-type]
 
     @staticmethod
     def _set_alarm() -> None:

@@ -51,7 +51,7 @@ class Verdict:
         if not self._started:
             from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
-            reactor.addSystemEventTrigger("before", "shutdown", self.engine_stopped)  # type: ignore[attr-defined]
+            reactor.addSystemEventTrigger("before", "shutdown", self.engine_stopped)  # type: ignore[arg-type]
 
     def engine_stopped(self) -> None:
         """Say what was kept and set the exit code."""

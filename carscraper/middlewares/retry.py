@@ -49,7 +49,9 @@ class PatientRetryMiddleware(RetryMiddleware):
             raise NotConfigured
         settings = crawler.settings
         return cls(
-            crawler, backoff=settings.getfloat("RETRY_BACKOFF"), retry_after_max=settings.getfloat("RETRY_AFTER_MAX")
+            crawler,
+            backoff=settings.getfloat("RETRY_BACKOFF"),
+            retry_after_max=settings.getfloat("RETRY_AFTER_MAX"),
         )
 
     async def process_request(self, request: Request) -> None:
@@ -87,13 +89,13 @@ class PatientRetryMiddleware(RetryMiddleware):
 
     def _pause(self, retry: Request) -> float:
         tries: int = retry.meta.get("retry_times", 1)
-        return self._backoff * _FACTOR ** (tries - 1)
+        return self._backoff * float(_FACTOR) ** (tries - 1)
 
     @staticmethod
     def _retry_after(response: Response) -> float | None:
         """Give the seconds that ``Retry-After`` asks for: a number or a date (RFC 9110, 10.2.3)."""
         value: Any = response.headers.get("Retry-After")
-        text = value.decode("latin-1").strip() if value else ""
+        text: str = value.decode("latin-1").strip() if value else ""
         if text.isdigit():
             return float(text)
         try:

@@ -268,9 +268,7 @@ class CarImagesPipeline(ImagesPipeline):
         metadata = {"source": item.source, "external-id": item.external_id, "source-url": image.source_url}
         row: dict[str, Any] = {name: getattr(image, name) for name in _SAME_BYTES}
         row |= {"source": item.source, "external_id": item.external_id, "identity": image.identity}
-        upload = Upload(
-            name=image.key, data=data, content_type=image.content_type or "", metadata=metadata, row=row
-        )
+        upload = Upload(name=image.key, data=data, content_type=image.content_type or "", metadata=metadata, row=row)
         safe = await self.store.put(upload)
         if self.store.refused:
             self._store_refused(self.store.refused)
@@ -310,7 +308,7 @@ class CarImagesPipeline(ImagesPipeline):
             request = self._request(image, item)
             self._modify_media_request(request)
             return await self.crawler.engine.download_async(request)
-        except Exception as error:  # noqa: BLE001 - whatever stopped the second try, the first one's reason stands
+        except Exception as error:
             logger.debug("Asking again for %s of %s failed: %s", image.identity, item.url, error)
             return None
 
@@ -408,7 +406,7 @@ def _fail(image: CarImage, reason: str) -> None:
         setattr(image, name, None)
 
 
-def _reason(error: BaseException | None) -> str:  # noqa: PLR0911 - a table of cases
+def _reason(error: BaseException | None) -> str:
     if isinstance(error, BlockedAddressError):
         return "blocked-address"
     if isinstance(error, DownloadTimeoutError):
@@ -428,5 +426,3 @@ def _reason(error: BaseException | None) -> str:  # noqa: PLR0911 - a table of c
     if isinstance(error, OSError) or type(error).__module__.startswith(("scrapy.", "twisted.")):
         return "unreachable"
     return "error"
-
-

@@ -23,12 +23,12 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_DRAFTED: Final = frozenset({"JPEG", "MPO"})
+"""The others may keep their EXIF after the pixels, and are loaded before it is asked for."""
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 
 
-def thumbnail(
-    data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_000, quality: int = 82
-) -> bytes:
+def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_000, quality: int = 82) -> bytes:
     """Return a JPEG of the photo that fits in *size*, never larger than the photo itself.
 
     Of an animation the first frame, with white behind what is transparent, in sRGB as far as the photo says
@@ -59,11 +59,14 @@ def _guard(picture: Image.Image, max_pixels: int) -> None:
 
 
 def _upright(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if picture.format not in _DRAFTED:
+        picture.load()
     orientation = _orientation(picture)
     profile = picture.info.get("icc_profile")
     box = (size[1], size[0]) if orientation in _SIDEWAYS else size
     # A JPEG is then decoded at a half, a quarter or an eighth of its size, whichever is still large enough.
     picture.draft(None, (box[0] * 2, box[1] * 2))
+    picture.load()
     small = _opaque(picture)
     small.thumbnail(box, Image.Resampling.LANCZOS, reducing_gap=2.0)
     small = _srgb(small, profile)

@@ -11,7 +11,7 @@ from carscraper.exceptions import StoreRefusedError
 from carscraper.storage.keys import permanent_url
 
 if TYPE_CHECKING:
-    from carscraper.storage.store import Upload
+    from carscraper.storage.upload import Upload
 
 
 def write_atomically(path: Path, data: bytes) -> None:

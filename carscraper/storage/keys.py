@@ -21,7 +21,7 @@ def normalise_prefix(prefix: str | None) -> str:
     return "".join(f"{part}/" for part in parts)
 
 
-def image_key(  # noqa: PLR0913 - the parts of a key
+def image_key(
     *,
     spider: str,
     year: int | None,

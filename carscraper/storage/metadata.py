@@ -86,9 +86,7 @@ def _collect(edits: Iterator[_Edit]) -> list[_Edit]:
     return collected
 
 
-def _scatter(
-    data: bytes, pieces: Sequence[tuple[int, int]], clean: Callable[[bytes], bytes]
-) -> Iterator[_Edit]:
+def _scatter(data: bytes, pieces: Sequence[tuple[int, int]], clean: Callable[[bytes], bytes]) -> Iterator[_Edit]:
     """Clean what stands in several *pieces* of the data as one block."""
     block = b"".join([data[start:end] for start, end in pieces])
     cleaned = clean(block)

@@ -34,7 +34,9 @@ from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUn
 from carscraper.storage.keys import permanent_url, public_base
 
 if TYPE_CHECKING:
-    from carscraper.storage.store import Upload
+    from obstore.store import ClientConfig
+
+    from carscraper.storage.upload import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +161,8 @@ class S3Store:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if region and region != self._options.region:
             raise StoreRefusedError(
-                f"The bucket {bucket} is in the region {region}, not {self._options.region}: set AWS_S3_REGION={region}."
+                f"The bucket {bucket} is in the region {region}, not {self._options.region}: "
+                f"set AWS_S3_REGION={region}."
             ) from error
         code = error.response["Error"]["Code"]
         try:
@@ -208,7 +211,7 @@ class S3Store:
                     tags=dict(options.tags) or None,
                     use_multipart=False,
                 )
-            except Exception as error:  # noqa: BLE001 - obstore's errors share no narrower base than Exception
+            except Exception as error:
                 failure = self._classify(error)
                 if isinstance(failure, StoreRefusedError):
                     raise failure from error
@@ -250,9 +253,7 @@ class S3Store:
             return StoreRefusedError(
                 f"S3 refuses uploads to {self._options.bucket} (NoSuchBucket): {FATAL['NoSuchBucket']}."
             )
-        if isinstance(
-            error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError
-        ):
+        if isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError):
             return StoreRefusedError(
                 f"S3 refuses uploads to {self._options.bucket} ({name or 'no reason given'}): check the credentials "
                 "and that they allow s3:PutObject."
@@ -261,7 +262,7 @@ class S3Store:
 
     def _open(self) -> ObstoreS3:
         options = self._options
-        client: dict[str, Any] = {
+        client: ClientConfig = {
             "allow_http": bool(options.endpoint and options.endpoint.startswith("http://")),
             "timeout": timedelta(seconds=min(options.timeout, 30)),
             "connect_timeout": timedelta(seconds=5),
@@ -312,13 +313,9 @@ def _session(options: S3Options) -> boto3.Session:
         )
         found = session.get_credentials()
     except ProfileNotFound:
-        raise ConfigurationError(
-            f"AWS_PROFILE={options.profile} is not in the AWS configuration files."
-        ) from None
+        raise ConfigurationError(f"AWS_PROFILE={options.profile} is not in the AWS configuration files.") from None
     except (NoCredentialsError, PartialCredentialsError, BotoCoreError) as error:
-        raise ConfigurationError(
-            f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID."
-        ) from error
+        raise ConfigurationError(f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID.") from error
     if found is None:
         raise ConfigurationError(
             "USE_S3_STORAGE is on but there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

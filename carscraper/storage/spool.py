@@ -57,9 +57,7 @@ class Spool:
         try:
             write_atomically(path, content)
         except OSError as error:
-            raise StoreUnavailableError(
-                f"the spool {self._folder} can't be written ({error.strerror})"
-            ) from error
+            raise StoreUnavailableError(f"the spool {self._folder} can't be written ({error.strerror})") from error
         self._bytes += len(content)
 
     def read(self, path: Path) -> Upload | None:

@@ -35,19 +35,17 @@ class Backend(Protocol):
 
     location: str
 
-    def object_name(self, key: str) -> str: ...  # noqa: D102
-    def url(self, name: str) -> str | None: ...  # noqa: D102
-    def check(self) -> None: ...  # noqa: D102
-    def put(self, upload: Upload) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    def object_name(self, key: str) -> str: ...
+    def url(self, name: str) -> str | None: ...
+    def check(self) -> None: ...
+    def put(self, upload: Upload) -> None: ...
+    def close(self) -> None: ...
 
 
 class ImagesFilesStore:
     """The files store of ``CarImagesPipeline``."""
 
-    def __init__(
-        self, backend: Backend, *, parallel: int, spool: Spool | None, drain_timeout: float = 60
-    ) -> None:
+    def __init__(self, backend: Backend, *, parallel: int, spool: Spool | None, drain_timeout: float = 60) -> None:
         """Take plain values.
 
         Args:
@@ -104,7 +102,7 @@ class ImagesFilesStore:
             except StoreUnavailableError as error:
                 self._went_away(str(error))
             except StoreRefusedError as error:
-                self.refused = self.refused or str(error)
+                self._refuse(str(error))
             else:
                 return True
         if self._spool is None:
@@ -136,6 +134,10 @@ class ImagesFilesStore:
             logger.warning("Store away (%s): photos wait in the spool until it is back", why)
         self.away = why
 
+    def _refuse(self, why: str) -> None:
+        if not self.refused:
+            self.refused = why
+
     def _start_draining(self) -> None:
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
@@ -164,7 +166,7 @@ class ImagesFilesStore:
         except StoreUnavailableError as error:
             self._went_away(str(error))
         except StoreRefusedError as error:
-            self.refused = self.refused or str(error)
+            self._refuse(str(error))
         else:
             if self.away:
                 logger.warning("Store back: uploading what waits in the spool")

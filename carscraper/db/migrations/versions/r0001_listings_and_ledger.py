@@ -7,6 +7,7 @@ Revises: nothing
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,7 +36,7 @@ def upgrade() -> None:
     _create_price_changes()
 
 
-def _listing_columns() -> list[sa.Column]:
+def _listing_columns() -> list[sa.Column[Any]]:
     text, integer, big, time = sa.Text, sa.Integer, sa.BigInteger, sa.DateTime
     return [
         sa.Column("id", integer, primary_key=True),
