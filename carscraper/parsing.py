@@ -23,6 +23,7 @@ __all__ = [
     "Price",
     "clean_text",
     "is_new",
+    "parse_body",
     "parse_colour",
     "parse_consumption",
     "parse_date",
@@ -690,3 +691,21 @@ def parse_colour(text: str | None) -> str | None:
             return colour
         found.append(colour)
     return found[0] if len(set(found)) == 1 else None
+
+
+# --- body ---------------------------------------------------------------------------------------------------
+
+_BODY = re.compile(
+    r"\b(fólksbíll|jeppi|jepplingur|sendibíll|pallbíll|skutbíll|langbakur|stallbakur|hlaðbakur|blæjubíll"
+    r"|sportbíll|fjölnotabíll|smárúta|rúta|húsbíll|vörubíll)\b"
+)
+
+
+def parse_body(text: str | None) -> str | None:
+    """The kind of body as the Icelandic word, in lower case; the first in the text.
+
+    >>> [parse_body(each) for each in ("Yfirbygging: Jeppi", "Fólksbíll 5 dyra", "Litur: Blár")]
+    ['jeppi', 'fólksbíll', None]
+    """
+    found = _BODY.search(_prepare(text))
+    return found[1] if found else None

@@ -304,12 +304,13 @@ class RoggSpider(DealerSpider):
         images = self.read_images(response, item.external_id)
         if not images and item.external_id not in text and "hestöfl" not in text and item.images:
             raise ValueError("neither the car's photos nor its number are on the page")
-        item.horsepower = parsing.parse_horsepower(text)
+        item.horsepower = parsing.parse_horsepower(_around(text, "hestöfl"))
         item.city_consumption = parsing.parse_consumption(_after(text, "Innanbæjareyðsla"))
         item.source_updated_at = parsing.parse_date(_after(text, "Síðast uppfært"))
-        item.drivetrain = parsing.parse_drivetrain(text)
-        item.doors = parsing.parse_doors(text)
-        item.seats = parsing.parse_seats(text)
+        item.drivetrain = parsing.parse_drivetrain(_around(text, "hjóladrif"))
+        item.doors = parsing.parse_doors(_around(text, "dyra"))
+        item.seats = parsing.parse_seats(_around(text, "manna"))
+        item.body = parsing.parse_body(_after(text, "Yfirbygging") or _after(text, "Flokkur"))
         item.colour = parsing.parse_colour(_after(text, "Litur"))
         item.description = parsing.clean_text(" ".join(response.css(Selectors.description).css("::text").getall()))
         item.dealer_name = _text(response.css(Selectors.dealer_name))
@@ -356,6 +357,16 @@ def _after(text: str, label: str) -> str | None:
     """
     found = re.search(rf"{re.escape(label)}[\s\S]{{0,80}}", text, re.IGNORECASE)
     return found.group(0) if found else None
+
+
+def _around(text: str, word: str) -> str | None:
+    """Give the line of *text* with *word* and the one before it, where the page splits number and word.
+
+    >>> _around("Vél\\n150\\nhestöfl\\nLitur", "hestöfl")
+    '150 hestöfl'
+    """
+    found = re.search(rf"(?:[^\n]{{0,80}}\n)?[^\n]{{0,80}}{re.escape(word)}[^\n]{{0,20}}", text, re.IGNORECASE)
+    return found.group(0).replace("\n", " ") if found else None
 
 
 def _option(select: Any, make: str) -> str | None:

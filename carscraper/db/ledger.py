@@ -64,6 +64,7 @@ class Ledger:
         self._rules = rules or queries.PlaceholderRules()
         self._engine = open_engine(database_url, timeout=timeout)
         self._executor = self._new_executor()
+        self._given_up = False
         self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP)
         self._known: Batcher[tuple[str, str], dict[str, queries.KnownImage]] = Batcher(self._known_images, size=200)
         self._bytes: Batcher[tuple[str, str], queries.KnownBytes | None] = Batcher(self._known_bytes, size=500)
@@ -111,11 +112,11 @@ class Ledger:
 
     async def card_states(self, source: str, external_ids: Iterable[str]) -> dict[str, queries.CardState]:
         """Tell of each known car whether its card changed and whether it has photos to try again."""
-        return await self._run(queries.card_states, source, list(external_ids))
+        return await self._ask(queries.card_states, source, list(external_ids))
 
     async def active_cars(self, source: str) -> list[queries.ActiveCar]:
         """List every active car of *source*, the longest unseen first."""
-        return await self._run(queries.active_cars, source)
+        return await self._ask(queries.active_cars, source)
 
     async def known_images(self, source: str, external_id: str) -> dict[str, queries.KnownImage]:
         """Give the photos of a car that the ledger knows, by identity. Asked once for each car."""
@@ -137,13 +138,13 @@ class Ledger:
 
     async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
         """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
-        return await self._run(queries.image_stored, source, external_id, image)
+        return await self._write(queries.image_stored, source, external_id, image)
 
     # --- how ---
 
     async def _save(self, items: list[CarItem | GoneCar]) -> list[queries.Saved]:
         try:
-            return await self._run(queries.save, items, self._rules)
+            return await self._write(queries.save, items, self._rules)
         except (DBAPIError, ValueError, OverflowError) as error:
             if len(items) == 1:
                 raise
@@ -153,28 +154,35 @@ class Ledger:
 
     async def _one(self, item: CarItem | GoneCar) -> list[queries.Saved]:
         try:
-            return await self._run(queries.save, [item], self._rules)
+            return await self._write(queries.save, [item], self._rules)
         except (DBAPIError, ValueError, OverflowError) as error:
             return [queries.Saved(error=str(error).split("\n", 1)[0])]
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
-        return await self._run(queries.known_images, cars)
+        return await self._ask(queries.known_images, cars)
 
     async def _known_bytes(self, asked: list[tuple[str, str]]) -> list[queries.KnownBytes | None]:
-        return await self._run(queries.known_bytes, asked, self._rules)
+        return await self._ask(queries.known_bytes, asked, self._rules)
+
+    async def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._run(self._transaction, "DEFERRED", function, arguments)
+
+    async def _write(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._run(self._transaction, "IMMEDIATE", function, arguments)
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run ``function(connection, *arguments)`` in one transaction, again and again while the database is away."""
-        deadline = time.monotonic() + self._patience
+        """Run *function* in a thread, again and again while the database is away."""
+        # Who has waited in vain once asks once more, but does not wait again: the crawl is ending.
+        deadline = time.monotonic() + (0 if self._given_up else self._patience)
         pause = 0.1
         races = 0
         while True:
             try:
-                return await asyncio.wait_for(
-                    asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, function, arguments),
+                result = await asyncio.wait_for(
+                    asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments),
                     self._timeout + 5,
                 )
-            except (IntegrityError, DBAPIError) as error:
+            except DBAPIError as error:
                 if _lost_race(error) and races < _RACES:
                     races += 1
                     continue
@@ -185,14 +193,18 @@ class Ledger:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.
                 self._abandon()
                 reason = f"no answer for {self._timeout:.0f} s"
+            else:
+                self._given_up = False
+                return result
             if time.monotonic() + pause > deadline:
+                self._given_up = True
                 raise DatabaseUnavailableError(f"The database does not answer ({reason}).")
             logger.warning("Database away (%s); trying again in %.1f s", reason, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5)
 
-    def _transaction(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        with self._engine.begin() as connection:
+    def _transaction(self, sqlite_begin: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        with self._engine.connect().execution_options(sqlite_begin=sqlite_begin) as connection, connection.begin():
             return function(connection, *arguments)
 
     def _abandon(self) -> None:

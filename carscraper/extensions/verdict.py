@@ -113,7 +113,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         lines.append(f"{name}: failed. {why}")
         if number("cars/saved"):
             lines.append(f"{name}: kept all the same: {kept}.")
-    elif closed not in {"finished", "shutdown"} or (not number("cars/seen") and closed == "finished" and not stats):
+    elif closed not in {"finished", "shutdown"}:
         code = FAILED
         lines.append(f"{name}: failed. The crawl ended early ({closed}).")
     else:

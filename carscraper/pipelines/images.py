@@ -384,7 +384,7 @@ class CarImagesPipeline(ImagesPipeline):
             stats.inc_value("carscraper/images/seen")
             if image.status == "failed":
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
-            elif image.status == "pending" and image.reason != "spooled":
+            elif image.status == "pending" and image.reason != "spooled" and self.store:
                 stats.inc_value("carscraper/images/pending")
             elif image.attempts == 0 and image.identity in known and image.status == "stored":
                 stats.inc_value("carscraper/images/known")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBE_EVERY = 1.0  # seconds between two probes of a store that is away
+_LAST_CHANCE = 10.0  # seconds at the end of a crawl for a store that is away
 
 
 class Backend(Protocol):
@@ -118,8 +119,10 @@ class ImagesFilesStore:
 
     async def close(self) -> None:
         """Empty the spool if the store lets us, then give everything back."""
-        if self._drainer and not self.away and not self.refused:
-            await asyncio.wait({self._drainer}, timeout=self._drain_timeout)
+        if self._drainer and not self.refused:
+            await asyncio.wait({self._drainer}, timeout=_LAST_CHANCE)
+            if not self.away and not self.refused:
+                await asyncio.wait({self._drainer}, timeout=self._drain_timeout)
         self._closing = True
         if self._drainer:
             self._drainer.cancel()
