@@ -10,7 +10,7 @@ import hashlib
 import html
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from form2request import form2request
@@ -22,13 +22,15 @@ from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from parsel import Selector
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _IDENTITY_PARAMETERS = ("s", "c", "p")
 _CAR_PARAMETERS = ("bid", "cid", "sid")
@@ -304,12 +306,12 @@ class RoggSpider(DealerSpider):
         images = self.read_images(response, item.external_id)
         if not images and item.external_id not in text and "hestöfl" not in text and item.images:
             raise ValueError("neither the car's photos nor its number are on the page")
-        item.horsepower = parsing.parse_horsepower(_around(text, "hestöfl"))
+        item.horsepower = _near(text, "hestöfl", parsing.parse_horsepower)
         item.city_consumption = parsing.parse_consumption(_after(text, "Innanbæjareyðsla"))
         item.source_updated_at = parsing.parse_date(_after(text, "Síðast uppfært"))
-        item.drivetrain = parsing.parse_drivetrain(_around(text, "hjóladrif"))
-        item.doors = parsing.parse_doors(_around(text, "dyra"))
-        item.seats = parsing.parse_seats(_around(text, "manna"))
+        item.drivetrain = _near(text, "hjóladrif", parsing.parse_drivetrain)
+        item.doors = _near(text, "dyra", parsing.parse_doors)
+        item.seats = _near(text, "manna", parsing.parse_seats)
         item.body = parsing.parse_body(_after(text, "Yfirbygging") or _after(text, "Flokkur"))
         item.colour = parsing.parse_colour(_after(text, "Litur"))
         item.description = parsing.clean_text(" ".join(response.css(Selectors.description).css("::text").getall()))
@@ -359,14 +361,19 @@ def _after(text: str, label: str) -> str | None:
     return found.group(0) if found else None
 
 
-def _around(text: str, word: str) -> str | None:
-    """Give the line of *text* with *word* and the one before it, where the page splits number and word.
+def _near(text: str, word: str, parse: Callable[[str], T | None]) -> T | None:
+    r"""Read the first occurrence of *word* that *parse* can read, with the line before it.
 
-    >>> _around("Vél\\n150\\nhestöfl\\nLitur", "hestöfl")
-    '150 hestöfl'
+    The page may split number and word over two elements, and search forms use the same words as labels.
+
+    >>> _near("Hestöfl frá\nVél\n150\nhestöfl\nLitur", "hestöfl", parsing.parse_horsepower)
+    150
     """
-    found = re.search(rf"(?:[^\n]{{0,80}}\n)?[^\n]{{0,80}}{re.escape(word)}[^\n]{{0,20}}", text, re.IGNORECASE)
-    return found.group(0).replace("\n", " ") if found else None
+    for found in re.finditer(rf"(?:[^\n]{{0,80}}\n)?[^\n]{{0,80}}{re.escape(word)}[^\n]{{0,20}}", text, re.IGNORECASE):
+        value = parse(found.group(0).replace("\n", " "))
+        if value is not None:
+            return value
+    return None
 
 
 def _option(select: Any, make: str) -> str | None:
