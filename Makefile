@@ -12,6 +12,7 @@ APT_TEST_PACKAGES := postgresql
 
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+DEMO_ARGS ?=
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -61,8 +62,8 @@ format: setup ## Lays the code out as lint wants it
 bench: setup ## Our crawl beside stock Scrapy, in one run (BENCH_ARGS=…)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-demo: setup ## A whole crawl here, against a simulated dealer and a real S3 server
-	@$(BIN)/python -m tests.demo
+demo: setup ## A whole crawl here, against a simulated dealer and a real S3 server (DEMO_ARGS=--stay)
+	@$(BIN)/python -m tests.demo $(DEMO_ARGS)
 
 lock: setup ## requirements.lock anew from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --all-extras --generate-hashes \

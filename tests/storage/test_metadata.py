@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from io import BytesIO
@@ -26,7 +27,7 @@ from tests.storage import (
 )
 
 SECRETS = (b"MAKERNOTE", b"Jonsson", b"SN1234567", b"L77\0", b"ASCII\0\0\0GPS", b"GPSLatitude", b"64,8.7N")
-CAPABLE = {"JPEG": {}, "PNG": {}, "WEBP": {"lossless": True}, "AVIF": {}}
+CAPABLE: dict[str, dict[str, Any]] = {"JPEG": {}, "PNG": {}, "WEBP": {"lossless": True}, "AVIF": {}}
 
 
 def exif(data: bytes) -> Image.Exif:
@@ -261,6 +262,22 @@ def test_a_table_that_leads_to_itself_and_tables_over_each_other() -> None:
     assert exif(clean)[0x0112] == 6
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_offsets_of_tables_that_are_nowhere(order: str) -> None:
+    for offset in (0, 3, 7, 0xFFFF, 0xFFFFFFFF):
+        block = bytearray(tiff(order=order))
+        at = block.index(struct.pack(order + "HHI", 0x8825, 4, 1))
+        struct.pack_into(order + "I", block, at + 8, offset)
+        clean = strip_private(jpeg_with_exif(bytes(block)), "JPEG")
+        assert 0x8825 not in exif(clean)
+        assert exif(clean)[0x0112] == 6
+        first = bytearray(tiff(order=order))
+        struct.pack_into(order + "I", first, 4, offset)
+        clean = strip_private(jpeg_with_exif(bytes(first)), "JPEG")
+        assert b"SN1234567" not in clean
+        assert b"ASCII\0\0\0GPS" not in clean
+
+
 def test_a_gps_entry_that_no_table_leads_to() -> None:
     block = tiff(private=False) + b"\x88\x25\0\x04\0\0\0\x01\0\0\0\x08"
     clean = strip_private(jpeg_with_exif(block), "JPEG")
@@ -342,9 +359,28 @@ def test_odd_text_of_a_png() -> None:
         (b"iTXt", b"XML:com.adobe.xmp"),
     ]:
         assert same_object(png_with(encode("PNG"), name, content), "PNG")
+    empty = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"", 1)
+    assert same_object(png_with(encode("PNG"), b"iTXt", empty), "PNG")
     bomb = zlib.compress(bytes(20_000_000), 9)
     data = png_with(encode("PNG"), b"zTXt", b"Raw profile type exif\0\0" + bomb)
-    assert len(strip_private(data, "PNG")) < len(data)
+    clean = strip_private(data, "PNG")
+    assert len(clean) < len(data) - 10_000
+    assert pixels(clean) == pixels(encode("PNG"))
+    assert same_object(clean, "PNG")
+
+
+def test_no_photo_has_many_exif_blocks() -> None:
+    plain = tiff(private=False)
+    for block in (tiff(), plain):
+        data = with_segments(encode("JPEG"), *[segment(0xE1, b"Exif\0\0" + block)] * 9)
+        clean = strip_private(data, "JPEG")
+        assert not any(secret in clean for secret in SECRETS)
+        assert clean.count(b"Canon") == 8
+        assert same_object(clean, "JPEG")
+        data = encode("PNG")
+        for _ in range(9):
+            data = png_with(data, b"eXIf", block)
+        assert strip_private(data, "PNG").count(b"Canon") == 8
 
 
 # GIF
@@ -402,6 +438,10 @@ def test_mutated_blocks_never_raise_and_a_second_time_changes_nothing(image_form
     assert strip_private(clean, image_format) is clean
     if image_format != "AVIF":
         assert pixels(clean) == pixels(photo)
+        left = exif(clean) if image_format == "JPEG" else Image.Exif()
+        with contextlib.suppress(OSError, SyntaxError, TypeError, ValueError, struct.error, KeyError, IndexError):
+            assert left.get_ifd(0x8825) == {}
+            assert not {0x8825, 0x927C, 0xA430, 0xA431, 0xA435} & {*left, *left.get_ifd(0x8769)}
 
 
 @pytest.mark.parametrize("name", photos())
