@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from scrapy.exceptions import CloseSpider
+from scrapy.settings import default_settings
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret, checks, secret_names
@@ -44,6 +45,9 @@ class CarscraperAddon:
                 checked = check(name, value)
             except ConfigurationError as error:
                 problems.append(str(error))
+                if hasattr(default_settings, name):
+                    # Scrapy reads it before the crawl can end with the sentence.
+                    settings.set(name, getattr(default_settings, name), priority=settings.getpriority(name) or 0)
                 continue
             settings.set(name, checked, priority=settings.getpriority(name) or 0)
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")

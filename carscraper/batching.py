@@ -36,12 +36,13 @@ class Batcher(Generic[T, R]):
             group, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             try:
                 results = await self._run([argument for argument, _ in group])
+                pairs = list(zip(group, results, strict=True))
             except Exception as error:
                 for _, future in group:
                     if not future.done():
                         future.set_exception(error)
             else:
-                for (_, future), result in zip(group, results, strict=True):
+                for (_, future), result in pairs:
                     if not future.done():
                         future.set_result(result)
         self._worker = None

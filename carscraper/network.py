@@ -17,6 +17,7 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")  # the rest of IPv6 is not given out, or is for use inside
 _V4_IN_V6 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
@@ -35,6 +36,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             ip = inner
+        elif ip not in _PUBLIC_V6:
+            return False
     return ip.is_global and not ip.is_multicast
 
 
@@ -52,11 +55,12 @@ class AddressGuard:
     def allow_all(self, hosts: Iterable[str]) -> None:
         """Allow each of ``host`` or ``host:port``."""
         for entry in hosts:
-            host, separator, port = entry.rpartition(":")
-            if separator and port.isdigit():
+            host, _, port = entry.strip().rpartition(":")
+            # In "::1" the last colon is part of the address, in "[::1]:80" it is not.
+            if host and port.isdecimal() and (":" not in host or host.endswith("]")):
                 self.allow(host.strip("[]"), int(port))
-            else:
-                self.allow(entry.strip("[]"))
+            elif entry.strip():
+                self.allow(entry.strip().strip("[]"))
 
     def permits(self, host: str, port: int, address: str) -> bool:
         """Decide for *host*, asked on *port*, which resolved to *address*; a refusal is remembered."""

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -34,6 +34,10 @@ class Secret(str):
     """
 
     __slots__ = ()
+
+    def __new__(cls, value: str) -> Self:
+        """Wrap *value*; a secret of a secret is the same secret."""
+        return super().__new__(cls, value.reveal() if isinstance(value, Secret) else value)
 
     def reveal(self) -> str:
         """Give the plain value."""
@@ -298,6 +302,7 @@ DEFAULT_REQUEST_HEADERS = {
 
 # --- Safety -----------------------------------------------------------------------------------------------------
 
+# Default True, both: they accept commands or code from the network.
 TELNETCONSOLE_ENABLED = False
 REMOTE_CONTROL_ENABLED = False
 # Default False: anybody on the way could replace a photo.
@@ -356,7 +361,7 @@ def _number(kind: type[int | float], low: float, *, optional: bool = False) -> C
             return None
         try:
             number = kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             what = "whole number" if kind is int else "number"
             raise ConfigurationError(f"{name} is {value!r}; write a {what} of at least {low:g}.") from None
         if not low <= number < float("inf"):
@@ -364,6 +369,13 @@ def _number(kind: type[int | float], low: float, *, optional: bool = False) -> C
         return number
 
     return check
+
+
+def _families(name: str, value: Any) -> int:
+    number: int = _number(int, 0)(name, value)
+    if number == 1:
+        raise ConfigurationError(f"{name} is 1, which makes every photo a placeholder; write 0 (off), 2 or more.")
+    return number
 
 
 def _http_url(name: str, value: Any) -> str | None:
@@ -384,6 +396,18 @@ def _bucket(name: str, value: Any) -> str | None:
         raise ConfigurationError(
             f"{name} is {value!r}, which is no bucket name; write 3 to 63 lower-case letters, digits, dots and hyphens."
         )
+    return value or None
+
+
+def _region(name: str, value: Any) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", str(value or "")):
+        raise ConfigurationError(f"{name} is {value!r}, which is no region; write one such as eu-north-1.")
+    return str(value)
+
+
+def _encryption(name: str, value: Any) -> str | None:
+    if value and not re.fullmatch(r"AES256|aws:kms(:\S+)?", str(value)):
+        raise ConfigurationError(f"{name} is {value!r}; write AES256, aws:kms or aws:kms:<key id>, or leave it empty.")
     return value or None
 
 
@@ -421,6 +445,8 @@ checks: dict[str, Check] = {
     "AUTOTHROTTLE_ENABLED": _boolean,
     "IMAGES_STRIP_METADATA": _boolean,
     "AWS_S3_BUCKET": _bucket,
+    "AWS_S3_REGION": _region,
+    "S3_SSE": _encryption,
     "AWS_ENDPOINT_URL": _http_url,
     "IMAGES_PUBLIC_URL": _http_url,
     "DATABASE_URL": _database_url,
@@ -435,7 +461,7 @@ checks: dict[str, Check] = {
     "IMAGES_MIN_HEIGHT": _number(int, 0),
     "IMAGES_MAX_PIXELS": _number(int, 1),
     "IMAGES_MAX_BYTES": _number(int, 1),
-    "IMAGES_PLACEHOLDER_CARS": _number(int, 0),
+    "IMAGES_PLACEHOLDER_CARS": _families,
     "IMAGES_MAX_IN_FLIGHT": _number(int, 1),
     "IMAGES_CONCURRENCY": _number(int, 1),
     "IMAGES_DOWNLOAD_DELAY": _number(float, 0, optional=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -152,7 +153,9 @@ class DealerSpider(Spider):
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
         if not self.with_details:
             return False
-        if state is None or state.details_at is None or state.images_due or state.card_hash != card.card_hash:
+        if state is None or state.details_at is None or state.card_hash != card.card_hash:
+            return True
+        if state.images_due and self._keeps_images:
             return True
         return is_stale(
             card.external_id,
@@ -160,6 +163,11 @@ class DealerSpider(Spider):
             now=datetime.now(UTC).replace(tzinfo=None),
             max_age=timedelta(days=self.settings.getfloat("DETAILS_MAX_AGE_DAYS")),
         )
+
+    @property
+    def _keeps_images(self) -> bool:
+        """Whether there is a store: photos that are kept nowhere are due for ever and no reason for a visit."""
+        return self.settings.getbool("USE_S3_STORAGE") or bool(self.settings.get("IMAGES_STORE"))
 
     def parse_details_safely(self, response: Response, item: CarItem) -> Iterator[Any]:
         """Read the details page; a page that can't be read costs its details, never the car."""
@@ -290,7 +298,7 @@ def _base_url(value: str) -> str:
 def _count(name: str, value: str | None) -> int | None:
     if value is None or value == "":
         return None
-    if not value.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", value):
         raise ConfigurationError(f"{name} is {value!r}; write a whole number (0 means no limit).")
     return int(value) or None
 

@@ -82,7 +82,7 @@ class Ledger:
                 patience=settings.getfloat("DATABASE_PATIENCE"),
                 rules=queries.PlaceholderRules(
                     families=settings.getint("IMAGES_PLACEHOLDER_CARS"),
-                    released=frozenset(settings.getlist("IMAGES_NOT_PLACEHOLDERS")),
+                    released=frozenset(name.strip().lower() for name in settings.getlist("IMAGES_NOT_PLACEHOLDERS")),
                 ),
             )
             crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
@@ -177,9 +177,10 @@ class Ledger:
         pause = 0.1
         races = 0
         while True:
+            executor = self._executor
             try:
                 result = await asyncio.wait_for(
-                    asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments),
+                    asyncio.get_running_loop().run_in_executor(executor, function, *arguments),
                     self._timeout + 5,
                 )
             except DBAPIError as error:
@@ -191,7 +192,7 @@ class Ledger:
                 reason = str(error.orig).strip().split("\n", 1)[0]
             except TimeoutError:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.
-                self._abandon()
+                self._abandon(executor)
                 reason = f"no answer for {self._timeout:.0f} s"
             else:
                 self._given_up = False
@@ -207,8 +208,11 @@ class Ledger:
         with self._engine.connect().execution_options(sqlite_begin=sqlite_begin) as connection, connection.begin():
             return function(connection, *arguments)
 
-    def _abandon(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    def _abandon(self, executor: ThreadPoolExecutor) -> None:
+        if executor is not self._executor:
+            return  # another who waited there was faster
+        # What is queued there is not cancelled: each caller has a deadline of its own and then asks again.
+        executor.shutdown(wait=False)
         self._executor = self._new_executor()
         self._engine.dispose(close=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ class CarSpool:
     def __init__(self, folder: Path) -> None:
         """Take the folder ``SPOOL_DIR``; it is made when it is needed."""
         self._folder = folder
+        self._lock = threading.Lock()  # a database that goes away sends many cars at once
         self._path = folder / f"cars-{os.getpid()}-{datetime.now().timestamp():.0f}.jsonl"  # noqa: DTZ005 - a name only
 
     def add(self, item: CarItem | GoneCar) -> None:
@@ -30,8 +32,9 @@ class CarSpool:
             OSError: the disk is full or not writable.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(dump(item) + "\n")
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            # A line that a full disk cut short must not take this one with it.
+            file.write("\n" + dump(item) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -39,11 +42,25 @@ class CarSpool:
         """List the files that wait, oldest first."""
         return sorted(self._folder.glob("cars-*.jsonl")) if self._folder.is_dir() else []
 
+    def claim(self, path: Path) -> Path | None:
+        """Make *path* this process's own, so that nobody adds to what is about to be read and removed.
+
+        Returns:
+            Its new name; ``None`` if another process was faster.
+        """
+        mine = path.with_name(f"cars-{os.getpid()}-claimed-{path.name.removeprefix('cars-')[-100:]}")
+        try:
+            return path.rename(mine)
+        except FileNotFoundError:
+            return None
+
     @staticmethod
     def read(path: Path) -> list[CarItem | GoneCar]:
         """Read a file; a last line that a crash cut short is left out."""
         items = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if not line:
+                continue
             try:
                 items.append(load(line))
             except (ValueError, TypeError, KeyError):

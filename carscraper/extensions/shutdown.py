@@ -29,6 +29,7 @@ class PromptShutdown:
 
     def __init__(self, crawler: Crawler) -> None:
         """Take the crawler."""
+        self._crawler = crawler
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
 
     @classmethod
@@ -42,10 +43,11 @@ class PromptShutdown:
 
         reactor.addSystemEventTrigger("after", "shutdown", self._set_alarm)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _set_alarm() -> None:
+    def _set_alarm(self) -> None:
         def leave() -> None:
-            os._exit(ScrapyCommand.exitcode or PARTIAL)
+            # Without a verdict the crawl was broken off; with one a straggling thread changes nothing about it.
+            code: int = self._crawler.stats.get_value("carscraper/exit_code", PARTIAL)
+            os._exit(max(ScrapyCommand.exitcode, code))
 
         alarm = threading.Timer(_GRACE, leave)
         alarm.daemon = True  # an orderly end does not wait for it

@@ -86,7 +86,8 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         return value
 
     failed_images = {key.removeprefix(_FAILED_IMAGES): n for key, n in stats.items() if key.startswith(_FAILED_IMAGES)}
-    waiting = max(0, number("spool/added") - number("spool/uploaded"))
+    # What an earlier run left there counts too: it is not kept yet.
+    waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
     troubles = [
         _count(sum(failed_images.values()), "photo", "failed", failed_images),
         _count(waiting, "photo", "in the spool, uploaded by the next run"),

@@ -96,7 +96,7 @@ class PatientRetryMiddleware(RetryMiddleware):
         """Give the seconds that ``Retry-After`` asks for: a number or a date (RFC 9110, 10.2.3)."""
         value: Any = response.headers.get("Retry-After")
         text: str = value.decode("latin-1").strip() if value else ""
-        if text.isdigit():
+        if text.isdecimal():
             return float(text)
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())

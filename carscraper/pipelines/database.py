@@ -12,7 +12,7 @@ from scrapy.exceptions import DropItem
 from carscraper.addon import aborting, end_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
-from carscraper.exceptions import DatabaseUnavailableError
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarItem, GoneCar
 
 if TYPE_CHECKING:
@@ -41,11 +41,23 @@ class DatabasePipeline:
         with aborting(self._crawler):
             self._ledger = Ledger.of(self._crawler)
             await self._ledger.open()
-            for path in self._spool.waiting():
-                items = self._spool.read(path)
-                await asyncio.gather(*(self._ledger.save(item) for item in items))
-                path.unlink(missing_ok=True)
-                logger.info("Wrote %d cars that waited in %s", len(items), path)
+            await self._replay()
+
+    async def _replay(self) -> None:
+        for waiting in self._spool.waiting():
+            path = self._spool.claim(waiting)
+            if path is None:
+                continue
+            items = self._spool.read(path)
+            try:
+                results = await asyncio.gather(*(self._ledger.save(item) for item in items))
+            except DatabaseUnavailableError as error:
+                raise ConfigurationError(f"{error} Start the database; {len(items)} cars wait in {path}.") from None
+            for item, saved in zip(items, results, strict=True):
+                if saved.error:
+                    logger.warning("The database refuses %r from the spool: %s", item.url, saved.error)
+            path.unlink(missing_ok=True)
+            logger.info("Wrote %d cars that waited in %s", len(items), path)
 
     async def process_item(self, item: Any) -> Any:
         """Write *item*; it leaves only when its transaction is committed.
@@ -57,9 +69,17 @@ class DatabasePipeline:
         try:
             saved = await self._ledger.save(item)
         except DatabaseUnavailableError as error:
-            await asyncio.to_thread(self._spool.add, item)
+            try:
+                await asyncio.to_thread(self._spool.add, item)
+            except OSError as full:
+                stats.inc_value("carscraper/cars/failed")
+                self._stop(
+                    f"{error} Nor can the spool be written ({full.strerror}): make room; "
+                    "the next crawl sees the cars in hand again."
+                )
+                raise DropItem(f"Neither the database nor the spool takes {item.url!r}") from None
             stats.inc_value("carscraper/cars/spooled")
-            self._stop(str(error))
+            self._stop(f"{error} The cars in hand wait in the spool; the next crawl writes them.")
             return item
         if saved.error:
             stats.inc_value("carscraper/cars/failed")
@@ -75,5 +95,5 @@ class DatabasePipeline:
     def _stop(self, why: str) -> None:
         if self._crawler.engine.running and not self._crawler.stats.get_value("carscraper/stopping"):
             self._crawler.stats.set_value("carscraper/stopping", why)
-            end_as_failed(self._crawler, f"{why} The cars in hand wait in the spool; the next crawl writes them.")
+            end_as_failed(self._crawler, why)
             asyncio.ensure_future(self._crawler.engine.close_spider_async(reason="database_away"))  # noqa: RUF006 - the engine waits for it

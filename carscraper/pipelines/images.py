@@ -367,7 +367,10 @@ class CarImagesPipeline(ImagesPipeline):
         about: dict[str, Any] = dict(upload.row)
         source, external_id = str(about.pop("source")), str(about.pop("external_id"))
         image = CarImage(source_url="", **about)
-        if not await self.ledger.image_stored(source, external_id, image):
+        try:
+            if not await self.ledger.image_stored(source, external_id, image):
+                return False
+        except DatabaseUnavailableError:
             return False
         self.crawler.stats.inc_value("carscraper/spool/uploaded")
         return True

@@ -269,7 +269,7 @@ class S3Store:
             "pool_max_idle_per_host": str(options.parallel),
         }
         if options.ca_bundle:
-            client["root_certificate"] = Path(options.ca_bundle).read_bytes()
+            client["root_certificate"] = _certificates(options.ca_bundle)
         config: dict[str, Any] = {"region": options.region}
         if options.endpoint:
             # Both names: obstore reads AWS_ENDPOINT_URL_S3 by itself and prefers it to `endpoint`.
@@ -297,6 +297,16 @@ class S3Store:
 
     def close(self) -> None:
         """Nothing to give back: obstore's connections go with the object."""
+
+
+def _certificates(path: str) -> bytes:
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={path} can't be read ({error.strerror}).") from None
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
+    return pem
 
 
 def _session(options: S3Options) -> boto3.Session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,10 @@ class Spool:
         """Take the uploads of *location* (``s3://bucket``) in *folder*."""
         digest = hashlib.sha256(location.encode()).hexdigest()[:12]
         self._folder = folder / f"uploads-{digest}"
+        self.damaged = 0
+        """Uploads that this run found unreadable; the next one asks the dealer for them again."""
         self._max_bytes = max_bytes
+        self._lock = threading.Lock()  # uploads come from many threads
         self._bytes = sum(self._size(path) for path in self.waiting())
 
     @staticmethod
@@ -51,14 +55,20 @@ class Spool:
         about = asdict(upload)
         data = about.pop("data")
         content = json.dumps(about).encode() + b"\n" + data
-        path = self._folder / f"{hashlib.sha256(upload.name.encode()).hexdigest()[:32]}.upload"
-        if self._bytes + len(content) > self._max_bytes:
-            raise StoreUnavailableError(f"the spool {self._folder} is full (SPOOL_MAX_BYTES)")
+        # Two photos of a car with the same bytes are one object but two rows, and each row must hear of it.
+        one_row = f"{upload.name}\n{(upload.row or {}).get('identity')}"
+        path = self._folder / f"{hashlib.sha256(one_row.encode()).hexdigest()[:32]}.upload"
+        growth = len(content) - self._size(path)
+        with self._lock:
+            if self._bytes + growth > self._max_bytes:
+                raise StoreUnavailableError(f"the spool {self._folder} is full (SPOOL_MAX_BYTES)")
+            self._bytes += growth
         try:
             write_atomically(path, content)
         except OSError as error:
+            with self._lock:
+                self._bytes -= growth
             raise StoreUnavailableError(f"the spool {self._folder} can't be written ({error.strerror})") from error
-        self._bytes += len(content)
 
     def read(self, path: Path) -> Upload | None:
         """Read a waiting upload; ``None`` if another process has taken it or the file is damaged."""
@@ -74,5 +84,6 @@ class Spool:
 
     def remove(self, path: Path) -> None:
         """Forget an upload that the store has confirmed."""
-        self._bytes -= self._size(path)
+        with self._lock:
+            self._bytes -= self._size(path)
         path.unlink(missing_ok=True)

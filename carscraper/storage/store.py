@@ -65,6 +65,9 @@ class ImagesFilesStore:
         self._spool = spool
         self._drain_timeout = drain_timeout
         self._drainer: asyncio.Task[None] | None = None
+        self._safe: dict[Path, Upload] = {}
+        """Out of the spool and confirmed by the backend, the row not written yet."""
+        self._last_round = False
         self._closing = False
         self._on_stored: Callable[[Upload], Awaitable[bool]] | None = None
 
@@ -114,11 +117,12 @@ class ImagesFilesStore:
         return False
 
     def waiting(self) -> int:
-        """Count the uploads in the spool."""
-        return len(self._spool.waiting()) if self._spool else 0
+        """Count the uploads in the spool that the backend has not confirmed."""
+        return len([path for path in self._spool.waiting() if path not in self._safe]) if self._spool else 0
 
     async def close(self) -> None:
         """Empty the spool if the store lets us, then give everything back."""
+        self._last_round = True
         if self._drainer and not self.refused:
             await asyncio.wait({self._drainer}, timeout=_LAST_CHANCE)
             if not self.away and not self.refused:
@@ -147,19 +151,18 @@ class ImagesFilesStore:
 
     async def _drain(self) -> None:
         assert self._spool is not None
-        safe: dict[Path, Upload] = {}  # confirmed by the store, its row not written yet
         while not self._closing and not self.refused:
-            paths = [path for path in self._spool.waiting() if path not in safe]
+            paths = [path for path in self._spool.waiting() if path not in self._safe]
             if self.away:
                 paths = paths[:1]  # the probe
-            await asyncio.gather(*(self._drain_one(path, safe) for path in paths[: self._parallel]))
-            await self._tell(safe)
-            if not self._spool.waiting():
-                return
-            if self.away or safe:
+            await asyncio.gather(*(self._drain_one(path) for path in paths[: self._parallel]))
+            await self._tell()
+            if not self._spool.waiting() or (self._last_round and not self.waiting()):
+                return  # in the last round all cars are written: a row that is not there now will not come
+            if self.away or self._safe:
                 await asyncio.sleep(_PROBE_EVERY)
 
-    async def _drain_one(self, path: Path, safe: dict[Path, Upload]) -> None:
+    async def _drain_one(self, path: Path) -> None:
         assert self._spool is not None
         upload = await self._in_thread(self._spool.read, path)
         if upload is None:
@@ -174,15 +177,15 @@ class ImagesFilesStore:
             if self.away:
                 logger.warning("Store back: uploading what waits in the spool")
                 self.away = None
-            safe[path] = upload
+            self._safe[path] = upload
 
-    async def _tell(self, safe: dict[Path, Upload]) -> None:
+    async def _tell(self) -> None:
         assert self._spool is not None
         assert self._on_stored is not None
-        for path, upload in list(safe.items()):
+        for path, upload in list(self._safe.items()):
             if upload.row is None or await self._on_stored(upload):
-                del safe[path]
                 await self._in_thread(self._spool.remove, path)
+                del self._safe[path]
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

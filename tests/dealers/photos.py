@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import random
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +202,11 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
+def _plain(text: str) -> str:
+    """Pillow's own font has no Š and no Ë."""
+    return "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+
+
 @functools.lru_cache(maxsize=8)
 def _drawing(look: Look, view: int) -> Image.Image:
     """The original, free of grain. Callers must not draw on it."""
@@ -219,7 +225,7 @@ def _drawing(look: Look, view: int) -> Image.Image:
     if look.label:
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 765, FULL[0], FULL[1]), fill=(18, 22, 30))
-        draw.text((40, 809), look.label[:60], fill=(240, 242, 245), font=_font(44), anchor="lm")
+        draw.text((40, 809), _plain(look.label)[:60], fill=(240, 242, 245), font=_font(44), anchor="lm")
     return image
 
 

@@ -1,0 +1,537 @@
+"""``make demo``: a whole crawl on this machine, to be watched, checked and looked at.
+
+A simulated bilasolur.is, a real S3 server (``rclone serve s3``), a read-only web server before its bucket (where a CDN
+stands in production) and SQLite. The crawl is the real ``scrapy crawl bilasolur`` in a process of its own. What it
+leaves is in ``var/demo``; run again, it fetches nothing again. Every claim it prints it has checked; one that does not
+hold ends it with exit code 1.
+
+Needs no account and no network; listens on loopback only and leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import hashlib
+import html
+import http.server
+import os
+import re
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from urllib.parse import quote, urlsplit
+
+from tests import services
+from tests.dealers.bilasolur import SimulatedBilasolur
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CARS, PHOTOS, PHOTO_BYTES = 60, 5, 100_000
+BUCKET = "car-photos"
+FIRST_PORT = 8018
+"""The dealer's; S3 and the public address have the next two. Fixed, because permanent URLs name the last one."""
+OVERRIDING = re.compile(r"(AWS|S3|IMAGES|SCRAPY|CARSCRAPER)_.*|(https?|all)_proxy", re.IGNORECASE)
+"""What a developer may have exported, and what would beat the demo's own settings."""
+
+
+class DemoError(Exception):
+    """A claim does not hold, or something is in the way; the message is all that is said about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A row of ``car_images``."""
+
+    identity: str
+    source_url: str
+    status: str
+    reason: str | None
+    key: str | None
+    url: str | None
+    sha256: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Car:
+    """A row of ``car_listings`` with its photos."""
+
+    id: int
+    external_id: str
+    url: str
+    display_make: str | None
+    display_name: str | None
+    year: int | None
+    price: int | None
+    price_before_offer: int | None
+    price_excludes_vat: bool | None
+    kilometers: int | None
+    fuel: str | None
+    transmission: str | None
+    dealer_name: str | None
+    photos: list[Photo] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.display_make, self.display_name))) or "Unnamed car"
+
+    @property
+    def stored(self) -> list[Photo]:
+        return [photo for photo in self.photos if photo.key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What runs while the demo does."""
+
+    site: SimulatedBilasolur
+    s3: services.S3Proxy
+    """The S3 server, with its requests counted."""
+    public_url: str
+    command: list[str]
+    env: dict[str, str]
+
+
+class Fetched(NamedTuple):
+    """What a crawl asked for, by the servers' own count."""
+
+    results: int
+    details: int
+    photos: int
+    from_s3: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description="A whole crawl on this machine.")
+    parser.add_argument("--folder", type=Path, default=services.REPO / "var" / "demo", help="where all of it goes")
+    parser.add_argument("--port", type=int, default=FIRST_PORT, help="the first of three (default: %(default)s)")
+    parser.add_argument("--stay", action="store_true", help="leave the servers running until Ctrl+C")
+    options = parser.parse_args(argv)
+    try:
+        run(options.folder.absolute(), options.port, stay=options.stay)
+    except (DemoError, services.MissingService) as error:
+        print(f"\nThe demo stops here: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped, and nothing is left running. What was kept stays; make demo goes on from there.")
+        return 130
+    return 0
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)  # as an exception, so that what was started is ended
+
+
+def run(folder: Path, first_port: int, *, stay: bool) -> None:
+    """Raises DemoError or MissingService."""
+    with _own(folder), _stage(folder, first_port) as stage:
+        _introduce(folder, stage)
+        fetched = _crawl(folder, stage)
+        cars = _read(folder)
+        _say_what_was_kept(folder, cars)
+        _prove(folder, stage, cars)
+        if fetched.photos:
+            _say("The same command a second time:")
+            fetched = _crawl(folder, stage)
+        _say_that_nothing_was_fetched_again(fetched)
+        sheet = folder / "index.html"
+        sheet.write_text(contact_sheet(_read(folder)), "utf-8")
+        _say(f"All cars with their photos: {_shown(sheet)} (it needs none of the servers)")
+        if stay:
+            _say("The command above works in another terminal.", "The servers stay until Ctrl+C.")
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+        else:
+            print("The servers end now. To try the command yourself while they run: make demo DEMO_ARGS=--stay")
+
+
+# ── The stage ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """The folder is there, and no other demo works in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DemoError(f"{_shown(folder)} can't be written ({error.strerror}).") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DemoError(f"another demo works in {_shown(folder)}; end that one first.") from None
+        yield
+
+
+@contextlib.contextmanager
+def _stage(folder: Path, first_port: int) -> Iterator[Stage]:
+    dealer, s3, public = (
+        port if _is_free(port) else services.free_port() for port in range(first_port, first_port + 3)
+    )
+    with contextlib.ExitStack() as stack:
+        rclone = stack.enter_context(services.RcloneS3(folder / "s3"))
+        bucket = rclone.bucket(BUCKET)
+        counted = stack.enter_context(services.S3Proxy(rclone.endpoint, port=s3))
+        assert bucket.folder is not None
+        public_url = stack.enter_context(_public(bucket.folder, public))
+        site = SimulatedBilasolur(cars=CARS, photos=PHOTOS, photo_bytes_average=PHOTO_BYTES, labelled=True, port=dealer)
+        stack.enter_context(site)
+        settings = bucket.via(counted).env | {
+            "IMAGES_PUBLIC_URL": public_url,
+            "DATABASE_URL": f"sqlite:///{_shown(folder / 'carscraper.db')}",
+            "SPOOL_DIR": _shown(folder / "spool"),
+            "LOG_FILE": _shown(folder / "crawl.log"),
+            # On loopback nobody needs politeness; slow enough to be watched.
+            "AUTOTHROTTLE_ENABLED": "false",
+            "DOWNLOAD_DELAY": "0.06",
+            "PROGRESS_INTERVAL": "2",
+        }
+        env_file = folder / "settings.env"
+        lines = [f"{name}={_quoted(value)}\n" for name, value in settings.items()]
+        env_file.write_text("# Written by make demo. A real .env looks the same, see .env.example.\n" + "".join(lines))
+        scrapy = Path(sys.executable).with_name("scrapy")
+        if not scrapy.exists():
+            raise DemoError(f"there is no scrapy beside {sys.executable}: make setup.")
+        terminal = {n: os.environ[n] for n in ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS") if n in os.environ}
+        yield Stage(
+            site=site,
+            s3=counted,
+            public_url=public_url,
+            command=[_shown(scrapy), "crawl", "bilasolur", "-a", f"base_url={site.base_url}/"],
+            env=services.crawl_environment(folder, terminal | {"CARSCRAPER_ENV_FILE": _shown(env_file)}),
+        )
+
+
+def _quoted(value: str) -> str:
+    r"""As python-dotenv reads it.
+
+    >>> print(_quoted("true"), _quoted("it's"))
+    true 'it\'s'
+    """
+    if re.fullmatch(r"[\w./:@-]+", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: the last run's may linger
+        with contextlib.suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
+
+
+class _Reader(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def _public(folder: Path, port: int) -> Iterator[str]:
+    """The bucket's files for everybody to read: rclone's S3 answers signed requests only."""
+    handler = functools.partial(_Reader, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), name="public", daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.shutdown()
+
+
+def _crawl(folder: Path, stage: Stage) -> Fetched:
+    """Raises DemoError when it ends with anything but 0."""
+    overriding = sorted(n for n in os.environ if OVERRIDING.fullmatch(n) or n in {"DATABASE_URL", "USE_S3_STORAGE"})
+    unset = ["env", *(part for name in overriding for part in ("-u", name))] if overriding else []
+    setting = f"CARSCRAPER_ENV_FILE={shlex.quote(stage.env['CARSCRAPER_ENV_FILE'])}"
+    _say(f"$ {' '.join(filter(None, [shlex.join(unset), setting, shlex.join(stage.command)]))}")
+    stage.site.reset()
+    stage.s3.forget()
+    process = services.spawn(stage.command, cwd=services.REPO, env=stage.env)
+    try:
+        code = process.wait()
+    except BaseException:  # Ctrl+C is ours alone; the crawl ends as it would on its own
+        _end(process)
+        raise
+    if code:
+        raise DemoError(
+            f"the crawl ended with exit code {code}; its last lines and {_shown(folder / 'crawl.log')} say why. "
+            f"{_anew(folder)}"
+        )
+    counts = stage.site.served.counts
+    return Fetched(counts["results"], counts["details"], counts["photo"], stage.s3.count())
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait(10)
+
+
+# ── What is there, and whether it is true ─────────────────────────────────────────────────────────
+
+
+def _read(folder: Path) -> list[Car]:
+    """All cars in the database, in the order of their ids, with their photos."""
+    with contextlib.closing(sqlite3.connect(folder / "carscraper.db")) as database:
+        database.row_factory = sqlite3.Row
+        listings = database.execute("SELECT * FROM car_listings ORDER BY external_id").fetchall()
+        images = database.execute("SELECT * FROM car_images ORDER BY listing_id, position").fetchall()
+    cars = {row["id"]: Car(**_fields(Car, row)) for row in listings}
+    for row in images:
+        cars[row["listing_id"]].photos.append(Photo(**_fields(Photo, row)))
+    return list(cars.values())
+
+
+def _fields(kind: type[Car | Photo], row: sqlite3.Row) -> dict[str, Any]:
+    return {name: row[name] for name in kind.__dataclass_fields__ if name in row.keys()}  # noqa: SIM118 - not a dict
+
+
+def _prove(folder: Path, stage: Stage, cars: list[Car]) -> None:
+    """Every permanent URL answers with the bytes that the ledger names and that the dealer serves."""
+    photos = [photo for car in cars for photo in car.photos]
+    if lost := [photo for photo in photos if not photo.key]:
+        raise DemoError(f"{len(lost)} photos are not kept, such as {lost[0].source_url} ({lost[0].reason}).")
+    moved = [photo for photo in photos if not str(photo.url).startswith(f"{stage.public_url}/")]
+    dealer = urlsplit(stage.site.base_url).netloc
+    for number, photo in enumerate(photos):
+        url = f"{stage.public_url}/{quote(str(photo.key))}" if photo in moved else str(photo.url)
+        answer = _get(url, folder)
+        served = _get(urlsplit(photo.source_url)._replace(netloc=dealer).geturl(), folder)
+        digests = {
+            "what the permanent URL answers": hashlib.sha256(answer).hexdigest(),
+            "what the database says (car_images.sha256)": str(photo.sha256),
+            "what the dealer serves": hashlib.sha256(served).hexdigest(),
+        }
+        if number == 0:
+            told = (f"  SHA-256 {digest[:24]}…  {what}" for what, digest in digests.items())
+            _say(f"Proof: GET {url} (anonymous, {len(answer):,} bytes)", *told)
+        if len(set(digests.values())) > 1:
+            told = (f"{what}: {digest[:12]}…" for what, digest in digests.items())
+            raise DemoError(f"the bytes of {url} differ ({', '.join(told)}). {_anew(folder)}")
+    print(f"  All {len(photos)} permanent URLs were asked, and for each the three agree.")
+    if moved:
+        print(
+            f"  ({len(moved)} were stored when the public address was {_origin(moved[0].url)}. Their rows keep that;\n"
+            f"  today the same keys answer at {stage.public_url}. In production it is your domain's name, which stays.)"
+        )
+
+
+def _get(url: str, folder: Path) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=10) as answer:
+            return bytes(answer.read())
+    except (OSError, urllib.error.URLError) as error:
+        raise DemoError(f"{url} does not answer ({error}). {_anew(folder)}") from None
+
+
+# ── What it says ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _say(*lines: str) -> None:
+    print("", *lines, sep="\n", flush=True)
+
+
+def _shown(path: Path) -> str:
+    """The path as a person in the project's folder writes it."""
+    return str(path.relative_to(services.REPO) if path.is_relative_to(services.REPO) else path)
+
+
+def _anew(folder: Path) -> str:
+    return f"To begin anew: rm -r {shlex.quote(_shown(folder))}"
+
+
+def _introduce(folder: Path, stage: Stage) -> None:
+    print(
+        f"A whole crawl on this machine: a simulated bilasolur.is with {CARS} cars and {CARS * PHOTOS} photos,\n"
+        f"a real S3 server and SQLite. All that it leaves is in {_shown(folder)}."
+    )
+    _say(
+        f"  dealer   {stage.site.base_url}   simulated",
+        f"  S3       {stage.s3.endpoint}   rclone serve s3, with the bucket {BUCKET}",
+        f"  public   {stage.public_url}   the bucket, for everybody to read: in production a CDN such as CloudFront",
+    )
+    if (folder / "carscraper.db").exists():
+        _say(f"{_shown(folder)} is from an earlier run, and this one goes on with it.")
+
+
+def _say_what_was_kept(folder: Path, cars: list[Car]) -> None:
+    photos = [photo for car in cars for photo in car.stored]
+    if not photos:
+        raise DemoError("the crawl ended well, yet no photo is kept.")
+    size = sum(photo.bytes or 0 for photo in photos)
+    car = cars[0]
+    _say(
+        "Kept for good:",
+        f"  {len(cars)} cars     in {_shown(folder / 'carscraper.db')} (car_listings, car_images, price_changes)",
+        f"  {len(photos)} photos  in {_shown(folder / 's3' / BUCKET)}, the bucket's folder: {size / 1e6:.1f} MB",
+        f"  such as     {', '.join([car.name, *_facts(car)])}, {len(car.stored)} photos:",
+        *(f"              {photo.key}" for photo in car.stored[:1]),
+        "              …",
+    )
+
+
+def _say_that_nothing_was_fetched_again(fetched: Fetched) -> None:
+    if fetched.photos or fetched.from_s3 > 1:
+        raise DemoError(f"the crawl fetched {fetched.photos} photos again and asked S3 {fetched.from_s3} times.")
+    _say(
+        "Nothing was fetched again. By the servers' own count this crawl asked the dealer for",
+        f"{fetched.results} result pages, {fetched.details} details pages and {fetched.photos} photos, "
+        f"and sent {fetched.from_s3} request to S3 (is the bucket there?).",
+    )
+
+
+def _facts(car: Car) -> list[str]:
+    driven = "" if car.kilometers is None else f"{_number(car.kilometers)} km"
+    return [fact for fact in (str(car.year or ""), _price(car), driven, car.fuel or "") if fact]
+
+
+def _price(car: Car) -> str:
+    return "price on request" if car.price is None else f"{_number(car.price)} kr."
+
+
+def _number(value: int) -> str:
+    """Digits in groups of three, apart by a space that does not break.
+
+    >>> _number(7990000).split()
+    ['7', '990', '000']
+    """
+    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def _origin(url: str | None) -> str:
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url or ""))
+
+
+# ── The contact sheet ─────────────────────────────────────────────────────────────────────────────
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{
+  color-scheme: light dark;
+  --ground: light-dark(#f3f4f6, #14171c); --card: light-dark(#fff, #1e232b); --line: light-dark(#dfe3e8, #303742);
+  --text: light-dark(#1b2430, #e8ecf1); --quiet: light-dark(#5d6875, #98a4b3); --mark: light-dark(#0b5cad, #7db8f5);
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--ground); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }}
+header, main, footer {{ max-width: 1500px; margin: 0 auto; padding: 0 clamp(12px, 3vw, 32px); }}
+header {{ padding-top: 28px; padding-bottom: 20px; }}
+h1 {{ margin: 0 0 4px; font-size: 1.7rem; }}
+header p, footer {{ color: var(--quiet); }}
+header p {{ margin: 0; }}
+dl.totals {{ display: flex; flex-wrap: wrap; gap: 8px 36px; margin: 18px 0 0; }}
+.totals div {{ display: flex; flex-direction: column-reverse; }}
+.totals dt {{ color: var(--quiet); font-size: .85rem; }}
+.totals dd {{ margin: 0; font-size: 1.5rem; font-weight: 650; font-variant-numeric: tabular-nums; }}
+main {{ display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }}
+article {{ display: flex; flex-direction: column; overflow: hidden; min-width: 0;
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px; }}
+.photos {{ display: grid; gap: 2px; grid-template-columns: repeat(4, 1fr); }}
+.photos a:first-child {{ grid-column: 1 / -1; }}
+.photos a:focus-visible, summary:focus-visible {{ outline: 3px solid var(--mark); outline-offset: -3px; }}
+img, .none {{ display: block; width: 100%; aspect-ratio: 3 / 2; object-fit: cover; background: var(--line); }}
+.none {{ grid-column: 1 / -1; display: grid; place-items: center; color: var(--quiet); }}
+.about {{ padding: 12px 16px 14px; flex: 1; }}
+h2 {{ margin: 0; font-size: 1.08rem; overflow-wrap: anywhere; }}
+h2 span {{ font-weight: 400; }}
+.price {{ font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabular-nums; }}
+.price s, .price small {{ margin-left: .4em; color: var(--quiet); font-size: .9rem; font-weight: 400; }}
+.about p {{ margin: 2px 0 0; }}
+.quiet {{ color: var(--quiet); overflow-wrap: anywhere; }}
+details {{ border-top: 1px solid var(--line); padding: 8px 16px; font-size: .8rem; }}
+summary {{ cursor: pointer; color: var(--mark); }}
+ol {{ margin: 8px 0 4px; padding-left: 1.6em; }}
+li {{ margin-bottom: 6px; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .92em; }}
+footer {{ padding-top: 22px; padding-bottom: 36px; font-size: .9rem; }}
+</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p>{subtitle}</p>
+<dl class="totals">
+{totals}
+</dl>
+</header>
+<main>
+{cars}
+</main>
+<footer>The pictures on this page are the bucket's own files, so it needs no server. The permanent URLs answer while the
+demo runs; in production they stand behind your own domain name.</footer>
+</body>
+</html>
+"""
+
+
+def contact_sheet(cars: Sequence[Car]) -> str:
+    """The page that shows all cars; photos by their place beside it, ``s3/{bucket}/{key}``."""
+    photos = [photo for car in cars for photo in car.stored]
+    totals = {
+        "cars": _number(len(cars)),
+        "photos": _number(len(photos)),
+        "megabytes": f"{sum(photo.bytes or 0 for photo in photos) / 1e6:.1f}",
+        "makes": _number(len({car.display_make for car in cars if car.display_make})),
+    }
+    return _PAGE.format(
+        title="What the crawl kept",
+        subtitle="scrapy crawl bilasolur, against a simulated dealer with invented cars.",
+        totals="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in totals.items()),
+        cars="\n".join(map(_article, cars)),
+    )
+
+
+def _article(car: Car) -> str:
+    name, year = html.escape(car.name), html.escape(str(car.year or ""))
+    pictures = "".join(_picture(photo, f"{car.name}, photo {n}") for n, photo in enumerate(car.stored, 1))
+    facts = [*_facts(car)[1 + bool(car.year) :], *filter(None, [car.transmission])]
+    before = f" <s>{_number(car.price_before_offer)} kr.</s>" if car.price_before_offer else ""
+    vat = " <small>without VAT</small>" if car.price_excludes_vat else ""
+    seller = filter(None, (car.dealer_name, f"no.\N{NO-BREAK SPACE}{car.external_id}"))
+    lost = [photo for photo in car.photos if not photo.key]
+    kept = "".join(f"<li>{html.escape(str(photo.url))}</li>" for photo in car.stored)
+    missing = "".join(f"<li>{html.escape(f'{photo.source_url}: {photo.reason}')}</li>" for photo in lost)
+    return f"""<article>
+<div class="photos">{pictures or '<div class="none">no photo</div>'}</div>
+<div class="about">
+<h2>{name} <span>{year}</span></h2>
+<p class="price">{_price(car).capitalize()}{before}{vat}</p>
+<p>{html.escape(" · ".join(facts))}</p>
+<p class="quiet">{html.escape(" · ".join(seller))}</p>
+</div>
+<details><summary>{len(car.stored)} permanent URLs</summary><ol>{kept}{missing}</ol></details>
+</article>"""
+
+
+def _picture(photo: Photo, what: str) -> str:
+    place = html.escape(quote(f"s3/{BUCKET}/{photo.key}"))
+    return f'<a href="{place}"><img src="{place}" alt="{html.escape(what)}" loading="lazy"></a>'
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(main())
