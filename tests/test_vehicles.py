@@ -64,7 +64,7 @@ def test_a_slug_is_safe_whatever_the_text(text: str, max_length: int) -> None:
         ("Škoda Citroën Ægir-é", "skoda-citroen-aegir-e"),
         ("Ö".encode().decode(), "o"),
         ("O\u0308", "o"),
-        ("cee'd", "Ceed"),
+        ("cee'd", "ceed"),
         ("ID.4", "id-4"),
         ("../../etc", "etc"),
         ("a\nb\x00c", "a-b-c"),

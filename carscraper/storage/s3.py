@@ -247,6 +247,8 @@ class S3Store:
         text = str(error)
         code = re.search(r"<Code>(\w+)</Code>", text)
         name = code.group(1) if code else ""
+        if "redirect without LOCATION" in text:
+            name = "PermanentRedirect"  # obstore does not pass on the body that says so
         if name in FATAL:
             return StoreRefusedError(f"S3 refuses uploads to {self._options.bucket} ({name}): {FATAL[name]}.")
         if isinstance(error, FileNotFoundError):
