@@ -55,6 +55,7 @@ class CarscraperAddon:
             self._derive(settings)
         for logger in _QUIET:
             logging.getLogger(logger).setLevel(logging.WARNING)
+        logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
 
     @staticmethod
     def _derive(settings: BaseSettings) -> None:
@@ -64,6 +65,12 @@ class CarscraperAddon:
         slots = settings.getdict("DOWNLOAD_SLOTS")
         slots.setdefault("images", {"concurrency": settings.getint("IMAGES_CONCURRENCY"), "delay": delay})
         settings.set("DOWNLOAD_SLOTS", slots, priority=settings.getpriority("DOWNLOAD_SLOTS") or 0)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep the line and drop the traceback: a site that is down is no mistake of the program."""
+    record.exc_info = None
+    return True
 
 
 @contextlib.contextmanager

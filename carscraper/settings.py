@@ -158,7 +158,7 @@ S3_MAX_RETRIES = _env("S3_MAX_RETRIES", 5)
 #: Used by ``storage.spool`` and ``pipelines.database``.
 SPOOL_DIR = _env("SPOOL_DIR", "var/spool")
 
-#: Bytes that the spool may hold; beyond that photos fail as ``store-error`` and are tried again later.
+#: Bytes that the spool may hold; beyond that photos stay ``pending`` (``store-error``) for the next run.
 #: Used by ``storage.spool``.
 SPOOL_MAX_BYTES = _env("SPOOL_MAX_BYTES", 2 * 1024**3)
 
@@ -262,7 +262,7 @@ AUTOTHROTTLE_ENABLED = _env("AUTOTHROTTLE_ENABLED", True)
 # Default 5: the first pages need not wait that long, the rate is found within a few pages.
 AUTOTHROTTLE_START_DELAY = 0.5
 
-#: Seconds between two pages at least.
+#: Seconds between two pages on average (Scrapy varies it by half); AutoThrottle makes it longer.
 #: Used by Scrapy.
 DOWNLOAD_DELAY = _env("DOWNLOAD_DELAY", 0.4)
 
@@ -284,7 +284,8 @@ DOWNLOAD_TIMEOUT = _env("DOWNLOAD_TIMEOUT", 30)
 # Default 1 GiB: a page of a dealer is below 1 MB; photos have their own bound, IMAGES_MAX_BYTES.
 DOWNLOAD_MAXSIZE = 16 * 1024**2
 DOWNLOAD_WARNSIZE = 0
-# Default 2.
+#: Retries of a page or photo after its first try (Scrapy's default is 2; ours pause longer each time).
+#: Used by ``middlewares.retry``.
 RETRY_TIMES = _env("RETRY_TIMES", 3)
 #: Seconds before the first retry; three times longer each time (1, 3, 9).
 #: Used by ``middlewares.retry``.
@@ -321,7 +322,8 @@ PROGRESS_INTERVAL = _env("PROGRESS_INTERVAL", 60)
 #: ``DEBUG`` shows every request and photo.
 #: Used by Scrapy.
 LOG_LEVEL = _env("LOG_LEVEL", "INFO")
-# Names the file only when set, as Scrapy does.
+#: A file for the log, instead of standard error.
+#: Used by Scrapy.
 LOG_FILE = _env("LOG_FILE")
 # The progress extension says it better.
 LOGSTATS_INTERVAL = 0

@@ -273,8 +273,15 @@ class RoggSpider(DealerSpider):
         refused with the raw text kept.
         """
         raw = html.unescape(address)
-        if "\\" in raw or "@" in urlsplit(raw).netloc:
-            return CarImage(identity=_by_address(raw), source_url=raw, status="failed", reason="bad-address")
+        refused = CarImage(identity=_by_address(raw), source_url=raw, status="failed", reason="bad-address")
+        try:
+            if "\\" in raw or "@" in urlsplit(raw).netloc:
+                return refused
+            return self._image(join, raw, external_id)
+        except ValueError:  # brackets that hold no IPv6 address, and the like
+            return refused
+
+    def _image(self, join: Any, raw: str, external_id: str) -> CarImage | None:
         # Older addresses were joined without a slash: https://bilasolur.isCarImage.aspx?…
         raw = re.sub(r"^(https?://[^/?#]*?)/*(CarImage\.aspx)", r"\1/\2", raw, flags=re.IGNORECASE)
         url = join(raw)
@@ -304,7 +311,9 @@ class RoggSpider(DealerSpider):
         """
         text = _visible_text(response)
         images = self.read_images(response, item.external_id)
-        if not images and item.external_id not in text and "hestöfl" not in text and item.images:
+        if not images and any(image.identity.startswith(f"{item.external_id}/") for image in item.images):
+            raise ValueError("no photo of the car is on its page, though its card shows some")
+        if not images and item.external_id not in text and "hestöfl" not in text:
             raise ValueError("neither the car's photos nor its number are on the page")
         item.horsepower = _near(text, "hestöfl", parsing.parse_horsepower)
         item.city_consumption = parsing.parse_consumption(_after(text, "Innanbæjareyðsla"))
@@ -320,9 +329,12 @@ class RoggSpider(DealerSpider):
             year, month = parsing.parse_year_month(_after(text, "Nýskráning") or _after(text, "Skráning"))
             if year is not None and item.year in {None, year}:
                 item.year, item.registration_month = year, month
-        if images:
-            item.images = images
-            item.image_urls = [image.source_url for image in images]
+        # What only the card shows was seen too.
+        known = {image.identity for image in images}
+        item.images = images + [image for image in item.images if image.identity not in known]
+        for position, image in enumerate(item.images):
+            image.position = position
+        item.image_urls = [image.source_url for image in item.images]
         yield item
 
 

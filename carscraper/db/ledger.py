@@ -118,6 +118,10 @@ class Ledger:
         """List every active car of *source*, the longest unseen first."""
         return await self._ask(queries.active_cars, source)
 
+    async def spooled_images(self, source: str) -> list[tuple[int, str, str]]:
+        """List the rows of *source*'s photos that wait in a spool: id, key and identity."""
+        return await self._ask(queries.spooled_images, source)
+
     async def known_images(self, source: str, external_id: str) -> dict[str, queries.KnownImage]:
         """Give the photos of a car that the ledger knows, by identity. Asked once for each car."""
         return await self._known.submit((source, external_id))
@@ -139,6 +143,10 @@ class Ledger:
     async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
         """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
         return await self._write(queries.image_stored, source, external_id, image)
+
+    async def release_images(self, row_ids: list[int]) -> None:
+        """Let these photos be fetched again: the spool that had them is gone."""
+        await self._write(queries.release_images, row_ids)
 
     # --- how ---
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -34,7 +34,6 @@ PERMANENT_REASONS = frozenset(
         "blocked-address",
         "bad-address",
         "robots-txt",
-        "deleted",
     }
 )
 """Reasons for which a photo is not tried again by itself: the dealer's answer will be the same."""
@@ -129,6 +128,8 @@ class Saved:
     price_changed: bool = False
     error: str | None = None
     """Why this car can't be written, whatever is tried."""
+    placeholders: int = 0
+    """Photos, of this and other cars, that this car's showed to be placeholders."""
 
 
 def utcnow() -> datetime:
@@ -184,6 +185,16 @@ def active_cars(connection: Connection, source: str) -> list[ActiveCar]:
         .order_by(_listings.c.last_seen_at, _listings.c.external_id)
     )
     return [ActiveCar(*row) for row in connection.execute(query)]
+
+
+def spooled_images(connection: Connection, source: str) -> list[tuple[int, str, str]]:
+    """List the rows of *source*'s photos that wait in a spool: id, key and identity."""
+    query = (
+        select(_images.c.id, _images.c.key, _images.c.identity)
+        .join(_listings, _listings.c.id == _images.c.listing_id)
+        .where(_listings.c.source == source, _images.c.status == "pending", _images.c.reason == "spooled")
+    )
+    return [(row.id, row.key or "", row.identity) for row in connection.execute(query)]
 
 
 _IMAGE_FIELDS = tuple(field.name for field in fields(CarImage))
@@ -286,7 +297,7 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     changes = []
     listing_ids = {}
     created = {(item.source, item.external_id) for item in new}
-    taken = _addresses_of_others(connection, items, before)
+    staying = _keep_their_address(connection, items, before)
     for number, item in cars.items():
         car = (item.source, item.external_id)
         row = before[car]
@@ -294,16 +305,20 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         changed = row.price is not None and item.price is not None and row.price != item.price
         if changed:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
-        updates.append(_listing_values(item, row, now, keep_url=item.url in taken))
+        updates.append(_listing_values(item, row, now, keep_url=row.id in staying))
         results[number] = Saved(created=car in created, price_changed=changed)
     if changes:
         connection.execute(insert(_changes), changes)
     stored = _save_images(connection, items, listing_ids, now)
     if rules.families and stored:
-        _find_placeholders(connection, stored, rules)
+        first = next(iter(results))
+        results[first] = replace(results[first], placeholders=_find_placeholders(connection, stored, rules))
     covers = _covers(connection, sorted(listing_ids.values()))
-    for values in updates:
-        values["new_image_url"] = covers.get(values["row_id"]) or values["new_image_url"]
+    placeholders = _covers(connection, sorted(listing_ids.values()), placeholders=True)
+    for values, item in zip(updates, cars.values(), strict=True):
+        row = before[item.source, item.external_id]
+        current = None if row.image_url in placeholders.get(row.id, ()) else row.image_url
+        values["new_image_url"] = next(iter(covers.get(row.id, ())), None) or _temporary_cover(item, current)
     columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
     statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
     connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
@@ -327,7 +342,11 @@ def _lock_listings(connection: Connection, items: list[CarItem]) -> dict[tuple[s
 
 def _insert_listings(connection: Connection, items: list[CarItem], now: datetime) -> None:
     """Make a row for each of *items*, unless another crawl is faster or an old row without an id has the address."""
-    by_url = {item.url: item for item in items}
+    by_url: dict[str, CarItem] = {}
+    for item in items:
+        if by_url.setdefault(item.url, item) is not item:
+            item.url = f"{item.url}#{item.external_id}"
+            by_url[item.url] = item
     for chunk in _chunks(sorted(by_url)):
         query = select(_listings.c.id, _listings.c.url, _listings.c.external_id, _listings.c.source).where(
             _listings.c.url.in_(chunk)
@@ -346,6 +365,8 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
             "source": item.source,
             "external_id": item.external_id,
             "url": item.url,
+            "make": item.make,  # needed at once: placeholders are told by unrelated cars
+            "model": item.model,
             "is_active": True,
             "first_seen_at": now,
         }
@@ -354,17 +375,17 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
     connection.execute(dialect.insert(_listings).on_conflict_do_nothing(index_elements=["source", "external_id"]), rows)
 
 
-def _addresses_of_others(
+def _keep_their_address(
     connection: Connection, items: list[CarItem], rows: dict[tuple[str, str], Row[Any]]
-) -> set[str]:
-    """Give the new addresses of *items* that another row holds already."""
-    moved = {item.url: rows[item.source, item.external_id].id for item in items}
-    moved = {item.url: moved[item.url] for item in items if rows[item.source, item.external_id].url != item.url}
-    taken: set[str] = set()
-    for chunk in _chunks(sorted(moved)):
-        query = select(_listings.c.id, _listings.c.url).where(_listings.c.url.in_(chunk))
-        taken.update(url for row_id, url in connection.execute(query) if moved[url] != row_id)
-    return taken
+) -> set[int]:
+    """Give the rows that can't have the new address of their item, because another row has or gets it."""
+    moved = [(rows[item.source, item.external_id], item.url) for item in items]
+    moved = [(row, url) for row, url in moved if row.url != url]
+    holders: dict[str, int] = {}
+    for chunk in _chunks(sorted({url for _, url in moved})):
+        query = select(_listings.c.url, _listings.c.id).where(_listings.c.url.in_(chunk))
+        holders.update((url, row_id) for url, row_id in connection.execute(query))
+    return {row.id for row, url in moved if holders.setdefault(url, row.id) != row.id}
 
 
 def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool) -> dict[str, Any]:
@@ -379,7 +400,6 @@ def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bo
     values["gone_at"] = None
     values["scraped_at"] = now
     values["last_seen_at"] = now
-    values["image_url"] = _temporary_cover(item, row.image_url)
     return {f"new_{name}": value for name, value in values.items()} | {"row_id": row.id}
 
 
@@ -473,16 +493,24 @@ def _image_values(image: CarImage, row: Row[Any] | None, now: datetime) -> dict[
         return values
     keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
     if keep_bytes or (not tried and image.status != "stored"):
-        same_place = row.position == image.position and row.source_url == image.source_url
-        if same_place:
+        url = image.url if keep_bytes and image.status == "stored" and image.key == row.key else row.url
+        if (row.position, row.source_url, row.url) == (image.position, image.source_url, url):
             return None
         values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at")}
+        values["url"] = url
     elif image.status != "stored" and image.key is None:
         values |= {name: getattr(row, name) for name in _BYTES}
     # The row counts the tries of all runs, the item those of this run.
     values["attempts"] = row.attempts + image.attempts
     values["last_attempt_at"] = now if tried else row.last_attempt_at
     return values
+
+
+def release_images(connection: Connection, row_ids: list[int]) -> None:
+    """Let the photos *row_ids* be fetched again, unless they are stored by now."""
+    for chunk in _chunks(sorted(row_ids)):
+        still = and_(_images.c.id.in_(chunk), _images.c.status == "pending", _images.c.reason == "spooled")
+        connection.execute(update(_images).where(still).values(reason=None))
 
 
 def image_stored(connection: Connection, source: str, external_id: str, image: CarImage) -> bool:
@@ -503,31 +531,37 @@ def image_stored(connection: Connection, source: str, external_id: str, image: C
         .values(**values, status="stored", reason=None, stored_at=utcnow())
     )
     found = connection.execute(select(_images.c.id).where(where)).first() is not None
-    cover = _covers(connection, [listing_id]).get(listing_id)
-    if cover:
-        connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=cover))
+    covers = _covers(connection, [listing_id])
+    if covers:
+        connection.execute(
+            update(_listings).where(_listings.c.id == listing_id).values(image_url=covers[listing_id][0])
+        )
     return found
 
 
-def _covers(connection: Connection, listing_ids: list[int]) -> dict[int, str]:
-    """Give the permanent URL of each car's first stored photo."""
-    covers: dict[int, str] = {}
+def _covers(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:
+    """Give the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first."""
+    wanted = _images.c.reason == "placeholder" if placeholders else _images.c.status == "stored"
+    covers: dict[int, list[str]] = {}
     for chunk in _chunks(listing_ids):
         query = (
             select(_images.c.listing_id, _images.c.url)
-            .where(_images.c.listing_id.in_(chunk), _images.c.status == "stored", _images.c.url.is_not(None))
+            .where(_images.c.listing_id.in_(chunk), wanted, _images.c.url.is_not(None))
             .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
         )
         for listing_id, url in connection.execute(query):
-            covers.setdefault(listing_id, url)
+            covers.setdefault(listing_id, []).append(url)
     return covers
 
 
-def _find_placeholders(connection: Connection, hashes: set[str], rules: PlaceholderRules) -> None:
+def _find_placeholders(connection: Connection, hashes: set[str], rules: PlaceholderRules) -> int:
     """Mark the bytes of *hashes* that several unrelated cars show as placeholders, on every car.
 
     The objects stay, and so do the rows' keys: should it prove a photo after all, ``IMAGES_NOT_PLACEHOLDERS`` brings
     it back without an upload.
+
+    Returns:
+        How many photos are no longer stored ones.
     """
     families: dict[str, set[tuple[str, str]]] = {}
     for chunk in _chunks(sorted(hashes - rules.released)):
@@ -547,9 +581,19 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
             family = ((make or "").lower(), ((model or "").lower().split() or [""])[0])
             families.setdefault(source_sha256, set()).add(family)
     found = sorted(name for name, cars in families.items() if len(cars) >= rules.families)
-    if found:
-        connection.execute(
-            update(_images)
-            .where(_images.c.source_sha256.in_(found), _images.c.status == "stored")
-            .values(status="failed", reason="placeholder")
-        )
+    if not found:
+        return 0
+    marked = and_(_images.c.source_sha256.in_(found), _images.c.status == "stored")
+    shown = (
+        select(_listings.c.id)
+        .join(_images, _listings.c.id == _images.c.listing_id)
+        .where(marked, _listings.c.image_url == _images.c.url)
+        .order_by(_listings.c.id)
+    )
+    listing_ids = list(dict.fromkeys(connection.execute(shown).scalars()))
+    number = connection.execute(update(_images).where(marked).values(status="failed", reason="placeholder")).rowcount
+    covers = _covers(connection, listing_ids)
+    for listing_id in listing_ids:
+        cover = next(iter(covers.get(listing_id, ())), None)
+        connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=cover))
+    return number

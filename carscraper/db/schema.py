@@ -58,8 +58,9 @@ def ensure(engine: Engine) -> None:
         SchemaOutdatedError: the tables are older or newer; the sentence names the command that helps.
     """
     with engine.connect() as connection:
-        found = current(connection)
+        # In this order: another crawl may create the tables between the two looks.
         tables = set(inspect(connection).get_table_names())
+        found = current(connection)
     needed = head()
     if found == needed:
         return

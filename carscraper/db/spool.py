@@ -58,7 +58,7 @@ class CarSpool:
     def read(path: Path) -> list[CarItem | GoneCar]:
         """Read a file; a last line that a crash cut short is left out."""
         items = []
-        for line in path.read_text(encoding="utf-8").split("\n"):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             if not line:
                 continue
             try:
@@ -79,7 +79,7 @@ def load(line: str) -> CarItem | GoneCar:
     Raises:
         ValueError, TypeError, KeyError: it is something else.
     """
-    values: dict[str, Any] = json.loads(line)
+    values: dict[str, Any] = dict(json.loads(line))
     if values.pop("type") == "GoneCar":
         return GoneCar(**values)
     values["images"] = [CarImage(**image) for image in values["images"]]

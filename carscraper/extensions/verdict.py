@@ -108,6 +108,12 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         f"{number('images/stored')} photos stored ({number('images/bytes') / 1e6:.1f} MB), "
         f"{number('images/linked')} linked, {number('images/known')} known before"
     )
+    asides = [
+        _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
+        _count(number("images/elsewhere"), "photo", "known in another store"),
+        _count(number("images/given_up"), "photo", "given up by an earlier run"),
+    ]
+    kept += "".join(f", {aside}" for aside in asides if aside)
     lines = []
     if why:
         code = FAILED

@@ -90,6 +90,8 @@ class DatabasePipeline:
             stats.inc_value("carscraper/cars/saved")
             stats.inc_value("carscraper/cars/new", int(saved.created))
             stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
+            if saved.placeholders:
+                stats.inc_value("carscraper/images/failed/placeholder", saved.placeholders)
         return item
 
     def _stop(self, why: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from scrapy.exceptions import (
     CannotResolveHostError,
@@ -88,6 +90,21 @@ class ImageRules:
         )
 
 
+class _OwnFingerprint:
+    """Gives every request a name of its own, so that no photo gets the outcome of another one.
+
+    Scrapy hands what came of an address to all who asked for it at that time, but no word of what failed, and drops it
+    under their hands once another car is done. Equal bytes are the ledger's business.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def fingerprint(self, request: Request) -> bytes:
+        """Give a name that was never given before."""
+        return b"%d" % next(self._numbers)
+
+
 class CarImagesPipeline(ImagesPipeline):
     """Asks the ledger once for each car, fetches what is not stored, inspects the bytes and stores them as served.
 
@@ -108,6 +125,7 @@ class CarImagesPipeline(ImagesPipeline):
         """Check the settings, the database and the store, before anything is fetched."""
         super().open_spider()
         self.spider: DealerSpider = self.spiderinfo.spider  # type: ignore[assignment]
+        self._fingerprinter = _OwnFingerprint()
         self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
         self.store = None
         with aborting(self.crawler):
@@ -118,13 +136,17 @@ class CarImagesPipeline(ImagesPipeline):
             await self.ledger.open()
             self.store = build_store(self.crawler.settings)
             if self.store:
+                await self._release_lost()
                 await self.store.open(self._unspooled)
 
     async def close_spider(self) -> None:
         """Let the spool empty itself if the store allows."""
         if self.store:
             await self.store.close()
+            if self.store.refused:
+                end_as_failed(self.crawler, self.store.refused)
             self.crawler.stats.set_value("carscraper/spool/waiting", self.store.waiting())
+            self.crawler.stats.inc_value("carscraper/images/pending", self.store.damaged())
 
     # --- one car ---
 
@@ -141,10 +163,17 @@ class CarImagesPipeline(ImagesPipeline):
         for image in item.images:
             found = known.get(image.identity)
             if found and not found.due:
-                _take_over(image, found.image)
+                self._take_over(image, found.image)
         item = await super().process_item(item)
-        self._count(item, known)
+        self._count(item)
         return item
+
+    def _take_over(self, image: CarImage, known: CarImage) -> None:
+        _copy_bytes(image, known)
+        image.status, image.reason = known.status, known.reason
+        if self.store and image.key and image.store == self.store.backend.location:
+            # The address before the key may have changed since: a CDN, IMAGES_PUBLIC_URL for a folder.
+            image.url = self.store.backend.url(image.key) or image.url
 
     def get_media_requests(self, item: CarItem, info: Any) -> list[Request]:
         """Ask for the photos that are not stored yet."""
@@ -160,6 +189,8 @@ class CarImagesPipeline(ImagesPipeline):
         return requests
 
     def _request(self, image: CarImage, item: CarItem) -> Request:
+        if urlsplit(image.source_url).scheme not in {"http", "https"}:
+            raise ValueError("not an address of the web")
         return Request(
             image.source_url,
             callback=NO_CALLBACK,
@@ -361,6 +392,15 @@ class CarImagesPipeline(ImagesPipeline):
             end_as_failed(self.crawler, why)
             asyncio.ensure_future(self.crawler.engine.close_spider_async(reason="store_refused"))  # noqa: RUF006 - the engine waits for it
 
+    async def _release_lost(self) -> None:
+        """Let photos be fetched again that waited in a spool which is no longer there (a container's disk, say)."""
+        assert self.store is not None
+        spooled = await self.ledger.spooled_images(self.spider.source)
+        lost = [row_id for row_id, key, identity in spooled if not self.store.holds(key, identity)]
+        if lost:
+            logger.warning("%d photos are no longer in the spool where they waited; asking for them again", len(lost))
+            await self.ledger.release_images(lost)
+
     async def _unspooled(self, upload: Upload) -> bool:
         """Write that a photo from the spool is safe; false while its car's row is not there yet."""
         assert upload.row is not None
@@ -378,33 +418,31 @@ class CarImagesPipeline(ImagesPipeline):
     # --- the end of a car ---
 
     def item_completed(self, results: list[Any], item: CarItem, info: Any) -> CarItem:
-        """Settle photos that shared another car's address, and forget what Scrapy would remember for the whole run."""
-        by_address = {value.source_url: value for ok, value in results if ok and isinstance(value, CarImage)}
-        for image in item.images:
-            same = by_address.get(image.source_url)
-            if image.status == "pending" and image.reason is None and same and same is not image:
-                _copy_bytes(image, same)
-                image.status, image.reason = same.status, same.reason
+        """Forget what Scrapy would remember for the whole run."""
         self._visits.pop((item.source, item.external_id), None)
-        # Scrapy keeps every result until the end; a later car may ask for the same address again, it has the ledger.
         info.downloaded.clear()
         return item
 
-    def _count(self, item: CarItem, known: dict[str, Any]) -> None:
+    def _count(self, item: CarItem) -> None:
         stats = self.crawler.stats
         for image in item.images:
             stats.inc_value("carscraper/images/seen")
-            if image.status == "failed":
+            if image.attempts == 0 and image.status != "pending" and image.reason != "bad-address":
+                self._count_known(image)
+            elif image.status == "failed":
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
             elif image.status == "pending" and image.reason != "spooled" and self.store:
                 stats.inc_value("carscraper/images/pending")
-            elif image.attempts == 0 and image.identity in known and image.status == "stored":
-                stats.inc_value("carscraper/images/known")
 
-
-def _take_over(image: CarImage, known: CarImage) -> None:
-    _copy_bytes(image, known)
-    image.status, image.reason = known.status, known.reason
+    def _count_known(self, image: CarImage) -> None:
+        """Count what the ledger knew and this run did not touch."""
+        stats = self.crawler.stats
+        if image.status == "failed":
+            stats.inc_value("carscraper/images/given_up")
+            return
+        stats.inc_value("carscraper/images/known")
+        if self.store and image.store != self.store.backend.location:
+            stats.inc_value("carscraper/images/elsewhere")
 
 
 def _copy_bytes(image: CarImage, other: CarImage) -> None:

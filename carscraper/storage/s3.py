@@ -1,6 +1,6 @@
 """The bucket as a store for photos: one check at the start, then only uploads.
 
-Uploads go through obstore's synchronous ``put`` (a fifth of boto3's CPU for each photo, see ``docs/images.md``); boto3
+Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3); boto3
 finds the credentials and makes the check. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
 """
 
@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 403, 404
+_LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
 
 # S3's error codes that stay until a person changes something, each with the cure. The rest may pass by itself.
@@ -61,6 +62,11 @@ FATAL = {
     "QuotaExceeded": "the bucket's quota is used up: raise it or make room",
     "XMinioStorageFull": "the server's disk is full: make room",
     "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
+    "InvalidTag": "the server does not take these tags: check S3_TAGS",
+    "InvalidEncryptionAlgorithmError": "the server does not know this encryption: check S3_SSE",
+    "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
+    "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
+    "NotImplemented": "the server can't do what is asked: leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
 }
 
@@ -73,9 +79,9 @@ class S3Options:
     region: str
     endpoint: str | None = None
     prefix: str = ""
-    access_key: str | None = None
-    secret_key: str | None = None
-    session_token: str | None = None
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
     profile: str | None = None
     ca_bundle: str | None = None
     public_url: str | None = None
@@ -229,8 +235,8 @@ class S3Store:
         attributes = {
             "Content-Type": upload.content_type,
             "Cache-Control": "public, max-age=31536000, immutable",
-            # S3 sends metadata as headers: ASCII only.
-            **{name: quote(value, safe=" /:?&=;,._-%+~") for name, value in upload.metadata.items()},
+            # S3 sends metadata as headers: ASCII only, and 2 KB of them at most.
+            **{name: quote(value, safe=" /:?&=;,._-%+~")[:_LONGEST_VALUE] for name, value in upload.metadata.items()},
         }
         if self._options.storage_class:
             attributes["Storage-Class"] = self._options.storage_class
@@ -245,7 +251,7 @@ class S3Store:
 
     def _classify(self, error: Exception) -> StoreRefusedError | StoreUnavailableError:
         text = str(error)
-        code = re.search(r"<Code>(\w+)</Code>", text)
+        code = re.search(r"<Code>([\w.]+)</Code>", text)
         name = code.group(1) if code else ""
         if "redirect without LOCATION" in text:
             name = "PermanentRedirect"  # obstore does not pass on the body that says so

@@ -40,6 +40,15 @@ class Spool:
         except FileNotFoundError:
             return 0  # another process was faster
 
+    def _path(self, name: str, identity: str) -> Path:
+        # Two photos of a car with the same bytes are one object but two rows, and each row must hear of it.
+        digest = hashlib.sha256(f"{name}\n{identity}".encode()).hexdigest()
+        return self._folder / f"{digest[:32]}.upload"
+
+    def holds(self, name: str, identity: str) -> bool:
+        """Tell whether the photo *identity* waits here as the object *name*."""
+        return self._path(name, identity).exists()
+
     def waiting(self) -> list[Path]:
         """List the waiting uploads, oldest first."""
         if not self._folder.is_dir():
@@ -55,9 +64,7 @@ class Spool:
         about = asdict(upload)
         data = about.pop("data")
         content = json.dumps(about).encode() + b"\n" + data
-        # Two photos of a car with the same bytes are one object but two rows, and each row must hear of it.
-        one_row = f"{upload.name}\n{(upload.row or {}).get('identity')}"
-        path = self._folder / f"{hashlib.sha256(one_row.encode()).hexdigest()[:32]}.upload"
+        path = self._path(upload.name, str((upload.row or {}).get("identity")))
         growth = len(content) - self._size(path)
         with self._lock:
             if self._bytes + growth > self._max_bytes:
@@ -73,17 +80,27 @@ class Spool:
     def read(self, path: Path) -> Upload | None:
         """Read a waiting upload; ``None`` if another process has taken it or the file is damaged."""
         try:
-            about, _, data = path.read_bytes().partition(b"\n")
-            return Upload(data=data, **json.loads(about))
+            upload = _parse(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
-            logger.warning("Spool: %s can't be read; moved aside", path)
+        except (ValueError, TypeError) as error:
+            logger.warning("Spool: %s can't be read (%s); moved aside", path, error)
+            self.damaged += 1
             path.rename(path.with_suffix(".damaged"))
             return None
+        return upload
 
     def remove(self, path: Path) -> None:
         """Forget an upload that the store has confirmed."""
         with self._lock:
             self._bytes -= self._size(path)
         path.unlink(missing_ok=True)
+
+
+def _parse(content: bytes) -> Upload:
+    about, _, data = content.partition(b"\n")
+    upload = Upload(data=data, **json.loads(about))
+    expected = (upload.row or {}).get("sha256")
+    if expected and expected != hashlib.sha256(data).hexdigest():
+        raise ValueError("other bytes than were put in")
+    return upload

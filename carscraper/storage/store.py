@@ -118,7 +118,17 @@ class ImagesFilesStore:
 
     def waiting(self) -> int:
         """Count the uploads in the spool that the backend has not confirmed."""
-        return len([path for path in self._spool.waiting() if path not in self._safe]) if self._spool else 0
+        if self._spool is None:
+            return 0
+        return len([path for path in self._spool.waiting() if path not in self._safe])
+
+    def damaged(self) -> int:
+        """Count the uploads that could not be read from the spool; their bytes are lost."""
+        return self._spool.damaged if self._spool else 0
+
+    def holds(self, name: str, identity: str) -> bool:
+        """Tell whether the photo *identity* waits in the spool as the object *name*."""
+        return self._spool is not None and self._spool.holds(name, identity)
 
     async def close(self) -> None:
         """Empty the spool if the store lets us, then give everything back."""
@@ -240,9 +250,7 @@ def _build_s3(settings: BaseSettings) -> ImagesFilesStore:
         retries=settings.getint("S3_MAX_RETRIES"),
     )
     backend = S3Store(options)
-    spool = Spool(
-        Path(settings.get("SPOOL_DIR")),
-        location=backend.location,
-        max_bytes=settings.getint("SPOOL_MAX_BYTES"),
-    )
+    # Names in the spool are whole: what was to go below another prefix must not stand in the way of this one.
+    location = f"{backend.location}/{options.prefix}"
+    spool = Spool(Path(settings.get("SPOOL_DIR")), location=location, max_bytes=settings.getint("SPOOL_MAX_BYTES"))
     return ImagesFilesStore(backend, parallel=options.parallel, spool=spool, drain_timeout=options.timeout)

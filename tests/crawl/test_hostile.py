@@ -1,0 +1,545 @@
+"""Photos that are none, addresses that expire or lead inside, names that were written to do harm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import io
+import itertools
+import re
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests import services
+from tests.crawl.world import KEY, World, last_words, verdict
+from tests.dealers import photos as factory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.dealers.cars import Car
+
+MAX_MEMORY = 300 * 1024**2
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# ── What is a photo ───────────────────────────────────────────────────────────────────────────────
+
+FORMATS = {
+    "jpeg": ("jpg", "image/jpeg"),
+    "jpeg-progressive": ("jpg", "image/jpeg"),
+    "jpeg-cmyk": ("jpg", "image/jpeg"),
+    "jpeg-rotated": ("jpg", "image/jpeg"),
+    "png": ("png", "image/png"),
+    "png-alpha": ("png", "image/png"),
+    "png-16bit": ("png", "image/png"),
+    "webp": ("webp", "image/webp"),
+    "gif": ("gif", "image/gif"),
+    "gif-animated": ("gif", "image/gif"),
+    "avif": ("avif", "image/avif"),
+}
+
+
+def test_every_format_is_stored_as_it_was_served(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
+    world = new_world(cars=len(FORMATS) + 1, photos=1, env=rclone_s3.env)
+    cars = dict(zip(FORMATS, world.site.cars, strict=False))
+    for kind, car in cars.items():
+        world.site.set_photo(car.cid, None, kind=kind)
+    mislabelled = world.site.cars[-1]
+    world.site.photo_fault(mislabelled.cid, None, ["as-html"], sticky=True)
+    done = world.crawl(env={"IMAGES_THUMBS": '{"small": [320, 240]}'})
+    assert f"{len(world.site.cars)} photos stored" in verdict(done)
+    objects = rclone_s3.objects()
+    for kind, car in [*cars.items(), ("jpeg", mislabelled)]:
+        extension, content_type = FORMATS[kind]
+        row = world.image(car)
+        served = world.served(car)
+        assert (row["status"], row["content_type"]) == ("stored", content_type)
+        assert row["key"].endswith(f"_{row['sha256'][:12]}.{extension}")
+        assert KEY.fullmatch(row["key"])
+        assert objects[row["key"]] == served
+        assert (row["sha256"], row["bytes"]) == (sha256(served), len(served))
+        assert (row["width"], row["height"]) == ((853, 1280) if kind == "jpeg-rotated" else (1280, 853))
+        assert rclone_s3.get(row["key"])[1]["content-type"] == content_type
+        with Image.open(io.BytesIO(objects[f"thumbnails/small/{row['key']}"])) as small:
+            assert (small.format, small.mode, small.size) == ("JPEG", "RGB", (320, 213))
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_a_position_in_a_photo_is_not_published_and_the_picture_stays(
+    new_world: Callable[..., World], strip: bool
+) -> None:
+    world = new_world(cars=2, photos=1)
+    car = world.site.cars[0]
+    world.site.set_photo(car.cid, None, kind="jpeg-gps")
+    world.crawl(settings={"IMAGES_STRIP_METADATA": strip})
+    row = world.image(car)
+    kept, served = world.kept_file(row), world.served(car)
+    assert row["source_sha256"] == sha256(served)
+    assert row["sha256"] == sha256(kept)
+    with Image.open(io.BytesIO(served)) as before, Image.open(io.BytesIO(kept)) as after:
+        assert before.getexif().get_ifd(0x8825)
+        assert before.tobytes() == after.tobytes()
+        if strip:
+            assert not after.getexif().get_ifd(0x8825)
+            assert b"SERIAL-0123456789" not in kept
+            assert row["sha256"] != row["source_sha256"]
+        else:
+            assert kept == served
+    # The hash as served is known: under a new number it costs no upload and no second file.
+    world.site.renumber_photos()
+    done = world.crawl(settings={"IMAGES_STRIP_METADATA": strip})
+    assert "0 photos stored (0.0 MB), 2 linked" in verdict(done)
+    assert world.image(car)["key"] == row["key"]
+
+
+NO_PHOTOS = {
+    "html200": "not-an-image",
+    "json200": "not-an-image",
+    "svg": "not-an-image",
+    "half": "truncated",
+    "half-short": "truncated",
+    "no-end-marker": "truncated",
+    "empty": "empty",
+    "one-byte": "truncated",  # it is how a JPEG begins
+    "png-bomb": "too-large",
+    "gzip-bomb": "too-large",
+    "endless": "too-large",
+    "placeholder": "too-small",  # with IMAGES_MIN_WIDTH above its 400 pixels
+    "404": "http-404",
+    "410": "http-410",
+    "403": "http-403",
+    "500": "http-500",
+    "never": "timeout",
+    "reset": "unreachable",
+    "redirect:file:///etc/passwd": "*",
+}
+
+
+def test_what_is_no_photo_fails_with_its_reason_and_costs_no_memory(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=len(NO_PHOTOS) + 1, photos=1)
+    bad = dict(zip(NO_PHOTOS, world.site.cars, strict=False))
+    for step, car in bad.items():
+        world.site.photo_fault(car.cid, None, [step], sticky=True)
+    done = world.crawl(
+        code=3,
+        settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 3, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
+    )
+    assert done.peak_memory < MAX_MEMORY
+    reasons = {step: world.image(car)["reason"] for step, car in bad.items()}
+    assert reasons | {"redirect:file:///etc/passwd": "*"} == NO_PHOTOS
+    for car in bad.values():
+        row = world.image(car)
+        assert row["status"] == "failed"
+        assert row["attempts"] >= 1
+        assert row["last_attempt_at"]
+        assert {row[name] for name in ("key", "url", "sha256", "store", "stored_at", "bytes")} == {None}
+        assert world.listing(car)["is_active"]
+    assert world.image(world.site.cars[-1])["status"] == "stored"
+    assert len([path for path in (world.folder / "var/images").rglob("*") if path.is_file()]) == 1
+    # The last lines say how many of each kind.
+    words = last_words(done)
+    assert f"{len(bad)} photos failed" in words
+    for reason in set(NO_PHOTOS.values()) - {"*"}:
+        assert f"{list(reasons.values()).count(reason)} {reason}" in words
+    # Each failure has one line of its own, with address and reason.
+    assert len(done.lines("Photo failed (")) == len(bad)
+    # 410 means gone: neither the page nor the photo is asked again. 404 gets one visit to the page.
+    visits = {step: self_visits(world, car) for step, car in bad.items()}
+    assert visits["410"] == (1, 1)
+    assert visits["404"] == (2, 2)
+    assert visits["half"] == (1, 2)
+
+
+def self_visits(world: World, car: Car) -> tuple[int, int]:
+    """How often the car's page and its (only) photo were asked for."""
+    pages = [asked for asked in world.site.served.requests if asked.kind == "details" and f"cid={car.cid}&" in asked.path]
+    return len(pages), world.site.served.photos[car.identities[0]]
+
+
+def test_a_photo_that_is_dead_for_good_is_not_asked_for_again(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2)
+    car = world.site.cars[0]
+    world.site.photo_fault(car.cid, car.photos[1].p, ["404"], sticky=True)
+    done = world.crawl(code=3)
+    assert "1 photo failed (1 http-404)" in last_words(done)
+    world.site.reset()
+    world.crawl(code=None)
+    assert (world.asked("details"), world.asked("photo")) == (0, 0)
+    assert [row["status"] for row in world.images_of(car)] == ["stored", "failed"]
+
+
+def test_a_photo_that_may_come_back_is_asked_for_by_the_next_crawl(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2)
+    first, second, _ = world.site.cars
+    world.site.photo_fault(first.cid, first.photos[1].p, ["half"], sticky=True)
+    world.site.photo_fault(second.cid, second.photos[0].p, ["503"], sticky=True)
+    world.crawl(code=3, settings={"RETRY_TIMES": 1})
+    world.site.clear_faults()
+    world.site.reset()
+    world.crawl()
+    assert world.asked("photo") == 2
+    rows = world.images()
+    assert {row["status"] for row in rows.values()} == {"stored"}
+    assert rows[first.identities[1]]["reason"] is None
+    assert rows[first.identities[1]]["attempts"] == 2
+    assert world.listing(second)["image_url"] == rows[second.identities[0]]["source_url"]
+
+
+# ── Addresses that expire ─────────────────────────────────────────────────────────────────────────
+
+
+def test_an_expired_address_costs_one_visit_to_the_cars_page(new_world: Callable[..., World]) -> None:
+    modes = ("404", "403", "401", "html200")
+    world = new_world(cars=2 * len(modes), photos=3)
+    for number, car in enumerate(world.site.cars):
+        for photo in car.photos:
+            world.site.photo_fault(car.cid, photo.p, [modes[number % len(modes)]])
+    done = world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert "24 photos stored" in verdict(done)
+    assert world.asked("details") == 2 * 8, "once for the car, once for fresh addresses"
+    assert world.asked("photo") == 2 * 24
+
+
+def test_addresses_that_die_after_a_while_are_kept_alive_by_a_visit(new_world: Callable[..., World]) -> None:
+    """In the middle of the crawl the site forgets every address, until a page that shows it is asked for again."""
+    world = new_world(cars=6, photos=5)
+    site, serve, asked = world.site, world.site._photo, itertools.count()
+
+    def photo(which: str, request: Any) -> Any:
+        if next(asked) == 10:
+            site.expire_all("404")
+        return serve(which, request)
+
+    site._photo = photo  # type: ignore[method-assign]
+    done = world.crawl(settings={"IMAGES_CONCURRENCY": 2})
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert "30 photos stored" in verdict(done)
+    assert world.site.served.statuses("photo").get(404, 0) > 0
+    assert world.asked("details") <= 2 * 6
+
+
+def test_all_addresses_dead_between_two_crawls_are_nothing(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=4, photos=2)
+    world.crawl()
+    for mode in ("404", "403", "html200", "placeholder"):
+        world.site.expire_all(mode)
+        world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert world.asked("photo") == 8
+
+
+def test_a_placeholder_on_many_cars_is_no_photo(new_world: Callable[..., World], database_url: str) -> None:
+    world = new_world(cars=8, photos=2, database_url=database_url)
+    victims = world.site.cars[:5]
+    digest = sha256(factory.placeholder())
+    for car in victims:
+        world.site.photo_fault(car.cid, car.photos[0].p, ["placeholder"], sticky=True)
+    done = world.crawl(code=3)
+    rows = world.images()
+    for car in victims:
+        row = rows[car.identities[0]]
+        assert (row["status"], row["reason"]) == ("failed", "placeholder")
+    assert "5 placeholder" in last_words(done)
+    assert digest not in {row["sha256"] for row in rows.values() if row["status"] == "stored"}
+    # A car whose first photo is a placeholder shows its second one.
+    assert rows[victims[0].identities[1]]["status"] == "stored"
+    # What was hidden behind the placeholder is found: by now it is known, so one visit to the page is enough.
+    for car in victims:
+        world.site.photo_fault(car.cid, car.photos[0].p, ["placeholder"])
+    world.site.reset()
+    world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert digest not in {row["sha256"] for row in world.images().values()}
+    assert world.asked("photo") == 2 * 5
+    assert world.asked("details") == 2 * 5
+
+
+def test_the_same_photo_on_cars_of_one_model_is_no_placeholder(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=5, photos=1)
+    for car in world.site.cars:
+        car.photos[0].name, car.look = "a new car", world.site.cars[0].look
+        car.make, car.model = "Toyota", f"Yaris {car.number}"
+    done = world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert "1 photos stored" in verdict(done) or "linked" in verdict(done)
+
+
+# ── A dealer that asks for patience ───────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_retry_after_is_honoured_by_the_whole_host(new_world: Callable[..., World], status: str) -> None:
+    world = new_world(cars=12, photos=2)
+    first = world.site.cars[0]
+    world.site.photo_fault(first.cid, first.photos[0].p, [f"{status}:2"])
+    done = world.crawl(settings={"IMAGES_CONCURRENCY": 2})
+    assert "24 photos stored" in verdict(done)
+    asked = [each for each in world.site.served.requests if each.kind == "photo"]
+    refused = next(each for each in asked if each.status == int(status))
+    again = [each for each in asked if each.path == refused.path and each.time > refused.time]
+    assert len(again) == 1
+    assert 2.0 <= again[0].time - refused.time < 6
+    others = [each.time - refused.time for each in world.site.served.requests if each.time > refused.time]
+    assert not [seconds for seconds in others if 0.5 < seconds < 1.9], "the host was left in peace"
+
+
+def test_a_pause_that_is_too_long_fails_the_photo_only(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=1)
+    car = world.site.cars[0]
+    world.site.photo_fault(car.cid, None, ["503:3600"], sticky=True)
+    done = world.crawl(code=3)
+    assert done.seconds < 30
+    assert world.image(car)["reason"] == "http-503"
+    assert len([row for row in world.images().values() if row["status"] == "stored"]) == 2
+
+
+def test_a_photo_server_that_stumbles_is_asked_again(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=4, photos=1)
+    steps = (["500"], ["503", "502"], ["reset"], ["half"])
+    for car, step in zip(world.site.cars, steps, strict=True):
+        world.site.photo_fault(car.cid, None, step)
+    done = world.crawl()
+    assert "4 photos stored" in verdict(done)
+    assert world.asked("photo") == 4 + 5
+
+
+# ── Names ─────────────────────────────────────────────────────────────────────────────────────────
+
+NAMES = {
+    "path": ("../../etc", "../../../passwd"),
+    "slashes": ("a/b\\c", "//evil//x"),
+    "line": ("Toyota\n2026-01-01 00:00:00 [carscraper] INFO: forged", "x\r\nforged: line"),
+    "emoji": ("🚗🚗", "🏎️ 3000"),
+    "long": ("x" * 5000, "y z " * 1300),
+    "icelandic": ("Þórðarbíll Æði", "Ölfusárbrú ðþæö"),
+    "nul": ("To\x00yota", "Ya\x00ris \x1b[31m"),
+    "sql": ("'; DROP TABLE car_listings; --", "\" OR 1=1"),
+    "html": ("<script>alert(1)</script>", "<b>&amp;</b>"),
+    "formula": ("=cmd|' /C calc'!A0", "+1-2@x"),
+    "surrogate": ("Kia\ud800", "\udfff"),
+    "percent": ("%2e%2e%2f", "%s%n%d {0} {x!r}"),
+    "nothing": ("", ""),
+    "dots": ("..", "."),
+}
+
+
+def test_hostile_names_stay_in_their_columns_and_keys_in_their_scheme(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=len(NAMES), photos=1, database_url=database_url, env=rclone_s3.env)
+    cars = dict(zip(NAMES, world.site.cars, strict=True))
+    for name, car in cars.items():
+        make, model = NAMES[name]
+        world.site.set_car(car.cid, make=make, model=model, description=f"{make} {model}")
+    done = world.crawl(settings={"LOG_LEVEL": "DEBUG"})
+    assert f"success. {len(NAMES)} cars" in verdict(done)
+    rows, images = world.listings(), world.images()
+    assert len(rows) == len(images) == len(NAMES)
+    keys = {row["key"] for row in images.values()}
+    assert len(keys) == len(NAMES)
+    assert set(rclone_s3.keys()) == keys
+    for key in keys:
+        assert KEY.fullmatch(key)
+        assert len(key) < 250
+    assert images[cars["icelandic"].identities[0]]["key"].split("/")[2:4] == ["thordarbill-aedi", "olfusarbru-dthaeo"]
+    assert images[cars["path"].identities[0]]["key"].split("/")[2:4] == ["etc", "passwd"]
+    assert images[cars["emoji"].identities[0]]["key"].split("/")[2] == "unknown"
+    for name, row in ((name, rows[str(car.cid)]) for name, car in cars.items()):
+        for column in ("make", "model", "title", "display_make", "display_name", "description"):
+            text = row[column]
+            assert text is None or not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text), (name, column)
+            assert text is None or 0 < len(text) <= 20_000
+        assert len(row["make"] or "") <= 300
+    assert rows[str(cars["sql"].cid)]["make"].upper().endswith("DROP TABLE CAR_LISTINGS; --")
+    # No line of the log was written by the site.
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("2026-01-01 00:00:00", "forged"))]
+    assert "\x1b" not in done.stderr
+    assert "\x00" not in done.stderr
+    # Objects stay below the bucket.
+    assert rclone_s3.folder is not None
+    assert {path.name for path in rclone_s3.folder.parent.iterdir()} == {rclone_s3.bucket}
+
+
+# ── Addresses that lead inside ────────────────────────────────────────────────────────────────────
+
+
+class Listener:
+    """A service inside the network: it counts who knocks."""
+
+    def __init__(self, family: int, host: str) -> None:
+        self._socket = socket.socket(family)
+        self._socket.bind((host, 0))
+        self._socket.listen(50)
+        self.port: int = self._socket.getsockname()[1]
+        self.contacts = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.contacts += 1
+                connection.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def inside() -> Iterator[Listener]:
+    listener = Listener(socket.AF_INET, "127.0.0.1")
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def inside_v6() -> Iterator[Listener | None]:
+    try:
+        listener = Listener(socket.AF_INET6, "::1")
+    except OSError:
+        yield None  # a machine without IPv6: the address is refused all the same
+        return
+    yield listener
+    listener.close()
+
+
+def test_photos_inside_the_network_are_never_asked_for(
+    new_world: Callable[..., World], inside: Listener, inside_v6: Listener | None
+) -> None:
+    port = inside.port
+    port6 = inside_v6.port if inside_v6 else port
+    addresses = [
+        f"http://127.0.0.1:{port}/x.jpg",
+        f"//127.0.0.1:{port}/x.jpg",
+        f"http://localhost:{port}/x.jpg",
+        f"http://LOCALHOST:{port}/x.jpg",
+        f"http://127.1:{port}/x.jpg",
+        f"http://2130706433:{port}/x.jpg",
+        f"http://0x7f000001:{port}/x.jpg",
+        f"http://0177.0.0.1:{port}/x.jpg",
+        f"http://127.8.9.10:{port}/x.jpg",
+        f"http://0.0.0.0:{port}/x.jpg",
+        f"http://[::1]:{port6}/x.jpg",
+        f"http://[::ffff:127.0.0.1]:{port}/x.jpg",
+        f"http://[::ffff:7f00:1]:{port}/x.jpg",
+        f"http://①②⑦.0.0.1:{port}/x.jpg",
+        f"https://127.0.0.1:{port}/x.jpg",
+        "http://10.0.0.1/x.jpg",
+        "http://192.168.1.1/x.jpg",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/latest/meta-data/",
+        "http://[64:ff9b::7f00:1]/x.jpg",
+    ]
+    world = new_world(cars=len(addresses) + 2, photos=1)
+    for car, address in zip(world.site.cars, addresses, strict=False):
+        world.site.set_photo(car.cid, None, src=address)
+    *_, redirected, twice = world.site.cars
+    world.site.photo_fault(redirected.cid, None, [f"redirect:http://127.0.0.1:{port}/x.jpg"], sticky=True)
+    world.site.photo_fault(twice.cid, None, [f"redirect:http://2130706433:{port}/x.jpg"], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 1, "DOWNLOAD_TIMEOUT": 4})
+    assert inside.contacts == 0
+    assert inside_v6 is None or inside_v6.contacts == 0
+    reasons = {
+        (row["source_url"], row["status"], row["reason"])
+        for row in world.images().values()
+        if row["reason"] != "blocked-address"
+    }
+    assert reasons == set()
+    assert len(world.images()) == len(addresses) + 2
+    assert f"{len(addresses) + 2} blocked-address" in last_words(done)
+    assert len(world.listings()) == len(addresses) + 2
+
+
+def test_a_listed_host_may_be_inside(new_world: Callable[..., World], new_site: Callable[..., Any]) -> None:
+    world = new_world(cars=3, photos=1)
+    other, third = new_site(cars=3, photos=1, seed=2), new_site(cars=3, photos=1, seed=3)
+    first, second, redirected = world.site.cars
+
+    def address(site: Any, car: Car) -> str:
+        return f"{site.base_url}/CarImage.aspx?s=1&c={car.cid}&p={car.photos[0].p}&w=400"
+
+    world.site.set_photo(first.cid, None, src=address(other, first))
+    world.site.set_photo(second.cid, None, src=address(third, second))
+    world.site.photo_fault(redirected.cid, None, [f"redirect:{address(other, redirected)}"], sticky=True)
+    world.crawl(code=3, settings={"IMAGES_ALLOWED_HOSTS": f"img.example.is, 127.0.0.1:{other.port}"})
+    assert world.image(first)["status"] == "stored"
+    assert world.kept_file(world.image(first)) == other.photo_bytes(first.cid, first.photos[0].p, 1280)
+    assert world.image(redirected)["status"] == "stored"
+    assert world.image(second)["reason"] == "blocked-address"
+    assert (other.served.counts["photo"], third.served.counts["photo"]) == (2, 0)
+
+
+BAD_ADDRESSES = {
+    "file": ("file:///etc/passwd", "bad-address"),
+    "ftp": ("ftp://127.0.0.1/x.jpg", "bad-address"),
+    "s3": ("s3://bucket/x.jpg", "bad-address"),
+    "javascript": ("javascript:alert(1)", "bad-address"),
+    "backslash": ("https:\\\\evil.example\\x.jpg", "bad-address"),
+    "user": ("http://bilasolur.is@evil.example/x.jpg", "bad-address"),
+    "port": ("http://bilasolur.is:99999/x.jpg", "bad-address"),
+    "brackets": ("http://[::1/x.jpg", "bad-address"),
+    "brackets around a name": ("http://[evil]/x.jpg", "bad-address"),
+}
+
+
+def test_an_address_that_is_none_is_refused_and_kept_as_it_was(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=len(BAD_ADDRESSES) + 1, photos=2)
+    cars = dict(zip(BAD_ADDRESSES, world.site.cars, strict=False))
+    for name, car in cars.items():
+        world.site.set_photo(car.cid, car.photos[0].p, src=BAD_ADDRESSES[name][0])
+    lazy = world.site.cars[-1]
+    world.site.set_photo(lazy.cid, lazy.photos[0].p, src="data:image/gif;base64,R0lGODlhAQABAAAAACw=")
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 1})
+    found = {}
+    for name, car in cars.items():
+        assert world.images()[car.identities[1]]["status"] == "stored"
+        found[name] = [
+            (row["source_url"], row["reason"]) for row in world.images_of(car) if row["identity"] not in car.identities
+        ]
+    assert found == {name: [wrong] for name, wrong in BAD_ADDRESSES.items()}
+    assert [row["status"] for row in world.images_of(lazy)] == ["stored"]
+    assert f"{len(BAD_ADDRESSES)} bad-address" in last_words(done)
+
+
+def test_another_host_of_the_dealer_is_asked_for_its_photos(new_world: Callable[..., World]) -> None:
+    """Some dealers keep their photos elsewhere: no silent filter by domain, and no identity but the address."""
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480), (30, 90, 200)).save(picture, "JPEG")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            self.send_response(200 if self.path == "/a%20photo.jpg" else 404)
+            self.send_header("Content-Length", str(len(picture.getvalue())))
+            self.end_headers()
+            self.wfile.write(picture.getvalue())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        world = new_world(cars=1, photos=1)
+        (car,) = world.site.cars
+        world.site.set_photo(car.cid, None, src=f"http://127.0.0.1:{port}/a photo.jpg")
+        world.crawl(settings={"IMAGES_ALLOWED_HOSTS": "127.0.0.1"})
+        (row,) = world.images_of(car)
+        assert (row["status"], row["width"], row["height"]) == ("stored", 640, 480)
+        assert row["identity"].startswith("url:")
+        world.site.reset()
+        world.crawl(settings={"IMAGES_ALLOWED_HOSTS": "127.0.0.1", "DETAILS_MAX_AGE_DAYS": 0})
+        assert len(world.images()) == 1
+        server.shutdown()

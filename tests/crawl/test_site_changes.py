@@ -1,0 +1,299 @@
+"""The site changes: cars are sold and come back, pages fail, the layout is another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crawl.world import World, last_words, truth_of, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.dealers.cars import Car
+
+
+def active(world: World) -> dict[str, bool]:
+    return {name: row["is_active"] for name, row in world.listings().items()}
+
+
+def drop(world: World, *cars: Car) -> None:
+    """They are no longer among the results, and their own pages live on."""
+    world.site.cars = [car for car in world.site.cars if car not in cars]
+
+
+# ── Sold cars ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_car_is_gone_on_its_own_pages_word_only(new_world: Callable[..., World], database_url: str) -> None:
+    world = new_world(cars=14, photos=1, database_url=database_url)
+    sold, also_sold, alive, broken, silent, closed, elsewhere, *rest = world.site.cars
+    world.crawl()
+    world.site.sell(sold.cid)
+    world.site.sell(also_sold.cid)
+    drop(world, alive, broken, silent, closed, elsewhere)
+    world.site.fault(f"details:{broken.cid}", ["500"], sticky=True)
+    world.site.fault(f"details:{silent.cid}", ["never"], sticky=True)
+    world.site.fault(f"details:{closed.cid}", ["maintenance"], sticky=True)
+    world.site.fault(f"details:{elsewhere.cid}", [f"redirect:{world.site.base_url}/"], sticky=True)
+    before = world.listings()
+    world.site.reset()
+    done = world.crawl(settings={"DOWNLOAD_TIMEOUT": 1, "RETRY_TIMES": 1})
+
+    assert "success. 7 cars (0 new, 2 gone)" in verdict(done)
+    looked_up = {asked.path.partition("cid=")[2][:6] for asked in world.site.served.requests if asked.kind == "details"}
+    assert looked_up == {str(car.cid) for car in (sold, also_sold, alive, broken, silent, closed, elsewhere)}
+    after = world.listings()
+    for car in (sold, also_sold):
+        row = after[str(car.cid)]
+        assert not row["is_active"]
+        assert row["gone_at"] > row["last_seen_at"]
+        kept = set(row) - {"is_active", "gone_at"}
+        assert {name: row[name] for name in kept} == {name: before[str(car.cid)][name] for name in kept}
+    for car in (alive, broken, silent, closed, elsewhere):
+        assert after[str(car.cid)] == before[str(car.cid)]
+    assert all(after[str(car.cid)]["is_active"] for car in rest)
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    # What is gone is not asked for again; what was only missing is.
+    world.site.clear_faults()
+    world.site.reset()
+    done = world.crawl()
+    assert world.asked("details") == 5
+    assert "(0 new, 0 gone)" in verdict(done)
+
+
+def test_a_sold_car_that_comes_back_is_the_same_row(new_world: Callable[..., World], database_url: str) -> None:
+    world = new_world(cars=4, photos=2, database_url=database_url)
+    car = world.site.cars[0]
+    world.crawl()
+    row = world.listing(car)
+    world.site.sell(car.cid)
+    world.crawl()
+    assert not world.listing(car)["is_active"]
+    world.site.relist(car.cid)
+    world.site.reset()
+    done = world.crawl()
+    back = world.listing(car)
+    assert back["id"] == row["id"]
+    assert {name: back[name] for name in truth_of(car, "")} == truth_of(car, world.site.base_url)
+    assert f"sid={car.sid}" in back["url"]
+    assert back["first_seen_at"] == row["first_seen_at"]
+    assert len(world.listings()) == 4
+    assert (world.asked("details"), world.asked("photo")) == (1, 0)
+    assert "(0 new, 0 gone)" in verdict(done)
+
+
+@pytest.mark.parametrize("arguments", [{"limit": 3}, {"max_pages": 1}, {"makes": "kia"}])
+def test_a_partial_crawl_concludes_nothing(new_world: Callable[..., World], arguments: dict[str, object]) -> None:
+    world = new_world(cars=10, photos=0, per_page=4)
+    world.crawl()
+    sold = [world.site.cars[0], world.site.cars[9]]
+    for car in sold:
+        world.site.sell(car.cid)
+    world.site.reset()
+    world.crawl(**arguments)
+    assert all(active(world).values())
+    assert world.asked("details") == 0
+
+
+def test_a_missing_result_page_concludes_nothing(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=10, photos=0, per_page=4)
+    world.crawl()
+    world.site.sell(world.site.cars[9].cid)
+    world.site.fault("results:2", ["500"], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 1})
+    assert all(active(world).values())
+    assert "1 result page missing" in last_words(done)
+
+
+def test_a_site_that_shows_a_fifth_of_its_cars_is_a_failure(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=15, photos=1)
+    world.crawl()
+    for car in world.site.cars[3:]:
+        world.site.sell(car.cid)
+    world.site.reset()
+    done = world.crawl(code=4)
+    assert all(active(world).values())
+    assert world.asked("details") == 0
+    assert "3 of 15 known cars" in last_words(done)
+    assert "CRAWL_MIN_SHARE" in last_words(done)
+    # Who knows better says so.
+    world.crawl(settings={"CRAWL_MIN_SHARE": 0.1})
+    assert sum(active(world).values()) == 3
+
+
+# ── Pages that can't be read ──────────────────────────────────────────────────────────────────────
+
+
+def test_an_unreadable_card_is_counted_and_the_others_are_kept(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=9, photos=1, per_page=4, ads_every=1)
+    bad, garbage, bare, *_ = world.site.cars
+    world.site.card_fault(bad.cid, "no-cid")
+    world.site.card_fault(garbage.cid, "garbage")
+    world.site.card_fault(bare.cid, "bare")
+    done = world.crawl(code=3)
+    assert set(active(world)) == {str(car.cid) for car in world.site.cars if car is not bad}
+    assert last_words(done).splitlines()[-1].endswith("bilasolur: not kept: 1 card unreadable.")
+    (warning,) = done.lines("A card of ")
+    assert "SearchResults.aspx?page=1" in warning
+    row = world.listing(garbage)
+    assert (row["price"], row["kilometers"], row["fuel"]) == (None, None, None)
+    assert (row["make"], row["year"]) == (garbage.make, garbage.year), "the year is on the car's own page too"
+    # A card that nobody can read may be any of the cars that are missing.
+    world.site.card_fault(garbage.cid, "no-cid")
+    world.crawl(code=3)
+    assert all(active(world).values())
+
+
+@pytest.mark.parametrize("details", [True, False])
+def test_garbage_does_not_overwrite_what_is_known(new_world: Callable[..., World], details: bool) -> None:
+    world = new_world(cars=3, photos=2)
+    world.crawl()
+    car = world.site.cars[0]
+    before = world.listing(car)
+    if details:
+        world.site.fault(f"details:{car.cid}", ["garbage"], sticky=True)
+        world.crawl(code=3, settings={"DETAILS_MAX_AGE_DAYS": 0})
+    else:
+        world.site.card_fault(car.cid, "garbage")
+        world.crawl()
+    after = world.listing(car)
+    changing = {"last_seen_at", "scraped_at", "card_hash", "details_at"}
+    changing |= {"horsepower"} if details else set()
+    assert {name: after[name] for name in set(after) - changing} == {
+        name: before[name] for name in set(before) - changing
+    }
+    assert {row["status"] for row in world.images_of(car)} == {"stored"}
+    assert world.price_changes() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [("results", "layout"), ("results", "maintenance"), ("results", "login"), ("home", "maintenance")],
+)
+def test_another_page_instead_of_the_results_fails_and_names_what_is_missing(
+    new_world: Callable[..., World], kind: str, page: str
+) -> None:
+    world = new_world(cars=6, photos=1, per_page=3)
+    world.crawl()
+    before = world.listings()
+    world.site.fault(kind, [page], sticky=True)
+    done = world.crawl(code=4)
+    assert world.listings() == before
+    assert (".sr-item" if kind == "results" else "form:has([name$='btnSearch'])") in verdict(done)
+    assert world.site.base_url in verdict(done)
+
+
+def test_a_second_page_in_another_layout_fails(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=1, per_page=3)
+    world.site.fault("results:2", ["layout"], sticky=True)
+    done = world.crawl(code=4)
+    assert "Result page 2" in last_words(done)
+    assert "kept all the same: 3 cars" in last_words(done)
+    assert len(world.listings()) == 3
+
+
+@pytest.mark.parametrize("trouble", ["down", "500", "nobody there"])
+def test_a_site_that_cant_be_reached_is_a_failure(new_world: Callable[..., World], trouble: str) -> None:
+    world = new_world(cars=3, photos=1)
+    if trouble == "down":
+        world.site.down = True
+    elif trouble == "500":
+        world.site.fault("page", ["500"], sticky=True)
+    else:
+        world.site.stop()
+    done = world.crawl(code=4, settings={"RETRY_TIMES": 1})
+    assert "can't be reached" in verdict(done)
+    assert world.site.base_url in verdict(done)
+    assert world.listings() == {}
+
+
+def test_endless_paging_stops_at_its_cap(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=0, per_page=3, endless=True)
+    done = world.crawl(code=3, settings={"CRAWL_MAX_PAGES": 4})
+    assert world.asked("results") == 4
+    assert len(world.listings()) == 12
+    assert "1 search stopped by CRAWL_MAX_PAGES" in last_words(done)
+    # Nothing is concluded from it.
+    world.site.sell(world.site.cars[0].cid)
+    world.crawl(code=3, settings={"CRAWL_MAX_PAGES": 4})
+    assert active(world)[str(world.site.cars[0].cid)]
+
+
+def test_an_empty_page_of_results_ends_as_a_failure_but_not_for_one_make(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=2, photos=0)  # Toyota and Kia
+    world.crawl()
+    done = world.crawl(makes="tesla")
+    assert "success. 0 cars" in verdict(done)
+    for car in world.site.cars:
+        world.site.sell(car.cid)
+    done = world.crawl(code=4)
+    assert "found nothing" in verdict(done)
+    assert all(active(world).values())
+
+
+@pytest.mark.parametrize("page", ["500", "404", "never", "garbage", "maintenance", "binary"])
+def test_a_details_page_that_cant_be_read_costs_its_details_only(new_world: Callable[..., World], page: str) -> None:
+    world = new_world(cars=3, photos=2)
+    car, other, _ = world.site.cars
+    world.site.fault(f"details:{car.cid}", [page], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 1, "DOWNLOAD_TIMEOUT": 1})
+    assert "1 details page unreadable or missing" in last_words(done)
+    (warning,) = done.lines("Details page ")
+    assert f"cid={car.cid}" in warning
+    row, truth = world.listing(car), truth_of(car, world.site.base_url)
+    of_the_card = ("url", "make", "model", "year", "price", "kilometers", "fuel", "transmission", "dealer_id")
+    assert {name: row[name] for name in of_the_card} == {name: truth[name] for name in of_the_card}
+    assert [image["status"] for image in world.images_of(car)] == ["stored", "stored"]
+    assert world.listing(other)["horsepower"] == other.horsepower
+    # The next crawl tries again.
+    world.site.clear_faults()
+    world.site.reset()
+    world.crawl()
+    assert (world.asked("details"), world.asked("photo")) == (1, 0)
+    assert {name: world.listing(car)[name] for name in truth} == truth
+
+
+def test_a_page_that_fails_once_is_tried_again(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=8, photos=1, per_page=4)
+    first, second, third, *_ = world.site.cars
+    world.site.fault("home", ["503"])
+    world.site.fault("results:2", ["503:1", "reset"])
+    world.site.fault(f"details:{first.cid}", ["503", "500"])
+    world.site.fault(f"details:{second.cid}", ["reset"])
+    world.site.fault(f"details:{third.cid}", ["half"])
+    done = world.crawl()
+    assert "success. 8 cars (8 new, 0 gone); 8 photos" in verdict(done)
+    for car in world.site.cars:
+        truth = truth_of(car, world.site.base_url)
+        assert {name: world.listing(car)[name] for name in truth} == truth
+
+
+def test_a_car_that_is_sold_between_card_and_page_is_kept_until_a_crawl_without_it(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(cars=4, photos=1)
+    car = world.site.cars[0]
+    world.site.fault(f"details:{car.cid}", [f"redirect:{world.site.base_url}/CarDetails.aspx?cid=1"], sticky=True)
+    world.crawl(code=None)
+    assert world.listing(car)["is_active"]
+    world.site.clear_faults()
+    world.site.sell(car.cid)
+    world.crawl()
+    assert not world.listing(car)["is_active"]
+
+
+def test_robots_txt_is_obeyed(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2, disallow=["/CarImage.aspx"])
+    done = world.crawl(code=3)
+    assert world.asked("photo") == 0
+    assert {(row["status"], row["reason"]) for row in world.images().values()} == {("failed", "robots-txt")}
+    assert "6 photos failed (6 robots-txt)" in last_words(done)
+    assert len(world.listings()) == 3
+
+    world.site.disallow = ["/"]
+    world.site.reset()
+    done = world.crawl(code=4)
+    assert world.site.served.counts == {"robots": 1}
+    assert "robots.txt" in verdict(done)

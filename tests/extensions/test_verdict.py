@@ -1,0 +1,191 @@
+"""The verdict: exit codes and last lines, by the signals that a crawl sends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from scrapy import Spider, signals
+from scrapy.commands import ScrapyCommand
+
+from carscraper.extensions.verdict import FAILED, PARTIAL, SUCCESS, Verdict, judge
+from tests.fakes import make_crawler
+
+KEPT = {
+    "carscraper/cars/saved": 12,
+    "carscraper/cars/new": 2,
+    "carscraper/cars/gone": 1,
+    "carscraper/images/stored": 30,
+    "carscraper/images/bytes": 6_450_000,
+    "carscraper/images/linked": 3,
+    "carscraper/images/known": 100,
+}
+SENTENCE = "12 cars (2 new, 1 gone); 30 photos stored (6.5 MB), 3 linked, 100 known before."
+
+
+class TestJudge:
+    def test_all_is_kept(self) -> None:
+        assert judge({**KEPT, "carscraper/closed": "finished"}, "bilasolur") == (
+            SUCCESS,
+            [f"bilasolur: success. {SENTENCE}"],
+        )
+
+    @pytest.mark.parametrize(
+        ("stats", "words"),
+        [
+            ({"carscraper/images/failed/http-404": 1}, "1 photo failed (1 http-404)"),
+            (
+                {"carscraper/images/failed/http-404": 2, "carscraper/images/failed/truncated": 5},
+                "7 photos failed (5 truncated, 2 http-404)",
+            ),
+            ({"carscraper/images/pending": 4}, "4 photos not fetched"),
+            ({"carscraper/spool/added": 5, "carscraper/spool/uploaded": 3}, "2 photos in the spool"),
+            ({"carscraper/cars/failed": 1}, "1 car not written"),
+            ({"carscraper/cars/spooled": 3}, "3 cars in the spool"),
+            ({"carscraper/cards/failed": 1}, "1 card unreadable"),
+            ({"carscraper/details/failed": 2}, "2 details pages"),
+            ({"carscraper/pages/failed": 1}, "1 result page missing"),
+            ({"carscraper/pages/capped": 1}, "CRAWL_MAX_PAGES"),
+            ({"spider_exceptions/count": 1}, "1 mistake of the spider"),
+        ],
+    )
+    @pytest.mark.parametrize("failed", [False, True])
+    def test_what_is_not_kept_is_said(self, stats: dict[str, Any], words: str, failed: bool) -> None:
+        more = {"carscraper/failed": "No form."} if failed else {}
+        code, lines = judge({**KEPT, **stats, **more, "carscraper/closed": "finished"}, "bilasolur")
+        assert code == (FAILED if failed else PARTIAL)
+        assert lines[-1].startswith("bilasolur: not kept: ")
+        assert words in lines[-1]
+        assert SENTENCE[:-1] in " ".join(lines)
+
+    @pytest.mark.parametrize(
+        "stats",
+        [
+            {"carscraper/spool/added": 5, "carscraper/spool/uploaded": 5},
+            {"carscraper/spool/uploaded": 5},
+            {"carscraper/images/failed/http-404": 0},
+            {"carscraper/details/gone": 3},
+            {"carscraper/implausible/price": 3},
+            {"retry/count": 9, "downloader/exception_count": 9},
+        ],
+    )
+    def test_what_came_right_or_is_no_loss_is_no_trouble(self, stats: dict[str, Any]) -> None:
+        assert judge({**KEPT, **stats, "carscraper/closed": "finished"}, "x")[0] == SUCCESS
+
+    def test_failed_before_anything(self) -> None:
+        stats = {"carscraper/failed": "AWS_S3_BUCKET is missing.", "carscraper/closed": "configuration"}
+        assert judge(stats, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
+
+    @pytest.mark.parametrize("reason", ["cancelled", "memusage_exceeded", "closespider_timeout", "site", "x"])
+    def test_an_early_end_is_a_failure(self, reason: str) -> None:
+        code, lines = judge({**KEPT, "carscraper/closed": reason}, "bilasolur")
+        assert code == FAILED
+        assert reason in lines[0]
+
+    def test_stopped_on_request_is_partial_and_says_how_to_go_on(self) -> None:
+        code, lines = judge({**KEPT, "carscraper/closed": "shutdown"}, "bilasolur")
+        assert code == PARTIAL
+        assert lines[-1] == "bilasolur: stopped on request; the same command goes on where this one ended."
+
+    def test_nothing_at_all(self) -> None:
+        assert judge({}, "x")[0] == SUCCESS
+
+
+class BilasolurSpider(Spider):
+    name = "bilasolur"
+
+
+class World:
+    """A crawler with the extension, and what it sends."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.crawler = make_crawler(BilasolurSpider, **settings)
+        self.verdict = Verdict.from_crawler(self.crawler)
+
+    def crawl(self, stats: dict[str, Any], *, reason: str = "finished") -> None:
+        self.send(signals.spider_opened)
+        self.end(stats, reason)
+        self.send(signals.engine_stopped)
+
+    def end(self, stats: dict[str, Any], reason: str) -> None:
+        for name, value in stats.items():
+            self.crawler.stats.set_value(name, value)
+        self.send(signals.spider_closed, reason=reason)
+
+    def send(self, signal: object, **arguments: Any) -> None:
+        for _, result in self.crawler.signals.send_catch_log(signal, spider=self.crawler.spider, **arguments):
+            assert not isinstance(result, Exception)
+            assert not hasattr(result, "raiseException"), result
+
+
+@pytest.fixture(autouse=True)
+def _exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScrapyCommand, "exitcode", 0)
+
+
+@pytest.mark.parametrize(
+    ("stats", "reason", "code", "level"),
+    [
+        (KEPT, "finished", 0, logging.INFO),
+        ({**KEPT, "carscraper/images/failed/http-404": 1}, "finished", 3, logging.WARNING),
+        (KEPT, "shutdown", 3, logging.WARNING),
+        ({"carscraper/failed": "No form."}, "site", 4, logging.ERROR),
+    ],
+)
+def test_code_and_log(
+    stats: dict[str, Any], reason: str, code: int, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    with caplog.at_level(logging.INFO):
+        world.crawl(stats, reason=reason)
+    assert ScrapyCommand.exitcode == code
+    assert world.crawler.stats.get_value("carscraper/exit_code") == code
+    assert world.crawler.stats.get_value("carscraper/closed") == reason
+    ours = [record for record in caplog.records if record.name == "carscraper.extensions.verdict"]
+    assert {record.levelno for record in ours} == {level}
+    assert ours[0].message.startswith("bilasolur: ")
+
+
+def test_of_two_crawls_in_a_process_the_worse_counts() -> None:
+    World().crawl({"carscraper/failed": "No form."})
+    World().crawl(KEPT)
+    assert ScrapyCommand.exitcode == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, False),
+        ({"LOG_LEVEL": "INFO"}, False),
+        ({"LOG_LEVEL": "WARNING"}, True),
+        ({"LOG_LEVEL": "error"}, True),
+        ({"LOG_LEVEL": 40}, True),
+        ({"LOG_LEVEL": 10}, False),
+        ({"LOG_ENABLED": False}, True),
+        ({"LOG_FILE": "crawl.log"}, True),
+    ],
+)
+def test_a_log_that_hides_the_verdict_does_not_hide_it(
+    settings: dict[str, Any], shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World(**settings).crawl(KEPT)
+    captured = capsys.readouterr()
+    assert ("bilasolur: success." in captured.err) is shown
+    assert captured.out == ""
+
+
+def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    triggers: list[tuple[Any, ...]] = []
+    reactor = SimpleNamespace(addSystemEventTrigger=lambda *arguments: triggers.append(arguments))
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    world = World()
+    world.end({"carscraper/failed": "AWS_S3_BUCKET is missing."}, "configuration")
+    assert ScrapyCommand.exitcode == 0, "Scrapy does not send engine_stopped for it"
+    ((when, event, function),) = triggers
+    assert (when, event) == ("before", "shutdown")
+    function()
+    assert ScrapyCommand.exitcode == 4

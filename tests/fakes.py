@@ -1,0 +1,32 @@
+"""A crawler that doesn't run: settings, signals and stats as a real one has them, no engine, no reactor."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from scrapy import Spider
+from scrapy.crawler import Crawler
+from scrapy.settings import Settings
+from scrapy.statscollectors import MemoryStatsCollector
+
+import carscraper.settings
+from carscraper.addon import CarscraperAddon
+
+
+def make_settings(**changes: Any) -> Settings:
+    """The project's settings with ``-s NAME=value`` for each of *changes*, as components get them."""
+    settings = Settings()
+    settings.setmodule(carscraper.settings, priority="project")
+    settings.setdict(changes, priority="cmdline")
+    CarscraperAddon().update_settings(settings)
+    return settings
+
+
+def make_crawler(spider: type[Spider] = Spider, **changes: Any) -> Crawler:
+    """A crawler of *spider* whose engine says that it is running."""
+    crawler = Crawler(spider, make_settings(**changes))
+    crawler.stats = MemoryStatsCollector(crawler)
+    crawler.engine = SimpleNamespace(running=True)  # type: ignore[assignment]
+    crawler.spider = spider.from_crawler(crawler, name=getattr(spider, "name", None) or "test")
+    return crawler

@@ -1,0 +1,114 @@
+"""Names of objects: safe whatever a page says, one car never under another's."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carscraper.storage.keys import image_key, normalise_prefix, permanent_url, public_base, thumbnail_key
+
+SHA256 = hashlib.sha256(b"photo").hexdigest()
+CAR: dict[str, Any] = {
+    "spider": "bilasolur",
+    "year": 2019,
+    "make": "Toyota",
+    "model": "Yaris",
+    "external_id": "296487",
+    "sha256": SHA256,
+    "extension": "jpg",
+}
+HOSTILE = st.one_of(
+    st.none(),
+    st.text(),
+    st.text(alphabet=st.characters()),
+    st.sampled_from(
+        [
+            *("../../etc", "..", ".", "/", "\\", "a/b", "a\nb", "a\x00b", "🚗", "þð" * 3000, "%2e%2e%2f", "\ud800"),
+            *("x" * 5000, "=cmd()", "__", "-", " ", "CON", "ﬁ", "Ａ", "İ", "ß"),
+        ]
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({}, f"bilasolur/2019/toyota/yaris/296487_{SHA256[:12]}.jpg"),
+        ({"year": None}, f"bilasolur/unknown/toyota/yaris/296487_{SHA256[:12]}.jpg"),
+        ({"make": None, "model": None}, f"bilasolur/2019/unknown/unknown/296487_{SHA256[:12]}.jpg"),
+        ({"make": "VW", "model": "ID.5 GTX"}, f"bilasolur/2019/volkswagen/id-5-gtx/296487_{SHA256[:12]}.jpg"),
+        ({"make": "M.BENZ"}, f"bilasolur/2019/mercedes-benz/yaris/296487_{SHA256[:12]}.jpg"),
+        ({"model": "Þórður Ægir Ölaf"}, f"bilasolur/2019/toyota/thordur-aegir-olaf/296487_{SHA256[:12]}.jpg"),
+        ({"make": "../../etc", "model": "a/b\n🚗"}, f"bilasolur/2019/etc/a-b/296487_{SHA256[:12]}.jpg"),
+        ({"extension": "webp"}, f"bilasolur/2019/toyota/yaris/296487_{SHA256[:12]}.webp"),
+    ],
+)
+def test_the_scheme(changes: dict[str, Any], key: str) -> None:
+    assert image_key(**{**CAR, **changes}) == key
+
+
+@given(make=HOSTILE, model=HOSTILE, external_id=HOSTILE.filter(lambda text: text is not None))
+def test_any_car_has_a_safe_key(make: str | None, model: str | None, external_id: str) -> None:
+    key = image_key(**{**CAR, "make": make, "model": model, "external_id": external_id})
+    assert len(key.encode()) <= 1024
+    *parts, name = key.split("/")
+    assert len(parts) == 4
+    for part in parts:
+        assert re.fullmatch(r"[a-z0-9-]{1,60}", part)
+    assert re.fullmatch(r"[a-z0-9-]{1,60}_[0-9a-f]{12}\.jpg", name)
+
+
+@given(one=st.text(min_size=1), other=st.text(min_size=1))
+def test_two_cars_never_share_a_key(one: str, other: str) -> None:
+    if one != other:
+        assert image_key(**{**CAR, "external_id": one}) != image_key(**{**CAR, "external_id": other})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("A1", "a1"), ("a 1", "a-1"), ("1", "01"), ("é", "e"), ("x" * 41, "x" * 42), ("1\n", "1")]
+)
+def test_ids_that_look_alike(one: str, other: str) -> None:
+    assert image_key(**{**CAR, "external_id": one}) != image_key(**{**CAR, "external_id": other})
+
+
+@pytest.mark.parametrize(
+    ("prefix", "normal"),
+    [(None, ""), ("", ""), ("/", ""), ("cars", "cars/"), ("cars/", "cars/"), ("//cars//is/", "cars/is/")],
+)
+def test_a_prefix_ends_with_one_slash(prefix: str | None, normal: str) -> None:
+    assert normalise_prefix(prefix) == normal
+    assert normalise_prefix(normal) == normal
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_a_permanent_url_names_exactly_its_key(key: str) -> None:
+    url = permanent_url(key, "https://img.example.is/")
+    parts = urlsplit(url)
+    assert url.isascii()
+    assert (parts.query, parts.fragment) == ("", "")
+    assert unquote(parts.path) == f"/{key}"
+
+
+@pytest.mark.parametrize(
+    ("options", "base"),
+    [
+        ({}, "https://b.s3.eu-north-1.amazonaws.com"),
+        ({"endpoint": "http://127.0.0.1:9000/"}, "http://127.0.0.1:9000/b"),
+        ({"public_url": "https://img.example.is/"}, "https://img.example.is"),
+        ({"public_url": "https://img.example.is", "endpoint": "http://127.0.0.1:9000"}, "https://img.example.is"),
+    ],
+)
+def test_what_stands_before_the_key(options: dict[str, str], base: str) -> None:
+    known: dict[str, Any] = {"endpoint": None, "public_url": None, **options}
+    assert public_base(bucket="b", region="eu-north-1", **known) == base
+
+
+def test_a_thumbnail_is_beside_not_among_the_photos() -> None:
+    key = image_key(**CAR)
+    assert thumbnail_key("small", key) == f"thumbnails/small/{key}"

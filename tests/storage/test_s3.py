@@ -1,0 +1,453 @@
+"""The bucket: what objects carry, which failures pass by themselves, what the one check says, whose credentials."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.storage import s3 as s3_module
+from carscraper.storage.s3 import FATAL, S3Options, S3Store
+from carscraper.storage.upload import Upload
+from tests import services
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DATA = os.urandom(50_000)
+KEY = "bilasolur/2019/toyota/yaris/296487_0123456789ab.jpg"
+SOURCE_URL = "https://bilasolur.is/CarImage.aspx?s=16&c=296487&p=3777561&w=1280"
+
+
+def upload(name: str = KEY, data: bytes = DATA, **changes: Any) -> Upload:
+    metadata = {"source": "Bílasölur þæö", "external-id": "296487", "source-url": SOURCE_URL}
+    return Upload(**{"name": name, "data": data, "content_type": "image/jpeg", "metadata": metadata, **changes})
+
+
+def store(s3: services.S3, **changes: Any) -> S3Store:
+    options = {
+        "bucket": s3.bucket,
+        "region": s3.region,
+        "endpoint": s3.endpoint,
+        "access_key": s3.access_key,
+        "secret_key": s3.secret_key,
+        "timeout": 10,
+        "retries": 3,
+    }
+    return S3Store(S3Options(**{**options, **changes}))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "_FIRST_BACKOFF", 0.01)
+
+
+@pytest.fixture(scope="module")
+def one_bucket(moto_server: services.MotoS3) -> services.S3:
+    """One bucket of moto's for the whole module: a boto3 client takes longer to make than a test to run."""
+    moto_server.reset()
+    return moto_server.bucket("car-photos-of-this-module")
+
+
+@pytest.fixture(scope="module")
+def one_proxy(one_bucket: services.S3) -> Iterator[tuple[services.S3, services.S3Proxy]]:
+    with services.S3Proxy(one_bucket.endpoint) as proxy:
+        yield one_bucket.via(proxy), proxy
+
+
+@pytest.fixture
+def moto_s3(one_bucket: services.S3) -> services.S3:
+    """The bucket, empty."""
+    for key in one_bucket.keys():
+        one_bucket.delete(key)
+    return one_bucket
+
+
+@pytest.fixture
+def proxied(
+    moto_s3: services.S3, one_proxy: tuple[services.S3, services.S3Proxy]
+) -> tuple[services.S3, services.S3Proxy]:
+    """The bucket, empty, and a healthy proxy before it."""
+    _, proxy = one_proxy
+    proxy.heal()
+    proxy.up()
+    proxy.forget()
+    return one_proxy
+
+
+# --- objects ----------------------------------------------------------------------------------------------------
+
+
+def test_an_object_has_its_bytes_and_type(s3: services.S3) -> None:
+    backend = store(s3, prefix="cars/")
+    backend.check()
+    name = backend.object_name(KEY)
+    backend.put(upload(name))
+    assert s3.keys() == [f"cars/{KEY}"]
+    data, headers = s3.get(name)
+    assert data == DATA
+    assert headers["content-type"] == "image/jpeg"
+    assert headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert backend.url(name) == f"{s3.endpoint}/{s3.bucket}/cars/{KEY}"
+    assert backend.location == f"s3://{s3.bucket}"
+
+
+def test_metadata_is_ascii_and_readable(moto_s3: services.S3) -> None:
+    store(moto_s3).put(upload())
+    found = moto_s3.client.head_object(Bucket=moto_s3.bucket, Key=KEY)
+    assert found["Metadata"] == {
+        "source": "B%C3%ADlas%C3%B6lur %C3%BE%C3%A6%C3%B6",
+        "external-id": "296487",
+        "source-url": SOURCE_URL,
+    }
+    assert "ServerSideEncryption" not in found or found["ServerSideEncryption"] == "AES256"
+    assert found.get("StorageClass", "STANDARD") == "STANDARD"
+    assert moto_s3.client.get_object_tagging(Bucket=moto_s3.bucket, Key=KEY)["TagSet"] == []
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-amz-acl: public-read", "\x00", "🚗" * 50, '"<>', "=cmd|' /C calc'!A0"])
+def test_hostile_metadata_adds_no_header(proxied: tuple[services.S3, services.S3Proxy], value: str) -> None:
+    s3, proxy = proxied
+    store(s3).put(upload(metadata={"source": value}))
+    (request,) = proxy.requests
+    assert not [name for name in request.headers if "acl" in name]
+    assert request.headers["x-amz-meta-source"].isprintable()
+
+
+def test_long_metadata_is_cut(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    store(s3).put(upload(metadata=dict.fromkeys(("source", "external-id", "source-url"), "þ" * 5000)))
+    headers = proxy.requests[0].headers
+    # S3 takes 2 KB, and refuses the photo for more.
+    assert sum(len(name) + len(value) for name, value in headers.items() if "x-amz-meta-" in name) < 2048
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"storage_class": "STANDARD_IA"}, {"StorageClass": "STANDARD_IA"}),
+        ({"sse": "AES256"}, {"ServerSideEncryption": "AES256"}),
+        ({"sse": "aws:kms"}, {"ServerSideEncryption": "aws:kms"}),
+        ({"sse": "aws:kms:1234-abcd"}, {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "1234-abcd"}),
+        (
+            {"sse": "aws:kms:arn:aws:kms:eu-north-1:1:key/ab"},
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "arn:aws:kms:eu-north-1:1:key/ab"},
+        ),
+    ],
+)
+def test_storage_class_and_encryption(moto_s3: services.S3, options: dict[str, str], expected: dict[str, str]) -> None:
+    store(moto_s3, **options).put(upload())
+    found = moto_s3.client.head_object(Bucket=moto_s3.bucket, Key=KEY)
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_tags(moto_s3: services.S3) -> None:
+    store(moto_s3, tags=(("project", "cars + more/2"), ("team", "x y"))).put(upload())
+    tags = moto_s3.client.get_object_tagging(Bucket=moto_s3.bucket, Key=KEY)["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"project": "cars + more/2", "team": "x y"}
+
+
+def test_one_signed_request_a_photo_without_acl_or_tags(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    store(s3).put(upload())
+    (request,) = proxy.requests
+    assert (request.method, request.query, request.signed) == ("PUT", "", True)
+    assert request.headers["content-length"] == str(len(DATA))
+    assert len(request.headers["x-amz-content-sha256"]) == 64, "signed over the payload"
+    assert not [name for name in request.headers if "acl" in name or "tagging" in name]
+
+
+def test_putting_again_is_no_error(s3: services.S3) -> None:
+    backend = store(s3)
+    backend.put(upload())
+    backend.put(upload())
+    assert s3.objects() == {KEY: DATA}
+
+
+def test_it_is_called_from_many_threads(s3: services.S3) -> None:
+    backend = store(s3)
+    threads = [
+        threading.Thread(target=backend.put, args=(upload(f"cars/{n}.jpg", b"%d" % n * 2000),)) for n in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert s3.objects() == {f"cars/{n}.jpg": b"%d" % n * 2000 for n in range(12)}
+    backend.close()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+STATUS = {
+    "PermanentRedirect": 301,
+    "NoSuchBucket": 404,
+    "XMinioStorageFull": 507,
+    "NotImplemented": 501,
+    **dict.fromkeys(
+        (
+            *("ExpiredToken", "TokenRefreshRequired", "InvalidToken", "AuthorizationHeaderMalformed"),
+            *("IllegalLocationConstraintException", "InvalidStorageClass", "InvalidTag"),
+            *("InvalidEncryptionAlgorithmError", "KMS.NotFoundException", "KMS.DisabledException"),
+        ),
+        400,
+    ),
+}
+PASSING = [
+    *((503, "SlowDown"), (503, "ServiceUnavailable"), (500, "InternalError"), (502, "BadGateway")),
+    *((504, "GatewayTimeout"), (429, "TooManyRequests"), (408, "RequestTimeout"), (400, "RequestTimeout")),
+    *((409, "OperationAborted"), (400, "BadDigest"), (400, "IncompleteBody")),
+]
+
+
+@pytest.mark.parametrize("code", FATAL)
+def test_fatal_is_told_at_once_with_its_cure(proxied: tuple[services.S3, services.S3Proxy], code: str) -> None:
+    s3, proxy = proxied
+    proxy.fail(STATUS.get(code, 403), code)
+    with pytest.raises(StoreRefusedError) as caught:
+        store(s3).put(upload())
+    assert str(caught.value) == f"S3 refuses uploads to {s3.bucket} ({code}): {FATAL[code]}."
+    assert proxy.count() == 1
+    assert s3.secret_key not in str(caught.value)
+
+
+def test_an_unknown_403_is_fatal_too(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    proxy.fail(403, "InvalidPayer")
+    with pytest.raises(StoreRefusedError, match=r"\(InvalidPayer\): check the credentials"):
+        store(s3).put(upload())
+    assert proxy.count() == 1
+
+
+@pytest.mark.parametrize(("status", "code"), PASSING)
+def test_passing_trouble_is_tried_again(
+    proxied: tuple[services.S3, services.S3Proxy], status: int, code: str
+) -> None:
+    s3, proxy = proxied
+    proxy.fail(status, code, times=2)
+    store(s3).put(upload())
+    assert [request.status for request in proxy.requests] == [status, status, 200]
+    assert s3.objects() == {KEY: DATA}
+
+
+@pytest.mark.parametrize("fault", ["reset", "reset after", "lose_reply", "cut"])
+def test_a_broken_connection_is_tried_again(
+    proxied: tuple[services.S3, services.S3Proxy], fault: str
+) -> None:
+    s3, proxy = proxied
+    options: dict[str, Any] = {"after": 20_000} if fault == "reset after" else {}
+    getattr(proxy, fault.split()[0])(times=2, methods="PUT", **options)
+    store(s3).put(upload())
+    proxy.heal()
+    assert s3.objects() == {KEY: DATA}
+
+
+def test_trouble_that_lasts_is_unavailable_not_refused(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    proxy.fail(503, "SlowDown")
+    with pytest.raises(StoreUnavailableError, match="^SlowDown$"):
+        store(s3, retries=2).put(upload())
+    assert proxy.count() == 3
+
+
+def test_no_server_at_all(moto_s3: services.S3) -> None:
+    with pytest.raises(StoreUnavailableError) as caught:
+        store(moto_s3, endpoint=f"http://127.0.0.1:{services.free_port()}", retries=1).put(upload())
+    assert "\n" not in str(caught.value)
+
+
+def test_one_upload_has_one_deadline_for_all_its_tries(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    begin = time.monotonic()
+    with proxy.hang(methods="PUT"), pytest.raises(StoreUnavailableError):
+        store(s3, timeout=1, retries=50).put(upload())
+    assert time.monotonic() - begin < 3
+
+
+def test_a_reply_whose_checksum_differs_is_not_believed(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    proxy.fail(200, "None", headers={"ETag": f'"{"0" * 32}"'}, times=1)
+    store(s3).put(upload())
+    assert proxy.count() == 2
+    assert s3.objects() == {KEY: DATA}
+    proxy.fail(200, "None", headers={"ETag": f'"{"0" * 32}"'})
+    with pytest.raises(StoreUnavailableError, match="checksum"):
+        store(s3, retries=1).put(upload())
+
+
+@pytest.mark.parametrize("etag", ['"abc-2"', '"0123"', "anything"])
+def test_a_checksum_that_is_no_md5_is_none(proxied: tuple[services.S3, services.S3Proxy], etag: str) -> None:
+    s3, proxy = proxied
+    proxy.fail(200, "None", headers={"ETag": etag})
+    store(s3).put(upload())
+    assert proxy.count() == 1
+
+
+# --- the one check ----------------------------------------------------------------------------------------------
+
+
+def test_the_check_is_one_request(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    store(s3).check()
+    assert [request.method for request in proxy.requests] == ["HEAD"]
+
+
+def test_no_such_bucket(s3: services.S3) -> None:
+    with pytest.raises(StoreRefusedError, match=r"no-such-bucket.*AWS_S3_BUCKET"):
+        store(s3, bucket="no-such-bucket").check()
+    assert "no-such-bucket" not in str(s3.client.list_buckets()["Buckets"])
+
+
+@pytest.mark.parametrize("wrong", [{"secret_key": "wrong"}, {"access_key": "WRONG"}])
+def test_wrong_credentials(rclone_s3: services.S3, wrong: dict[str, str]) -> None:
+    backend = store(rclone_s3, **wrong)
+    with pytest.raises(StoreRefusedError, match="AWS_"):
+        backend.check()
+    with pytest.raises(StoreRefusedError, match="AWS_"):
+        backend.put(upload())
+    assert rclone_s3.keys() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (400, "BadRequest"), (403, "Forbidden")])
+def test_a_bucket_in_another_region(
+    proxied: tuple[services.S3, services.S3Proxy], status: int, code: str
+) -> None:
+    s3, proxy = proxied
+    proxy.fail(status, code, headers={"x-amz-bucket-region": "eu-west-1"}, methods="HEAD")
+    with pytest.raises(StoreRefusedError, match=r"is in the region eu-west-1, .*AWS_S3_REGION=eu-west-1"):
+        store(s3).check()
+
+
+def test_the_servers_own_word_on_the_region(moto_s3: services.S3) -> None:
+    with pytest.raises(StoreRefusedError, match="AWS_S3_REGION=eu-north-1"):
+        store(moto_s3, region="us-west-2").check()
+
+
+def test_a_key_that_may_only_put_goes_on(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    proxy.fail(403, "AccessDenied", methods=["HEAD", "GET"])
+    backend = store(s3)
+    backend.check()
+    backend.put(upload())
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"])
+def test_head_says_403_the_listing_says_why(proxied: tuple[services.S3, services.S3Proxy], code: str) -> None:
+    s3, proxy = proxied
+    proxy.fail(403, code, methods=["HEAD", "GET"])
+    with pytest.raises(StoreRefusedError) as caught:
+        store(s3).check()
+    assert str(caught.value) == f"S3 refuses the bucket {s3.bucket} ({code}): {FATAL[code]}."
+
+
+@pytest.mark.parametrize("trouble", ["down", "503"])
+def test_away_is_not_refused(proxied: tuple[services.S3, services.S3Proxy], trouble: str) -> None:
+    s3, proxy = proxied
+    if trouble == "down":
+        proxy.down()
+    else:
+        proxy.fail(503, "SlowDown")
+    with pytest.raises(StoreUnavailableError):
+        store(s3).check()
+
+
+# --- credentials and addresses ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: services.S3) -> services.S3:
+    """AWS's two files, with a profile that opens the bucket and one that does not."""
+    (tmp_path / "credentials").write_text(
+        f"[cars]\naws_access_key_id = {rclone_s3.access_key}\naws_secret_access_key = {rclone_s3.secret_key}\n"
+        "[wrong]\naws_access_key_id = AKIDWRONG\naws_secret_access_key = wrong\n"
+    )
+    (tmp_path / "config").write_text("[profile cars]\nregion = us-east-1\nendpoint_url = http://127.0.0.1:9\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    return rclone_s3
+
+
+class TestCredentials:
+    def test_none(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"no credentials: set AWS_ACCESS_KEY_ID .* or AWS_PROFILE"):
+            S3Store(S3Options(bucket="car-photos", region="eu-north-1"))
+
+    @pytest.mark.parametrize(
+        ("half", "missing"),
+        [({"access_key": "AKID"}, "AWS_SECRET_ACCESS_KEY"), ({"secret_key": "hunter2"}, "AWS_ACCESS_KEY_ID")],
+    )
+    def test_half(self, half: dict[str, str], missing: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"^{missing} is missing") as caught:
+            S3Store(S3Options(bucket="car-photos", region="eu-north-1", **half))
+        assert "hunter2" not in str(caught.value)
+
+    def test_a_profile(self, aws_files: services.S3) -> None:
+        backend = store(aws_files, access_key=None, secret_key=None, profile="cars")
+        backend.check()
+        backend.put(upload())
+        assert aws_files.objects() == {KEY: DATA}
+
+    def test_the_profile_that_is_asked_for(self, aws_files: services.S3) -> None:
+        with pytest.raises(StoreRefusedError):
+            store(aws_files, access_key=None, secret_key=None, profile="wrong").check()
+
+    def test_no_such_profile(self, aws_files: services.S3) -> None:
+        with pytest.raises(ConfigurationError, match=r"^AWS_PROFILE=nobody is not in the AWS configuration files"):
+            store(aws_files, access_key=None, secret_key=None, profile="nobody")
+
+    def test_boto3s_own_variables_are_found(self, rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", rclone_s3.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rclone_s3.secret_key)
+        backend = store(rclone_s3, access_key=None, secret_key=None)
+        backend.check()
+        backend.put(upload())
+
+    def test_ours_win_over_the_environments(self, rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "other")
+        backend = store(rclone_s3)
+        backend.check()
+        backend.put(upload())
+        assert rclone_s3.keys() == [KEY]
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_REGION"])
+def test_the_settings_win_over_what_the_clients_read_by_themselves(
+    rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "us-west-2" if variable == "AWS_REGION" else "http://127.0.0.1:9")
+    backend = store(rclone_s3)
+    backend.check()
+    backend.put(upload())
+    assert rclone_s3.keys() == [KEY]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, r"AWS_CA_BUNDLE=.* can't be read"), (b"no certificate", r"AWS_CA_BUNDLE=.* holds no certificate")],
+)
+def test_a_wrong_certificate_file_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_bytes(content)
+    options = S3Options(
+        bucket="car-photos",
+        region="eu-north-1",
+        access_key="AKID",
+        secret_key="hunter2",
+        ca_bundle=str(bundle),
+    )
+    with pytest.raises(ConfigurationError, match=sentence):
+        S3Store(options)
+
+
+def test_nothing_shows_the_secret_key() -> None:
+    options = S3Options(bucket="car-photos", region="eu-north-1", access_key="AKID", secret_key="hunter2")
+    assert "hunter2" not in repr(S3Store(options))
+    assert "hunter2" not in repr(options)

@@ -1,0 +1,354 @@
+"""The house rules that a test can hold: who imports whom, who reads what, how spiders and commands look."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import pkgutil
+import re
+import tokenize
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import scrapy.commands
+from scrapy import Spider
+from scrapy.commands import ScrapyCommand
+from scrapy.settings import default_settings
+
+import carscraper
+import carscraper.commands
+import carscraper.settings
+import carscraper.spiders
+from carscraper.base_spiders.dealer import DealerSpider
+from tests.services import REPO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = REPO / "carscraper"
+FIXTURES = REPO / "tests" / "fixtures"
+MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+# Who may import whom inside the package, from the bottom up; a new part of the house gets its line here.
+FOUNDATION = {"batching", "exceptions", "items", "network", "parsing", "settings", "vehicles"}
+ROOMS = FOUNDATION | {"db", "storage", "addon"}
+ALLOWED: dict[str, set[str]] = {
+    "batching": set(),
+    "data": set(),
+    "exceptions": set(),
+    "items": set(),
+    "network": {"exceptions"},
+    "parsing": set(),
+    "settings": {"exceptions"},
+    "vehicles": {"data", "parsing"},
+    "addon": {"exceptions", "settings"},
+    "db": FOUNDATION,
+    "storage": FOUNDATION,
+    "middlewares": FOUNDATION | {"addon"},
+    "pipelines": ROOMS,
+    "base_spiders": ROOMS | {"pipelines"},
+    "spiders": ROOMS | {"pipelines", "base_spiders"},
+    "extensions": ROOMS | {"pipelines", "base_spiders"},
+    "commands": ROOMS | {"pipelines", "base_spiders", "spiders", "extensions"},
+}
+# Outside things and the one room each is met in. (A command may look at SQLAlchemy's errors.)
+OUTSIDE = {
+    "sqlalchemy": {"db", "commands"},
+    "alembic": {"db"},
+    "psycopg": {"db"},
+    "boto3": {"storage"},
+    "botocore": {"storage"},
+    "obstore": {"storage"},
+    "PIL": {"storage"},
+    "dotenv": {"settings"},
+}
+
+
+def part_of(name: str) -> str:
+    """``db/queries.py`` and ``db/__init__.py`` are ``db``, ``items.py`` is ``items``."""
+    return name.split("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module, *, types_too: bool = False) -> Iterator[tuple[str, str, int]]:
+    """Module, name (or nothing) and line of every import; those for type checkers only are no dependency."""
+    skipped: set[ast.AST] = set()
+    if not types_too:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, "", node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            for alias in node.names:
+                yield node.module or "", alias.name, node.lineno
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_downward_only(name: str) -> None:
+    own = part_of(name)
+    if name == "__init__.py":
+        assert not [module for module, _, _ in imports(TREES[name]) if module.startswith("carscraper")]
+        return
+    assert own in ALLOWED, f"{own} is new: say in ALLOWED what it may import"
+    for module, imported, line in imports(TREES[name]):
+        if not module.startswith("carscraper"):
+            continue
+        parts = module.split(".")[1:] or [imported]
+        if parts[0] in {"__version__", own}:
+            continue
+        assert parts[0] in ALLOWED[own], f"{name}:{line} imports carscraper.{parts[0]}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_outside_thing_is_met_in_one_room(name: str) -> None:
+    for module, _, line in imports(TREES[name]):
+        rooms = OUTSIDE.get(module.split(".")[0])
+        assert rooms is None or part_of(name) in rooms, f"{name}:{line} imports {module}"
+
+
+def test_storage_and_db_do_not_know_each_other() -> None:
+    for name, tree in TREES.items():
+        other = {"db": "storage", "storage": "db"}.get(part_of(name))
+        modules = {module for module, _, _ in imports(tree, types_too=True)}
+        assert not [each for each in modules if other and each.startswith(f"carscraper.{other}")], name
+
+
+def test_components_take_only_secret_from_the_settings_module() -> None:
+    for name, tree in TREES.items():
+        if part_of(name) in {"addon", "commands"}:
+            continue  # they check values
+        taken = {imported for module, imported, _ in imports(tree) if module == "carscraper.settings"}
+        assert taken <= {"Secret"}, f"{name} takes {taken}: components read crawler.settings"
+
+
+def test_only_the_settings_module_reads_the_environment() -> None:
+    readers = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if text in {"os.environ", "os.environb", "os.getenv", "os.putenv"}:
+                readers.add(name)
+        for module, imported, _ in imports(tree, types_too=True):
+            if module == "dotenv" or (module == "os" and imported in {"environ", "getenv"}):
+                readers.add(name)
+    assert readers == {"settings.py"}
+
+
+# --- spiders ----------------------------------------------------------------------------------------------------
+
+SPIDER_MODULES = [module.name for module in pkgutil.iter_modules(carscraper.spiders.__path__)]
+
+
+def spiders_of(module: str) -> list[type[Spider]]:
+    loaded = importlib.import_module(f"carscraper.spiders.{module}")
+    classes = [each for each in vars(loaded).values() if isinstance(each, type) and issubclass(each, Spider)]
+    return [each for each in classes if each.__module__ == loaded.__name__]
+
+
+def code_lines(text: str) -> int:
+    """Lines with code: no comments, no docstrings, no blank lines."""
+    lines = set()
+    documented = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            documented |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}:
+            lines |= set(range(token.start[0], token.end[0] + 1)) if token.string else set()
+    return len(lines - documented)
+
+
+def test_there_are_spiders() -> None:
+    assert "bilasolur" in SPIDER_MODULES
+
+
+@pytest.mark.parametrize("module", SPIDER_MODULES)
+class TestSpider:
+    def test_file_name_and_class_agree(self, module: str) -> None:
+        (spider,) = spiders_of(module)
+        assert spider.name == module
+        assert spider.__name__ == "".join(word.capitalize() for word in module.split("_")) + "Spider"
+        assert spider.__doc__
+
+    def test_it_is_short(self, module: str) -> None:
+        lines = code_lines(MODULES[f"spiders/{module}.py"].read_text("utf-8"))
+        assert lines <= 30, "what does not fit belongs on a base spider"
+
+    def test_it_is_polite(self, module: str) -> None:
+        (spider,) = spiders_of(module)
+        custom: dict[str, Any] = dict(spider.custom_settings or {})
+        ours = vars(carscraper.settings)
+        for name in ("DOWNLOAD_DELAY", "AUTOTHROTTLE_START_DELAY"):
+            assert float(custom.get(name, ours[name])) >= float(ours[name])
+        assert getattr(spider, "download_delay", ours["DOWNLOAD_DELAY"]) >= ours["DOWNLOAD_DELAY"]
+        for name in ("CONCURRENT_REQUESTS_PER_DOMAIN", "IMAGES_CONCURRENCY"):
+            assert int(custom.get(name, ours[name])) <= int(ours[name])
+        for name in ("ROBOTSTXT_OBEY", "AUTOTHROTTLE_ENABLED", "DOWNLOAD_VERIFY_CERTIFICATES"):
+            assert custom.get(name, True) is True
+        assert "USER_AGENT" not in custom
+        assert "DOWNLOAD_SLOTS" not in custom
+
+    def test_a_dealer_has_a_saved_page(self, module: str) -> None:
+        (spider,) = spiders_of(module)
+        if issubclass(spider, DealerSpider):
+            assert spider.source
+            assert spider.home.startswith("https://")
+            assert list((FIXTURES / module).glob("*/response.html")), f"tests/fixtures/{module}/ is missing"
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+COMMANDS = [module.name for module in pkgutil.iter_modules(carscraper.commands.__path__)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+class TestCommand:
+    def test_it_does_not_hide_one_of_scrapys(self, name: str) -> None:
+        assert name not in {module.name for module in pkgutil.iter_modules(scrapy.commands.__path__)}
+
+    def test_it_is_the_only_class_there(self, name: str) -> None:
+        # Scrapy instantiates every command class it finds, a base class too.
+        module = importlib.import_module(f"carscraper.commands.{name}")
+        classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, ScrapyCommand)]
+        own = [each for each in classes if each.__module__ == module.__name__]
+        assert [each.__name__ for each in own] == ["Command"]
+        assert not [base for base in own[0].__mro__[1:] if base.__module__.startswith("carscraper.commands")]
+
+    def test_it_explains_itself(self, name: str) -> None:
+        command = importlib.import_module(f"carscraper.commands.{name}").Command()
+        assert command.short_desc()
+        assert command.syntax()
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+SETTINGS_LINES = MODULES["settings.py"].read_text("utf-8").splitlines()
+READERS = {"get", "getbool", "getint", "getfloat", "getlist", "getdict", "getdictorlist", "getwithbase"}
+
+
+def assigned() -> dict[str, ast.stmt]:
+    found: dict[str, ast.stmt] = {}
+    for node in TREES["settings.py"].body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id.isupper():
+                found[target.id] = node
+    return found
+
+
+OURS = assigned()
+# One that Scrapy reads without having a default for it.
+SCRAPYS = {name for name in OURS if hasattr(default_settings, name)} | {"MEDIA_ALLOW_REDIRECTS"}
+
+
+def block_of(node: ast.stmt) -> list[str]:
+    """The comment lines above a setting, up to the last blank line."""
+    comments = []
+    for line in reversed(SETTINGS_LINES[: node.lineno - 1]):
+        if not line.strip() or line.startswith("# ---"):
+            break
+        if line.startswith("#"):
+            comments.append(line)
+    return comments[::-1]
+
+
+def is_wiring(node: ast.stmt) -> bool:
+    """Names of our own modules for Scrapy: they explain themselves."""
+    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    return value is not None and "carscraper" in ast.unparse(value) and "_env(" not in ast.unparse(value)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_says_what_it_is_or_why(name: str) -> None:
+    if is_wiring(OURS[name]):
+        return
+    comments = block_of(OURS[name])
+    assert comments, f"{name} has neither `#:` documentation nor a reason"
+    if name not in SCRAPYS:
+        documentation = " ".join(line for line in comments if line.startswith("#:"))
+        assert "Used by" in documentation, f"{name} is ours: its `#:` lines say who uses it"
+        for module in re.findall(r"Used by [^.]*?``([\w.]+)``", documentation):
+            path = module.replace(".", "/")
+            assert f"{path}.py" in MODULES or f"{path}/__init__.py" in MODULES, f"{name}: there is no {module}"
+
+
+def read_settings(tree: ast.Module) -> set[str]:
+    """Names that are read from an object called ``settings``."""
+    names = set()
+    for node in ast.walk(tree):
+        key: ast.expr | None = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READERS and node.args:
+            holder, key = node.func.value, node.args[0]
+        elif isinstance(node, ast.Subscript):
+            holder, key = node.value, node.slice
+        if (
+            isinstance(key, ast.Constant)
+            and isinstance(key.value, str)
+            and ast.unparse(holder).split(".")[-1] == "settings"
+        ):
+            names.add(key.value)
+    return names
+
+
+def strings(tree: ast.Module) -> set[str]:
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_every_setting_that_is_read_exists() -> None:
+    derived = {"CARSCRAPER_PROBLEMS"}  # set by the add-on
+    for name, tree in TREES.items():
+        for setting in read_settings(tree):
+            known = setting in OURS or hasattr(default_settings, setting) or setting in derived
+            assert known, f"{name} reads {setting}, which settings.py does not have"
+
+
+def test_every_setting_of_ours_is_read_somewhere() -> None:
+    read = set().union(*(strings(tree) for name, tree in TREES.items() if name != "settings.py"))
+    inside = {
+        node.id for node in ast.walk(TREES["settings.py"]) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    unused = set(OURS) - SCRAPYS - read - inside
+    assert not unused
+
+
+def test_every_checked_name_is_a_setting() -> None:
+    assert set(carscraper.settings.checks) <= set(OURS)
+    assert set(carscraper.settings.secret_names) <= set(OURS)
+
+
+def environment_names() -> dict[str, set[str]]:
+    """The variables that each setting is read from."""
+    found = {}
+    for name, node in OURS.items():
+        text = ast.unparse(node)
+        found[name] = set(re.findall(r"_env\('(\w+)'", text)) | set(re.findall(r"_environment\.get\('(\w+)'", text))
+    return found
+
+
+def test_a_setting_is_read_from_the_variable_of_its_name() -> None:
+    for name, variables in environment_names().items():
+        assert not variables or name in variables or name == "STATS_DUMP", name
+
+
+def test_the_example_lists_real_settings_only() -> None:
+    example = REPO / ".env.example"
+    if not example.exists():
+        pytest.skip(".env.example is not there yet")
+    known = set().union(*environment_names().values())
+    listed = re.findall(r"^\s*#?\s*(?:export )?([A-Z][A-Z0-9_]+)=", example.read_text("utf-8"), re.MULTILINE)
+    assert listed
+    assert set(listed) <= known
+    assert len(set(listed)) == len(listed)
+
+
+def test_the_package_says_its_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", carscraper.__version__)
+    assert Path(carscraper.__file__).parent == PACKAGE

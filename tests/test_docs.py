@@ -1,0 +1,408 @@
+"""What the documents say is there, and what is in ``deploy/`` works as far as it can be tried here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+import sqlalchemy
+from dotenv import dotenv_values
+from scrapy.settings import default_settings
+
+import carscraper
+import carscraper.settings
+from carscraper.db.queries import PERMANENT_REASONS
+from carscraper.extensions import verdict
+from scripts import settings_docs
+from tests import services
+from tests.dealers.bilasolur import SimulatedBilasolur
+from tests.services import REPO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md")])
+SETTINGS = settings_docs.read_settings(settings_docs.SETTINGS.read_text("utf-8"))
+FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
+# Names in capitals that are no settings: of other programs, or placeholders.
+NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
+    "AWS_ENDPOINT_URL_S3",
+    "STANDARD_IA",
+}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO).as_posix())
+
+
+def text_of(page: Path) -> str:
+    return page.read_text("utf-8")
+
+
+def prose_of(page: Path) -> str:
+    """The page without fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a Markdown viewer gives the headings."""
+    titles = re.findall(r"^#+ (.+)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# --- what is generated ------------------------------------------------------------------------------------------
+
+
+def test_the_settings_pages_are_current() -> None:
+    command = [sys.executable, str(REPO / "scripts" / "settings_docs.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_page_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stale = tmp_path / "settings.md"
+    stale.write_text(settings_docs.DOCS.read_text("utf-8").replace("2 GiB", "3 GiB"), "utf-8")
+    monkeypatch.setattr(settings_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(settings_docs, "DOCS", stale)
+    readme = tmp_path / "README.md"
+    shutil.copy(settings_docs.README, readme)
+    monkeypatch.setattr(settings_docs, "README", readme)
+    assert settings_docs.main(["--check"]) == 1
+    assert settings_docs.main([]) == 0
+    assert settings_docs.main(["--check"]) == 0
+
+
+def test_the_page_gives_the_defaults_that_the_program_has(tmp_path: Path) -> None:
+    """The source is read, not run: here it is compared with what runs, in an empty environment."""
+    names = [each.name for each in SETTINGS if each.variables]
+    program = f"import json, carscraper.settings as s; print(json.dumps({{n: str(getattr(s, n)) for n in {names!r}}}))"
+    environment = services.crawl_environment(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    actual = json.loads(done.stdout)
+    for setting in SETTINGS:
+        if not setting.variables or not setting.default.startswith("`") or setting.name == "DATABASE_URL":
+            continue
+        shown = re.findall(r"`(.*?)`", setting.default)[0]
+        assert shown.lower() == actual[setting.name].lower(), setting.name
+
+
+def test_every_variable_is_in_the_table() -> None:
+    page = text_of(settings_docs.DOCS)
+    for setting in SETTINGS:
+        if setting.variables:
+            assert f"| `{setting.name}` | " in page
+            assert setting.what, f"{setting.name} has no `#:` documentation"
+
+
+# --- what is named ----------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors_of(linked), target
+
+
+@each_page
+def test_files_exist(page: Path) -> None:
+    here = r"(?<![\w/.:-])((?:carscraper|docs|deploy|scripts|tests|benchmarks)/(?:[\w.-]+/)*(?:[\w-]+\.\w+)?)(?![\w<])"
+    for name in re.findall(here, text_of(page)):
+        # The page about a new dealer says how to make its example; carscraper/images/… are stats.
+        if "/example." not in name and not name.startswith("carscraper/images"):
+            assert (REPO / name).exists(), name
+    for name in re.findall(
+        r"`((?:addon|network|batching|middlewares|db|storage|extensions)[\w/]*\.py)`", prose_of(page)
+    ):
+        assert (REPO / "carscraper" / name).exists(), name
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of(REPO / "Makefile"), re.MULTILINE))
+    mentioned = set(re.findall(r"(?:^|`|sudo |&& )make ([a-z]+)", text_of(page), re.MULTILINE))
+    assert mentioned <= targets
+
+
+@each_page
+def test_commands_exist(page: Path) -> None:
+    text = text_of(page)
+    for command, verb in re.findall(r"(?:/|`|^)scrapy (\w+)(?: (\w+))?", text, re.MULTILINE):
+        if command == "crawl":
+            assert not verb or (REPO / "carscraper" / "spiders" / f"{verb}.py").exists()
+        else:
+            assert command == "database"
+            assert verb in {"upgrade", "version"}
+    for argument in re.findall(r"-a (\w+)=", text):
+        assert argument in {"base_url", "makes", "limit", "max_pages", "details"}
+
+
+@each_page
+def test_settings_exist(page: Path) -> None:
+    known = {each.name for each in SETTINGS} | NOT_SETTINGS
+    for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose_of(page)):
+        assert name in known or hasattr(default_settings, name), name
+
+
+@each_page
+def test_nothing_private_is_named(page: Path) -> None:
+    for word in ("/work/", "/tmp/", "/root/", "TODO", "FIXME"):
+        assert word not in text_of(page)
+
+
+def test_every_reason_has_its_line() -> None:
+    page = text_of(REPO / "docs" / "architecture.md")
+    table = [line for line in page.splitlines() if line.startswith("| `")]
+    permanent = set()
+    named = set()
+    for line in table:
+        reasons = set(re.findall(r"`([a-z0-9-]+)`", line.split("|")[1]))
+        named |= reasons
+        if line.rstrip(" |").endswith("permanent"):
+            permanent |= reasons
+    assert permanent == PERMANENT_REASONS
+    code = text_of(REPO / "carscraper" / "pipelines" / "images.py") + text_of(
+        REPO / "carscraper" / "storage" / "inspection.py"
+    )
+    for reason in re.findall(r'(?:return|ImageRejected(?:Error)?\(|_fail\(image,) "([a-z][a-z-]+)"', code):
+        assert reason in named, f"{reason} is not in the table of reasons"
+
+
+def test_every_last_line_has_its_advice() -> None:
+    page = text_of(REPO / "docs" / "going-to-production.md")
+    troubles = re.findall(r'_count\(.*?, "([\w ]+)", "([^"]+)"', text_of(Path(verdict.__file__)))
+    assert len(troubles) > 5
+    for what, state in troubles:
+        assert state in page, f"no advice for: {what} {state}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    page = text_of(REPO / "CHANGELOG.md")
+    assert f"## {carscraper.__version__}" in page
+    assert "## Unreleased" in page
+
+
+def test_the_readme_has_room_for_what_is_filled_in() -> None:
+    page = text_of(REPO / "README.md")
+    for block in ("demo output", "bench table", "test output"):
+        assert re.search(rf"<!-- {block} -->\n.*?<!-- {block}: end -->", page, re.DOTALL)
+
+
+# --- .env.example -----------------------------------------------------------------------------------------------
+
+EXAMPLE = REPO / ".env.example"
+
+
+def example_blocks() -> Iterator[tuple[list[str], list[tuple[str, str]]]]:
+    """The blocks between empty lines: their comments and their settings."""
+    for block in text_of(EXAMPLE).split("\n\n"):
+        lines = block.strip().splitlines()
+        found = [re.fullmatch(r"#?([A-Z][A-Z0-9_]+)=(.*)", line) for line in lines]
+        yield (
+            [line for line, match in zip(lines, found, strict=True) if not match],
+            [(match[1], match[2]) for match in found if match],
+        )
+
+
+def test_the_example_has_every_setting_with_a_comment() -> None:
+    listed = [name for _, settings in example_blocks() for name, _ in settings]
+    assert sorted(listed) == sorted(each.name for each in SETTINGS if each.variables)
+    for comments, settings in example_blocks():
+        assert all(line.startswith("# ") for line in comments)
+        assert comments or not settings
+
+
+def test_the_example_shows_the_defaults() -> None:
+    defaults = {each.name: each.default for each in SETTINGS}
+    for _, settings in example_blocks():
+        for name, value in settings:
+            if defaults[name].startswith("`") and value:
+                assert defaults[name].startswith(f"`{value}`"), name
+
+
+def test_the_example_changes_nothing_as_it_is_and_can_be_read_when_all_is_switched_on(tmp_path: Path) -> None:
+    assert dotenv_values(EXAMPLE) == {}
+    everything = tmp_path / "everything.env"
+    everything.write_text(re.sub(r"^#(?=[A-Z])", "", text_of(EXAMPLE), flags=re.MULTILINE), "utf-8")
+    read = dotenv_values(everything, interpolate=False)
+    for name, check in carscraper.settings.checks.items():
+        if read.get(name):
+            check(name, read[name])
+    # systemd reads the same file: a value with a quote inside stands between single quotes, and no line is exported.
+    for name, value in (
+        line.split("=", 1) for line in everything.read_text("utf-8").splitlines() if line[:1].isupper()
+    ):
+        assert '"' not in value or value == f"'{read[name]}'"
+        assert "#" not in value
+        assert "$" not in value
+
+
+# --- deploy/ ----------------------------------------------------------------------------------------------------
+
+DEPLOY = REPO / "deploy"
+UNITS = ("carscraper-bilasolur.service", "carscraper-bilasolur.timer")
+
+
+def test_the_units_are_understood(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    installed = "/opt/carscraper/.venv/bin/scrapy"
+    for unit in UNITS:
+        text = text_of(DEPLOY / unit)
+        (tmp_path / unit).write_text(text.replace(installed, shutil.which("true") or "/bin/true"), "utf-8")
+    assert installed in text_of(DEPLOY / UNITS[0])
+    command = [program, "verify", "--man=no", *(str(tmp_path / unit) for unit in UNITS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ours = [line for line in done.stderr.splitlines() if "carscraper" in line]
+    assert not ours
+    calendar = re.findall(r"OnCalendar=(.+)", text_of(DEPLOY / UNITS[1]))
+    done = subprocess.run([program, "calendar", *calendar], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_crontab_runs_one_crawl_at_a_time(tmp_path: Path) -> None:
+    lines = [line for line in text_of(DEPLOY / "crontab").splitlines() if line and not line.startswith("#")]
+    variables = [line for line in lines if re.fullmatch(r"[A-Z_]+=\S+", line)]
+    (entry,) = [line for line in lines if line not in variables]
+    *when, command = entry.split(None, 5)
+    assert all(re.fullmatch(r"[\d*,/-]+", part) for part in when)
+    assert "%" not in command  # cron takes it for the end of the line
+    command = command.replace("/var/lib/carscraper", str(tmp_path)).replace(
+        "/opt/carscraper/.venv/bin/scrapy crawl bilasolur", "sh -c 'echo ran; sleep 3'"
+    )
+    if shutil.which("flock") is None:
+        pytest.skip("flock is not installed")
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "ran\n"
+        second = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+        assert (second.returncode, second.stdout) == (0, "")
+
+
+def policy(bucket: str, prefix: str, *sids: str) -> str:
+    """The printed policy with the names filled in, of these statements."""
+    text = text_of(DEPLOY / "iam-crawl-policy.json").replace("BUCKET", bucket).replace("PREFIX/", prefix)
+    printed: dict[str, Any] = json.loads(text)
+    printed["Statement"] = [each for each in printed["Statement"] if each["Sid"] in sids]
+    assert len(printed["Statement"]) == len(sids)
+    return json.dumps(printed)
+
+
+@pytest.fixture
+def crawl_user(moto_s3: services.S3) -> Iterator[Callable[[str], dict[str, str]]]:
+    """Makes a user with a policy, on a server that holds users to theirs; gives the environment of a crawl."""
+
+    def enforce(after: str) -> None:
+        request = urllib.request.Request(
+            f"{moto_s3.endpoint}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"}, method="POST"
+        )
+        urllib.request.urlopen(request).close()
+
+    def make(document: str) -> dict[str, str]:
+        iam = boto3.client(
+            "iam",
+            endpoint_url=moto_s3.endpoint,
+            region_name=moto_s3.region,
+            aws_access_key_id=moto_s3.access_key,
+            aws_secret_access_key=moto_s3.secret_key,
+        )
+        iam.create_user(UserName="crawl")
+        iam.put_user_policy(UserName="crawl", PolicyName="crawl", PolicyDocument=document)
+        key = iam.create_access_key(UserName="crawl")["AccessKey"]
+        enforce("0")
+        return moto_s3.env | {
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
+
+    yield make
+    enforce("inf")
+
+
+@pytest.mark.parametrize("sids", [("StorePhotos", "OptionalCheckAtTheStart"), ("StorePhotos",)], ids=" and ".join)
+def test_the_printed_policy_is_enough(
+    sids: tuple[str, ...],
+    crawl: Callable[..., services.CompletedCrawl],
+    crawl_user: Callable[[str], dict[str, str]],
+    moto_s3: services.S3,
+) -> None:
+    environment = crawl_user(policy(moto_s3.bucket, "cars/", *sids))
+    environment |= {"S3_PREFIX": "cars/", "IMAGES_THUMBS": '{"small": [320, 240]}'}
+    with SimulatedBilasolur(cars=3, photos=2) as site:
+        done = crawl("bilasolur", spider_arguments={"base_url": site.base_url}, env=environment, settings=FAST)
+    assert done.returncode == 0, done
+    assert done.lines("6 photos stored"), done
+
+
+def test_the_printed_policy_allows_no_more(
+    crawl: Callable[..., services.CompletedCrawl],
+    crawl_user: Callable[[str], dict[str, str]],
+    moto_s3: services.S3,
+) -> None:
+    environment = crawl_user(policy(moto_s3.bucket, "cars/", "StorePhotos"))
+    with SimulatedBilasolur(cars=1, photos=1) as site:
+        arguments = {"base_url": site.base_url}
+        done = crawl("bilasolur", spider_arguments=arguments, env=environment | {"S3_PREFIX": "others/"}, settings=FAST)
+    assert done.returncode == verdict.FAILED, done
+    assert done.lines("AccessDenied"), done
+
+
+def test_the_printed_database_roles_are_enough(
+    crawl: Callable[..., services.CompletedCrawl], postgres: services.PostgresCluster, postgres_url: str, tmp_path: Path
+) -> None:
+    page = text_of(REPO / "docs" / "going-to-production.md")
+    found = re.search(r"<!-- database roles -->\n```sql\n(.+?)```", page, re.DOTALL)
+    assert found
+    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+
+    def run(script: str) -> None:
+        with engine.connect() as connection:
+            for statement in script.split(";"):
+                if statement.strip():
+                    connection.exec_driver_sql(statement)
+
+    def as_role(role: str) -> str:
+        url = sqlalchemy.make_url(postgres_url).set(username=role)
+        return url.render_as_string(hide_password=False)
+
+    run(found[1])
+    try:
+        done = services.run_scrapy(
+            "database", "upgrade", cwd=tmp_path, env={"DATABASE_URL": as_role("carscraper_owner")}
+        )
+        assert done.returncode == 0, done
+        with SimulatedBilasolur(cars=3, photos=2) as site:
+            arguments = {"base_url": site.base_url}
+            environment = {"DATABASE_URL": as_role("carscraper_crawl")}
+            for kept in ("6 photos stored", "6 known before"):
+                done = crawl("bilasolur", spider_arguments=arguments, env=environment, settings=FAST)
+                assert done.returncode == 0, done
+                assert done.lines(kept), done
+    finally:
+        run("DROP OWNED BY carscraper_crawl, carscraper_owner; DROP ROLE carscraper_crawl; DROP ROLE carscraper_owner")
+
+
+def test_the_crawl_runs_from_another_folder_as_the_units_do(tmp_path: Path) -> None:
+    """Program here, state there: the settings module by its name, no ``scrapy.cfg``, paths in the working directory."""
+    unit = text_of(DEPLOY / UNITS[0])
+    assert "Environment=SCRAPY_SETTINGS_MODULE=carscraper.settings" in unit
+    environment = services.crawl_environment(tmp_path) | {"CARSCRAPER_ENV_FILE": str(tmp_path / "bilasolur.env")}
+    (tmp_path / "bilasolur.env").write_text("CRAWL_MAX_PAGES=3\nDATABASE_URL=sqlite:///var/here.db\n", "utf-8")
+    command = [sys.executable, "-m", "scrapy", "database", "upgrade"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "var" / "here.db").exists()

@@ -1,0 +1,393 @@
+"""Settings: secrets that never show themselves, where values come from, what is refused, the add-on's last touch."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import pickle
+import pprint
+import subprocess
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from scrapy.exceptions import CloseSpider
+from scrapy.settings import Settings
+
+import carscraper.settings
+from carscraper.addon import CarscraperAddon, aborting, end_as_failed
+from carscraper.exceptions import ConfigurationError
+from carscraper.settings import Secret, checks, secret_names
+from tests import services
+from tests.fakes import make_crawler, make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+PLAIN = "wJalrXUtnFEMI/K7MDENG"
+
+
+class TestSecret:
+    @pytest.mark.parametrize(
+        "show",
+        [
+            str,
+            repr,
+            ascii,
+            pprint.pformat,
+            "{}".format,
+            "{:>40}".format,
+            "{!r}".format,
+            "{!s}".format,
+            "{!a}".format,
+            lambda key: f"{key}",
+            lambda key: f"{key:.3}",
+            lambda key: "%s" % key,
+            lambda key: "%r" % key,
+            lambda key: "%-40s" % key,
+            lambda key: repr([key]),
+            lambda key: repr({"key": (key,)}),
+            lambda key: pprint.pformat({"key": key, "others": [key]}, width=20),
+            lambda key: str(ValueError(key)),
+            lambda key: "".join(traceback.format_exception(ValueError(key))),
+        ],
+    )
+    def test_it_never_shows_itself(self, show: Callable[[Any], str]) -> None:
+        shown = show(Secret(PLAIN))
+        assert PLAIN[:3] not in shown
+        assert "*" in shown
+
+    def test_print_and_log_show_stars(
+        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = Secret(PLAIN)
+        print(key, [key])
+        logging.getLogger("test").warning("%s %r %s", key, key, {"key": key})
+        shown = capsys.readouterr().out + caplog.text
+        assert PLAIN not in shown
+        assert shown.count("***") == 5
+
+    @pytest.mark.parametrize(
+        "through",
+        [
+            copy.copy,
+            copy.deepcopy,
+            Secret,
+            *(lambda key, number=number: pickle.loads(pickle.dumps(key, number)) for number in range(2, 6)),
+        ],
+    )
+    def test_a_copy_is_the_same_secret(self, through: Callable[[Secret], Secret]) -> None:
+        copied = through(Secret(PLAIN))
+        assert type(copied) is Secret
+        assert copied.reveal() == PLAIN
+        assert str(copied) == "***"
+
+    def test_it_compares_and_hashes_as_its_value(self) -> None:
+        assert Secret(PLAIN) == PLAIN
+        assert {Secret(PLAIN): 1}[PLAIN] == 1
+        assert not Secret("")
+
+    def test_reveal_gives_a_plain_string(self) -> None:
+        assert type(Secret(PLAIN).reveal()) is str
+        assert json.dumps({"key": Secret(PLAIN).reveal()}) == json.dumps({"key": PLAIN})
+
+
+# --- where values come from -------------------------------------------------------------------------------------
+
+ENV_FILE = """
+# as in .env.example
+export IMAGES_WIDTH=784
+S3_PREFIX='from file/'
+CONTACT="mailto:a@example.is"   # a comment
+AWS_S3_BUCKET=from-file
+AWS_SECRET_ACCESS_KEY=wJal$r{X}UtnFEMI
+S3_MAX_RETRIES=
+LOG_LEVEL
+"""
+
+
+def values(folder: Path, *names: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the settings module of a process of its own says."""
+    code = (
+        "import json, sys, carscraper.settings as s; from carscraper.settings import Secret\n"
+        "def plain(v): return {'secret': v.reveal()} if isinstance(v, Secret) else v\n"
+        "print(json.dumps({name: plain(getattr(s, name)) for name in sys.argv[1:]}))"
+    )
+    environment = {**services.crawl_environment(folder), "CARSCRAPER_ENV_FILE": "", **(env or {})}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "scrapy.cfg").write_text("[settings]\ndefault = carscraper.settings\n")
+    (tmp_path / ".env").write_text(ENV_FILE)
+    return tmp_path
+
+
+class TestSources:
+    def test_env_file_beside_the_project(self, project: Path) -> None:
+        (project / "below").mkdir()
+        found = values(
+            project / "below",
+            *("IMAGES_WIDTH", "S3_PREFIX", "CONTACT", "USER_AGENT", "AWS_S3_BUCKET", "AWS_SECRET_ACCESS_KEY"),
+            *("S3_MAX_RETRIES", "LOG_LEVEL"),
+            env={"AWS_S3_BUCKET": "from-environment"},
+        )
+        assert found["IMAGES_WIDTH"] == "784"
+        assert found["S3_PREFIX"] == "from file/"
+        assert "(+mailto:a@example.is)" in found["USER_AGENT"]
+        assert found["AWS_S3_BUCKET"] == "from-environment"
+        assert found["AWS_SECRET_ACCESS_KEY"] == {"secret": "wJal$r{X}UtnFEMI"}, "a $ in a key is a $"
+        assert found["S3_MAX_RETRIES"] == 5, "set to nothing is not set"
+        assert found["LOG_LEVEL"] == "INFO"
+
+    def test_defaults_without_any(self, tmp_path: Path) -> None:
+        names = ("USE_S3_STORAGE", "AWS_S3_REGION", "IMAGES_STORE", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL")
+        found = values(tmp_path, *names, "USER_AGENT", "CONTACT")
+        assert not found["USE_S3_STORAGE"]
+        assert found["AWS_S3_REGION"] == "eu-north-1"
+        assert found["IMAGES_STORE"] == "var/images"
+        assert found["AWS_SECRET_ACCESS_KEY"] is None
+        assert found["DATABASE_URL"] == {"secret": "sqlite:///var/carscraper.db"}
+        assert found["CONTACT"] is None
+        assert found["USER_AGENT"].startswith("carscraper/")
+
+    def test_s3s_own_endpoint_variable_wins_over_the_general_one(self, tmp_path: Path) -> None:
+        env = {"AWS_ENDPOINT_URL": "http://general", "AWS_ENDPOINT_URL_S3": "http://s3"}
+        assert values(tmp_path, "AWS_ENDPOINT_URL", env=env) == {"AWS_ENDPOINT_URL": "http://s3"}
+
+    def test_a_store_set_to_nothing_is_nothing(self, tmp_path: Path) -> None:
+        assert values(tmp_path, "IMAGES_STORE", env={"IMAGES_STORE": ""}) == {"IMAGES_STORE": ""}
+
+    def test_another_env_file(self, project: Path) -> None:
+        (project / "other.env").write_text("IMAGES_WIDTH=400\n")
+        env = {"CARSCRAPER_ENV_FILE": "other.env"}
+        assert values(project, "IMAGES_WIDTH", "S3_PREFIX", env=env) == {"IMAGES_WIDTH": "400", "S3_PREFIX": ""}
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "env", "shown"),
+        [
+            ("IMAGES_WIDTH", (), {}, "784"),
+            ("IMAGES_WIDTH", (), {"IMAGES_WIDTH": "400"}, "400"),
+            ("IMAGES_WIDTH", ("-s", "IMAGES_WIDTH=1200"), {"IMAGES_WIDTH": "400"}, "1200"),
+            ("AWS_SECRET_ACCESS_KEY", (), {}, "***"),
+            ("DATABASE_URL", (), {"DATABASE_URL": "postgresql://u:hunter2@h/d"}, "***"),
+        ],
+    )
+    def test_scrapys_own_command_shows_what_holds(
+        self, project: Path, name: str, arguments: tuple[str, ...], env: dict[str, str], shown: str
+    ) -> None:
+        done = services.run_scrapy(
+            "settings", "--get", name, *arguments, cwd=project, env={"CARSCRAPER_ENV_FILE": "", **env}
+        )
+        assert done.returncode == 0, done
+        assert done.stdout.strip() == shown
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+BOOLEANS = [name for name, check in checks.items() if check is carscraper.settings._boolean]
+URLS = ["AWS_ENDPOINT_URL", "IMAGES_PUBLIC_URL"]
+GOOD: dict[str, list[tuple[Any, Any]]] = {
+    **dict.fromkeys(
+        BOOLEANS,
+        [
+            *((value, True) for value in (True, 1, "1", "true", "True", "YES", " on ")),
+            *((value, False) for value in (False, 0, "0", "false", "No", "off")),
+        ],
+    ),
+    "AWS_S3_BUCKET": [
+        ("car-photos", "car-photos"),
+        ("a.b-3", "a.b-3"),
+        ("abc", "abc"),
+        ("a" * 63, "a" * 63),
+        (None, None),
+        ("", None),
+    ],
+    **dict.fromkeys(
+        URLS,
+        [
+            ("https://img.example.is", "https://img.example.is"),
+            ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
+            ("http://[::1]:9000/cars/", "http://[::1]:9000/cars"),
+            ("", None),
+            (None, None),
+        ],
+    ),
+    "DATABASE_URL": [
+        (url, url)
+        for url in (
+            "sqlite:///x.db",
+            "sqlite://",
+            "postgres://u:p@h/d",
+            "postgresql://h/d",
+            "postgresql+psycopg://u@/d?host=%2Ftmp",
+        )
+    ],
+    "IMAGES_THUMBS": [
+        ("", {}),
+        (None, {}),
+        ({}, {}),
+        ('{"small": [320, 240]}', {"small": (320, 240)}),
+        ({"small": (320, 240), "big_2": [1, 2]}, {"small": (320, 240), "big_2": (1, 2)}),
+    ],
+    "S3_TAGS": [(None, {}), ('{"project": "cars"}', {"project": "cars"}), ({"a": "b"}, {"a": "b"})],
+    "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
+    "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
+    "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
+    "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
+    "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
+}
+BAD: dict[str, list[Any]] = {
+    **dict.fromkeys(BOOLEANS, ["", None, "ja", "2", "tru", "***"]),
+    "AWS_S3_BUCKET": ["ab", "a" * 64, "My-Bucket", "my_bucket", "-ab", "ab-", "s3://bucket", "bucket/x", "bucket\n"],
+    **dict.fromkeys(
+        URLS,
+        ["img.example.is", "//img.example.is", "ftp://h", "http://", "https:///x", "http://h:0", "http://h:99999", "http://[::1", 5],
+    ),
+    "DATABASE_URL": [None, "", "mysql://u:hunter2@h/d", "hunter2", "/var/x.db", "postgresql+psycopg2://u:hunter2@h/d"],
+    "IMAGES_THUMBS": [
+        *('{"small": [320]}', '{"small": 320}', '{"small": [0, 1]}', '{"small": ["1", "2"]}', '{"../x": [1, 2]}'),
+        *("{", "[1]", "5", '{"": [1, 2]}', {"small": (1.5, 2)}, "small"),
+    ],
+    "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
+    "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
+}
+NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY"}]
+BAD |= {name: ["", None, "many", "-1", "nan", "inf", "-inf", float("inf"), float("nan"), [], "1,5"] for name in NUMBERS}
+BAD["IMAGES_DOWNLOAD_DELAY"] = ["-1", "nan", "slow", float("inf")]
+WHOLE = [name for name in NUMBERS if isinstance(checks[name](name, "1"), int)]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [(n, v, e) for n, pairs in GOOD.items() for v, e in pairs])
+def test_good_values(name: str, value: Any, expected: Any) -> None:
+    found = checks[name](name, value)
+    assert found == expected
+    assert type(found) is (Secret if name == "DATABASE_URL" else type(expected))
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_bad_values_are_one_sentence_that_names_the_setting(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        checks[name](name, value)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{name} is ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert "hunter2" not in sentence
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        checks[name](name, "1.5")
+
+
+def test_every_check_is_tested() -> None:
+    assert set(BAD) == set(checks)
+
+
+@pytest.mark.parametrize("name", checks)
+def test_defaults_are_good(name: str, tmp_path: Path) -> None:
+    checks[name](name, getattr(carscraper.settings, name))
+
+
+# --- the add-on -------------------------------------------------------------------------------------------------
+
+
+class TestAddon:
+    def test_values_are_typed_and_keep_their_priority(self) -> None:
+        settings = make_settings(IMAGES_WIDTH="784", USE_S3_STORAGE="no", IMAGES_THUMBS='{"small": [320, 240]}')
+        assert settings["IMAGES_WIDTH"] == 784
+        assert settings["USE_S3_STORAGE"] is False
+        assert settings["IMAGES_THUMBS"] == {"small": (320, 240)}
+        assert settings["CARSCRAPER_PROBLEMS"] == []
+        assert settings.getpriority("IMAGES_WIDTH") == 40
+        assert settings.getpriority("S3_MAX_RETRIES") == 20
+
+    @pytest.mark.parametrize("name", secret_names)
+    def test_secrets_are_wrapped_wherever_they_come_from(self, name: str) -> None:
+        value = "postgresql://u:hunter2@h/d" if name == "DATABASE_URL" else "hunter2"
+        settings = make_settings(**{name: value})
+        assert settings[name].reveal() == value
+        assert "hunter2" not in repr(dict(settings)) + str(settings.copy_to_dict())
+
+    def test_every_problem_is_kept_and_none_is_raised(self) -> None:
+        settings = make_settings(IMAGES_WIDTH="wide", S3_MAX_RETRIES="-1")
+        assert len(settings["CARSCRAPER_PROBLEMS"]) == 2
+        assert any("IMAGES_WIDTH is 'wide'" in problem for problem in settings["CARSCRAPER_PROBLEMS"])
+
+    def test_applying_it_twice_changes_nothing(self) -> None:
+        settings = make_settings(DATABASE_URL="sqlite:///x.db", IMAGES_THUMBS='{"small": [320, 240]}')
+        before = settings.copy_to_dict()
+        CarscraperAddon().update_settings(settings)
+        assert settings.copy_to_dict() == before
+        assert settings["DATABASE_URL"].reveal() == "sqlite:///x.db"
+
+    @pytest.mark.parametrize(
+        ("changes", "slot"),
+        [
+            ({"DOWNLOAD_DELAY": "0.4"}, {"concurrency": 8, "delay": 0.1}),
+            ({"DOWNLOAD_DELAY": "0.4", "IMAGES_DOWNLOAD_DELAY": "0"}, {"concurrency": 8, "delay": 0.0}),
+            ({"IMAGES_CONCURRENCY": "2", "IMAGES_DOWNLOAD_DELAY": "1.5"}, {"concurrency": 2, "delay": 1.5}),
+            ({"DOWNLOAD_SLOTS": {"images": {"delay": 9}, "x": {}}}, {"delay": 9}),
+        ],
+    )
+    def test_photos_have_a_download_slot_of_their_own(self, changes: dict[str, Any], slot: dict[str, Any]) -> None:
+        assert make_settings(**changes).getdict("DOWNLOAD_SLOTS")["images"] == slot
+
+    def test_libraries_that_log_signed_headers_are_quiet(self) -> None:
+        make_settings(LOG_LEVEL="DEBUG")
+        assert logging.getLogger("botocore").level == logging.WARNING
+
+    def test_it_is_switched_on(self) -> None:
+        settings = Settings()
+        settings.setmodule(carscraper.settings)
+        assert "carscraper.addon.CarscraperAddon" in settings.getdict("ADDONS")
+
+
+class TestAborting:
+    def test_a_wrong_setting_ends_the_crawl_with_its_sentence(self) -> None:
+        crawler = make_crawler(IMAGES_WIDTH="wide")
+        with pytest.raises(CloseSpider) as caught, aborting(crawler):
+            pytest.fail("nothing is done with a wrong setting")
+        assert caught.value.reason == "configuration"
+        assert "IMAGES_WIDTH" in crawler.stats.get_value("carscraper/failed")
+
+    def test_a_wrong_argument_too(self) -> None:
+        crawler = make_crawler()
+        crawler.spider.argument_problem = "limit is 'x'."
+        with pytest.raises(CloseSpider), aborting(crawler):
+            pytest.fail("nothing is done with a wrong argument")
+        assert crawler.stats.get_value("carscraper/failed") == "limit is 'x'."
+
+    def test_what_a_component_finds_out_later(self) -> None:
+        crawler = make_crawler()
+        with pytest.raises(CloseSpider), aborting(crawler):
+            raise ConfigurationError("AWS_S3_BUCKET is missing.")
+        assert crawler.stats.get_value("carscraper/failed") == "AWS_S3_BUCKET is missing."
+
+    def test_nothing_wrong(self) -> None:
+        crawler = make_crawler()
+        with aborting(crawler):
+            asyncio.run(asyncio.sleep(0))
+        assert crawler.stats.get_value("carscraper/failed") is None
+
+    def test_the_first_reason_stays(self) -> None:
+        crawler = make_crawler()
+        end_as_failed(crawler, "first")
+        end_as_failed(crawler, "second")
+        assert crawler.stats.get_value("carscraper/failed") == "first"
