@@ -38,6 +38,12 @@ def service(start: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
         yield running
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--regenerate", action="store_true", help="write tests/fixtures/*/*/expected.json anew, and fail to show how"
+    )
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for message, what in _missing.items():
         terminalreporter.section("a service is missing", sep="!", red=True, bold=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,3 +32,10 @@ def make_crawler(spider: type[Spider] = Spider, **changes: Any) -> Crawler:
     crawler.engine = SimpleNamespace(running=True)  # type: ignore[assignment]
     crawler.spider = spider.from_crawler(crawler, name=getattr(spider, "name", None) or "test")
     return crawler
+
+
+async def until(happened: Callable[[], object], *, timeout: float = 10) -> None:  # noqa: ASYNC109 - it uses asyncio's
+    """Let the others go on until ``happened()``."""
+    async with asyncio.timeout(timeout):
+        while not happened():  # noqa: ASYNC110 - what happens has no event to wait for
+            await asyncio.sleep(0.002)

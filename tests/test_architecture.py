@@ -69,7 +69,7 @@ OUTSIDE = {
 
 def part_of(name: str) -> str:
     """``db/queries.py`` and ``db/__init__.py`` are ``db``, ``items.py`` is ``items``."""
-    return name.split("/")[0].removesuffix(".py")
+    return name.split("/", maxsplit=1)[0].removesuffix(".py")
 
 
 def imports(tree: ast.Module, *, types_too: bool = False) -> Iterator[tuple[str, str, int]]:
@@ -285,7 +285,12 @@ def read_settings(tree: ast.Module) -> set[str]:
     names = set()
     for node in ast.walk(tree):
         key: ast.expr | None = None
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READERS and node.args:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in READERS
+            and node.args
+        ):
             holder, key = node.func.value, node.args[0]
         elif isinstance(node, ast.Subscript):
             holder, key = node.value, node.slice
@@ -313,7 +318,9 @@ def test_every_setting_that_is_read_exists() -> None:
 def test_every_setting_of_ours_is_read_somewhere() -> None:
     read = set().union(*(strings(tree) for name, tree in TREES.items() if name != "settings.py"))
     inside = {
-        node.id for node in ast.walk(TREES["settings.py"]) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        node.id
+        for node in ast.walk(TREES["settings.py"])
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
     unused = set(OURS) - SCRAPYS - read - inside
     assert not unused

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from scrapy.exceptions import CloseSpider
-from scrapy.settings import Settings
+from scrapy.settings import Settings, default_settings
 
 import carscraper.settings
 from carscraper.addon import CarscraperAddon, aborting, end_as_failed
@@ -25,7 +25,7 @@ from tests import services
 from tests.fakes import make_crawler, make_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 PLAIN = "wJalrXUtnFEMI/K7MDENG"
@@ -46,9 +46,9 @@ class TestSecret:
             "{!a}".format,
             lambda key: f"{key}",
             lambda key: f"{key:.3}",
-            lambda key: "%s" % key,
-            lambda key: "%r" % key,
-            lambda key: "%-40s" % key,
+            lambda key: "%s" % key,  # noqa: UP031 - the old way must not show it either
+            lambda key: "%r" % key,  # noqa: UP031
+            lambda key: "%-40s" % key,  # noqa: UP031
             lambda key: repr([key]),
             lambda key: repr({"key": (key,)}),
             lambda key: pprint.pformat({"key": key, "others": [key]}, width=20),
@@ -201,13 +201,13 @@ class TestSources:
 
 BOOLEANS = [name for name, check in checks.items() if check is carscraper.settings._boolean]
 URLS = ["AWS_ENDPOINT_URL", "IMAGES_PUBLIC_URL"]
-GOOD: dict[str, list[tuple[Any, Any]]] = {
+GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     **dict.fromkeys(
         BOOLEANS,
-        [
+        (
             *((value, True) for value in (True, 1, "1", "true", "True", "YES", " on ")),
             *((value, False) for value in (False, 0, "0", "false", "No", "off")),
-        ],
+        ),
     ),
     "AWS_S3_BUCKET": [
         ("car-photos", "car-photos"),
@@ -219,13 +219,13 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     ],
     **dict.fromkeys(
         URLS,
-        [
+        (
             ("https://img.example.is", "https://img.example.is"),
             ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
             ("http://[::1]:9000/cars/", "http://[::1]:9000/cars"),
             ("", None),
             (None, None),
-        ],
+        ),
     ),
     "DATABASE_URL": [
         (url, url)
@@ -250,13 +250,29 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
     "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
+    "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],
+    "S3_SSE": [
+        ("", None),
+        (None, None),
+        *((value, value) for value in ("AES256", "aws:kms", "aws:kms:1234-abcd", "aws:kms:arn:aws:kms:x:1:key/a")),
+    ],
 }
-BAD: dict[str, list[Any]] = {
-    **dict.fromkeys(BOOLEANS, ["", None, "ja", "2", "tru", "***"]),
+BAD: dict[str, Sequence[Any]] = {
+    **dict.fromkeys(BOOLEANS, ("", None, "ja", "2", "tru", "***")),
     "AWS_S3_BUCKET": ["ab", "a" * 64, "My-Bucket", "my_bucket", "-ab", "ab-", "s3://bucket", "bucket/x", "bucket\n"],
     **dict.fromkeys(
         URLS,
-        ["img.example.is", "//img.example.is", "ftp://h", "http://", "https:///x", "http://h:0", "http://h:99999", "http://[::1", 5],
+        (
+            "img.example.is",
+            "//img.example.is",
+            "ftp://h",
+            "http://",
+            "https:///x",
+            "http://h:0",
+            "http://h:99999",
+            "http://[::1",
+            5,
+        ),
     ),
     "DATABASE_URL": [None, "", "mysql://u:hunter2@h/d", "hunter2", "/var/x.db", "postgresql+psycopg2://u:hunter2@h/d"],
     "IMAGES_THUMBS": [
@@ -265,6 +281,8 @@ BAD: dict[str, list[Any]] = {
     ],
     "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
+    "AWS_S3_REGION": ["", None, "EU North", "eu_north_1", "-eu", "eu-north-1\n"],
+    "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
 }
 NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY"}]
 BAD |= {name: ["", None, "many", "-1", "nan", "inf", "-inf", float("inf"), float("nan"), [], "1,5"] for name in NUMBERS}
@@ -329,6 +347,12 @@ class TestAddon:
         settings = make_settings(IMAGES_WIDTH="wide", S3_MAX_RETRIES="-1")
         assert len(settings["CARSCRAPER_PROBLEMS"]) == 2
         assert any("IMAGES_WIDTH is 'wide'" in problem for problem in settings["CARSCRAPER_PROBLEMS"])
+
+    @pytest.mark.parametrize("name", ["DOWNLOAD_DELAY", "DOWNLOAD_TIMEOUT", "RETRY_TIMES", "AUTOTHROTTLE_ENABLED"])
+    def test_a_wrong_value_that_scrapy_reads_first_does_not_end_in_its_traceback(self, name: str) -> None:
+        settings = make_settings(**{name: "wrong"})
+        assert settings["CARSCRAPER_PROBLEMS"][0].startswith(f"{name} is 'wrong'")
+        assert settings[name] == getattr(default_settings, name)
 
     def test_applying_it_twice_changes_nothing(self) -> None:
         settings = make_settings(DATABASE_URL="sqlite:///x.db", IMAGES_THUMBS='{"small": [320, 240]}')

@@ -66,6 +66,7 @@ class Ledger:
         self._executor = self._new_executor()
         self._given_up = False
         self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP)
+        self._photos: Batcher[tuple[str, str, CarImage], int] = Batcher(self._save_images, size=200)
         self._known: Batcher[tuple[str, str], dict[str, queries.KnownImage]] = Batcher(self._known_images, size=200)
         self._bytes: Batcher[tuple[str, str], queries.KnownBytes | None] = Batcher(self._known_bytes, size=500)
 
@@ -140,6 +141,14 @@ class Ledger:
         """
         return await self._saves.submit(item)
 
+    async def save_image(self, source: str, external_id: str, image: CarImage) -> int:
+        """Write a photo whose bytes are safe, without waiting for the car's other photos.
+
+        Returns:
+            How many photos, of any car, it showed to be placeholders.
+        """
+        return await self._photos.submit((source, external_id, image))
+
     async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
         """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
         return await self._write(queries.image_stored, source, external_id, image)
@@ -165,6 +174,9 @@ class Ledger:
             return await self._write(queries.save, [item], self._rules)
         except (DBAPIError, ValueError, OverflowError) as error:
             return [queries.Saved(error=str(error).split("\n", 1)[0])]
+
+    async def _save_images(self, photos: list[tuple[str, str, CarImage]]) -> list[int]:
+        return await self._write(queries.save_images, photos, self._rules)
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
         return await self._ask(queries.known_images, cars)

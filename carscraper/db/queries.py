@@ -82,6 +82,10 @@ class PlaceholderRules:
     released: frozenset[str] = frozenset()
     """SHA-256 of pictures that are photos all the same."""
 
+    def holds(self, source_sha256: str) -> bool:
+        """Tell whether the rule is on for these bytes."""
+        return bool(self.families) and source_sha256 not in self.released
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardState:
@@ -309,10 +313,11 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         results[number] = Saved(created=car in created, price_changed=changed)
     if changes:
         connection.execute(insert(_changes), changes)
-    stored = _save_images(connection, items, listing_ids, now)
-    if rules.families and stored:
+    with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
+    found = _save_images(connection, with_images, rules, now)
+    if found:
         first = next(iter(results))
-        results[first] = replace(results[first], placeholders=_find_placeholders(connection, stored, rules))
+        results[first] = replace(results[first], placeholders=found)
     covers = _covers(connection, sorted(listing_ids.values()))
     placeholders = _covers(connection, sorted(listing_ids.values()), placeholders=True)
     for values, item in zip(updates, cars.values(), strict=True):
@@ -442,26 +447,57 @@ def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
         )
 
 
-def _save_images(
-    connection: Connection, items: list[CarItem], listing_ids: dict[tuple[str, str], int], now: datetime
-) -> set[str]:
-    """Write the photos of *items*; the cars' rows are locked, so nobody else writes them.
+def save_images(connection: Connection, photos: list[tuple[str, str, CarImage]], rules: PlaceholderRules) -> list[int]:
+    """Write photos, each with its car's source and external id, as soon as their bytes are safe.
+
+    A photo whose car has no row is left to :func:`save`.
 
     Returns:
-        The served bytes' hashes of photos that became stored.
+        For each photo 0; for the first, how many photos of this and other cars it showed to be placeholders.
     """
-    with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
+    images: dict[tuple[str, str], list[CarImage]] = {}
+    for source, external_id, image in photos:
+        images.setdefault((source, external_id), []).append(image)
+    with_images: dict[int, list[CarImage]] = {}
+    shown: dict[int, str | None] = {}
+    for chunk in _chunks(sorted(images)):
+        query = (
+            select(_listings.c.id, _listings.c.source, _listings.c.external_id, _listings.c.image_url)
+            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
+            .order_by(_listings.c.source, _listings.c.external_id)
+            .with_for_update()
+        )
+        for row in connection.execute(query):
+            with_images[row.id] = images[row.source, row.external_id]
+            shown[row.id] = row.image_url
+    found = _save_images(connection, with_images, rules, utcnow())
+    covers = _covers(connection, sorted(shown))
+    for listing_id, urls in covers.items():
+        if shown[listing_id] != urls[0]:
+            connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=urls[0]))
+    return [found] + [0] * (len(photos) - 1)
+
+
+def _save_images(
+    connection: Connection, with_images: dict[int, list[CarImage]], rules: PlaceholderRules, now: datetime
+) -> int:
+    """Write the photos of each listing; the listings' rows are locked, so nobody else writes them.
+
+    Returns:
+        How many photos proved to be placeholders.
+    """
     existing: dict[tuple[int, str], Row[Any]] = {}
-    for chunk in _chunks(sorted(with_images)):
-        for found in connection.execute(select(_images).where(_images.c.listing_id.in_(chunk))):
-            existing[found.listing_id, found.identity] = found
+    wanted = [(listing_id, image.identity) for listing_id, images in with_images.items() for image in images]
+    for chunk in _chunks(wanted):
+        query = select(_images).where(tuple_(_images.c.listing_id, _images.c.identity).in_(chunk))
+        existing.update({(found.listing_id, found.identity): found for found in connection.execute(query)})
     inserts = []
     updates = []
     stored = set()
     for listing_id, images in with_images.items():
         for image in {image.identity: image for image in images}.values():
             row = existing.get((listing_id, image.identity))
-            values = _image_values(image, row, now)
+            values = _image_values(image, row, now, rules)
             if values is None:
                 continue
             if image.status == "stored" and image.source_sha256 and (row is None or row.status != "stored"):
@@ -476,14 +512,16 @@ def _save_images(
         columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
         statement = update(_images).where(_images.c.id == bindparam("row_id"))
         connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
-    return stored
+    return _find_placeholders(connection, stored, rules) if rules.families and stored else 0
 
 
 # What describes the bytes; it changes only together with the status.
 _BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
 
-def _image_values(image: CarImage, row: Row[Any] | None, now: datetime) -> dict[str, Any] | None:
+def _image_values(
+    image: CarImage, row: Row[Any] | None, now: datetime, rules: PlaceholderRules
+) -> dict[str, Any] | None:
     """Give the row to write for *image*, or ``None`` if nothing changed. A stored photo is never downgraded."""
     tried = image.attempts > 0
     values: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
@@ -492,6 +530,15 @@ def _image_values(image: CarImage, row: Row[Any] | None, now: datetime) -> dict[
     if row is None:
         return values
     keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
+    # Written a moment ago, when the bytes were safe; or found to be a placeholder since.
+    keep_bytes |= row.sha256 is not None and (row.sha256, row.status, row.reason) == (
+        image.sha256,
+        image.status,
+        image.reason,
+    )
+    keep_bytes |= (
+        row.reason == "placeholder" and rules.holds(row.source_sha256) and (row.source_sha256 == image.source_sha256)
+    )
     if keep_bytes or (not tried and image.status != "stored"):
         url = image.url if keep_bytes and image.status == "stored" and image.key == row.key else row.url
         if (row.position, row.source_url, row.url) == (image.position, image.source_url, url):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scrapy.crawler import Crawler
+    from scrapy.statscollectors import StatsCollector
+
+    from carscraper.db.queries import Saved
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +91,7 @@ class DatabasePipeline:
             stats.inc_value("carscraper/cars/gone")
         elif isinstance(item, CarItem):
             stats.inc_value("carscraper/cars/saved")
-            stats.inc_value("carscraper/cars/new", int(saved.created))
-            stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
-            if saved.placeholders:
-                stats.inc_value("carscraper/images/failed/placeholder", saved.placeholders)
+            count_saved(stats, saved)
         return item
 
     def _stop(self, why: str) -> None:
@@ -99,3 +99,11 @@ class DatabasePipeline:
             self._crawler.stats.set_value("carscraper/stopping", why)
             end_as_failed(self._crawler, why)
             asyncio.ensure_future(self._crawler.engine.close_spider_async(reason="database_away"))  # noqa: RUF006 - the engine waits for it
+
+
+def count_saved(stats: StatsCollector, saved: Saved) -> None:
+    """Count what saving a car found out; a car with photos to fetch is saved before them and after."""
+    stats.inc_value("carscraper/cars/new", int(saved.created))
+    stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
+    if saved.placeholders:
+        stats.inc_value("carscraper/images/failed/placeholder", saved.placeholders)

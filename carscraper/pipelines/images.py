@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ from carscraper.exceptions import (
 )
 from carscraper.items import CarImage, CarItem
 from carscraper.network import GUARD
+from carscraper.pipelines.database import count_saved
 from carscraper.storage.derivatives import thumbnail
 from carscraper.storage.inspection import Photo, inspect
 from carscraper.storage.keys import image_key, thumbnail_key
@@ -164,6 +165,8 @@ class CarImagesPipeline(ImagesPipeline):
             found = known.get(image.identity)
             if found and not found.due:
                 self._take_over(image, found.image)
+        if self._wanted(item) and not await self._announce(item):
+            return item
         item = await super().process_item(item)
         self._count(item)
         return item
@@ -177,16 +180,31 @@ class CarImagesPipeline(ImagesPipeline):
 
     def get_media_requests(self, item: CarItem, info: Any) -> list[Request]:
         """Ask for the photos that are not stored yet."""
-        if self.store is None:
-            return []
-        wanted = [image for image in item.images if image.status == "pending" and image.reason is None]
         requests = []
-        for image in wanted:
+        for image in self._wanted(item):
             try:
                 requests.append(self._request(image, item))
             except ValueError:
                 _fail(image, "bad-address")
         return requests
+
+    def _wanted(self, item: CarItem) -> list[CarImage]:
+        if self.store is None:
+            return []
+        return [image for image in item.images if image.status == "pending" and image.reason is None]
+
+    async def _announce(self, item: CarItem) -> bool:
+        """Write the car and what photos it has before they are fetched; each becomes stored as its bytes are safe.
+
+        Without the card's hash and the time of the details: a crawl that dies now reads this car again.
+        """
+        try:
+            saved = await self.ledger.save(replace(item, card_hash=None, details_at=None))
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            return False
+        count_saved(self.crawler.stats, saved)
+        return saved.error is None
 
     def _request(self, image: CarImage, item: CarItem) -> Request:
         if urlsplit(image.source_url).scheme not in {"http", "https"}:
@@ -270,6 +288,7 @@ class CarImagesPipeline(ImagesPipeline):
             _copy_bytes(image, known.image)
             image.status, image.reason = "stored", None
             self.crawler.stats.inc_value("carscraper/images/linked")
+            await self._write_down(image, item)
             return
         kept = await self._without_private_metadata(data, photo) if rules.strip_metadata else data
         image.sha256 = image.source_sha256 if kept is data else hashlib.sha256(kept).hexdigest()
@@ -323,8 +342,18 @@ class CarImagesPipeline(ImagesPipeline):
         else:
             image.status, image.reason = "pending", "spooled"
             self.crawler.stats.inc_value("carscraper/spool/added")
+        await self._write_down(image, item)
         for name, size in self.rules.thumbs.items():
             await self._store_thumbnail(name, size, key, data)
+
+    async def _write_down(self, image: CarImage, item: CarItem) -> None:
+        try:
+            placeholders = await self.ledger.save_image(item.source, item.external_id, image)
+        except DatabaseUnavailableError:
+            logger.debug("The row of %s waits for its car's", image.key)  # which goes to the spool, photos included
+            return
+        if placeholders:
+            self.crawler.stats.inc_value("carscraper/images/failed/placeholder", placeholders)
 
     async def _store_thumbnail(self, name: str, size: tuple[int, int], key: str, data: bytes) -> None:
         assert self.store is not None

@@ -32,9 +32,7 @@ def new_site() -> Iterator[Callable[..., SimulatedBilasolur]]:
 
 
 @pytest.fixture
-def new_world(
-    tmp_path: Path, sqlite_url: str, new_site: Callable[..., SimulatedBilasolur]
-) -> Callable[..., World]:
+def new_world(tmp_path: Path, sqlite_url: str, new_site: Callable[..., SimulatedBilasolur]) -> Callable[..., World]:
     """A site with these options, SQLite, and photos in a folder."""
 
     def make(*, database_url: str = sqlite_url, env: dict[str, str] | None = None, **options: Any) -> World:

@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy
 
 from carscraper.db.models import CarListing
-
 from tests import services
 from tests.crawl.world import KEY, World, last_words, make_of, model_of, truth_of, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
@@ -95,7 +95,8 @@ def assert_address_answers(world: World, via: services.S3, image: Any) -> None:
     signed = via.client.generate_presigned_url("get_object", Params={"Bucket": via.bucket, "Key": image["key"]})
     assert signed.partition("?")[0] == image["url"]
     if via.kind == "moto":
-        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{via.bucket}/*"}
+        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject"}
+        allow["Resource"] = f"arn:aws:s3:::{via.bucket}/*"
         policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
         via.client.put_bucket_policy(Bucket=via.bucket, Policy=policy)
         signed = image["url"]  # a public bucket: anybody may ask

@@ -390,9 +390,8 @@ AFTER: dict[str, CarImage] = {
 MATRIX = {
     "stored": {"stored": "old", "stored in a folder": "new"} | dict.fromkeys(list(AFTER)[2:], "old"),
     "stored in a folder": {"stored": "new", "stored in a folder": "old"} | dict.fromkeys(list(AFTER)[2:], "old"),
-    **dict.fromkeys(
-        list(BEFORE)[2:],
-        {
+    **{
+        name: {
             "stored": "new",
             "stored in a folder": "new",
             "failed": "bytes",
@@ -400,8 +399,9 @@ MATRIX = {
             "pending": "old",
             "spooled": "new",
             "store error": "bytes",
-        },
-    ),
+        }
+        for name in list(BEFORE)[2:]
+    },
 }
 
 
@@ -409,8 +409,13 @@ class TestPhoto:
     def test_a_photo_is_never_downgraded(self, ledger: Ledger) -> None:
         cases = [(before, after) for before in BEFORE for after in AFTER]
         identities = [f"1/{number}" for number in range(len(cases))]
-        olds = [dataclasses.replace(BEFORE[before], identity=name) for (before, _), name in zip(cases, identities, strict=True)]
-        news = [dataclasses.replace(AFTER[after], identity=name) for (_, after), name in zip(cases, identities, strict=True)]
+        olds = [
+            dataclasses.replace(BEFORE[before], identity=name)
+            for (before, _), name in zip(cases, identities, strict=True)
+        ]
+        news = [
+            dataclasses.replace(AFTER[after], identity=name) for (_, after), name in zip(cases, identities, strict=True)
+        ]
         ledger.save(car(images=olds), rules=OFF)
         earlier = ledger.rows(images)
         ledger.save(car(images=news), rules=OFF)
@@ -500,7 +505,9 @@ class TestDue:
         assert state.card_hash == "ab"
 
     def test_one_due_photo_makes_the_car_due(self, ledger: Ledger) -> None:
-        ledger.save(car("1", images=[stored("1/1"), failed("1/2", "timeout")]), car("2", images=[stored("2/1")]), car("3"))
+        ledger.save(
+            car("1", images=[stored("1/1"), failed("1/2", "timeout")]), car("2", images=[stored("2/1")]), car("3")
+        )
         states = ledger.ask(queries.card_states, SOURCE, ["1", "2", "3", "404"])
         assert {name: state.images_due for name, state in states.items()} == {"1": True, "2": False, "3": False}
 
@@ -529,7 +536,11 @@ class TestKnownBytes:
     def test_a_stored_photo_with_these_bytes(self, ledger: Ledger) -> None:
         ledger.save(car(images=[stored("1/1", "x")]))
         known, unknown = self.ask(ledger, (sha256("x"), S3), (sha256("y"), S3))
-        assert (known.image.key, known.image.url, known.placeholder) == (stored("1/1", "x").key, stored("1/1", "x").url, False)
+        assert (known.image.key, known.image.url, known.placeholder) == (
+            stored("1/1", "x").key,
+            stored("1/1", "x").url,
+            False,
+        )
         assert unknown is None
 
     def test_only_in_the_asked_store(self, ledger: Ledger) -> None:
@@ -636,7 +647,11 @@ class TestCover:
             ("https://bilasolur.is/expired.jpg", [pending()], TEMPORARY),
             ("https://[broken", [pending()], TEMPORARY),
             ("", [pending()], TEMPORARY),
-            ("https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400", [], "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400"),
+            (
+                "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
+                [],
+                "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
+            ),
             (PERMANENT, [], PERMANENT),
             (PERMANENT, [pending()], PERMANENT),
             (PERMANENT, [failed()], PERMANENT),

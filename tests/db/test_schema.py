@@ -37,8 +37,24 @@ CREATE TABLE car_listings (
 """
 LEGACY_ROWS = [
     # id, source, url, price, image_url, scraped_at, last_seen_at
-    (7, "Bilasolur", "https://bilasolur.is/CarDetails.aspx?bid=76&cid=296487&sid=1&schid=abc&schpage=2", 1, "old", "2025-01-01", "2025-03-01"),
-    (8, "Bilasolur", "https://bilasolur.is/CarDetails.aspx?CID=296487&schid=def&schpage=9", 2, "", "2025-02-01", "2025-02-02"),
+    (
+        7,
+        "Bilasolur",
+        "https://bilasolur.is/CarDetails.aspx?bid=76&cid=296487&sid=1&schid=abc&schpage=2",
+        1,
+        "old",
+        "2025-01-01",
+        "2025-03-01",
+    ),
+    (
+        8,
+        "Bilasolur",
+        "https://bilasolur.is/CarDetails.aspx?CID=296487&schid=def&schpage=9",
+        2,
+        "",
+        "2025-02-01",
+        "2025-02-02",
+    ),
     (9, "Bilasolur", "https://bilasolur.is/CarDetails.aspx?schid=1&cid=5", 3, None, "2025-01-01", None),
     (10, "BR", "https://br.is/CarDetails.aspx?cid=5&schid=1", 4, "https://b.s3.amazonaws.com/x.jpg", None, None),
     (11, "Hekla", "https://www.hekla.is/is/bilar/notadir-bilar/view/5?cid=5", 5, "x", None, None),
@@ -46,6 +62,7 @@ LEGACY_ROWS = [
     (13, "Bilasolur", None, 7, None, None, None),
     (40, None, "https://bilasolur.is/CarDetails.aspx?cid=40", 8, None, None, None),
 ]
+IMAGE = "INSERT INTO car_images (listing_id, position, identity, source_url, status, attempts, first_seen_at)"
 
 
 @pytest.fixture
@@ -60,7 +77,8 @@ def make_legacy(engine: Engine) -> None:
     ddl = LEGACY.format(
         serial="serial" if postgres else "integer", boolean=f"bool NOT NULL DEFAULT {'true' if postgres else '1'}"
     )
-    row = "INSERT INTO car_listings (id, source, url, price, image_url, scraped_at, last_seen_at, title, description, year)"
+    named_columns = "id, source, url, price, image_url, scraped_at, last_seen_at, title, description, year"
+    row = f"INSERT INTO car_listings ({named_columns})"
     with engine.begin() as connection:
         connection.execute(text(ddl))
         for values in LEGACY_ROWS:
@@ -143,7 +161,9 @@ class TestEmptyDatabase:
 class TestRefusing:
     def test_the_earlier_scrapers_table(self, engine: Engine) -> None:
         make_legacy(engine)
-        with pytest.raises(SchemaOutdatedError, match=r"backup, then run `scrapy database upgrade`; rows and ids are kept"):
+        with pytest.raises(
+            SchemaOutdatedError, match=r"backup, then run `scrapy database upgrade`; rows and ids are kept"
+        ):
             schema.ensure(engine)
         assert version(engine) is None
         assert "external_id" not in rows(engine)[0]
@@ -186,7 +206,9 @@ class TestAdopting:
         make_legacy(engine)
         schema.upgrade(engine)
         first = rows(engine)[0]["first_seen_at"]
-        assert (first if isinstance(first, datetime) else datetime.fromisoformat(first)).date().isoformat() == "2025-01-01"
+        assert (
+            first if isinstance(first, datetime) else datetime.fromisoformat(first)
+        ).date().isoformat() == "2025-01-01"
         assert rows(engine)[3]["first_seen_at"] is None
 
     def test_upgrading_twice_is_once(self, engine: Engine) -> None:
@@ -239,17 +261,17 @@ class TestModels:
         [
             "INSERT INTO car_listings (source, external_id, url, is_active) VALUES ('B', '1', 'other', true)",
             "INSERT INTO car_listings (source, external_id, url, is_active) VALUES ('B', '2', 'u', true)",
-            "INSERT INTO car_images (listing_id, position, identity, source_url, status, attempts, first_seen_at) "
-            "VALUES (1, 0, '1/1', 'x', 'pending', 0, '2026-01-01')",
-            "INSERT INTO car_images (listing_id, position, identity, source_url, status, attempts, first_seen_at) "
-            "VALUES (99, 0, '1/1', 'x', 'pending', 0, '2026-01-01')",
+            f"{IMAGE} VALUES (1, 0, '1/1', 'x', 'pending', 0, '2026-01-01')",
+            f"{IMAGE} VALUES (99, 0, '1/1', 'x', 'pending', 0, '2026-01-01')",
         ],
     )
     def test_the_database_refuses_doubles_and_orphans(self, engine: Engine, statement: str) -> None:
         schema.ensure(engine)
         with engine.begin() as connection:
             image = CarImage(identity="1/1", source_url="x")
-            queries.save(connection, [CarItem(source="B", external_id="1", url="u", images=[image])], PlaceholderRules())
+            queries.save(
+                connection, [CarItem(source="B", external_id="1", url="u", images=[image])], PlaceholderRules()
+            )
         with pytest.raises(IntegrityError), engine.begin() as connection:
             connection.execute(text(statement))
 

@@ -57,7 +57,9 @@ def test_dates_come_back_as_dates() -> None:
     assert type(item.details_at) is datetime
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "null", "5", '{"type": "CarItem"}', '{"type": "GoneCar", "x": 1}', "{}"])
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "null", "5", '{"type": "CarItem"}', '{"type": "GoneCar", "x": 1}', "{}"]
+)
 def test_something_else_is_refused(line: str) -> None:
     with pytest.raises((ValueError, TypeError, KeyError)):
         load(line)

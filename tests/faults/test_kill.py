@@ -28,6 +28,7 @@ def kill_when(world: World, moment: Callable[[services.RunningCrawl], None]) -> 
     assert len(have) < photo_count(world.site), "killed too late to show anything"
     assert_nothing_lost(world)
     world.finish(have=have)
+    assert world.photos_served() - photo_count(world.site) <= IN_FLIGHT, "more than was in flight was fetched again"
     stored = [request.path for request in world.proxy.requests if request.method == "PUT" and request.status == 200]
     assert len(set(stored)) == photo_count(world.site)
     again = Counter(stored).total() - len(set(stored))
@@ -102,6 +103,6 @@ class TestBound:
             running.kill()
             running.wait(10)
         have = world.stored()
-        assert 300 - len(have) <= IN_FLIGHT * 2, "of 300 photos that were asked for"
+        assert 300 - len(have) <= IN_FLIGHT, "of 300 photos that were asked for"
         done = world.finish(have=have)
-        assert world.photos_served() - photo_count(world.site) <= IN_FLIGHT * 2, done
+        assert world.photos_served() - photo_count(world.site) <= IN_FLIGHT, done

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from email.utils import format_datetime
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ from carscraper.exceptions import BlockedAddressError
 from carscraper.middlewares import retry as retry_module
 from carscraper.middlewares.retry import PatientRetryMiddleware
 from carscraper.network import AddressGuard
-from tests.fakes import make_crawler
+from tests.fakes import make_crawler, until
 
 URL = "https://bilasolur.is/CarDetails.aspx?cid=1"
 
@@ -60,7 +60,9 @@ class World:
     def response(self, request: Request, status: int = 503, **headers: str) -> tuple[Request | Response, float]:
         """What comes back, and the seconds that it took."""
         begin = self.clock.now
-        response = Response(request.url, status=status, headers={name.replace("_", "-"): h for name, h in headers.items()})
+        response = Response(
+            request.url, status=status, headers={name.replace("_", "-"): h for name, h in headers.items()}
+        )
         result = asyncio.run(self.middleware.process_response(request, response))
         return result, self.clock.now - begin
 
@@ -191,8 +193,7 @@ def test_the_whole_host_gets_the_pause_and_nobody_else(world: World) -> None:
         refused = asyncio.create_task(
             world.middleware.process_response(Request(URL), Response(URL, status=429, headers={"Retry-After": "10"}))
         )
-        while not world.middleware._paused_until:
-            await asyncio.sleep(0)
+        await until(lambda: world.middleware._paused_until)
         begin = world.clock.now
         await world.middleware.process_request(Request("https://images.bilasolur.is/x"))
         await world.middleware.process_request(Request("https://bilasolur.is:8443/x"))

@@ -99,7 +99,8 @@ def test_a_gone_car_passes(world: World) -> None:
 @given(text=st.text(alphabet=st.characters(), max_size=200), number=st.integers() | st.floats())
 def test_no_page_makes_an_error(text: str, number: float) -> None:
     item = World().clean(
-        **dict.fromkeys(set(TEXT_FIELDS) - set(NEEDED), text), **dict.fromkeys(["price", "doors", "city_consumption"], number)
+        **dict.fromkeys(set(TEXT_FIELDS) - set(NEEDED), text),
+        **dict.fromkeys(["price", "doors", "city_consumption"], number),
     )
     for name in TEXT_FIELDS:
         value = getattr(item, name)

@@ -63,7 +63,7 @@ def one_proxy(one_bucket: services.S3) -> Iterator[tuple[services.S3, services.S
 @pytest.fixture
 def moto_s3(one_bucket: services.S3) -> services.S3:
     """The bucket, empty."""
-    for key in one_bucket.keys():
+    for key in one_bucket.keys():  # noqa: SIM118 - no dict
         one_bucket.delete(key)
     return one_bucket
 
@@ -225,9 +225,7 @@ def test_an_unknown_403_is_fatal_too(proxied: tuple[services.S3, services.S3Prox
 
 
 @pytest.mark.parametrize(("status", "code"), PASSING)
-def test_passing_trouble_is_tried_again(
-    proxied: tuple[services.S3, services.S3Proxy], status: int, code: str
-) -> None:
+def test_passing_trouble_is_tried_again(proxied: tuple[services.S3, services.S3Proxy], status: int, code: str) -> None:
     s3, proxy = proxied
     proxy.fail(status, code, times=2)
     store(s3).put(upload())
@@ -236,12 +234,10 @@ def test_passing_trouble_is_tried_again(
 
 
 @pytest.mark.parametrize("fault", ["reset", "reset after", "lose_reply", "cut"])
-def test_a_broken_connection_is_tried_again(
-    proxied: tuple[services.S3, services.S3Proxy], fault: str
-) -> None:
+def test_a_broken_connection_is_tried_again(proxied: tuple[services.S3, services.S3Proxy], fault: str) -> None:
     s3, proxy = proxied
     options: dict[str, Any] = {"after": 20_000} if fault == "reset after" else {}
-    getattr(proxy, fault.split()[0])(times=2, methods="PUT", **options)
+    getattr(proxy, fault.split(maxsplit=1)[0])(times=2, methods="PUT", **options)
     store(s3).put(upload())
     proxy.heal()
     assert s3.objects() == {KEY: DATA}
@@ -250,7 +246,7 @@ def test_a_broken_connection_is_tried_again(
 def test_trouble_that_lasts_is_unavailable_not_refused(proxied: tuple[services.S3, services.S3Proxy]) -> None:
     s3, proxy = proxied
     proxy.fail(503, "SlowDown")
-    with pytest.raises(StoreUnavailableError, match="^SlowDown$"):
+    with pytest.raises(StoreUnavailableError, match=r"^SlowDown$"):
         store(s3, retries=2).put(upload())
     assert proxy.count() == 3
 
@@ -314,9 +310,7 @@ def test_wrong_credentials(rclone_s3: services.S3, wrong: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (400, "BadRequest"), (403, "Forbidden")])
-def test_a_bucket_in_another_region(
-    proxied: tuple[services.S3, services.S3Proxy], status: int, code: str
-) -> None:
+def test_a_bucket_in_another_region(proxied: tuple[services.S3, services.S3Proxy], status: int, code: str) -> None:
     s3, proxy = proxied
     proxy.fail(status, code, headers={"x-amz-bucket-region": "eu-west-1"}, methods="HEAD")
     with pytest.raises(StoreRefusedError, match=r"is in the region eu-west-1, .*AWS_S3_REGION=eu-west-1"):

@@ -16,7 +16,7 @@ from carscraper.storage.folder import FolderStore
 from carscraper.storage.spool import Spool
 from carscraper.storage.store import ImagesFilesStore, build_store
 from carscraper.storage.upload import Upload
-from tests.fakes import make_settings
+from tests.fakes import make_settings, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -103,8 +103,7 @@ class World:
         return asyncio.run(asyncio.wait_for(go(), 20))
 
     async def until_empty(self) -> None:
-        while self.store.waiting():
-            await asyncio.sleep(0.01)
+        await until(lambda: not self.store.waiting())
 
 
 @pytest.fixture
@@ -221,8 +220,7 @@ def test_refused_while_the_spool_is_emptied(world: World) -> None:
         world.backend.trouble = AWAY
         await world.store.put(upload())
         world.backend.trouble = NO
-        while not world.store.refused:
-            await asyncio.sleep(0.01)
+        await until(lambda: world.store.refused)
 
     world.run(story)
     assert world.store.waiting() == 1
@@ -246,12 +244,10 @@ def test_a_row_that_is_not_there_yet_is_asked_for_again(world: World) -> None:
         world.backend.trouble = AWAY
         await world.store.put(upload())
         world.backend.trouble = None
-        while len(world.told) < 3:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(world.told) >= 3)
         assert len(world.spool.waiting()) == 1, "the bytes stay until the row is written"
         world.rows_are_there = True
-        while world.spool.waiting():
-            await asyncio.sleep(0.01)
+        await until(lambda: not world.spool.waiting())
 
     world.run(story)
     assert world.backend.tries - len(world.backend.objects) <= 2, "the bytes are not uploaded again for it"
@@ -323,7 +319,7 @@ class TestBuilding:
             build_store(make_settings(USE_S3_STORAGE="false", IMAGES_STORE="s3://car-photos/x"))
 
     def test_no_bucket(self) -> None:
-        with pytest.raises(ConfigurationError, match="^AWS_S3_BUCKET is missing"):
+        with pytest.raises(ConfigurationError, match=r"^AWS_S3_BUCKET is missing"):
             build_store(make_settings(USE_S3_STORAGE="true", AWS_S3_BUCKET=""))
 
     def test_s3_with_everything(self, tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""An existing ``car_listings`` of the earlier scraper is adopted: rows, ids and columns survive."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy
+
+from carscraper.db.models import CarListing
+from tests import services
+from tests.crawl.world import World, last_words, truth_of, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COLUMNS = """
+    source text, title text, make text, model text, year integer, price bigint, kilometers bigint, url text UNIQUE,
+    description text, scraped_at timestamp, is_active boolean NOT NULL DEFAULT true, last_seen_at timestamp,
+    image_url text, display_make text, display_name text
+"""
+"""As in the earlier scraper, the id aside."""
+
+OLD = datetime(2025, 11, 3, 4, 5, 6)  # noqa: DTZ001 - times in the tables are UTC without a zone
+
+
+class Legacy:
+    """The table of the earlier scraper in the world's database, and what is put there."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        is_postgres = world.database_url.startswith("postgresql")
+        key = "id serial PRIMARY KEY" if is_postgres else "id integer PRIMARY KEY AUTOINCREMENT"
+        world.sql(f"CREATE TABLE car_listings ({key}, {COLUMNS})")
+        self.table = sqlalchemy.Table("car_listings", sqlalchemy.MetaData(), autoload_with=self._engine())
+
+    def _engine(self) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(self.world.database_url, poolclass=sqlalchemy.NullPool)
+
+    def add(self, **values: Any) -> int:
+        row = {"source": "Bilasolur", "scraped_at": OLD, "last_seen_at": OLD, "is_active": True} | values
+        (added,) = self.world.sql(sqlalchemy.insert(self.table).values(row).returning(self.table.c.id))
+        found: int = added["id"]
+        return found
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """Every row by id, with the earlier scraper's columns only."""
+        return {row["id"]: dict(row) for row in self.world.sql(sqlalchemy.select(self.table))}
+
+
+def old_url(world: World, cid: int, number: int = 1) -> str:
+    """An address as the earlier scraper kept it: with the search and the page in which it was found."""
+    return f"{world.site.base_url}/CarDetails.aspx?bid=76&cid={cid}&sid=400001&schid={7000 + number}&schpage={number}"
+
+
+def upgrade(world: World, *options: str) -> services.CompletedCrawl:
+    done = world.command("database", "upgrade", *options)
+    assert done.returncode == 0, done
+    return done
+
+
+@pytest.fixture
+def legacy(new_world: Callable[..., World], database_url: str) -> Legacy:
+    return Legacy(new_world(cars=6, photos=2, database_url=database_url))
+
+
+def test_an_older_schema_refuses_and_names_the_command(legacy: Legacy) -> None:
+    legacy.add(url=old_url(legacy.world, 1), title="Old")
+    before = legacy.rows()
+    done = legacy.world.crawl(code=4)
+    assert "scrapy database upgrade" in verdict(done)
+    assert len(last_words(done).splitlines()) == 1
+    assert legacy.world.site.served.requests == []
+    assert legacy.rows() == before
+    version = legacy.world.command("database", "version")
+    assert version.stdout == "version none; this program needs 0001: run `scrapy database upgrade`\n"
+
+
+def test_a_dry_run_changes_nothing_and_json_is_for_machines(legacy: Legacy) -> None:
+    legacy.add(url=old_url(legacy.world, 1))
+    before = legacy.rows()
+    done = upgrade(legacy.world, "--dry-run")
+    assert "version none" in done.stdout
+    assert legacy.rows() == before
+    assert json.loads(upgrade(legacy.world, "--dry-run", "--json").stdout) == {
+        "before": None,
+        "version": None,
+        "needed": "0001",
+    }
+    legacy.world.crawl(code=4)
+    done = upgrade(legacy.world, "--json")
+    assert json.loads(done.stdout) == {"before": None, "version": "0001", "needed": "0001"}
+    # Again: nothing to do.
+    assert upgrade(legacy.world).stdout == "version 0001\n"
+    assert legacy.world.command("database", "version").stdout == "version 0001\n"
+    assert json.loads(legacy.world.command("database", "version", "--json").stdout)["version"] == "0001"
+    assert legacy.rows() == before
+
+
+def test_rows_ids_and_columns_survive_and_the_crawl_goes_on_with_them(legacy: Legacy) -> None:
+    world = legacy.world
+    listed, twice, foreign, canonical, taken, new = world.site.cars
+    about = {"title": "Old title", "make": "OLD", "model": "Old", "description": "old words", "price": 123_000}
+    ids = {
+        "listed": legacy.add(url=old_url(world, listed.cid), **about, image_url="", year=1999),
+        "first of two": legacy.add(
+            url=old_url(world, twice.cid, 1), last_seen_at=OLD - timedelta(days=9), price=100_000
+        ),
+        "second of two": legacy.add(url=old_url(world, twice.cid, 2), price=200_000),
+        "third of two": legacy.add(url=old_url(world, twice.cid, 3), last_seen_at=None),
+        "canonical": legacy.add(
+            url=f"{world.site.base_url}/CarDetails.aspx?bid={canonical.bid}&cid={canonical.cid}&sid={canonical.sid}"
+        ),
+        "address taken": legacy.add(
+            url=f"{world.site.base_url}/CarDetails.aspx?bid={taken.bid}&cid={taken.cid}&sid={taken.sid}",
+            last_seen_at=OLD - timedelta(days=1),
+        ),
+        "its holder": legacy.add(url=old_url(world, taken.cid)),
+        "gone": legacy.add(url=old_url(world, 999_999), title="Sold long ago"),
+        "inactive": legacy.add(url=old_url(world, 888_888), is_active=False),
+        "other source": legacy.add(url="https://www.hekla.is/is/bilar/notadir-bilar/view/1", source="Hekla"),
+        "same id elsewhere": legacy.add(
+            url=f"https://bilaland.is/CarDetails.aspx?cid={foreign.cid}", source="Bilaland"
+        ),
+        "no address": legacy.add(url=None, title="Nobody knows"),
+        "no id": legacy.add(url=f"{world.site.base_url}/Section.aspx?s=1"),
+    }
+    before = legacy.rows()
+    upgrade(world)
+    assert legacy.rows() == before
+    rows = world.listings()
+    assert rows[str(listed.cid)]["id"] == ids["listed"]
+    assert rows[str(twice.cid)]["id"] == ids["second of two"], "the one that was seen last"
+    assert rows["999999"]["first_seen_at"] == OLD
+
+    done = world.crawl()
+    assert "6 cars (2 new, 1 gone)" in verdict(done)
+    after = {row["id"]: row for row in world.sql(sqlalchemy.select(CarListing.__table__))}
+    assert after.keys() >= set(ids.values())
+    assert len(after) == len(ids) + 2
+    assert after[ids["its holder"]]["price"] == taken.price
+    assert after[ids["its holder"]]["url"] == before[ids["its holder"]]["url"], "the good address is another row's"
+    for car, row_id in ((listed, ids["listed"]), (twice, ids["second of two"]), (canonical, ids["canonical"])):
+        truth = truth_of(car, world.site.base_url)
+        assert {name: after[row_id][name] for name in truth} == truth
+        assert after[row_id]["first_seen_at"] == OLD
+        same = [row for row in after.values() if row["external_id"] == str(car.cid) and row["source"] == "Bilasolur"]
+        assert len(same) == 1
+    assert world.listing(new)["id"] not in ids.values()
+    assert not after[ids["gone"]]["is_active"]
+    for name in (
+        "first of two",
+        "third of two",
+        "address taken",
+        "inactive",
+        "other source",
+        "same id elsewhere",
+        "no address",
+        "no id",
+    ):
+        assert {column: after[ids[name]][column] for column in before[ids[name]]} == before[ids[name]], name
+    # Prices that changed since then are changes like any other.
+    changes = {change["listing_id"]: (change["old_price"], change["new_price"]) for change in world.price_changes()}
+    assert changes[ids["listed"]] == (123_000, listed.price)
+    # A second crawl finds nothing to do.
+    world.site.reset()
+    done = world.crawl()
+    assert (world.asked("details"), world.asked("photo")) == (0, 0)
+    assert "6 cars (0 new, 0 gone)" in verdict(done)
+
+
+def test_picture_addresses_of_the_earlier_scraper(legacy: Legacy, rclone_s3: services.S3) -> None:
+    """Expired, malformed and empty ones give way; a permanent one on S3 stays, also while S3 is off."""
+    world = legacy.world
+    expired, malformed, on_s3, empty, nothing, _ = world.site.cars
+    permanent = "https://old-bucket.s3.eu-north-1.amazonaws.com/bilasolur/1.jpg"
+    given = [
+        (expired, f"{world.site.base_url}/CarImage.aspx?s=16&c={expired.cid}&p=1&w=400"),
+        (malformed, f"https://bilasolur.isCarImage.aspx?s=16&c={malformed.cid}&p=3777561&w=784"),
+        (on_s3, permanent),
+        (empty, ""),
+        (nothing, None),
+    ]
+    for number, (car, image_url) in enumerate(given):
+        legacy.add(url=old_url(world, car.cid, number), image_url=image_url)
+    upgrade(world)
+    world.crawl()
+    for car, _image_url in given:
+        row = world.listing(car)
+        temporary = world.image(car)["source_url"]
+        assert row["image_url"] == (permanent if car is on_s3 else temporary)
+    # With S3 every car with a photo there shows that one.
+    for car, _image_url in given:
+        world.site.add_photo(car.cid)
+    world.crawl(env=rclone_s3.env)
+    for car, _image_url in given:
+        assert world.listing(car)["image_url"].startswith(f"{rclone_s3.endpoint}/{rclone_s3.bucket}/bilasolur/")
+
+
+def test_an_empty_database_is_created_at_first_use_and_knows_its_version(
+    new_world: Callable[..., World], database_url: str
+) -> None:
+    world = new_world(cars=1, photos=0, database_url=database_url)
+    assert "version none" in world.command("database", "version").stdout
+    world.crawl()
+    assert world.command("database", "version").stdout == "version 0001\n"
+    assert upgrade(world).stdout == "version 0001\n"
+
+
+def test_newer_tables_than_the_program_are_refused(new_world: Callable[..., World], database_url: str) -> None:
+    world = new_world(cars=1, photos=0, database_url=database_url)
+    upgrade(world)
+    world.sql("UPDATE alembic_version SET version_num = '9999'")
+    done = world.crawl(code=4)
+    assert "newer than this program" in verdict(done)
+    assert world.site.served.requests == []
+
+
+def test_the_command_says_what_is_wrong(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=0)
+    done = world.command("database", "upgrade", env={"DATABASE_URL": "postgresql://cars:s3cr3t-w0rd@127.0.0.1:1/cars"})
+    assert done.returncode == 4
+    assert "DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "s3cr3t" not in done.stderr + done.stdout
+    done = world.command("database", "downgrade")
+    assert done.returncode == 2
+    assert "scrapy database upgrade" in done.stderr + done.stdout
