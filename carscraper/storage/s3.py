@@ -236,7 +236,7 @@ class S3Store:
             "Content-Type": upload.content_type,
             "Cache-Control": "public, max-age=31536000, immutable",
             # S3 sends metadata as headers: ASCII only, and 2 KB of them at most.
-            **{name: quote(value, safe=" /:?&=;,._-%+~")[:_LONGEST_VALUE] for name, value in upload.metadata.items()},
+            **{name: _header(value) for name, value in upload.metadata.items()},
         }
         if self._options.storage_class:
             attributes["Storage-Class"] = self._options.storage_class
@@ -305,6 +305,11 @@ class S3Store:
 
     def close(self) -> None:
         """Nothing to give back: obstore's connections go with the object."""
+
+
+def _header(value: str) -> str:
+    plain = value.isascii() and value.isprintable()
+    return (value if plain else quote(value, safe=" /:?&=;,._-%+~"))[:_LONGEST_VALUE]
 
 
 def _certificates(path: str) -> bytes:
