@@ -12,15 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.arena import PHOTO_BYTES, Arena, BenchmarkError, Measurement
 from benchmarks.contenders import AT_ONCE, LIMIT, OURS, OURS_POSTGRESQL, PAGES, STOCK, Contender
 from benchmarks.report import Table, Verdict, at_least, at_most, ratios, spread
 from tests.services import MissingService, S3Proxy, postgres_binaries, rclone_binary
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MB = 1e6
 COUNTED_PHOTOS = 100
@@ -57,13 +53,18 @@ def measure(options: argparse.Namespace) -> Results:
     """
     results = Results()
     ours = [OURS, *([OURS_POSTGRESQL] if options.postgresql else [])]
-    count_requests(results, [OURS, STOCK], min(COUNTED_PHOTOS, options.photos))
-    with Arena(options.photos, postgresql=options.postgresql) as arena:
+    # Requests to S3 are counted by a proxy, which would slow the timed crawls; in a small run nothing is timed.
+    small = options.photos <= COUNTED_PHOTOS
+    if not small:
+        results.counted = count_requests(COUNTED_PHOTOS)
+    results.counted_photos = min(options.photos, COUNTED_PHOTOS)
+    with Arena(options.photos, postgresql=options.postgresql) as arena, S3Proxy(arena.s3.endpoint) as proxy:
         for number in range(1, options.rounds + 1):
+            what = f"round {number} of {options.rounds}"
             # Neighbours are compared with each other: ours stands between its two measures.
             for contender in (LIMIT, *ours, STOCK):
-                crawl_twice(arena, contender, results, f"round {number} of {options.rounds}")
-            results.second[PAGES].append(crawl_once(arena, PAGES, f"round {number} of {options.rounds}"))
+                crawl_twice(arena, contender, results, what, proxy if small else None)
+            results.second[PAGES].append(crawl_once(arena, PAGES, what))
     if options.growth > options.photos:
         grow(results, options)
     return results
@@ -92,27 +93,28 @@ def crawl_once(arena: Arena, contender: Contender, what: str) -> Measurement:
         return home.crawl()
 
 
-def crawl_twice(arena: Arena, contender: Contender, results: Results, what: str) -> None:
-    """Crawl, and crawl again what has not changed, if anything was kept at all."""
+def crawl_twice(arena: Arena, contender: Contender, results: Results, what: str, proxy: S3Proxy | None = None) -> None:
+    """Crawl, and crawl again what has not changed, if anything was kept at all; through *proxy* to count requests."""
     say(f"{what}: {contender.name}")
+    endpoint = proxy.endpoint if proxy else None
     with arena.home(contender) as home:
-        results.first[contender].append(home.crawl())
-        if contender.stores:
-            results.second[contender].append(home.crawl())
+        results.first[contender].append(home.crawl(endpoint=endpoint))
+        if not contender.stores:
+            return
+        first = proxy.count() if proxy else 0
+        results.second[contender].append(home.crawl(endpoint=endpoint))
+        if proxy:
+            results.counted[contender] = (first, proxy.count() - first)
+            proxy.forget()
 
 
-def count_requests(results: Results, contenders: Sequence[Contender], photos: int) -> None:
-    """Count the requests to S3 in small crawls of their own, through a proxy that would slow the timed ones."""
-    say(f"counting requests to S3 ({photos} photos)")
+def count_requests(photos: int) -> dict[Contender, tuple[int, int]]:
+    """Count the requests to S3 in crawls of their own, whose times are thrown away."""
+    scratch = Results()
     with Arena(photos) as arena, S3Proxy(arena.s3.endpoint) as proxy:
-        results.counted_photos = arena.photos
-        for contender in contenders:
-            with arena.home(contender) as home:
-                home.crawl(endpoint=proxy.endpoint)
-                first = proxy.count()
-                home.crawl(endpoint=proxy.endpoint)
-                results.counted[contender] = (first, proxy.count() - first)
-                proxy.forget()
+        for contender in (OURS, STOCK):
+            crawl_twice(arena, contender, scratch, f"counting requests to S3, {photos} photos", proxy)
+    return scratch.counted
 
 
 # ── Tables ────────────────────────────────────────────────────────────────────────────────────────────────────────

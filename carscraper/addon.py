@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from scrapy.exceptions import CloseSpider
 from scrapy.settings import default_settings
 
-from carscraper.exceptions import ConfigurationError
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret, checks, secret_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def aborting(crawler: Crawler) -> Iterator[None]:
     try:
         _raise_problems(crawler)
         yield
-    except ConfigurationError as error:
+    except (ConfigurationError, DatabaseUnavailableError) as error:
         end_as_failed(crawler, str(error))
         raise CloseSpider("configuration") from None
 

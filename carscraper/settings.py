@@ -373,6 +373,13 @@ def _number(kind: type[int | float], low: float, *, optional: bool = False) -> C
     return check
 
 
+def _share(name: str, value: Any) -> float:
+    number: float = _number(float, 0)(name, value)
+    if number > 1:
+        raise ConfigurationError(f"{name} is {value!r}; write a share between 0 and 1, such as 0.5.")
+    return number
+
+
 def _families(name: str, value: Any) -> int:
     number: int = _number(int, 0)(name, value)
     if number == 1:
@@ -470,7 +477,7 @@ checks: dict[str, Check] = {
     "DATABASE_TIMEOUT": _number(float, 1),
     "DATABASE_PATIENCE": _number(float, 0),
     "DETAILS_MAX_AGE_DAYS": _number(float, 0),
-    "CRAWL_MIN_SHARE": _number(float, 0),
+    "CRAWL_MIN_SHARE": _share,
     "CRAWL_MAX_PAGES": _number(int, 1),
     "CRAWL_MAX_LOOKUPS": _number(int, 0),
     "DOWNLOAD_DELAY": _number(float, 0),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -164,7 +166,9 @@ class ImagesFilesStore:
         while not self._closing and not self.refused:
             paths = [path for path in self._spool.waiting() if path not in self._safe]
             if self.away:
-                paths = paths[:1]  # the probe
+                paths = random.sample(
+                    paths, min(1, len(paths))
+                )  # the probe; not always the same, it might be the cause
             await asyncio.gather(*(self._drain_one(path) for path in paths[: self._parallel]))
             await self._tell()
             if not self._spool.waiting() or (self._last_round and not self.waiting()):
@@ -187,7 +191,7 @@ class ImagesFilesStore:
             if self.away:
                 logger.warning("Store back: uploading what waits in the spool")
                 self.away = None
-            self._safe[path] = upload
+            self._safe[path] = replace(upload, data=b"")
 
     async def _tell(self) -> None:
         assert self._spool is not None

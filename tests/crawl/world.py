@@ -49,7 +49,7 @@ COLOURS = {"Silfur": "silfurgrár"}
 MAKES = {"Škoda": ("Skoda", "skoda"), "Citroën": ("Citroen", "citroen")}
 """Stored make and its slug, where these are not the site's word and that in lower case."""
 DISPLAY_MAKES = {"Kia": "KIA"}
-MODELS = {"Cee'd": ("Ceed", "ceed"), "ID.5 GTX 220 KW": ("ID.5 GTX 220 KW", "id-5-gtx-220-kw")}
+MODELS = {"Cee'd": ("ceed", "ceed"), "ID.5 GTX 220 KW": ("ID.5 GTX 220 KW", "id-5-gtx-220-kw")}
 """Stored model and its slug, where these are not the site's word and that in lower case with hyphens."""
 
 

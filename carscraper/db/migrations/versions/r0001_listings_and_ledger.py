@@ -27,6 +27,9 @@ def upgrade() -> None:
         for column in _listing_columns():
             if column.name not in existing and not column.primary_key:
                 op.add_column("car_listings", column)
+        if inspector.get_pk_constraint("car_listings")["constrained_columns"] != ["id"]:
+            # Some tables have only `id serial`; the photos' rows must be able to refer to it.
+            op.create_index("uq_car_listings_id", "car_listings", ["id"], unique=True)
         _give_external_ids()
         op.execute(sa.text("UPDATE car_listings SET first_seen_at = scraped_at WHERE first_seen_at IS NULL"))
     else:
