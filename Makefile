@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
 APT_TEST_PACKAGES := postgresql
 
-PYTEST_ARGS ?=
+# One worker a core; a file stays with one worker, as its fixtures are shared.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=

@@ -91,6 +91,8 @@ class CarItem:
     """Filled by ``CarImagesPipeline``, one for each photo that was seen."""
     card_hash: str | None = None
     """Names the content of the result card, so that the next crawl sees a change without the details page."""
+    unchanged: bool = False
+    """The card says nothing that the database does not know: only the time is written."""
     details_at: datetime | None = None
     """When the details page was read (UTC); ``None`` if this item comes from the card alone."""
 

@@ -92,6 +92,9 @@ DOWNLOADER_MIDDLEWARES = {
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
+    # Of no use on dealers' sites, and each costs CPU for every photo.
+    "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
+    "scrapy.downloadermiddlewares.redirect.MetaRefreshMiddleware": None,
 }
 
 # --- Where photos go --------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ IMAGES_ALLOWED_HOSTS = _env("IMAGES_ALLOWED_HOSTS", "")
 
 #: Photos between the start of their download and their safe storage; bounds the memory.
 #: Used by ``pipelines.images``.
-IMAGES_MAX_IN_FLIGHT = _env("IMAGES_MAX_IN_FLIGHT", 48)
+IMAGES_MAX_IN_FLIGHT = _env("IMAGES_MAX_IN_FLIGHT", 64)
 # A redirected photo is a photo; the address guard checks every hop.
 MEDIA_ALLOW_REDIRECTS = True
 
@@ -278,7 +281,7 @@ CONCURRENT_REQUESTS_PER_DOMAIN = 4
 # Default 100 items of one page at once. A page has at most some 40 cards.
 CONCURRENT_ITEMS = 50
 # Default 5 MB of pages being worked on; cars wait for their photos, so this bounds the waiting cars.
-SCRAPER_SLOT_MAX_ACTIVE_SIZE = 500_000
+SCRAPER_SLOT_MAX_ACTIVE_SIZE = 300_000
 # Default 180 s: a photo or page of this size that takes longer will not come.
 DOWNLOAD_TIMEOUT = _env("DOWNLOAD_TIMEOUT", 30)
 # Default 1 GiB: a page of a dealer is below 1 MB; photos have their own bound, IMAGES_MAX_BYTES.

@@ -131,10 +131,15 @@ class DealerSpider(Spider):
             end_as_failed(self.crawler, str(error))
             raise CloseSpider("database_away") from None
         self.crawler.stats.inc_value("carscraper/cars/seen", len(fresh))
-        return [
-            self.details_request(card) if self._needs_details(card, states.get(card.external_id)) else card
-            for card in fresh
-        ]
+        results: list[CarItem | Request] = []
+        for card in fresh:
+            state = states.get(card.external_id)
+            if self._needs_details(card, state):
+                results.append(self.details_request(card))
+            else:
+                card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
+                results.append(card)
+        return results
 
     @property
     def ledger(self) -> Ledger:

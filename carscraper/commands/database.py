@@ -58,7 +58,7 @@ class Command(ScrapyCommand):
         except DBAPIError as error:
             self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
             return
-        needed = schema.head()
+        needed = schema.HEAD
         if opts.json:
             print(json.dumps({"before": before, "version": after, "needed": needed}))
         elif after == needed:

@@ -68,7 +68,7 @@ class Ledger:
         self._executor = self._new_executor()
         self._given_up = False
         self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP, linger=_LINGER)
-        self._photos: Batcher[tuple[str, str, CarImage], int] = Batcher(self._save_images, size=200, linger=_LINGER)
+        self._photos: Batcher[tuple[int, CarImage], int] = Batcher(self._save_images, size=200, linger=_LINGER)
         self._known: Batcher[tuple[str, str], dict[str, queries.KnownImage]] = Batcher(
             self._known_images, size=200, linger=_LINGER
         )
@@ -147,13 +147,13 @@ class Ledger:
         """
         return await self._saves.submit(item)
 
-    async def save_image(self, source: str, external_id: str, image: CarImage) -> int:
+    async def save_image(self, listing_id: int, image: CarImage) -> int:
         """Write a photo whose bytes are safe, without waiting for the car's other photos.
 
         Returns:
             How many photos, of any car, it showed to be placeholders.
         """
-        return await self._photos.submit((source, external_id, image))
+        return await self._photos.submit((listing_id, image))
 
     async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
         """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
@@ -181,7 +181,7 @@ class Ledger:
         except (DBAPIError, ValueError, OverflowError) as error:
             return [queries.Saved(error=str(error).split("\n", 1)[0])]
 
-    async def _save_images(self, photos: list[tuple[str, str, CarImage]]) -> list[int]:
+    async def _save_images(self, photos: list[tuple[int, CarImage]]) -> list[int]:
         return await self._write(queries.save_images, photos, self._rules)
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -95,6 +95,11 @@ class CardState:
     details_at: datetime | None
     images_due: bool
     """There are photos that are not stored and may be tried again now."""
+    url: str | None = None
+
+    def shows(self, card_hash: str | None, url: str) -> bool:
+        """Tell whether a card with this hash and address says nothing new."""
+        return (self.card_hash, self.url) == (card_hash, url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ class KnownBytes:
 class Saved:
     """What saving a car did."""
 
+    listing_id: int | None = field(default=None, compare=False)
     created: bool = False
     price_changed: bool = False
     error: str | None = None
@@ -165,6 +171,46 @@ def _is_due(image: CarImage, last_attempt_at: datetime | None, now: datetime) ->
     return last_attempt_at is None or image.attempts <= _QUICK_ATTEMPTS or last_attempt_at < now - _RETRY_EVERY
 
 
+# What describes the bytes; it changes only together with the status.
+_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
+
+# Statements that run for nearly every photo are built once: building one costs more than SQLite takes to run it.
+_hashes: Any = bindparam("hashes", expanding=True)
+_listing_ids: Any = bindparam("listing_ids", expanding=True)
+_SEEN_HASHES = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(_hashes), _images.c.key.is_not(None))
+_SEVERAL = (
+    select(_images.c.source_sha256)
+    .where(_images.c.source_sha256.in_(_hashes))
+    .group_by(_images.c.source_sha256)
+    .having(func.count() >= bindparam("families"))
+)
+_LOCK_COVERS = (
+    select(_listings.c.id, _listings.c.image_url)
+    .where(_listings.c.id.in_(_listing_ids))
+    .order_by(_listings.c.source, _listings.c.external_id)  # the order of save(): nobody waits in a ring
+    .with_for_update()
+)
+_URLS = (
+    select(_images.c.listing_id, _images.c.url)
+    .where(_images.c.listing_id.in_(_listing_ids), _images.c.url.is_not(None))
+    .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+)
+_STORED_URLS = _URLS.where(_images.c.status == "stored")
+_PLACEHOLDER_URLS = _URLS.where(_images.c.reason == "placeholder")
+_SET_COVER = update(_listings).where(_listings.c.id == bindparam("listing")).values(image_url=bindparam("cover"))
+_WRITE_IMAGE = (
+    update(_images)
+    .where(
+        _images.c.listing_id == bindparam("listing"),
+        _images.c.identity == bindparam("photo"),
+        or_(_images.c.status != "stored", _images.c.store != bindparam("new_store")),
+    )
+    .values(
+        {name: bindparam(f"new_{name}") for name in (*_BYTES, "status", "reason", "stored_at")}
+        | {"attempts": _images.c.attempts + bindparam("tries"), "last_attempt_at": bindparam("now")}
+    )
+)
+
 # --- questions ------------------------------------------------------------------------------------------------------
 
 
@@ -173,11 +219,14 @@ def card_states(connection: Connection, source: str, external_ids: list[str]) ->
     due = exists().where(_images.c.listing_id == _listings.c.id, _due_condition(utcnow()))
     states = {}
     for chunk in _chunks(external_ids):
-        query = select(_listings.c.external_id, _listings.c.card_hash, _listings.c.details_at, due.label("due")).where(
+        columns = (_listings.c.external_id, _listings.c.card_hash, _listings.c.details_at, _listings.c.url)
+        query = select(*columns, due.label("due")).where(
             _listings.c.source == source, _listings.c.external_id.in_(chunk), _listings.c.is_active
         )
-        for external_id, card_hash, details_at, images_due in connection.execute(query):
-            states[external_id] = CardState(card_hash=card_hash, details_at=details_at, images_due=bool(images_due))
+        for external_id, card_hash, details_at, url, images_due in connection.execute(query):
+            states[external_id] = CardState(
+                card_hash=card_hash, details_at=details_at, images_due=bool(images_due), url=url
+            )
     return states
 
 
@@ -260,8 +309,7 @@ def _seen_hashes(connection: Connection, hashes: list[str]) -> list[str]:
     """Leave out what was never served before, which is nearly all of a first crawl."""
     seen: set[str] = set()
     for chunk in _chunks(hashes):
-        query = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
-        seen.update(connection.execute(query).scalars())
+        seen.update(connection.execute(_SEEN_HASHES, {"hashes": chunk}).scalars())
     return sorted(seen)
 
 
@@ -287,10 +335,12 @@ def save(connection: Connection, items: list[CarItem | GoneCar], rules: Placehol
             rounds.append({car: number})
     for cars in rounds:
         numbers = [cars[car] for car in sorted(cars)]
+        unchanged = [item for number in numbers if isinstance(item := items[number], CarItem) and item.unchanged]
         gone = [item for number in numbers if isinstance(item := items[number], GoneCar)]
-        seen = {number: item for number in numbers if isinstance(item := items[number], CarItem)}
+        seen = {number: item for number in numbers if isinstance(item := items[number], CarItem) and not item.unchanged}
         results |= dict.fromkeys(numbers, Saved())
         results |= _save_cars(connection, seen, rules)
+        _mark_seen(connection, unchanged)
         _mark_gone(connection, gone)
     return [results[number] for number in range(len(items))]
 
@@ -319,7 +369,7 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         if changed:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
         updates.append(_listing_values(item, row, now, keep_url=row.id in staying))
-        results[number] = Saved(created=car in created, price_changed=changed)
+        results[number] = Saved(listing_id=row.id, created=car in created, price_changed=changed)
     if changes:
         connection.execute(insert(_changes), changes)
     with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
@@ -442,6 +492,20 @@ def _is_dealers(address: str, *of_the_dealer: str) -> bool:
         return True
 
 
+def _mark_seen(connection: Connection, cars: list[CarItem]) -> None:
+    """Note of cars whose card says nothing new that they are still there."""
+    now = utcnow()
+    by_source: dict[str, list[str]] = {}
+    for car in cars:
+        by_source.setdefault(car.source, []).append(car.external_id)
+    for source, external_ids in by_source.items():
+        for chunk in _chunks(external_ids):
+            where = and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
+            connection.execute(
+                update(_listings).where(where).values(last_seen_at=now, scraped_at=now, is_active=True, gone_at=None)
+            )
+
+
 def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
     now = utcnow()
     for car in cars:
@@ -456,34 +520,29 @@ def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
         )
 
 
-def save_images(connection: Connection, photos: list[tuple[str, str, CarImage]], rules: PlaceholderRules) -> list[int]:
-    """Write photos, each with its car's source and external id, as soon as their bytes are safe.
+def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rules: PlaceholderRules) -> list[int]:
+    """Write photos, each with its listing's id, as soon as their bytes are safe.
 
-    A photo whose car has no row is left to :func:`save`.
+    Their rows are there since the car was announced; one that is stored by now (by another crawl) stays as it is.
 
     Returns:
         For each photo 0; for the first, how many photos of this and other cars it showed to be placeholders.
     """
-    images: dict[tuple[str, str], list[CarImage]] = {}
-    for source, external_id, image in photos:
-        images.setdefault((source, external_id), []).append(image)
-    with_images: dict[int, list[CarImage]] = {}
+    now = utcnow()
     shown: dict[int, str | None] = {}
-    for chunk in _chunks(sorted(images)):
-        query = (
-            select(_listings.c.id, _listings.c.source, _listings.c.external_id, _listings.c.image_url)
-            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
-            .order_by(_listings.c.source, _listings.c.external_id)
-            .with_for_update()
-        )
-        for row in connection.execute(query):
-            with_images[row.id] = images[row.source, row.external_id]
-            shown[row.id] = row.image_url
-    found = _save_images(connection, with_images, rules, utcnow())
-    covers = _covers(connection, sorted(shown))
-    for listing_id, urls in covers.items():
+    for chunk in _chunks(sorted({listing_id for listing_id, _ in photos})):
+        shown.update((row.id, row.image_url) for row in connection.execute(_LOCK_COVERS, {"listing_ids": chunk}))
+    rows = []
+    for listing_id, image in photos:
+        values: dict[str, Any] = {f"new_{name}": getattr(image, name) for name in (*_BYTES, "status", "reason")}
+        values |= {"listing": listing_id, "photo": image.identity, "tries": image.attempts, "now": now}
+        rows.append(values | {"new_stored_at": now if image.status == "stored" else None})
+    connection.execute(_WRITE_IMAGE, rows)
+    stored = {image.source_sha256 for _, image in photos if image.status == "stored" and image.source_sha256}
+    found = _find_placeholders(connection, stored, rules) if rules.families and stored else 0
+    for listing_id, urls in _covers(connection, sorted(shown)).items():
         if shown[listing_id] != urls[0]:
-            connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=urls[0]))
+            connection.execute(_SET_COVER, {"listing": listing_id, "cover": urls[0]})
     return [found] + [0] * (len(photos) - 1)
 
 
@@ -522,10 +581,6 @@ def _save_images(
         statement = update(_images).where(_images.c.id == bindparam("row_id"))
         connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
     return _find_placeholders(connection, stored, rules) if rules.families and stored else 0
-
-
-# What describes the bytes; it changes only together with the status.
-_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
 
 def _image_values(
@@ -597,15 +652,10 @@ def image_stored(connection: Connection, source: str, external_id: str, image: C
 
 def _covers(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:
     """Give the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first."""
-    wanted = _images.c.reason == "placeholder" if placeholders else _images.c.status == "stored"
+    statement = _PLACEHOLDER_URLS if placeholders else _STORED_URLS
     covers: dict[int, list[str]] = {}
     for chunk in _chunks(listing_ids):
-        query = (
-            select(_images.c.listing_id, _images.c.url)
-            .where(_images.c.listing_id.in_(chunk), wanted, _images.c.url.is_not(None))
-            .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
-        )
-        for listing_id, url in connection.execute(query):
+        for listing_id, url in connection.execute(statement, {"listing_ids": chunk}):
             covers.setdefault(listing_id, []).append(url)
     return covers
 
@@ -621,12 +671,9 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
     """
     families: dict[str, set[tuple[str, str]]] = {}
     for chunk in _chunks(sorted(hashes - rules.released)):
-        several = (
-            select(_images.c.source_sha256)
-            .where(_images.c.source_sha256.in_(chunk))
-            .group_by(_images.c.source_sha256)
-            .having(func.count() >= rules.families)
-        )
+        several = connection.execute(_SEVERAL, {"hashes": chunk, "families": rules.families}).scalars().all()
+        if not several:
+            continue
         query = (
             select(_images.c.source_sha256, _listings.c.make, _listings.c.model, _listings.c.id)
             .join(_listings, _listings.c.id == _images.c.listing_id)

@@ -110,7 +110,6 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     )
     asides = [
         _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
-        _count(number("images/elsewhere"), "photo", "known in another store"),
         _count(number("images/given_up"), "photo", "given up by an earlier run"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)

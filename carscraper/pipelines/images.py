@@ -128,6 +128,7 @@ class CarImagesPipeline(ImagesPipeline):
         self.spider: DealerSpider = self.spiderinfo.spider  # type: ignore[assignment]
         self._fingerprinter = _OwnFingerprint()
         self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
+        self._listing_ids: dict[tuple[str, str], int] = {}
         self.store = None
         with aborting(self.crawler):
             self.rules = ImageRules.from_settings(self.crawler.settings)
@@ -157,6 +158,10 @@ class CarImagesPipeline(ImagesPipeline):
         """Give every photo of the car an outcome."""
         if not isinstance(item, CarItem):
             return item
+        if item.unchanged:
+            # Nothing is due, said the ledger when the spider asked for the whole page.
+            self.crawler.stats.inc_value("carscraper/images/known", len(item.images))
+            return item
         try:
             known = await self.ledger.known_images(item.source, item.external_id)
         except DatabaseUnavailableError as error:
@@ -167,8 +172,11 @@ class CarImagesPipeline(ImagesPipeline):
             found = known.get(image.identity)
             if found and not found.due:
                 self._take_over(image, found.image)
-        if self._wanted(item) and not await self._announce(item):
-            return item
+        if self._wanted(item):
+            listing_id = await self._announce(item)
+            if listing_id is None:
+                return item
+            self._listing_ids[item.source, item.external_id] = listing_id
         async with self._cars:
             item = await super().process_item(item)
         self._count(item)
@@ -197,7 +205,7 @@ class CarImagesPipeline(ImagesPipeline):
             return []
         return [image for image in item.images if image.status == "pending" and image.reason is None]
 
-    async def _announce(self, item: CarItem) -> bool:
+    async def _announce(self, item: CarItem) -> int | None:
         """Write the car and what photos it has before they are fetched; each becomes stored as its bytes are safe.
 
         Without the card's hash and the time of the details: a crawl that dies now reads this car again.
@@ -206,9 +214,9 @@ class CarImagesPipeline(ImagesPipeline):
             saved = await self.ledger.save(replace(item, card_hash=None, details_at=None))
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
-            return False
+            return None
         count_saved(self.crawler.stats, saved)
-        return saved.error is None
+        return saved.listing_id
 
     def _request(self, image: CarImage, item: CarItem) -> Request:
         if urlsplit(image.source_url).scheme not in {"http", "https"}:
@@ -352,7 +360,8 @@ class CarImagesPipeline(ImagesPipeline):
 
     async def _write_down(self, image: CarImage, item: CarItem) -> None:
         try:
-            placeholders = await self.ledger.save_image(item.source, item.external_id, image)
+            listing_id = self._listing_ids[item.source, item.external_id]
+            placeholders = await self.ledger.save_image(listing_id, image)
         except DatabaseUnavailableError:
             logger.debug("The row of %s waits for its car's", image.key)  # which goes to the spool, photos included
             return
@@ -453,6 +462,7 @@ class CarImagesPipeline(ImagesPipeline):
     def item_completed(self, results: list[Any], item: CarItem, info: Any) -> CarItem:
         """Forget what Scrapy would remember for the whole run."""
         self._visits.pop((item.source, item.external_id), None)
+        self._listing_ids.pop((item.source, item.external_id), None)
         info.downloaded.clear()
         return item
 
@@ -474,8 +484,6 @@ class CarImagesPipeline(ImagesPipeline):
             stats.inc_value("carscraper/images/given_up")
             return
         stats.inc_value("carscraper/images/known")
-        if self.store and image.store != self.store.backend.location:
-            stats.inc_value("carscraper/images/elsewhere")
 
 
 def _copy_bytes(image: CarImage, other: CarImage) -> None:

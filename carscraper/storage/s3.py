@@ -1,7 +1,8 @@
 """The bucket as a store for photos: one check at the start, then only uploads.
 
-Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3); boto3
-finds the credentials and makes the check. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
+Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3).
+boto3 finds credentials that are not given as keys, and explains what is wrong; it takes 50 MB and 0.3 s, so it is
+imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
 """
 
 from __future__ import annotations
@@ -17,30 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import boto3
 import obstore
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
-from obstore.auth.boto3 import Boto3CredentialProvider
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.httpsession import URLLib3Session
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage.keys import permanent_url, public_base
 
 if TYPE_CHECKING:
+    import boto3
     from obstore.store import ClientConfig
 
     from carscraper.storage.upload import Upload
 
 logger = logging.getLogger(__name__)
 
-_HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 403, 404
+_HTTP_OK, _HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 200, 403, 404
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
 
@@ -107,7 +105,8 @@ class S3Store:
             endpoint=options.endpoint,
             public_url=options.public_url,
         )
-        self._session = _session(options)
+        self._keys = _keys(options)
+        self._session = None if self._keys else _session(options)
         self._store = self._open()
 
     def object_name(self, key: str) -> str:
@@ -120,14 +119,16 @@ class S3Store:
 
     def client(self) -> Any:
         """Make a boto3 client for this bucket's server."""
+        from botocore.config import Config  # noqa: PLC0415 - see the top
+
         options = self._options
-        return self._session.client(
+        return (self._session or _session(options)).client(
             "s3",
             endpoint_url=options.endpoint,
             verify=options.ca_bundle,
             config=Config(
-                connect_timeout=5,
-                read_timeout=10,
+                connect_timeout=_CONNECT_TIMEOUT,
+                read_timeout=_READ_TIMEOUT,
                 retries={"total_max_attempts": 2, "mode": "standard"},
                 s3={"addressing_style": "path" if options.endpoint else "virtual"},
                 request_checksum_calculation="when_required",
@@ -143,56 +144,67 @@ class S3Store:
             StoreUnavailableError: the server does not answer just now.
         """
         options = self._options
-        client = self.client()
         try:
-            answer = client.head_bucket(Bucket=options.bucket)
-        except ClientError as error:
-            self._explain(client, error)
-            return
+            status, region = self._head_bucket()
         except BotoCoreError as error:
             raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error})") from error
-        finally:
-            client.close()
-        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
         if region and region != options.region:
             raise StoreRefusedError(
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
                 f"set AWS_S3_REGION={region}."
             )
+        if status != _HTTP_OK:
+            self._explain(status)
 
-    def _explain(self, client: Any, error: ClientError) -> None:
+    def _head_bucket(self) -> tuple[int, str | None]:
+        """Send a signed HEAD for the bucket.
+
+        Returns:
+            The status, and the bucket's region if the server names it.
+        """
+        options = self._options
+        base = public_base(bucket=options.bucket, region=options.region, endpoint=options.endpoint, public_url=None)
+        request = AWSRequest(method="HEAD", url=f"{base}/")
+        credentials: Any = self._keys or (self._session and self._session.get_credentials())
+        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
+        verify: Any = options.ca_bundle or True
+        timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
+        http = URLLib3Session(verify=verify, timeout=timeout)
+        try:
+            answer = http.send(request.prepare())
+        finally:
+            http.close()
+        return answer.status_code, answer.headers.get("x-amz-bucket-region")
+
+    def _explain(self, status: int) -> None:
         """Find out why HEAD was refused: it has no body, a listing's error has."""
         bucket = self._options.bucket
-        region = error.response["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if region and region != self._options.region:
-            raise StoreRefusedError(
-                f"The bucket {bucket} is in the region {region}, not {self._options.region}: "
-                f"set AWS_S3_REGION={region}."
-            ) from error
-        code = error.response["Error"]["Code"]
+        code = str(status)
+        client = self.client()
         try:
             client.list_objects_v2(Bucket=bucket, MaxKeys=1, Prefix=self._options.prefix)
-        except ClientError as listing:
-            code = listing.response["Error"]["Code"]
-            status = listing.response["ResponseMetadata"]["HTTPStatusCode"]
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         except BotoCoreError:
             logger.debug("The listing that should explain a refused HEAD failed too", exc_info=True)
         else:
             return
+        finally:
+            client.close()
         if code == "AccessDenied":
             # A key that may only put is allowed to crawl; the first upload tells whether it may.
             logger.info("S3: these credentials may not look into %s; going on, uploads will tell", bucket)
             return
         if code in FATAL:
-            raise StoreRefusedError(f"S3 refuses the bucket {bucket} ({code}): {FATAL[code]}.") from error
+            raise StoreRefusedError(f"S3 refuses the bucket {bucket} ({code}): {FATAL[code]}.")
         if status == _HTTP_NOT_FOUND:
-            raise StoreRefusedError(f"S3 knows no bucket {bucket}: check AWS_S3_BUCKET.") from error
+            raise StoreRefusedError(f"S3 knows no bucket {bucket}: check AWS_S3_BUCKET.")
         if status == _HTTP_FORBIDDEN:
             raise StoreRefusedError(
                 f"S3 refuses the credentials for {bucket} ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            ) from error
-        raise StoreUnavailableError(f"S3 answers {status} {code}") from error
+            )
+        raise StoreUnavailableError(f"S3 answers {status} {code}")
 
     def put(self, upload: Upload) -> None:
         """Upload; on return the server has confirmed the bytes.
@@ -294,6 +306,8 @@ class S3Store:
             if options.session_token:
                 config["session_token"] = options.session_token
         else:
+            from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - see the top
+
             config["credential_provider"] = Boto3CredentialProvider(self._session)
         return ObstoreS3(
             options.bucket,
@@ -322,10 +336,23 @@ def _certificates(path: str) -> bytes:
     return pem
 
 
-def _session(options: S3Options) -> boto3.Session:
+def _keys(options: S3Options) -> Credentials | None:
     if bool(options.access_key) != bool(options.secret_key):
         missing = "AWS_SECRET_ACCESS_KEY" if options.access_key else "AWS_ACCESS_KEY_ID"
         raise ConfigurationError(f"{missing} is missing though its partner is set; set both or neither.")
+    if not options.access_key or not options.secret_key:
+        return None
+    return Credentials(options.access_key, options.secret_key, options.session_token)
+
+
+def _session(options: S3Options) -> boto3.Session:
+    """Let boto3 find the credentials.
+
+    Raises:
+        ConfigurationError: there are none, or they can't be read.
+    """
+    import boto3  # noqa: PLC0415 - see the top
+
     try:
         session = boto3.Session(
             aws_access_key_id=options.access_key,
@@ -337,7 +364,7 @@ def _session(options: S3Options) -> boto3.Session:
         found = session.get_credentials()
     except ProfileNotFound:
         raise ConfigurationError(f"AWS_PROFILE={options.profile} is not in the AWS configuration files.") from None
-    except (NoCredentialsError, PartialCredentialsError, BotoCoreError) as error:
+    except BotoCoreError as error:
         raise ConfigurationError(f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID.") from error
     if found is None:
         raise ConfigurationError(

@@ -175,7 +175,7 @@ class TestCar:
         row = ledger.row()
         assert {name: getattr(row, name) for name in FULL} == FULL
         named = {field.name for field in dataclasses.fields(CarItem)}
-        assert named - set(FULL) == {"source", "external_id", "url", "images", "image_urls"}
+        assert named - set(FULL) == {"source", "external_id", "url", "images", "image_urls", "unchanged"}
         assert (row.source, row.external_id, row.url) == (SOURCE, "1", url_of("1"))
         assert row.is_active
         assert all(map(recently, (row.first_seen_at, row.last_seen_at, row.scraped_at)))
