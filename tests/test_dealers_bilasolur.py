@@ -67,9 +67,7 @@ def cids(page: Selector) -> list[int]:
 
 
 def next_page(page: Selector) -> str | None:
-    return page.xpath(
-        "//*[contains(@class, 'pagingCell')]//a[.//*[contains(@class, 'fa-angle-right')]]/@href"
-    ).get()
+    return page.xpath("//*[contains(@class, 'pagingCell')]//a[.//*[contains(@class, 'fa-angle-right')]]/@href").get()
 
 
 def photo_address(site: SimulatedBilasolur, number: int = 0, place: int = 0, w: int = 400) -> str:
@@ -219,9 +217,7 @@ def test_cards_show_every_form_that_is_known() -> None:
         r".+ \| \w+",
     ):
         assert any(re.fullmatch(pattern, fact) for fact in facts), pattern
-    assert {fuel for fuel in FUELS if fuel and any(f"· {fuel} |" in fact for fact in facts)} == {*FUELS} - {
-        None
-    }
+    assert {fuel for fuel in FUELS if fuel and any(f"· {fuel} |" in fact for fact in facts)} == {*FUELS} - {None}
     for card, car in zip(cards, site.cars, strict=True):
         assert card.css(".car-make::text").get() == car.make.upper()
         assert text(card.css(".car-make-and-model")[0]) == f"{car.make.upper()} {car.model}"
@@ -358,12 +354,8 @@ def test_the_average_size_is_what_was_asked_for() -> None:
     assert 190_000 < sum(sizes) / len(sizes) < 240_000
 
 
-@pytest.mark.parametrize(
-    ("mode", "status"), [("404", 404), ("403", 403), ("html200", 200), ("placeholder", 200)]
-)
-def test_addresses_expire_until_their_page_is_rendered_again(
-    site: SimulatedBilasolur, mode: str, status: int
-) -> None:
+@pytest.mark.parametrize(("mode", "status"), [("404", 404), ("403", 403), ("html200", 200), ("placeholder", 200)])
+def test_addresses_expire_until_their_page_is_rendered_again(site: SimulatedBilasolur, mode: str, status: int) -> None:
     car, address = site.cars[0], photo_address(site)
     good = site.photo_bytes(car.cid, car.photos[0].p, 400)
     ask(site.base_url, f"CarDetails.aspx?cid={car.cid}")
@@ -511,9 +503,7 @@ def test_it_tells_what_it_served(site: SimulatedBilasolur) -> None:
     ask(site.base_url, f"CarDetails.aspx?cid={site.cars[0].cid}")
     site.fault("photo", ["503"])
     site.photo_latency = 0.2
-    clients = [
-        threading.Thread(target=ask, args=(site.base_url, photo_address(site, number))) for number in range(4)
-    ]
+    clients = [threading.Thread(target=ask, args=(site.base_url, photo_address(site, number))) for number in range(4)]
     for client in clients:
         client.start()
     for client in clients:
@@ -535,9 +525,7 @@ def test_many_requests_share_a_connection(site: SimulatedBilasolur) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=5)
     for _ in range(50):
         connection.request("GET", "/" + photo_address(site))
-        assert connection.getresponse().read() == site.photo_bytes(
-            site.cars[0].cid, site.cars[0].photos[0].p, 400
-        )
+        assert connection.getresponse().read() == site.photo_bytes(site.cars[0].cid, site.cars[0].photos[0].p, 400)
     assert len(site.connections) == 1
     connection.close()
 

@@ -21,9 +21,7 @@ PARSERS: dict[str, Callable[[str | None], Any]] = {
 } | {"parse_kilometers bare": lambda text: parsing.parse_kilometers(text, bare=True)}
 
 # A whole card of islandsbilar.is, and one of hekla.is with its lines joined.
-ISLANDSBILAR = (
-    "LAND ROVER DEFENDER HSE 7/2020 181 000 km. Sjálfskipting Dísil Fjórhjóladrif Verð: 8.590.000 kr."
-)
+ISLANDSBILAR = "LAND ROVER DEFENDER HSE 7/2020 181 000 km. Sjálfskipting Dísil Fjórhjóladrif Verð: 8.590.000 kr."
 HEKLA = "VW ID.5 GTX 220 KW Verð: 6.290.000 kr. 12.2023 20.000 Rafmagn"
 BRIMBORG = "Árgerð (nýskráð): 09/2023 Ekinn (km): 26.460 Verð: 7.990.000 kr."
 
@@ -72,9 +70,7 @@ FRAGMENTS = [
     ),
     *("\ud800", "·", "\n", "hvítur", "ljós", "Bensín", "Rafmagn", "Sjálfskipting", "\u0301", "🚗", "٣", "²"),
 ]
-any_text = st.text(st.characters(), max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map(
-    "".join
-)
+any_text = st.text(st.characters(), max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join)
 
 
 # --- what no text may do ------------------------------------------------------------------------------------
@@ -374,9 +370,7 @@ def test_a_bare_mileage(text: str, expected: int) -> None:
 
 @given(
     kilometers=st.integers(1, 999_999),
-    form=st.sampled_from(
-        ["{} km.", "{} km. · Sjálfskipting", "ekinn {} km", "Ekinn (km): {}", "6/2019 {} km"]
-    ),
+    form=st.sampled_from(["{} km.", "{} km. · Sjálfskipting", "ekinn {} km", "Ekinn (km): {}", "6/2019 {} km"]),
     spaced=st.booleans(),
 )
 def test_every_form_of_a_mileage_gives_it_back(kilometers: int, form: str, spaced: bool) -> None:

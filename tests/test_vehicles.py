@@ -30,9 +30,7 @@ SPELLINGS = [
 MODELS = [(make["name"], model) for make in MAKES.values() for model in make.get("models", ())]
 
 any_text = st.text(st.characters(), max_size=80) | st.lists(
-    st.sampled_from(
-        [*"abcÞðæö-./&'+ 0123", "VW ", "LAND ", "ROVER ", "RANGE ", "GOLF ", "🚗", "\x00", "\ud800", "\n"]
-    )
+    st.sampled_from([*"abcÞðæö-./&'+ 0123", "VW ", "LAND ", "ROVER ", "RANGE ", "GOLF ", "🚗", "\x00", "\ud800", "\n"])
     | st.sampled_from([spelling for spelling, _ in SPELLINGS])
     | st.sampled_from([model for _, model in MODELS]),
     max_size=8,
@@ -81,12 +79,7 @@ def test_slug(text: str | None, expected: str) -> None:
 
 @pytest.mark.parametrize(("spelling", "identifier"), SPELLINGS)
 def test_every_spelling_of_a_make_has_one_slug(spelling: str, identifier: str) -> None:
-    assert (
-        make_slug(spelling)
-        == make_slug(spelling.upper())
-        == make_slug(f" {spelling.lower()}\xa0")
-        == identifier
-    )
+    assert make_slug(spelling) == make_slug(spelling.upper()) == make_slug(f" {spelling.lower()}\xa0") == identifier
 
 
 @given(any_text)
@@ -129,9 +122,7 @@ def test_the_data_is_read_from_a_zipped_egg(tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(egg)!r}); from carscraper import vehicles as v; "
         "print(v.__file__, v.make_slug('VW'))"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == [f"{egg}/carscraper/vehicles.py", "volkswagen"]
 
 
@@ -194,9 +185,7 @@ def test_display_make(make: str, display: str) -> None:
 
 
 def test_an_unknown_make_is_kept() -> None:
-    assert canonical(" Foo\xa0Bar ", "FOO BAR X\x00Y") == Vehicle(
-        "Foo Bar", "XY", "Foo Bar", "XY", known=False
-    )
+    assert canonical(" Foo\xa0Bar ", "FOO BAR X\x00Y") == Vehicle("Foo Bar", "XY", "Foo Bar", "XY", known=False)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +203,7 @@ def test_an_unknown_make_is_kept() -> None:
         (None, None, (None, None)),
     ],
 )
-def test_split_make_model(
-    make: str | None, text: str | None, expected: tuple[str | None, str | None]
-) -> None:
+def test_split_make_model(make: str | None, text: str | None, expected: tuple[str | None, str | None]) -> None:
     assert split_make_model(make, text) == expected
 
 

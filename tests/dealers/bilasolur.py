@@ -312,8 +312,7 @@ class SimulatedBilasolur(SimulatedSite):
         viewstate = base64.b64encode(text).decode()
         self._viewstates[viewstate] = time.monotonic()
         makes = "".join(
-            f'<option value="{number}">{html.escape(make)}</option>'
-            for make, (number, _) in invented.MAKES.items()
+            f'<option value="{number}">{html.escape(make)}</option>' for make, (number, _) in invented.MAKES.items()
         )
         selects = "".join(
             f'<select name="{PREFIX}{name}"><option selected="selected" value="-1">{label}</option>'
@@ -465,9 +464,7 @@ class SimulatedBilasolur(SimulatedSite):
     def _image(self, car: Car, photo: Photo, w: int, css_class: str) -> str:
         """A photo in a page, which makes its address (again) a living one."""
         self._rendered[car.cid, photo.p] = time.monotonic()
-        address = (
-            f"CarImage.aspx?s={car.bid}&c={car.cid}&p={photo.p}&w={w}" if photo.src is None else photo.src
-        )
+        address = f"CarImage.aspx?s={car.bid}&c={car.cid}&p={photo.p}&w={w}" if photo.src is None else photo.src
         return f'<img class="{css_class}" src="{html.escape(address)}" alt="">\n'
 
     def _photo(self, which: str, request: Request) -> Response:
@@ -527,9 +524,7 @@ def _link(address: str, content: str) -> str:
 
 
 def _redirect(address: str) -> Response:
-    body = (
-        f"<html><head><title>Object moved</title></head><body>{_link(address, 'Object moved')}</body></html>"
-    )
+    body = f"<html><head><title>Object moved</title></head><body>{_link(address, 'Object moved')}</body></html>"
     return Response(status=302, headers=(("Location", address),), body=body)
 
 

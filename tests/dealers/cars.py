@@ -147,11 +147,7 @@ def make_car(number: int, photo_count: int, seed: int) -> Car:
     fuel = FUELS[number % len(FUELS)]
     price = dice.randint(49, 1490) * 10_000
     price_form = number % 7
-    distance = (
-        None
-        if is_new or number % 13 == 9
-        else dice.randint(3, 260) * 1000 + number % 3 * dice.randint(1, 330)
-    )
+    distance = None if is_new or number % 13 == 9 else dice.randint(3, 260) * 1000 + number % 3 * dice.randint(1, 330)
     colour = dice.choice(list(COLOURS))
     bid = list(DEALERS)[number % len(DEALERS)]
     car = Car(

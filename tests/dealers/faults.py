@@ -62,9 +62,7 @@ class Response:
 
     @property
     def is_plain(self) -> bool:
-        return (
-            not (self.delay or self.never or self.drop or self.trickle or self.stream) and self.cut_at is None
-        )
+        return not (self.delay or self.never or self.drop or self.trickle or self.stream) and self.cut_at is None
 
     @property
     def parts(self) -> tuple[bytes, ...]:

@@ -77,9 +77,7 @@ class PhotoFactory:
             low, high = (middle, high) if sum(sizes) / 3 < self.average_bytes else (low, middle)
         return (low + high) / 2
 
-    def photo(
-        self, name: str, look: Look, view: int, w: int | None, kind: str
-    ) -> tuple[tuple[bytes, ...], str]:
+    def photo(self, name: str, look: Look, view: int, w: int | None, kind: str) -> tuple[tuple[bytes, ...], str]:
         """The photo *name* as parts to be sent one after the other, and its content type.
 
         *kind* is a key of `KINDS`. The same arguments give the same bytes, in every process.
@@ -282,15 +280,11 @@ def _side(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int], body: str) -> 
     draw.rounded_rectangle((150, 450, 1130, 650), radius=60, fill=paint)
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = roof
     middle = (x1 + x2) // 2
-    draw.polygon(
-        [(x0 + 45, y0 - 5), (x1 + 15, y1 + 22), (middle - 8, y1 + 22), (middle - 8, y0 - 5)], fill=glass
-    )
+    draw.polygon([(x0 + 45, y0 - 5), (x1 + 15, y1 + 22), (middle - 8, y1 + 22), (middle - 8, y0 - 5)], fill=glass)
     if body == "Sendibíll":
         draw.rectangle((middle - 8, y1, x3, y0), fill=paint)
     else:
-        draw.polygon(
-            [(middle + 8, y0 - 5), (middle + 8, y2 + 22), (x2 - 12, y2 + 22), (x3 - 40, y3 - 5)], fill=glass
-        )
+        draw.polygon([(middle + 8, y0 - 5), (middle + 8, y2 + 22), (x2 - 12, y2 + 22), (x3 - 40, y3 - 5)], fill=glass)
     draw.rectangle((170, 575, 1110, 590), fill=dark)
     for x in (middle, x0 + 30):
         draw.line((x, y0, x, 640), fill=dark, width=4)
@@ -331,9 +325,7 @@ def _end(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int], body: str, *, r
     if not rear:
         for y in range(490, 560, 16):
             draw.rectangle((500, y, 780, y + 7), fill=dark)
-    draw.rounded_rectangle(
-        (545, 565, 735, 600), radius=6, fill=(245, 246, 248), outline=(30, 60, 140), width=3
-    )
+    draw.rounded_rectangle((545, 565, 735, 600), radius=6, fill=(245, 246, 248), outline=(30, 60, 140), width=3)
 
 
 def _detail(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int]) -> None:

@@ -487,9 +487,7 @@ class SimulatedSite(HttpServer):
         try:
             result = self._command(command, json.loads(request.body or b"{}"), request)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            return Response(
-                status=400, content_type="application/json", body=json.dumps({"error": repr(error)})
-            )
+            return Response(status=400, content_type="application/json", body=json.dumps({"error": repr(error)}))
         if isinstance(result, Response):
             return result
         return Response(content_type="application/json", body=json.dumps({"result": result}, default=str))
