@@ -185,9 +185,8 @@ class CarImagesPipeline(ImagesPipeline):
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
         image.status, image.reason = known.status, known.reason
-        if self.store and image.key and image.store == self.store.backend.location:
-            # The address before the key may have changed since: a CDN, IMAGES_PUBLIC_URL for a folder.
-            image.url = self.store.backend.url(image.key) or image.url
+        if self.store and image.key and not image.url and image.store == self.store.backend.location:
+            image.url = self.store.backend.url(image.key)  # IMAGES_PUBLIC_URL was set for a folder since
 
     def get_media_requests(self, item: CarItem, info: Any) -> list[Request]:
         """Ask for the photos that are not stored yet."""

@@ -105,7 +105,7 @@ class S3Store:
             endpoint=options.endpoint,
             public_url=options.public_url,
         )
-        self._keys = _keys(options)
+        self._keys = None if options.profile else _keys(options)
         self._session = None if self._keys else _session(options)
         self._store = self._open()
 
@@ -164,7 +164,7 @@ class S3Store:
         """
         options = self._options
         base = public_base(bucket=options.bucket, region=options.region, endpoint=options.endpoint, public_url=None)
-        request = AWSRequest(method="HEAD", url=f"{base}/")
+        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
         credentials: Any = self._keys or (self._session and self._session.get_credentials())
         S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
         verify: Any = options.ca_bundle or True

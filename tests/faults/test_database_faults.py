@@ -100,7 +100,7 @@ def test_the_server_is_frozen(postgres: PostgresCluster, postgres_world: World) 
 
 def test_sessions_are_terminated_again_and_again(postgres: PostgresCluster, postgres_world: World) -> None:
     world = postgres_world
-    world.site.photo_latency = 0.05
+    world.site.photo_latency = 0.2
     with world.start(**PATIENT) as running:
         world.wait_for_puts(5, running)
         times = repeatedly(lambda: postgres.terminate_sessions(world.database_url), running, every=0.1, times=15)
@@ -147,7 +147,9 @@ def test_the_disk_is_full(make_world: Callable[[str], World], small_disk: Path, 
         world.settings["SPOOL_DIR"] = str(small_disk / "spool")
     with world.start(DATABASE_PATIENCE=2) as running:
         services.wait_until(
-            lambda: world.puts(200) and world.rows("SELECT 1 FROM car_images LIMIT 1"), 20, "the first rows"
+            lambda: world.puts(200) and world.rows("SELECT 1 FROM car_images WHERE status = 'stored' LIMIT 1"),
+            20,
+            "the first rows",
         )
         (small_disk / "other").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * 4096))
         done = running.wait()
