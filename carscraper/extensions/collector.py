@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 # Default (700, 10, 10): a photo makes hundreds of objects and few cycles, so that most rounds find nothing.
-_THRESHOLDS = (20_000, 20, 20)
+_THRESHOLDS = (10_000, 5, 5)
 
 
 class CalmCollector:
