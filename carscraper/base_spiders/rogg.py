@@ -183,6 +183,7 @@ class RoggSpider(DealerSpider):
             callback=self.parse_results,
             errback=self.page_failed,
             cb_kwargs={"make": make, "page": page + 1},
+            dont_filter=True,  # an arrow that points at its own page must end the search, not lose it
             priority=10,  # the list first: while it is read it shifts little
         )
 

@@ -170,16 +170,10 @@ class Ledger:
             return await self._write(queries.save, items, self._rules)
         except (DBAPIError, ValueError, OverflowError) as error:
             if len(items) == 1:
-                raise
+                return [queries.Saved(error=str(error).split("\n", 1)[0])]
             # One car of the group can't be written: it must not take the others with it.
             logger.debug("A group of %d cars failed (%s); one at a time", len(items), type(error).__name__)
-            return [result for item in items for result in await self._one(item)]
-
-    async def _one(self, item: CarItem | GoneCar) -> list[queries.Saved]:
-        try:
-            return await self._write(queries.save, [item], self._rules)
-        except (DBAPIError, ValueError, OverflowError) as error:
-            return [queries.Saved(error=str(error).split("\n", 1)[0])]
+            return [(await self._save([item]))[0] for item in items]
 
     async def _save_images(self, photos: list[tuple[int, CarImage]]) -> list[int]:
         return await self._write(queries.save_images, photos, self._rules)

@@ -252,6 +252,9 @@ class CarImagesPipeline(ImagesPipeline):
         """Keep the photo; an address that has expired gets one fresh one from the car's page."""
         image: CarImage = request.meta["car_image"]
         rejected = await self._keep(response, request, item)
+        if rejected and rejected.reason in _EXPIRED | _BROKEN and self._is_stopping():
+            self._gate.release()
+            return image  # stays pending: there is no time for a fresh address, the next crawl asks for one
         if rejected:
             again = await self._ask_again(rejected.reason, image, item)
             if again:

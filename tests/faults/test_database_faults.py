@@ -100,9 +100,9 @@ def test_the_server_is_frozen(postgres: PostgresCluster, postgres_world: World) 
 
 def test_sessions_are_terminated_again_and_again(postgres: PostgresCluster, postgres_world: World) -> None:
     world = postgres_world
-    world.site.photo_latency = 0.2
+    world.site.photo_latency = 0.8
     with world.start(**PATIENT) as running:
-        world.wait_for_puts(5, running)
+        world.wait_for_puts(1, running)
         times = repeatedly(lambda: postgres.terminate_sessions(world.database_url), running, every=0.1, times=15)
         done = running.wait()
     assert times >= 5
