@@ -23,13 +23,6 @@ class SchemaOutdatedError(ConfigurationError):
     """The database's tables are older (or newer) than this program. Raised by ``db.schema``."""
 
 
-class SiteError(CarscraperError):
-    """A dealer's page is not what it was: no form, no cars, a login page.
-
-    Raised by spiders; the crawl ends as failed and concludes nothing.
-    """
-
-
 class ImageRejectedError(CarscraperError):
     """The bytes are not a photo worth keeping. Raised by ``storage.inspection`` and ``storage.derivatives``."""
 

@@ -164,13 +164,6 @@ def _due_condition(now: datetime) -> Any:
     )
 
 
-def _is_due(image: CarImage, last_attempt_at: datetime | None, now: datetime) -> bool:
-    """Say for one row what :func:`_due_condition` says in SQL."""
-    if image.status == "stored" or image.reason in PERMANENT_REASONS or image.reason == "spooled":
-        return False
-    return last_attempt_at is None or image.attempts <= _QUICK_ATTEMPTS or last_attempt_at < now - _RETRY_EVERY
-
-
 # What describes the bytes; it changes only together with the status.
 _BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
@@ -260,16 +253,16 @@ def _image(row: Row[Any]) -> CarImage:
 def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[dict[str, KnownImage]]:
     """Give for each ``(source, external_id)`` of *cars* its photos by identity."""
     found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
-    now = utcnow()
+    due = _due_condition(utcnow()).label("due")
     for chunk in _chunks(list(found)):
         query = (
-            select(_listings.c.source, _listings.c.external_id, _images)
+            select(_listings.c.source, _listings.c.external_id, _images, due)
             .join(_listings, _listings.c.id == _images.c.listing_id)
             .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
         )
         for row in connection.execute(query):
             image = _image(row)
-            known = KnownImage(image=image, due=_is_due(image, row.last_attempt_at, now))
+            known = KnownImage(image=image, due=bool(row.due))
             found[row.source, row.external_id][image.identity] = known
     return [found[car] for car in cars]
 

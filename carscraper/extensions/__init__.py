@@ -1,1 +1,1 @@
-"""Watchers of signals: the verdict and the progress display."""
+"""Watchers of signals: verdict, progress display, prompt shutdown, garbage collector."""
