@@ -6,6 +6,7 @@ it logs the overridden settings.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING
@@ -103,3 +104,17 @@ def end_as_failed(crawler: Crawler, why: str) -> None:
     """Write *why* the crawl failed where ``extensions.verdict`` looks; the first reason stays."""
     if crawler.stats.get_value("carscraper/failed") is None:
         crawler.stats.set_value("carscraper/failed", why)
+
+
+def stop_as_failed(crawler: Crawler, why: str, *, reason: str) -> None:
+    """End the crawl early, as failed; what is in flight is finished.
+
+    Args:
+        crawler: it may be ending already.
+        why: the sentence for the verdict; the first one stays.
+        reason: Scrapy's word for why the spider was closed.
+    """
+    end_as_failed(crawler, why)
+    if crawler.engine.running and not crawler.stats.get_value("carscraper/stopping"):
+        crawler.stats.set_value("carscraper/stopping", reason)
+        asyncio.ensure_future(crawler.engine.close_spider_async(reason=reason))  # noqa: RUF006 - the engine waits for it

@@ -34,9 +34,6 @@ class ImageRejectedError(CarscraperError):
         """A few words for the log."""
 
 
-ImageRejected = ImageRejectedError
-
-
 class BlockedAddressError(CarscraperError, IgnoreRequest):
     """A request would have connected to a loopback, private or link-local address.
 

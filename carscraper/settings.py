@@ -282,7 +282,7 @@ CONCURRENT_REQUESTS_PER_DOMAIN = 4
 # Default 100 items of one page at once. A page has at most some 40 cards.
 CONCURRENT_ITEMS = 50
 # Default 5 MB of pages being worked on; cars wait for their photos, so this bounds the waiting cars.
-SCRAPER_SLOT_MAX_ACTIVE_SIZE = 300_000
+SCRAPER_SLOT_MAX_ACTIVE_SIZE = 150_000
 # Default 180 s: a photo or page of this size that takes longer will not come.
 DOWNLOAD_TIMEOUT = _env("DOWNLOAD_TIMEOUT", 30)
 # Default 1 GiB: a page of a dealer is below 1 MB; photos have their own bound, IMAGES_MAX_BYTES.

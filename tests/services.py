@@ -475,11 +475,14 @@ class RcloneS3:
         access_key: str = "AKIDCARSCRAPER",
         secret_key: str = "carscraper-secret",
         port: int = 0,
+        flags: Sequence[str] = (),
     ) -> None:
+        """Takes *flags* of rclone on top of ours."""
         self.folder = folder
         self.access_key = access_key
         self.secret_key = secret_key
         self.port = port
+        self._flags = flags
         self._process: subprocess.Popen[Any] | None = None
         self._log = folder.parent / f"{folder.name}.rclone.log"
 
@@ -513,6 +516,7 @@ class RcloneS3:
                         f"{self.access_key},{self.secret_key}",
                     ),
                     *("--dir-cache-time", "1s", "--poll-interval", "0"),  # tests change files behind its back
+                    *self._flags,
                 ],
                 stdout=log,
                 stderr=log,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider
+from scrapy.http import TextResponse
 
 from carscraper.addon import end_as_failed
 from carscraper.db.ledger import Ledger
@@ -153,6 +155,7 @@ class DealerSpider(Spider):
             callback=self.parse_details_safely,
             errback=self.details_failed,
             cb_kwargs={"item": item},
+            dont_filter=True,  # two cars under one address must both be kept
         )
 
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
@@ -189,6 +192,8 @@ class DealerSpider(Spider):
             item.card_hash = None  # so that the next crawl tries again
             yield item
             return
+        finally:
+            forget_tree(response)
         item.details_at = datetime.now(UTC).replace(tzinfo=None)
         yield from results
 
@@ -196,7 +201,7 @@ class DealerSpider(Spider):
         """Keep the car as its card shows it when its own page does not come."""
         request: Request = failure.request  # type: ignore[attr-defined]
         self.count("details/failed")
-        logger.warning("Details page does not come: %r (%s)", request.url, failure.getErrorMessage())
+        logger.warning("Details page does not come: %r (%s)", request.url, reason_of(failure))
         item: CarItem = request.cb_kwargs["item"]
         item.card_hash = None
         yield item
@@ -227,10 +232,16 @@ class DealerSpider(Spider):
                 "the site has changed or shows only a part; no car was marked as gone.",
             )
             return []
-        missing = [car for car in active if car.external_id not in self.seen and car.url]
-        return [self._lookup(car) for car in missing[: self.settings.getint("CRAWL_MAX_LOOKUPS")]]
+        missing = [car for car in active if car.external_id not in self.seen]
+        most = self.settings.getint("CRAWL_MAX_LOOKUPS")
+        # By chance, not by age: cars whose pages never answer must not take the turns of the others.
+        chosen = random.sample(missing, most) if len(missing) > most else missing
+        return [request for car in chosen if (request := self._lookup(car))]
 
-    def _lookup(self, car: ActiveCar) -> Request:
+    def _lookup(self, car: ActiveCar) -> Request | None:
+        if not is_web_address(car.url):
+            logger.warning("The missing car %s has no address that could be looked up: %r", car.external_id, car.url)
+            return None
         return Request(
             car.url,
             callback=self.parse_missing,
@@ -265,6 +276,41 @@ class DealerSpider(Spider):
         raise CloseSpider("site")
 
 
+def is_web_address(url: str | None) -> bool:
+    """Tell whether a request can be made of *url*.
+
+    >>> [is_web_address(url) for url in ("https://bilasolur.is/x", "http://[", "/x", "file:///x", None)]
+    [True, False, False, False, False]
+    """
+    try:
+        parts = urlsplit(url or "")
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def reason_of(failure: Failure) -> str:
+    """Say in a few words why a page did not come."""
+    error: Any = failure.value
+    status = getattr(getattr(error, "response", None), "status", None)
+    if status:
+        return f"HTTP {status}"
+    inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
+    if inner:
+        return reason_of(inner[0])
+    return failure.getErrorMessage() or type(error).__name__
+
+
+def forget_tree(response: Response) -> None:
+    """Let go of the parsed page of *response* once it is read.
+
+    Response and selector point at each other, and Scrapy keeps the response until its cars are through the pipelines:
+    a hundred kilobytes for each, until the garbage collector comes by.
+    """
+    if isinstance(response, TextResponse):
+        response._cached_selector = None  # noqa: SLF001 - Scrapy has no other way
+
+
 def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: timedelta) -> bool:
     """Tell whether a car's details are due again: once in *max_age*, each car at its own hour.
 
@@ -290,12 +336,7 @@ def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: 
 
 
 def _base_url(value: str) -> str:
-    try:
-        parts = urlsplit(value.strip())
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not is_web_address(value.strip()):
         raise ConfigurationError(f"base_url is {value!r}; write a whole address such as https://bilasolur.is/.")
     return value.strip().rstrip("/") + "/"
 

@@ -17,7 +17,7 @@ from form2request import form2request
 from scrapy import Request
 
 from carscraper import parsing
-from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.base_spiders.dealer import DealerSpider, forget_tree, reason_of
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_make_model
 
@@ -109,8 +109,7 @@ class RoggSpider(DealerSpider):
         """Begin the search once more with a fresh page state; then the site counts as unreachable."""
         request: Request = failure.request  # type: ignore[attr-defined]
         arguments = request.cb_kwargs
-        status = getattr(getattr(failure.value, "response", None), "status", None)
-        why = f"HTTP {status}" if status else failure.getErrorMessage() or type(failure.value).__name__
+        why = reason_of(failure)
         if arguments["tries"] > 1 or request.callback == self.parse_home:
             self.fail(f"{request.url} can't be reached ({why}).")
         logger.warning("The search was refused (%s); once more with a fresh form", why)
@@ -137,6 +136,7 @@ class RoggSpider(DealerSpider):
         for result in await self.follow_cards(cards):
             yield result
         following = self._next_page(response, make, page) if new else None
+        forget_tree(response)
         if following:
             yield following
             return
@@ -166,7 +166,7 @@ class RoggSpider(DealerSpider):
         return cards, unreadable
 
     def _says_empty(self, response: Response) -> bool:
-        return self.no_results in " ".join(response.css("body ::text").getall())
+        return _says(response, self.no_results)
 
     def _next_page(self, response: Response, make: str | None, page: int) -> Request | None:
         # :has() would need the paging cell to hold nothing else; the ancestor is what the arrow belongs to.
@@ -192,7 +192,7 @@ class RoggSpider(DealerSpider):
         self.is_partial = True
         self.count("pages/failed")
         url = failure.request.url  # type: ignore[attr-defined]
-        logger.error("Result page does not come: %r (%s); the pages after it were not seen", url, failure.value)
+        logger.error("Result page does not come: %r (%s); the pages after it were not seen", url, reason_of(failure))
 
     # --- a card ---
 
@@ -307,7 +307,7 @@ class RoggSpider(DealerSpider):
 
     def is_gone(self, response: Response) -> bool:
         """Tell whether the page says that the car is sold or removed."""
-        return self.gone_text in " ".join(response.css("body ::text").getall())
+        return _says(response, self.gone_text)
 
     def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
         """Add to *item* what only the details page has.
@@ -367,6 +367,11 @@ def _visible_text(response: Response) -> str:
     path = "//body//text()[not(ancestor::script or ancestor::style or ancestor::select or ancestor::noscript)]"
     lines = (parsing.clean_text(text) for text in response.xpath(path).getall())
     return "\n".join(line for line in lines if line)
+
+
+def _says(response: Response, words: str) -> bool:
+    """Tell whether a person sees *words* on the page."""
+    return words in " ".join(_visible_text(response).split())
 
 
 def _after(text: str, label: str) -> str | None:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
 # Seconds a transaction waits for company: a third of the CPU for each photo against committing each by itself.
-_LINGER = 0.03
+_LINGER = 0.01
 _THREADS = 3
 _RACES = 8  # tries of a transaction that lost against another one
 # SQLSTATE 40001 serialization failure, 40P01 deadlock: the whole transaction is repeated at once.
@@ -157,7 +157,11 @@ class Ledger:
 
     async def image_stored(self, source: str, external_id: str, image: CarImage) -> bool:
         """Write that a photo which waited in the spool is stored; false while its row is not there yet."""
-        return await self._write(queries.image_stored, source, external_id, image)
+        try:
+            return await self._write(queries.image_stored, source, external_id, image, self._rules)
+        except DBAPIError as error:
+            logger.warning("The database refuses %r of %s: %s", image.identity, external_id, _first_line(error))
+            return False
 
     async def release_images(self, row_ids: list[int]) -> None:
         """Let these photos be fetched again: the spool that had them is gone."""
@@ -170,13 +174,18 @@ class Ledger:
             return await self._write(queries.save, items, self._rules)
         except (DBAPIError, ValueError, OverflowError) as error:
             if len(items) == 1:
-                return [queries.Saved(error=str(error).split("\n", 1)[0])]
+                return [queries.Saved(error=_first_line(error))]
             # One car of the group can't be written: it must not take the others with it.
             logger.debug("A group of %d cars failed (%s); one at a time", len(items), type(error).__name__)
             return [(await self._save([item]))[0] for item in items]
 
     async def _save_images(self, photos: list[tuple[int, CarImage]]) -> list[int]:
-        return await self._write(queries.save_images, photos, self._rules)
+        try:
+            return await self._write(queries.save_images, photos, self._rules)
+        except (DBAPIError, ValueError, OverflowError) as error:
+            # The bytes are safe; each row is written once more with its car's, which tells whose fault it is.
+            logger.debug("A group of %d photos failed: %s", len(photos), _first_line(error))
+            return [0] * len(photos)
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
         return await self._ask(queries.known_images, cars)
@@ -242,6 +251,10 @@ class Ledger:
 
 
 _ledgers: WeakKeyDictionary[Crawler, Ledger] = WeakKeyDictionary()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
 
 
 def _lost_race(error: SQLAlchemyError) -> bool:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
@@ -67,7 +67,6 @@ _KEPT = (
     "display_make",
     "display_name",
     "details_at",
-    "card_hash",
 )
 # These belong to the price: a new price without them means that the offer is over.
 _WITH_PRICE = ("price_before_offer", "price_excludes_vat")
@@ -196,7 +195,18 @@ _WRITE_IMAGE = (
     .where(
         _images.c.listing_id == bindparam("listing"),
         _images.c.identity == bindparam("photo"),
-        or_(_images.c.status != "stored", _images.c.store != bindparam("new_store")),
+        # A stored photo only moves to another store, and only once it is safe there.
+        or_(
+            _images.c.status != "stored",
+            and_(bindparam("new_status", type_=Text) == "stored", _images.c.store != bindparam("new_store")),
+        ),
+        # The same bytes as a placeholder's are one, unless it was released.
+        or_(
+            _images.c.reason.is_(None),
+            _images.c.reason != "placeholder",
+            _images.c.source_sha256 != bindparam("new_source_sha256"),
+            bindparam("released", type_=Boolean),
+        ),
     )
     .values(
         {name: bindparam(f"new_{name}") for name in (*_BYTES, "status", "reason", "stored_at")}
@@ -331,6 +341,8 @@ def save(connection: Connection, items: list[CarItem | GoneCar], rules: Placehol
         unchanged = [item for number in numbers if isinstance(item := items[number], CarItem) and item.unchanged]
         gone = [item for number in numbers if isinstance(item := items[number], GoneCar)]
         seen = {number: item for number in numbers if isinstance(item := items[number], CarItem) and not item.unchanged}
+        if unchanged or gone:
+            _lock_in_order(connection, [items[number] for number in numbers])
         results |= dict.fromkeys(numbers, Saved())
         results |= _save_cars(connection, seen, rules)
         _mark_seen(connection, unchanged)
@@ -380,6 +392,19 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
     connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
     return results
+
+
+def _lock_in_order(connection: Connection, items: list[CarItem | GoneCar]) -> None:
+    """Keep other writers from the rows of *items*, in the order in which all writers do it: nobody waits in a ring."""
+    if connection.dialect.name == "sqlite":
+        return  # has one writer at a time
+    for chunk in _chunks(sorted((item.source, item.external_id) for item in items)):
+        connection.execute(
+            select(_listings.c.id)
+            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
+            .order_by(_listings.c.source, _listings.c.external_id)
+            .with_for_update()
+        )
 
 
 def _lock_listings(connection: Connection, items: list[CarItem]) -> dict[tuple[str, str], Row[Any]]:
@@ -452,6 +477,7 @@ def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bo
         values[name] = getattr(row, name) if new is None else new
     for name in _WITH_PRICE:
         values[name] = getattr(item if item.price is not None else row, name)
+    values["card_hash"] = item.card_hash  # None too: what the card said is not all written yet
     values["url"] = row.url if keep_url else item.url
     values["is_active"] = True
     values["gone_at"] = None
@@ -529,6 +555,7 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
     for listing_id, image in photos:
         values: dict[str, Any] = {f"new_{name}": getattr(image, name) for name in (*_BYTES, "status", "reason")}
         values |= {"listing": listing_id, "photo": image.identity, "tries": image.attempts, "now": now}
+        values["released"] = not rules.holds(image.source_sha256 or "")
         rows.append(values | {"new_stored_at": now if image.status == "stored" else None})
     connection.execute(_WRITE_IMAGE, rows)
     stored = {image.source_sha256 for _, image in photos if image.status == "stored" and image.source_sha256}
@@ -617,30 +644,21 @@ def release_images(connection: Connection, row_ids: list[int]) -> None:
         connection.execute(update(_images).where(still).values(reason=None))
 
 
-def image_stored(connection: Connection, source: str, external_id: str, image: CarImage) -> bool:
-    """Write that *image* is stored; true if its row was there."""
-    listing = (
-        select(_listings.c.id)
+def image_stored(
+    connection: Connection, source: str, external_id: str, image: CarImage, rules: PlaceholderRules
+) -> bool:
+    """Write that *image*, which waited in the spool, is stored; true if its row was there."""
+    row = (
+        select(_images.c.listing_id)
+        .join(_listings, _listings.c.id == _images.c.listing_id)
         .where(_listings.c.source == source, _listings.c.external_id == external_id)
-        .with_for_update()
+        .where(_images.c.identity == image.identity)
     )
-    listing_id = connection.execute(listing).scalar()
+    listing_id = connection.execute(row).scalar()
     if listing_id is None:
         return False
-    values = {name: getattr(image, name) for name in _BYTES}
-    where = and_(_images.c.listing_id == listing_id, _images.c.identity == image.identity)
-    connection.execute(
-        update(_images)
-        .where(where, _images.c.status != "stored")
-        .values(**values, status="stored", reason=None, stored_at=utcnow())
-    )
-    found = connection.execute(select(_images.c.id).where(where)).first() is not None
-    covers = _covers(connection, [listing_id])
-    if covers:
-        connection.execute(
-            update(_listings).where(_listings.c.id == listing_id).values(image_url=covers[listing_id][0])
-        )
-    return found
+    save_images(connection, [(listing_id, replace(image, status="stored", reason=None))], rules)
+    return True
 
 
 def _covers(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:

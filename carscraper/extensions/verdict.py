@@ -34,6 +34,7 @@ class Verdict:
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
         crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
+        crawler.signals.connect(self.item_error, signal=signals.item_error)
         self._started = False
 
     @classmethod
@@ -52,6 +53,10 @@ class Verdict:
             from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
             reactor.addSystemEventTrigger("before", "shutdown", self.engine_stopped)  # type: ignore[arg-type]
+
+    def item_error(self) -> None:
+        """Count a car that a mistake in a pipeline has cost; Scrapy logs it and goes on."""
+        self._crawler.stats.inc_value("carscraper/cars/failed")
 
     def engine_stopped(self) -> None:
         """Say what was kept and set the exit code."""
@@ -104,8 +109,8 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     why = stats.get("carscraper/failed")
     closed = stats.get("carscraper/closed", "finished")
     kept = (
-        f"{number('cars/saved')} cars ({number('cars/new')} new, {number('cars/gone')} gone); "
-        f"{number('images/stored')} photos stored ({number('images/bytes') / 1e6:.1f} MB), "
+        f"{_plural(number('cars/saved'), 'car')} ({number('cars/new')} new, {number('cars/gone')} gone); "
+        f"{_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB), "
         f"{number('images/linked')} linked, {number('images/known')} known before"
     )
     asides = [
@@ -136,4 +141,8 @@ def _count(number: int, what: str, state: str, reasons: dict[str, int] | None = 
     if not number:
         return ""
     detail = ", ".join(f"{n} {reason}" for reason, n in sorted((reasons or {}).items(), key=lambda each: -each[1]))
-    return f"{number} {what}{'s' if number > 1 else ''} {state}" + (f" ({detail})" if detail else "")
+    return f"{_plural(number, what)} {state}" + (f" ({detail})" if detail else "")
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.exceptions import DropItem
 
-from carscraper.addon import aborting, end_as_failed
+from carscraper.addon import aborting, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -95,10 +95,7 @@ class DatabasePipeline:
         return item
 
     def _stop(self, why: str) -> None:
-        if self._crawler.engine.running and not self._crawler.stats.get_value("carscraper/stopping"):
-            self._crawler.stats.set_value("carscraper/stopping", why)
-            end_as_failed(self._crawler, why)
-            asyncio.ensure_future(self._crawler.engine.close_spider_async(reason="database_away"))  # noqa: RUF006 - the engine waits for it
+        stop_as_failed(self._crawler, why, reason="database_away")
 
 
 def count_saved(stats: StatsCollector, saved: Saved) -> None:

@@ -22,7 +22,7 @@ from scrapy.http import Request
 from scrapy.http.request import NO_CALLBACK
 from scrapy.pipelines.images import ImagesPipeline
 
-from carscraper.addon import aborting, end_as_failed
+from carscraper.addon import aborting, end_as_failed, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import (
     BlockedAddressError,
@@ -74,6 +74,7 @@ class ImageRules:
     strip_metadata: bool
     thumbs: dict[str, tuple[int, int]]
     in_flight: int
+    at_once: int
     allowed_hosts: tuple[str, ...]
 
     @classmethod
@@ -87,6 +88,7 @@ class ImageRules:
             strip_metadata=settings.getbool("IMAGES_STRIP_METADATA"),
             thumbs=settings.get("IMAGES_THUMBS"),
             in_flight=settings.getint("IMAGES_MAX_IN_FLIGHT"),
+            at_once=settings.getint("IMAGES_CONCURRENCY"),
             allowed_hosts=tuple(settings.getlist("IMAGES_ALLOWED_HOSTS")),
         )
 
@@ -133,6 +135,8 @@ class CarImagesPipeline(ImagesPipeline):
         with aborting(self.crawler):
             self.rules = ImageRules.from_settings(self.crawler.settings)
             self._gate = asyncio.Semaphore(self.rules.in_flight)
+            # Without a delay Scrapy 2.19 starts all that is queued at once, whatever the slot's concurrency is.
+            self._downloads = asyncio.Semaphore(self.rules.at_once)
             # Cars behind it hold no tasks for their photos: what waits costs little memory.
             self._cars = asyncio.Semaphore(self.rules.in_flight)
             GUARD.allow_all(self.rules.allowed_hosts)
@@ -239,8 +243,14 @@ class CarImagesPipeline(ImagesPipeline):
         if self._is_stopping():
             self._gate.release()
             return request.meta["car_image"]  # stays pending: work for the next crawl
+        await self._downloads.acquire()
+        request.meta["downloading"] = True
         request.meta["car_image"].attempts += 1
         return None
+
+    def _end_download(self, request: Request) -> None:
+        if request.meta.pop("downloading", False):
+            self._downloads.release()
 
     def _is_stopping(self) -> bool:
         assert self.store is not None
@@ -250,15 +260,14 @@ class CarImagesPipeline(ImagesPipeline):
         self, response: Response, request: Request, info: Any, *, item: CarItem
     ) -> CarImage:
         """Keep the photo; an address that has expired gets one fresh one from the car's page."""
+        self._end_download(request)
         image: CarImage = request.meta["car_image"]
         rejected = await self._keep(response, request, item)
-        if rejected and rejected.reason in _EXPIRED | _BROKEN and self._is_stopping():
-            self._gate.release()
-            return image  # stays pending: there is no time for a fresh address, the next crawl asks for one
-        if rejected:
-            again = await self._ask_again(rejected.reason, image, item)
-            if again:
-                rejected = await self._keep(again, request, item)
+        if rejected and rejected.reason in _EXPIRED | _BROKEN:
+            if self._is_stopping():
+                self._gate.release()
+                return image  # stays pending: there is no time for a fresh address, the next crawl asks for one
+            rejected = await self._try_again(rejected, request, item)
         if rejected:
             _fail(image, rejected.reason)
             logger.info("Photo failed (%s): %r of %r", rejected, image.source_url, item.url)
@@ -298,7 +307,7 @@ class CarImagesPipeline(ImagesPipeline):
         known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
         if known and known.placeholder:
             raise ImageRejectedError("placeholder", "the same bytes on many cars")
-        if known and known.image:
+        if known and known.image and self.store.backend.holds(known.image.key):
             _copy_bytes(image, known.image)
             image.status, image.reason = "stored", None
             self.crawler.stats.inc_value("carscraper/images/linked")
@@ -348,7 +357,7 @@ class CarImagesPipeline(ImagesPipeline):
         upload = Upload(name=image.key, data=data, content_type=image.content_type or "", metadata=metadata, row=row)
         safe = await self.store.put(upload)
         if self.store.refused:
-            self._store_refused(self.store.refused)
+            stop_as_failed(self.crawler, self.store.refused, reason="store_refused")
         if safe:
             image.status, image.reason = "stored", None
             self.crawler.stats.inc_value("carscraper/images/stored")
@@ -383,22 +392,30 @@ class CarImagesPipeline(ImagesPipeline):
 
     # --- what goes wrong ---
 
-    async def _ask_again(self, reason: str, image: CarImage, item: CarItem) -> Response | None:
-        """Fetch the photo once more, from a fresh address where the old one has expired; ``None`` if there is none."""
-        if self._is_stopping() or reason not in _EXPIRED | _BROKEN:
-            return None
+    async def _try_again(
+        self, rejected: ImageRejectedError, request: Request, item: CarItem
+    ) -> ImageRejectedError | None:
+        """Fetch the photo once more, from a fresh address where the old one has expired.
+
+        Returns:
+            Why it is not kept all the same. What the dealer says of a fresh address is for good; without the word of
+            the car's page nothing is.
+        """
+        image: CarImage = request.meta["car_image"]
+        if rejected.reason in _EXPIRED:
+            fresh = await self._visit(item)
+            if not fresh:
+                return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page shows no photo")
+            if image.identity not in fresh:
+                return rejected  # the dealer has taken it off the page
+            image.source_url = fresh[image.identity].source_url
+        again = self._request(image, item)
+        self._modify_media_request(again)
         try:
-            if reason in _EXPIRED:
-                fresh = (await self._visit(item)).get(image.identity)
-                if fresh is None:
-                    return None
-                image.source_url = fresh.source_url
-            request = self._request(image, item)
-            self._modify_media_request(request)
-            return await self.crawler.engine.download_async(request)
+            response = await self.crawler.engine.download_async(again)
         except Exception as error:
-            logger.debug("Asking again for %s of %s failed: %s", image.identity, item.url, error)
-            return None
+            return ImageRejectedError(_reason(error), f"{rejected.reason}, and then {error}")
+        return await self._keep(response, request, item)
 
     async def _visit(self, item: CarItem) -> dict[str, CarImage]:
         """Read the car's own page for fresh addresses: one visit for each car, however many photos need it."""
@@ -409,11 +426,16 @@ class CarImagesPipeline(ImagesPipeline):
 
     async def _read_page(self, item: CarItem) -> dict[str, CarImage]:
         self.crawler.stats.inc_value("carscraper/pages/fresh_addresses")
-        response = await self.crawler.engine.download_async(Request(item.url, callback=NO_CALLBACK))
-        return {image.identity: image for image in self.spider.read_images(response, item.external_id)}
+        try:
+            response = await self.crawler.engine.download_async(Request(item.url, callback=NO_CALLBACK))
+            return {image.identity: image for image in self.spider.read_images(response, item.external_id)}
+        except Exception as error:
+            logger.info("No fresh addresses from %r (%s: %s)", item.url, type(error).__name__, error)
+            return {}
 
     def media_failed(self, failure: Failure, request: Request, info: Any) -> None:  # type: ignore[override]
         """Turn whatever stopped the photo into its outcome; nothing is raised, the car goes on."""
+        self._end_download(request)
         self._gate.release()
         image: CarImage = request.meta["car_image"]
         error = failure.value
@@ -421,7 +443,7 @@ class CarImagesPipeline(ImagesPipeline):
             image.status, image.reason = "pending", "store-error"
             image.key = image.url = image.store = image.sha256 = None
             if self.store and self.store.refused:
-                self._store_refused(self.store.refused)
+                stop_as_failed(self.crawler, self.store.refused, reason="store_refused")
             logger.debug("Photo %s waits: %s", image.source_url, error)
             return
         reason = _reason(error)
@@ -430,11 +452,6 @@ class CarImagesPipeline(ImagesPipeline):
             logger.error("Photo %r failed by a mistake of carscraper", image.source_url, exc_info=error)
         else:
             logger.info("Photo failed (%s): %r", reason, image.source_url)
-
-    def _store_refused(self, why: str) -> None:
-        if self.crawler.stats.get_value("carscraper/failed") is None:
-            end_as_failed(self.crawler, why)
-            asyncio.ensure_future(self.crawler.engine.close_spider_async(reason="store_refused"))  # noqa: RUF006 - the engine waits for it
 
     async def _release_lost(self) -> None:
         """Let photos be fetched again that waited in a spool which is no longer there (a container's disk, say)."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from carscraper.exceptions import ImageRejected
+from carscraper.exceptions import ImageRejectedError
 from carscraper.storage.inspection import inspect
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
@@ -32,7 +32,7 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
     """Return a JPEG of the photo that fits in *size*, never larger than the photo itself.
 
     Of an animation the first frame, with white behind what is transparent, in sRGB as far as the photo says
-    what its colours are. Raises ``ImageRejected`` for what is not a whole photo of at most *max_pixels* or
+    what its colours are. Raises ``ImageRejectedError`` for what is not a whole photo of at most *max_pixels* or
     can't be decoded, and nothing is decoded before that is known.
     """
     photo = inspect(data, min_width=1, min_height=1, max_pixels=max_pixels, max_bytes=len(data))
@@ -41,21 +41,21 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
         with Image.open(BytesIO(data), formats=(photo.format,)) as picture:
             _guard(picture, max_pixels)
             _upright(picture, size).save(output, "JPEG", quality=quality, optimize=True)
-    except ImageRejected:
+    except ImageRejectedError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageRejected("too-large", str(error)) from error
+        raise ImageRejectedError("too-large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageRejected("not-an-image", f"a {photo.format} that can't be read") from error
+        raise ImageRejectedError("not-an-image", f"a {photo.format} that can't be read") from error
     except Exception as error:  # Decoders raise whatever they like for damaged data.
-        raise ImageRejected("truncated", f"a {photo.format} that can't be decoded: {error}") from error
+        raise ImageRejectedError("truncated", f"a {photo.format} that can't be decoded: {error}") from error
     return output.getvalue()
 
 
 def _guard(picture: Image.Image, max_pixels: int) -> None:
     """Refuse what the decoder would make larger than the structure said."""
     if picture.width * picture.height > max_pixels:
-        raise ImageRejected("too-large", f"{picture.width}x{picture.height} pixels, more than {max_pixels}")
+        raise ImageRejectedError("too-large", f"{picture.width}x{picture.height} pixels, more than {max_pixels}")
 
 
 def _upright(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -58,6 +58,10 @@ class FolderStore:
         """Give the permanent URL of the object *name*, ``None`` unless ``IMAGES_PUBLIC_URL`` is set."""
         return permanent_url(name, self._public_url) if self._public_url else None
 
+    def holds(self, name: str | None) -> bool:
+        """Look whether *name* is there: people move folders, and a look costs nothing."""
+        return bool(name) and (self.root / str(name)).is_file()
+
     def check(self) -> None:
         """See that the folder can be written.
 

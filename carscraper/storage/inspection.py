@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple, NoReturn
 
-from carscraper.exceptions import ImageRejected
+from carscraper.exceptions import ImageRejectedError
 
 Buffer = bytes | bytearray
 
@@ -50,32 +50,32 @@ class _Limits(NamedTuple):
         if width <= 0 or height <= 0:
             _not_an_image(f"its header says {width}x{height} pixels")
         if width * height > self.max_pixels:
-            raise ImageRejected("too-large", f"{width}x{height} pixels, more than {self.max_pixels}")
+            raise ImageRejectedError("too-large", f"{width}x{height} pixels, more than {self.max_pixels}")
 
 
 def inspect(data: bytes, *, min_width: int, min_height: int, max_pixels: int, max_bytes: int) -> Photo:
-    """Return what *data* is, or raise ``ImageRejected``, and never anything else.
+    """Return what *data* is, or raise ``ImageRejectedError``, and never anything else.
 
     The smallest size holds for a photo lying or standing: its longer side is compared with the longer of the
     two minima, so that a rotation by EXIF makes no difference.
     """
     if not data:
-        raise ImageRejected("empty", "no bytes at all")
+        raise ImageRejectedError("empty", "no bytes at all")
     if len(data) > max_bytes:
-        raise ImageRejected("too-large", f"{len(data)} bytes, more than {max_bytes}")
+        raise ImageRejectedError("too-large", f"{len(data)} bytes, more than {max_bytes}")
     kind = _kind(data)
     width, height = kind.measure(data, _Limits(max_pixels))
     if min(width, height) < min(min_width, min_height) or max(width, height) < max(min_width, min_height):
-        raise ImageRejected("too-small", f"{width}x{height} pixels, less than {min_width}x{min_height}")
+        raise ImageRejectedError("too-small", f"{width}x{height} pixels, less than {min_width}x{min_height}")
     return Photo(kind.format, kind.content_type, kind.extension, width, height)
 
 
 def _truncated(detail: str) -> NoReturn:
-    raise ImageRejected("truncated", detail)
+    raise ImageRejectedError("truncated", detail)
 
 
 def _not_an_image(detail: str) -> NoReturn:
-    raise ImageRejected("not-an-image", detail)
+    raise ImageRejectedError("not-an-image", detail)
 
 
 def _be16(data: Buffer, at: int) -> int:
@@ -122,7 +122,7 @@ class Segment(NamedTuple):
 def jpeg_segments(data: Buffer, begin: int = 0) -> Iterator[Segment]:
     """Walk the segments after SOI at *begin*, picture data skipped, to EOI, the last one yielded.
 
-    What stands inside a segment, such as an EXIF thumbnail, is never looked at. Raises ``ImageRejected``
+    What stands inside a segment, such as an EXIF thumbnail, is never looked at. Raises ``ImageRejectedError``
     where the data ends too early or can't be followed.
     """
     size = len(data)
@@ -200,7 +200,7 @@ _MAX_CHUNKS: Final = 100_000
 
 
 def png_chunks(data: Buffer) -> Iterator[Part]:
-    """Walk the chunks to IEND, the last one yielded; raises ``ImageRejected`` where the data ends early."""
+    """Walk the chunks to IEND, the last one yielded; raises ``ImageRejectedError`` where the data ends early."""
     position = 8
     for _ in range(_MAX_CHUNKS):
         if position + 12 > len(data):
@@ -241,7 +241,7 @@ def _png(data: bytes, limits: _Limits) -> tuple[int, int]:
 
 
 def webp_chunks(data: Buffer) -> Iterator[Part]:
-    """Walk the chunks of the RIFF container; raises ``ImageRejected`` where the data ends too early."""
+    """Walk the chunks of the RIFF container; raises ``ImageRejectedError`` where the data ends too early."""
     if len(data) < 12:
         _truncated("ends within the RIFF header")
     limit = 8 + _le32(data, 4)
@@ -307,7 +307,7 @@ def gif_blocks(data: Buffer) -> Iterator[Part]:
     """Walk the blocks to the trailer, named ``,`` for a frame, ``!`` and a label for an extension, or ``;``.
 
     A frame's payload begins with its descriptor, an extension's with its first sub-block's length. Raises
-    ``ImageRejected`` where the data ends too early or can't be followed.
+    ``ImageRejectedError`` where the data ends too early or can't be followed.
     """
     try:
         position = 13 + _table_size(data[10])
@@ -367,7 +367,7 @@ _MAX_BOXES: Final = 10_000
 
 
 def bmff_boxes(data: Buffer, start: int, end: int) -> Iterator[Part]:
-    """Walk the ISO-BMFF boxes in ``data[start:end]``; raises ``ImageRejected`` where one reaches beyond."""
+    """Walk the ISO-BMFF boxes in ``data[start:end]``; raises ``ImageRejectedError`` where one reaches beyond."""
     position = start
     for _ in range(_MAX_BOXES):
         if position == end:
@@ -426,7 +426,7 @@ class Item(NamedTuple):
 
 
 def bmff_items(data: Buffer, children: dict[bytes, Part]) -> Iterator[Item]:
-    """Read ``iloc``: the items that lie in this file; raises ``ImageRejected`` if one is not all there."""
+    """Read ``iloc``: the items that lie in this file; raises ``ImageRejectedError`` if one is not all there."""
     part = children.get(b"iloc")
     if part is None:
         return

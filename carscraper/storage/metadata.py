@@ -14,7 +14,7 @@ import zlib
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from carscraper.exceptions import ImageRejected
+from carscraper.exceptions import ImageRejectedError
 from carscraper.storage.inspection import (
     Fields,
     Part,
@@ -81,7 +81,7 @@ def _collect(edits: Iterator[_Edit]) -> list[_Edit]:
     try:
         for edit in edits:
             collected.append(edit)  # noqa: PERF402 - extend() would lose those before an exception
-    except ImageRejected:
+    except ImageRejectedError:
         pass
     return collected
 
@@ -400,7 +400,7 @@ def _jpeg(data: bytes, depth: int = 0, begin: int = 0) -> Iterator[_Edit]:
                 extension.append((min(start + len(_XMP_EXTENSION) + 40, end), end))
             elif data.startswith(_PHOTOSHOP, start):
                 yield from _photoshop(data, start + len(_PHOTOSHOP), end, depth)
-    except ImageRejected:
+    except ImageRejectedError:
         pass
     yield from _exif_segments(data, exif, depth)
     yield from _scatter(data, extension, _clean_text)
@@ -449,7 +449,7 @@ def _after_jpeg(data: bytes, position: int, depth: int) -> Iterator[_Edit]:
         try:
             for segment in jpeg_segments(data, picture):
                 position = segment.end
-        except ImageRejected:
+        except ImageRejectedError:
             pass
     video = data.find(b"ftyp", position + 4)
     if video >= 0 and _LOCATED_VIDEO.search(data, video):

@@ -50,7 +50,7 @@ class Spool:
         return self._path(name, identity).exists()
 
     def waiting(self) -> list[Path]:
-        """List the waiting uploads, oldest first."""
+        """List the waiting uploads, in an order that says nothing."""
         if not self._folder.is_dir():
             return []
         return sorted(self._folder.glob("*.upload"))

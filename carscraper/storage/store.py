@@ -40,6 +40,7 @@ class Backend(Protocol):
 
     def object_name(self, key: str) -> str: ...
     def url(self, name: str) -> str | None: ...
+    def holds(self, name: str | None) -> bool: ...
     def check(self) -> None: ...
     def put(self, upload: Upload) -> None: ...
     def close(self) -> None: ...
@@ -164,25 +165,29 @@ class ImagesFilesStore:
     async def _drain(self) -> None:
         assert self._spool is not None
         while not self._closing and not self.refused:
+            before = len(self._safe)
             paths = [path for path in self._spool.waiting() if path not in self._safe]
             if self.away:
                 paths = random.sample(
                     paths, min(1, len(paths))
                 )  # the probe; not always the same, it might be the cause
             await asyncio.gather(*(self._drain_one(path) for path in paths[: self._parallel]))
+            progress = len(self._safe) > before
             await self._tell()
             if not self._spool.waiting() or (self._last_round and not self.waiting()):
                 return  # in the last round all cars are written: a row that is not there now will not come
-            if self.away or self._safe:
+            if self.away or self._safe or not progress:
                 await asyncio.sleep(_PROBE_EVERY)
 
     async def _drain_one(self, path: Path) -> None:
         assert self._spool is not None
-        upload = await self._in_thread(self._spool.read, path)
-        if upload is None:
-            return
         try:
+            upload = await self._in_thread(self._spool.read, path)
+            if upload is None:
+                return
             await self._in_thread(self.backend.put, upload)
+        except OSError as error:
+            logger.warning("Spool: %s can't be read (%s); it stays for the next run", path, error)
         except StoreUnavailableError as error:
             self._went_away(str(error))
         except StoreRefusedError as error:

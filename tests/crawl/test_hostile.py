@@ -214,6 +214,38 @@ def test_an_expired_address_costs_one_visit_to_the_cars_page(new_world: Callable
     assert world.asked("photo") == 2 * 24
 
 
+@pytest.mark.parametrize("page", ["maintenance", "500", "login"])
+def test_without_the_word_of_the_cars_page_no_photo_is_given_up(new_world: Callable[..., World], page: str) -> None:
+    world = new_world(cars=2, photos=2)
+    car = world.site.cars[0]
+    for photo, mode in zip(car.photos, ("404", "html200"), strict=True):
+        world.site.photo_fault(car.cid, photo.p, [mode], sticky=True)
+    world.site.fault(f"details:{car.cid}", ["ok", page], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 0})
+    assert "2 photos failed (2 no-fresh-address)" in last_words(done)
+    world.site.clear_faults()
+    world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+
+
+def test_a_fresh_address_that_does_not_answer_is_asked_again_later(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    car = world.site.cars[0]
+    world.site.photo_fault(car.cid, car.photos[0].p, ["404", "never"], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 0, "DOWNLOAD_TIMEOUT": 1})
+    assert "1 photo failed (1 timeout)" in last_words(done)
+    world.site.clear_faults()
+    world.crawl()
+    assert world.image(car)["status"] == "stored"
+
+
+def test_photos_without_a_delay_are_no_more_at_once_than_the_setting_says(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=8)
+    world.site.fault("photo", ["slow:0.1"], sticky=True)
+    world.crawl(settings={"IMAGES_DOWNLOAD_DELAY": 0, "IMAGES_CONCURRENCY": 3})
+    assert world.site.served.max_concurrent_photos == 3
+
+
 def test_addresses_that_die_after_a_while_are_kept_alive_by_a_visit(new_world: Callable[..., World]) -> None:
     """In the middle of the crawl the site forgets every address, until a page that shows it is asked for again."""
     world = new_world(cars=6, photos=5)
@@ -275,7 +307,7 @@ def test_the_same_photo_on_cars_of_one_model_is_no_placeholder(new_world: Callab
         car.make, car.model = "Toyota", f"Yaris {car.number}"
     done = world.crawl()
     assert {row["status"] for row in world.images().values()} == {"stored"}
-    assert "1 photos stored" in verdict(done) or "linked" in verdict(done)
+    assert "1 photo stored" in verdict(done) or "linked" in verdict(done)
 
 
 # ── A dealer that asks for patience ───────────────────────────────────────────────────────────────

@@ -227,7 +227,7 @@ def test_a_changed_card_is_read_again(new_world: Callable[..., World], database_
     assert (changed["listing_id"], changed["old_price"], changed["new_price"]) == (row["id"], old, new)
     assert changed["changed_at"] is not None
     assert world.images()[f"{shown.cid}/{p}"]["status"] == "stored"
-    assert "1 photos stored" in verdict(done)
+    assert "1 photo stored" in verdict(done)
 
 
 def test_a_price_that_vanishes_is_not_forgotten_and_no_change(new_world: Callable[..., World]) -> None:

@@ -193,6 +193,17 @@ def test_another_folder_is_used(new_world: Callable[..., World]) -> None:
     assert (world.folder / "elsewhere/photos" / row["key"]).read_bytes() == world.served(world.site.cars[0])
 
 
+def test_known_bytes_whose_file_is_gone_are_kept_again(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    car = world.site.cars[0]
+    world.crawl()
+    (before,) = world.images().values()
+    (world.folder / "var/images" / before["key"]).unlink()
+    world.site.renumber_photos()
+    world.crawl(env={"DETAILS_MAX_AGE_DAYS": "0"})
+    assert world.kept_file(world.image(car)) == world.served(car)
+
+
 def test_a_permanent_url_is_never_replaced_by_a_temporary_one(
     new_world: Callable[..., World], rclone_s3: services.S3
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_car_is_gone_on_its_own_pages_word_only(new_world: Callable[..., World
         assert after[str(car.cid)] == before[str(car.cid)]
     assert all(after[str(car.cid)]["is_active"] for car in rest)
     assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert "Failure" not in done.stderr, "no inner names of Twisted in what people read"
     # What is gone is not asked for again; what was only missing is.
     world.site.clear_faults()
     world.site.reset()

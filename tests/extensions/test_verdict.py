@@ -121,6 +121,16 @@ class World:
             assert not hasattr(result, "raiseException"), result
 
 
+def test_a_car_that_a_mistake_has_cost_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.send(signals.spider_opened)
+    world.send(signals.item_error, item={}, response=None, failure=None)
+    world.end(KEPT, "finished")
+    world.send(signals.engine_stopped)
+    assert ScrapyCommand.exitcode == PARTIAL
+    assert "1 car not written" in caplog.text
+
+
 @pytest.fixture(autouse=True)
 def _exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ScrapyCommand, "exitcode", 0)

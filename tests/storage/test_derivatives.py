@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from carscraper.exceptions import ImageRejected
+from carscraper.exceptions import ImageRejectedError
 from carscraper.storage.derivatives import thumbnail
 from tests.storage import GPS_XMP, SIZE, encode, photos, picture, tiff
 
@@ -122,7 +122,7 @@ def test_the_same_bytes_every_time() -> None:
 
 
 def reason(data: bytes, **options: int) -> str:
-    with pytest.raises(ImageRejected) as caught:
+    with pytest.raises(ImageRejectedError) as caught:
         thumbnail(data, (30, 30), **options)
     return caught.value.reason
 
@@ -165,6 +165,6 @@ def test_mutated_photos_have_a_thumbnail_or_are_rejected(name: str, data: st.Dat
         mutated[data.draw(st.integers(8, len(mutated) - 1))] = data.draw(st.integers(0, 255))
     try:
         small = thumbnail(bytes(mutated), (30, 30), max_pixels=100_000)
-    except ImageRejected:
+    except ImageRejectedError:
         return
     assert max(opened(small).size) <= 30

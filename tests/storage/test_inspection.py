@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carscraper.exceptions import ImageRejected
+from carscraper.exceptions import ImageRejectedError
 from carscraper.storage.inspection import Photo, inspect
 from tests.storage import SIZE, encode, photos, picture, segment, tiff, with_segments
 
@@ -28,7 +28,7 @@ def look(data: bytes, **limits: int) -> Photo:
 
 
 def reason(data: bytes, **limits: int) -> str:
-    with pytest.raises(ImageRejected) as caught:
+    with pytest.raises(ImageRejectedError) as caught:
         look(data, **limits)
     assert caught.value.detail
     return caught.value.reason
@@ -72,7 +72,7 @@ def test_mutated_photos_are_photos_or_rejected(name: str, data: st.DataObject) -
         at = data.draw(st.integers(0, min(reach, len(mutated)) - 1))
         mutated[at] = data.draw(st.sampled_from([0, 1, 0x3B, 0x7F, 0x80, 0xD9, 0xFF]) | st.integers(0, 255))
     cut = data.draw(st.integers(0, len(mutated)) | st.just(len(mutated)))
-    with contextlib.suppress(ImageRejected):
+    with contextlib.suppress(ImageRejectedError):
         found = look(bytes(mutated[:cut]))
         assert 0 < found.width * found.height <= 10**6
 
@@ -90,7 +90,7 @@ MAGIC = [
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
 def test_random_bytes_are_never_anything_but_rejected_or_a_photo(magic: bytes, rest: bytes) -> None:
-    with contextlib.suppress(ImageRejected):
+    with contextlib.suppress(ImageRejectedError):
         look(magic + rest)
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_photo(data: bytes) -> None:
     ],
 )
 def test_the_log_says_what_it_is_instead(data: bytes, what: str) -> None:
-    with pytest.raises(ImageRejected, match=what):
+    with pytest.raises(ImageRejectedError, match=what):
         look(data)
 
 

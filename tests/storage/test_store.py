@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from pathlib import Path
@@ -48,6 +49,9 @@ class FakeBackend:
 
     def url(self, name: str) -> str:
         return f"https://x/{name}"
+
+    def holds(self, name: str | None) -> bool:
+        return name in self.objects
 
     def check(self) -> None:
         if self.trouble:
@@ -276,6 +280,28 @@ def test_a_damaged_file_does_not_stop_the_others(world: World) -> None:
 
     world.run(story)
     assert len(world.backend.objects) == 2
+
+
+def test_a_file_that_cant_be_read_does_not_stop_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        world.backend.trouble = AWAY
+        for n in range(3):
+            await world.store.put(upload(n))
+        bad = world.spool.waiting()[0]
+        read = world.spool.read
+
+        def reading(path: Path) -> Upload | None:
+            if path == bad:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        monkeypatch.setattr(world.spool, "read", reading)
+        world.backend.trouble = None
+        await until(lambda: world.store.waiting() == 1)
+
+    world.run(story)
+    assert len(world.backend.objects) == 2
+    assert len(world.spool.waiting()) == 1
 
 
 def test_without_a_spool_trouble_is_the_callers(tmp_path: Path) -> None:
