@@ -43,6 +43,10 @@ class CarImage:
     """Pixels, as stored (before any EXIF rotation)."""
     height: int | None = None
     content_type: str | None = None
+    wanted_key: str | None = None
+    """The key it must get (a manifest's), instead of one made from the car. Not a column."""
+    insist: bool = False
+    """Fetch it though an earlier run gave it up (``only=failed``). Not a column."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,6 +99,10 @@ class CarItem:
     """The card says nothing that the database does not know: only the time is written."""
     details_at: datetime | None = None
     """When the details page was read (UTC); ``None`` if this item comes from the card alone."""
+    seen: bool = True
+    """The car was on its site in this run. False: only its photos are written, nothing is said about the car."""
+    gone: bool = False
+    """Its page says that it is gone: no page can give fresh addresses for its photos."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -83,6 +83,7 @@ ITEM_PIPELINES = {
 EXTENSIONS = {
     "carscraper.extensions.verdict.Verdict": 0,
     "carscraper.extensions.progress.Progress": 0,
+    "carscraper.extensions.backfill.BackfillReport": 0,
     "carscraper.extensions.shutdown.PromptShutdown": 0,
     "carscraper.extensions.collector.CalmCollector": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from scrapy.settings import default_settings
 
 import carscraper
 import carscraper.settings
+from carscraper.backfill.options import Options
 from carscraper.db.queries import PERMANENT_REASONS
 from carscraper.extensions import verdict
 from scripts import settings_docs
@@ -146,8 +148,15 @@ def test_commands_exist(page: Path) -> None:
         else:
             assert command == "database"
             assert verb in {"upgrade", "version"}
-    for argument in re.findall(r"-a (\w+)=", text):
-        assert argument in {"base_url", "makes", "limit", "max_pages", "details"}
+    known = {"base_url", "makes", "limit", "max_pages", "details"} | {field.name for field in fields(Options)}
+    assert set(re.findall(r"-a (\w+)=", text)) <= known
+
+
+def test_every_argument_of_the_backfill_has_its_line() -> None:
+    page = text_of(REPO / "docs" / "backfill.md")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    for field in fields(Options):
+        assert f"`{field.name}`" in table
 
 
 @each_page

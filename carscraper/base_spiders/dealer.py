@@ -5,26 +5,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from scrapy import Request, Spider
+from scrapy import Request
 from scrapy.exceptions import CloseSpider
-from scrapy.http import TextResponse
 
 from carscraper.addon import end_as_failed
-from carscraper.db.ledger import Ledger
+from carscraper.base_spiders.base import (
+    CarscraperSpider,
+    allow_host,
+    forget_tree,
+    is_web_address,
+    read_address,
+    read_count,
+    read_flag,
+    reason_of,
+)
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
-from carscraper.network import GUARD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from typing import ClassVar, Self
+    from typing import ClassVar
 
-    from scrapy.crawler import Crawler
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
@@ -36,7 +41,7 @@ _DAY = timedelta(days=1)
 _RECENT = timedelta(days=14)
 
 
-class DealerSpider(Spider):
+class DealerSpider(CarscraperSpider):
     """A dealer's site. A subclass says where it is and how its pages are read.
 
     Arguments (``-a name=value``): ``base_url`` (another address of the same site), ``makes`` (comma separated),
@@ -47,22 +52,6 @@ class DealerSpider(Spider):
     """The stored name of the site, e.g. ``Bilasolur``."""
     home: ClassVar[str]
     """The site's address, unless ``base_url`` is given."""
-    arguments: dict[str, str]
-    """The spider's arguments as they were given."""
-    argument_problem: str | None
-    """What is wrong with them; the pipelines end the crawl with this sentence."""
-
-    @classmethod
-    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
-        """Read arguments and settings; a mistake is kept for the pipelines, which end the crawl with one sentence."""
-        spider = super().from_crawler(crawler, name=cls.name)
-        spider.arguments = {name: str(value) for name, value in kwargs.items() if not name.startswith("_")}
-        spider.argument_problem = None
-        try:
-            spider.configure()
-        except ConfigurationError as error:
-            spider.argument_problem = str(error)
-        return spider
 
     def configure(self) -> None:
         """Turn the arguments into attributes.
@@ -71,22 +60,18 @@ class DealerSpider(Spider):
             ConfigurationError: an argument is unknown or wrong.
         """
         arguments = dict(self.arguments)
-        self.base_url = _base_url(arguments.pop("base_url", self.home))
+        self.base_url = read_address("base_url", arguments.pop("base_url", self.home))
         self.makes = [make.strip() for make in arguments.pop("makes", "").split(",") if make.strip()]
-        self.limit = _count("limit", arguments.pop("limit", None))
-        self.max_pages = _count("max_pages", arguments.pop("max_pages", None))
-        self.with_details = _yes("details", arguments.pop("details", "true"))
-        # scrapyd hands every job its id as an argument.
-        arguments.pop("_job", None)
+        self.limit = read_count("limit", arguments.pop("limit", None))
+        self.max_pages = read_count("max_pages", arguments.pop("max_pages", None))
+        self.with_details = read_flag("details", arguments.pop("details", "true"))
         if arguments:
             raise ConfigurationError(
                 f"The spider {self.name} has no argument {min(arguments)}; "
                 "it takes base_url, makes, limit, max_pages and details."
             )
-        parts = urlsplit(self.base_url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        GUARD.allow(parts.hostname or "", port)
-        self.allowed_domains = [parts.hostname]
+        allow_host(self.base_url)
+        self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
         self.taken = 0
         self.is_partial = bool(self.makes or self.limit or self.max_pages)
@@ -108,6 +93,32 @@ class DealerSpider(Spider):
     def parse_details(self, response: Response, item: CarItem) -> Iterator[Any]:
         """Read the car's own page into *item*."""
         raise NotImplementedError
+
+    def car_id(self, url: str) -> str | None:
+        """Read the car's lasting id from the address of its page; ``None`` if it names no car."""
+        raise NotImplementedError
+
+    def canonical_url(self, url: str) -> str:
+        """Give the lasting address of the car's page at *url*, on the same host."""
+        return url
+
+    def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
+        """Make of an address the photo it names; ``None`` if it is another car's."""
+        raise NotImplementedError
+
+    # --- what the pipelines ask ---
+
+    def spooled_sources(self) -> list[str] | None:
+        """Name this dealer's."""
+        return [self.source]
+
+    def key_folder(self, source: str) -> str:
+        """Give the spider's name."""
+        return self.name
+
+    def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
+        """Read the photos of *item* from its own page."""
+        return self.read_images(response, item.external_id)
 
     def is_gone(self, response: Response) -> bool:
         """Tell whether the car's own page says that the car is sold or removed."""
@@ -142,11 +153,6 @@ class DealerSpider(Spider):
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
         return results
-
-    @property
-    def ledger(self) -> Ledger:
-        """The database of this crawl."""
-        return Ledger.of(self.crawler)
 
     def details_request(self, item: CarItem) -> Request:
         """Ask for the car's own page."""
@@ -260,56 +266,6 @@ class DealerSpider(Spider):
         """Conclude nothing from a page that does not come."""
         logger.info("A missing car's page does not come: %r", failure.request.url)  # type: ignore[attr-defined]
 
-    # --- what goes wrong ---
-
-    def count(self, what: str, number: int = 1) -> None:
-        """Add to the stats under ``carscraper/``."""
-        self.crawler.stats.inc_value(f"carscraper/{what}", number)
-
-    def fail(self, why: str) -> None:
-        """End the crawl as failed: the site is not what it was.
-
-        Raises:
-            CloseSpider: always.
-        """
-        end_as_failed(self.crawler, why)
-        raise CloseSpider("site")
-
-
-def is_web_address(url: str | None) -> bool:
-    """Tell whether a request can be made of *url*.
-
-    >>> [is_web_address(url) for url in ("https://bilasolur.is/x", "http://[", "/x", "file:///x", None)]
-    [True, False, False, False, False]
-    """
-    try:
-        parts = urlsplit(url or "")
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def reason_of(failure: Failure) -> str:
-    """Say in a few words why a page did not come."""
-    error: Any = failure.value
-    status = getattr(getattr(error, "response", None), "status", None)
-    if status:
-        return f"HTTP {status}"
-    inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
-    if inner:
-        return reason_of(inner[0])
-    return failure.getErrorMessage() or type(error).__name__
-
-
-def forget_tree(response: Response) -> None:
-    """Let go of the parsed page of *response* once it is read.
-
-    Response and selector point at each other, and Scrapy keeps the response until its cars are through the pipelines:
-    a hundred kilobytes for each, until the garbage collector comes by.
-    """
-    if isinstance(response, TextResponse):
-        response._cached_selector = None  # noqa: SLF001 - Scrapy has no other way
-
 
 def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: timedelta) -> bool:
     """Tell whether a car's details are due again: once in *max_age*, each car at its own hour.
@@ -333,24 +289,3 @@ def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: 
     epoch = datetime(2000, 1, 1)  # noqa: DTZ001 - like all times of the tables, UTC without a zone
     phase = max_age * fraction
     return (now - epoch + phase) // max_age > (details_at - epoch + phase) // max_age
-
-
-def _base_url(value: str) -> str:
-    if not is_web_address(value.strip()):
-        raise ConfigurationError(f"base_url is {value!r}; write a whole address such as https://bilasolur.is/.")
-    return value.strip().rstrip("/") + "/"
-
-
-def _count(name: str, value: str | None) -> int | None:
-    if value is None or value == "":
-        return None
-    if not re.fullmatch("[0-9]{1,9}", value):
-        raise ConfigurationError(f"{name} is {value!r}; write a whole number (0 means no limit).")
-    return int(value) or None
-
-
-def _yes(name: str, value: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in known:
-        raise ConfigurationError(f"{name} is {value!r}; write true or false.")
-    return known[value.lower()]

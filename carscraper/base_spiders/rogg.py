@@ -17,7 +17,8 @@ from form2request import form2request
 from scrapy import Request
 
 from carscraper import parsing
-from carscraper.base_spiders.dealer import DealerSpider, forget_tree, reason_of
+from carscraper.base_spiders.base import forget_tree, reason_of
+from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_make_model
 
@@ -218,7 +219,7 @@ class RoggSpider(DealerSpider):
         item = CarItem(
             source=self.source,
             external_id=external_id,
-            url=self._car_url(parameters),
+            url=self._car_url(parameters, self.base_url),
             title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
             make=vehicle.make,
             model=vehicle.model,
@@ -239,9 +240,20 @@ class RoggSpider(DealerSpider):
         item.card_hash = self._card_hash(card, images)
         return item
 
-    def _car_url(self, parameters: dict[str, str]) -> str:
+    @staticmethod
+    def _car_url(parameters: dict[str, str], base_url: str) -> str:
         kept = {name: parameters[name] for name in _CAR_PARAMETERS if name in parameters}
-        return f"{self.base_url}CarDetails.aspx?{urlencode(kept)}"
+        return f"{base_url}CarDetails.aspx?{urlencode(kept)}"
+
+    def car_id(self, url: str) -> str | None:
+        """Read ``cid``."""
+        found = _parameters(url).get("cid", "")
+        return found if found.isalnum() else None
+
+    def canonical_url(self, url: str) -> str:
+        """Keep only the parameters that name the car."""
+        parts = urlsplit(url)
+        return self._car_url(_parameters(url), f"{parts.scheme}://{parts.netloc}/")
 
     @staticmethod
     def _card_hash(card: Selector, images: list[CarImage]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -30,19 +32,20 @@ def parse_url(database_url: str) -> URL:
     return url
 
 
-def open_engine(database_url: str, *, timeout: float) -> Engine:
+def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -> Engine:
     """Open the database; nothing is connected yet.
 
     Args:
         database_url: as ``DATABASE_URL``.
         timeout: seconds to wait for a connection or a lock.
+        read_only: refuse every write; of SQLite's file not a byte changes.
 
     Raises:
         ConfigurationError: the URL can't be read, or SQLite's folder can't be made.
     """
     url = parse_url(database_url)
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite(url, timeout)
+        return _read_sqlite(url, timeout) if read_only else _open_sqlite(url, timeout)
     return create_engine(
         url,
         pool_pre_ping=True,  # a restarted server must cost a reconnection, not a car
@@ -50,13 +53,29 @@ def open_engine(database_url: str, *, timeout: float) -> Engine:
         connect_args={
             "connect_timeout": max(2, min(10, int(timeout))),
             "application_name": "carscraper",
-            "options": f"-c statement_timeout={int(timeout * 1000)}",
+            "options": f"-c statement_timeout={int(timeout * 1000)}"
+            + (" -c default_transaction_read_only=on" if read_only else ""),
             # A server that vanished without a word is noticed after about half a minute.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
         },
     )
+
+
+def _read_sqlite(url: URL, timeout: float) -> Engine:
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise ConfigurationError(f"DATABASE_URL names {path}, which is not there: run a crawl first.")
+    # A reader makes files beside the database, too; while nobody has it open (no -wal) it need not.
+    wal = path.with_name(f"{path.name}-wal")
+    mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        address = f"file:{quote(str(path.resolve()))}?{mode}"
+        return sqlite3.connect(address, uri=True, timeout=timeout, check_same_thread=False)
+
+    return create_engine(url, creator=connect)
 
 
 def _open_sqlite(url: URL, timeout: float) -> Engine:

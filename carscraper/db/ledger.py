@@ -18,7 +18,7 @@ from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import queries, schema
+from carscraper.db import queries, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
@@ -51,6 +51,7 @@ class Ledger:
         timeout: float = 30,
         patience: float = 120,
         rules: queries.PlaceholderRules | None = None,
+        read_only: bool = False,
     ) -> None:
         """Take plain values; nothing is connected before :meth:`open`.
 
@@ -59,12 +60,14 @@ class Ledger:
             timeout: seconds one operation may take.
             patience: seconds the database may be away before :class:`DatabaseUnavailableError`.
             rules: when equal bytes on several cars are a placeholder.
+            read_only: refuse every write; tables must be there.
         """
         self._url = database_url
         self._timeout = timeout
         self._patience = patience
         self._rules = rules or queries.PlaceholderRules()
-        self._engine = open_engine(database_url, timeout=timeout)
+        self._read_only = read_only
+        self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
         self._executor = self._new_executor()
         self._given_up = False
         self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP, linger=_LINGER)
@@ -102,7 +105,9 @@ class Ledger:
             ConfigurationError: the database can't be reached or its tables are not this program's.
         """
         try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, schema.ensure, self._engine)
+            await asyncio.get_running_loop().run_in_executor(
+                self._executor, lambda: schema.ensure(self._engine, create=not self._read_only)
+            )
         except DBAPIError as error:
             where = self._engine.url.render_as_string(hide_password=True)
             reason = str(error.orig).strip().split("\n", 1)[0]
@@ -125,9 +130,29 @@ class Ledger:
         """List every active car of *source*, the longest unseen first."""
         return await self._ask(queries.active_cars, source)
 
-    async def spooled_images(self, source: str) -> list[tuple[int, str, str]]:
-        """List the rows of *source*'s photos that wait in a spool: id, key and identity."""
-        return await self._ask(queries.spooled_images, source)
+    async def spooled_images(self, sources: list[str] | None) -> list[tuple[int, str, str]]:
+        """List the rows of photos that wait in a spool, of *sources* or of all: id, key and identity."""
+        return await self._ask(queries.spooled_images, sources)
+
+    async def listed(self, sources: list[str] | None, *, include_inactive: bool) -> list[work.Listed]:
+        """List the cars that a backfill may have to do with, the soonest lost first."""
+        return await self._ask(work.listed, sources, include_inactive)
+
+    async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
+        """Give the cars *row_ids* as the tables have them, with their photos."""
+        return await self._ask(work.cars, row_ids)
+
+    async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str]]:
+        """List the rows that name no car: row id, source and address, the last seen first."""
+        return await self._ask(work.without_id, sources)
+
+    async def settled(self, source: str, photos: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Tell which of ``(external_id, identity)`` are stored or not due."""
+        return await self._ask(work.settled, source, photos)
+
+    async def sizes(self) -> work.Sizes:
+        """Give averages over what is stored, for an estimate."""
+        return await self._ask(work.sizes)
 
     async def known_images(self, source: str, external_id: str) -> dict[str, queries.KnownImage]:
         """Give the photos of a car that the ledger knows, by identity. Asked once for each car."""
@@ -162,6 +187,14 @@ class Ledger:
         except DBAPIError as error:
             logger.warning("The database refuses %r of %s: %s", image.identity, external_id, _first_line(error))
             return False
+
+    async def give_ids(self, external_ids: dict[int, str]) -> int:
+        """Give rows that name no car the id of theirs, unless another row has it; tell how many got one."""
+        return await self._write(work.give_ids, external_ids)
+
+    async def lose_images(self, listing_id: int, identities: list[str]) -> None:
+        """Write that these photos of the folder are not there any more: they are to be fetched again."""
+        await self._write(work.lose_images, listing_id, identities)
 
     async def release_images(self, row_ids: list[int]) -> None:
         """Let these photos be fetched again: the spool that had them is gone."""

@@ -34,6 +34,7 @@ PERMANENT_REASONS = frozenset(
         "blocked-address",
         "bad-address",
         "robots-txt",
+        "car-gone",
     }
 )
 """Reasons for which a photo is not tried again by itself: the dealer's answer will be the same."""
@@ -68,6 +69,8 @@ _KEPT = (
     "display_name",
     "details_at",
 )
+# What only a car that was seen changes.
+_WHEN_SEEN = ("card_hash", "is_active", "gone_at", "scraped_at", "last_seen_at")
 # These belong to the price: a new price without them means that the offer is over.
 _WITH_PRICE = ("price_before_offer", "price_excludes_vat")
 
@@ -146,12 +149,14 @@ def utcnow() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut *values* into pieces that fit into one statement."""
     for start in range(0, len(values), _CHUNK):
         yield values[start : start + _CHUNK]
 
 
-def _due_condition(now: datetime) -> Any:
+def due_condition(now: datetime) -> Any:
+    """Give the condition for photos that are not stored and may be tried again at *now*."""
     return and_(
         _images.c.status != "stored",
         or_(_images.c.reason.is_(None), _images.c.reason.not_in(PERMANENT_REASONS | {"spooled"})),
@@ -219,9 +224,9 @@ _WRITE_IMAGE = (
 
 def card_states(connection: Connection, source: str, external_ids: list[str]) -> dict[str, CardState]:
     """Tell of each known car of *external_ids* what the last crawl knew."""
-    due = exists().where(_images.c.listing_id == _listings.c.id, _due_condition(utcnow()))
+    due = exists().where(_images.c.listing_id == _listings.c.id, due_condition(utcnow()))
     states = {}
-    for chunk in _chunks(external_ids):
+    for chunk in chunks(external_ids):
         columns = (_listings.c.external_id, _listings.c.card_hash, _listings.c.details_at, _listings.c.url)
         query = select(*columns, due.label("due")).where(
             _listings.c.source == source, _listings.c.external_id.in_(chunk), _listings.c.is_active
@@ -243,17 +248,19 @@ def active_cars(connection: Connection, source: str) -> list[ActiveCar]:
     return [ActiveCar(*row) for row in connection.execute(query)]
 
 
-def spooled_images(connection: Connection, source: str) -> list[tuple[int, str, str]]:
-    """List the rows of *source*'s photos that wait in a spool: id, key and identity."""
+def spooled_images(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str]]:
+    """List the rows of photos that wait in a spool, of *sources* or of all: id, key and identity."""
     query = (
         select(_images.c.id, _images.c.key, _images.c.identity)
         .join(_listings, _listings.c.id == _images.c.listing_id)
-        .where(_listings.c.source == source, _images.c.status == "pending", _images.c.reason == "spooled")
+        .where(_images.c.status == "pending", _images.c.reason == "spooled")
     )
+    if sources is not None:
+        query = query.where(_listings.c.source.in_(sources))
     return [(row.id, row.key or "", row.identity) for row in connection.execute(query)]
 
 
-_IMAGE_FIELDS = tuple(field.name for field in fields(CarImage))
+_IMAGE_FIELDS = tuple(field.name for field in fields(CarImage) if field.name in _images.c)
 
 
 def _image(row: Row[Any]) -> CarImage:
@@ -263,8 +270,8 @@ def _image(row: Row[Any]) -> CarImage:
 def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[dict[str, KnownImage]]:
     """Give for each ``(source, external_id)`` of *cars* its photos by identity."""
     found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
-    due = _due_condition(utcnow()).label("due")
-    for chunk in _chunks(list(found)):
+    due = due_condition(utcnow()).label("due")
+    for chunk in chunks(list(found)):
         query = (
             select(_listings.c.source, _listings.c.external_id, _images, due)
             .join(_listings, _listings.c.id == _images.c.listing_id)
@@ -286,7 +293,7 @@ def known_bytes(
     """
     hashes = sorted({source_sha256 for source_sha256, _ in asked})
     kinds: list[Any] = []
-    for chunk in _chunks(_seen_hashes(connection, hashes)):
+    for chunk in chunks(_seen_hashes(connection, hashes)):
         one_of_each = (
             select(func.min(_images.c.id))
             .where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
@@ -311,7 +318,7 @@ def known_bytes(
 def _seen_hashes(connection: Connection, hashes: list[str]) -> list[str]:
     """Leave out what was never served before, which is nearly all of a first crawl."""
     seen: set[str] = set()
-    for chunk in _chunks(hashes):
+    for chunk in chunks(hashes):
         seen.update(connection.execute(_SEEN_HASHES, {"hashes": chunk}).scalars())
     return sorted(seen)
 
@@ -370,10 +377,10 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         car = (item.source, item.external_id)
         row = before[car]
         listing_ids[car] = row.id
-        changed = row.price is not None and item.price is not None and row.price != item.price
+        changed = item.seen and row.price is not None and item.price is not None and row.price != item.price
         if changed:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
-        updates.append(_listing_values(item, row, now, keep_url=row.id in staying))
+        updates.append(_listing_values(item, row, now, keep_url=row.id in staying or not item.seen))
         results[number] = Saved(listing_id=row.id, created=car in created, price_changed=changed)
     if changes:
         connection.execute(insert(_changes), changes)
@@ -398,7 +405,7 @@ def _lock_in_order(connection: Connection, items: list[CarItem | GoneCar]) -> No
     """Keep other writers from the rows of *items*, in the order in which all writers do it: nobody waits in a ring."""
     if connection.dialect.name == "sqlite":
         return  # has one writer at a time
-    for chunk in _chunks(sorted((item.source, item.external_id) for item in items)):
+    for chunk in chunks(sorted((item.source, item.external_id) for item in items)):
         connection.execute(
             select(_listings.c.id)
             .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
@@ -411,7 +418,7 @@ def _lock_listings(connection: Connection, items: list[CarItem]) -> dict[tuple[s
     """Read the rows of *items* and keep other writers from them until the commit."""
     cars = sorted((item.source, item.external_id) for item in items)
     rows = {}
-    for chunk in _chunks(cars):
+    for chunk in chunks(cars):
         query = (
             select(_listings)
             .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
@@ -429,7 +436,7 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
         if by_url.setdefault(item.url, item) is not item:
             item.url = f"{item.url}#{item.external_id}"
             by_url[item.url] = item
-    for chunk in _chunks(sorted(by_url)):
+    for chunk in chunks(sorted(by_url)):
         query = select(_listings.c.id, _listings.c.url, _listings.c.external_id, _listings.c.source).where(
             _listings.c.url.in_(chunk)
         )
@@ -449,7 +456,7 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
             "url": item.url,
             "make": item.make,  # needed at once: placeholders are told by unrelated cars
             "model": item.model,
-            "is_active": True,
+            "is_active": item.seen,
             "first_seen_at": now,
         }
         for item in items
@@ -464,7 +471,7 @@ def _keep_their_address(
     moved = [(rows[item.source, item.external_id], item.url) for item in items]
     moved = [(row, url) for row, url in moved if row.url != url]
     holders: dict[str, int] = {}
-    for chunk in _chunks(sorted({url for _, url in moved})):
+    for chunk in chunks(sorted({url for _, url in moved})):
         query = select(_listings.c.url, _listings.c.id).where(_listings.c.url.in_(chunk))
         holders.update((url, row_id) for url, row_id in connection.execute(query))
     return {row.id for row, url in moved if holders.setdefault(url, row.id) != row.id}
@@ -473,16 +480,17 @@ def _keep_their_address(
 def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in _KEPT:
-        new = getattr(item, name)
+        new = getattr(item, name) if item.seen else None
         values[name] = getattr(row, name) if new is None else new
     for name in _WITH_PRICE:
-        values[name] = getattr(item if item.price is not None else row, name)
-    values["card_hash"] = item.card_hash  # None too: what the card said is not all written yet
+        values[name] = getattr(item if item.seen and item.price is not None else row, name)
     values["url"] = row.url if keep_url else item.url
-    values["is_active"] = True
-    values["gone_at"] = None
-    values["scraped_at"] = now
-    values["last_seen_at"] = now
+    if item.seen:
+        # None too: what the card said is not all written yet.
+        now_true = {"card_hash": item.card_hash, "is_active": True, "gone_at": None}
+        values |= now_true | {"scraped_at": now, "last_seen_at": now}
+    else:
+        values |= {name: getattr(row, name) for name in _WHEN_SEEN}
     return {f"new_{name}": value for name, value in values.items()} | {"row_id": row.id}
 
 
@@ -518,7 +526,7 @@ def _mark_seen(connection: Connection, cars: list[CarItem]) -> None:
     for car in cars:
         by_source.setdefault(car.source, []).append(car.external_id)
     for source, external_ids in by_source.items():
-        for chunk in _chunks(external_ids):
+        for chunk in chunks(external_ids):
             where = and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
             connection.execute(
                 update(_listings).where(where).values(last_seen_at=now, scraped_at=now, is_active=True, gone_at=None)
@@ -549,7 +557,7 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
     """
     now = utcnow()
     shown: dict[int, str | None] = {}
-    for chunk in _chunks(sorted({listing_id for listing_id, _ in photos})):
+    for chunk in chunks(sorted({listing_id for listing_id, _ in photos})):
         shown.update((row.id, row.image_url) for row in connection.execute(_LOCK_COVERS, {"listing_ids": chunk}))
     rows = []
     for listing_id, image in photos:
@@ -576,7 +584,7 @@ def _save_images(
     """
     existing: dict[tuple[int, str], Row[Any]] = {}
     wanted = [(listing_id, image.identity) for listing_id, images in with_images.items() for image in images]
-    for chunk in _chunks(wanted):
+    for chunk in chunks(wanted):
         query = select(_images).where(tuple_(_images.c.listing_id, _images.c.identity).in_(chunk))
         existing.update({(found.listing_id, found.identity): found for found in connection.execute(query)})
     inserts = []
@@ -639,7 +647,7 @@ def _image_values(
 
 def release_images(connection: Connection, row_ids: list[int]) -> None:
     """Let the photos *row_ids* be fetched again, unless they are stored by now."""
-    for chunk in _chunks(sorted(row_ids)):
+    for chunk in chunks(sorted(row_ids)):
         still = and_(_images.c.id.in_(chunk), _images.c.status == "pending", _images.c.reason == "spooled")
         connection.execute(update(_images).where(still).values(reason=None))
 
@@ -665,7 +673,7 @@ def _covers(connection: Connection, listing_ids: list[int], *, placeholders: boo
     """Give the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first."""
     statement = _PLACEHOLDER_URLS if placeholders else _STORED_URLS
     covers: dict[int, list[str]] = {}
-    for chunk in _chunks(listing_ids):
+    for chunk in chunks(listing_ids):
         for listing_id, url in connection.execute(statement, {"listing_ids": chunk}):
             covers.setdefault(listing_id, []).append(url)
     return covers
@@ -681,7 +689,7 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
         How many photos are no longer stored ones.
     """
     families: dict[str, set[tuple[str, str]]] = {}
-    for chunk in _chunks(sorted(hashes - rules.released)):
+    for chunk in chunks(sorted(hashes - rules.released)):
         several = connection.execute(_SEVERAL, {"hashes": chunk, "families": rules.families}).scalars().all()
         if not several:
             continue

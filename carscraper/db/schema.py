@@ -55,8 +55,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         return before, HEAD
 
 
-def ensure(engine: Engine) -> None:
-    """Create the tables in an empty database; refuse any other schema than this program's.
+def ensure(engine: Engine, *, create: bool = True) -> None:
+    """Create the tables in an empty database (if *create*); refuse any other schema than this program's.
 
     Raises:
         SchemaOutdatedError: the tables are older or newer; the sentence names the command that helps.
@@ -68,6 +68,8 @@ def ensure(engine: Engine) -> None:
     if found == HEAD:
         return
     if found is None and not tables & {"car_listings", "car_images", "price_changes"}:
+        if not create:
+            raise SchemaOutdatedError("The database has no tables yet: run a crawl first.")
         upgrade(engine)
         return
     if found is not None and found > HEAD:

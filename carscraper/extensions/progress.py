@@ -83,8 +83,14 @@ class Progress:
             return value
 
         failed = sum(n for key, n in stats.items() if key.startswith("carscraper/images/failed/"))
+        total = number("backfill/photos")
         minutes = max(time.monotonic() - self._since, 1.0) / 60
         stored = number("images/stored")
+        done = stored + number("images/linked") + number("images/known") + number("images/adopted") + failed
+        left = {}
+        if total:
+            rate = max(done / minutes, 1)
+            left = {"left": f"{max(0, total - done)}, about {max(0, total - done) / rate:.0f} minutes"}
         return {
             "pages": str(number("pages/results")),
             "cars": f"{number('cars/saved')} of {number('cars/seen')} seen",
@@ -93,4 +99,5 @@ class Progress:
             "waiting": str(max(0, number("spool/added") - number("spool/uploaded"))),
             "rate": f"{stored / minutes:.0f} photos a minute",
             "size": f"{number('images/bytes') / 1e6:.1f} MB",
+            **left,
         }

@@ -91,6 +91,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         return value
 
     failed_images = {key.removeprefix(_FAILED_IMAGES): n for key, n in stats.items() if key.startswith(_FAILED_IMAGES)}
+    gone = failed_images.pop("car-gone", 0)  # could not be kept by anybody
     # What an earlier run left there counts too: it is not kept yet.
     waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
     troubles = [
@@ -103,6 +104,8 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(number("details/failed"), "details page", "unreadable or missing"),
         _count(number("pages/failed"), "result page", "missing"),
         _count(number("pages/capped"), "search", "stopped by CRAWL_MAX_PAGES"),
+        _count(number("manifest/bad"), "entry", "unreadable in the manifest"),
+        _count(number("backfill/no_address"), "car", "without a page or an address that could be asked"),
         _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),
     ]
     troubles = [trouble for trouble in troubles if trouble]
@@ -116,8 +119,14 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     asides = [
         _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
         _count(number("images/given_up"), "photo", "given up by an earlier run"),
+        _count(number("images/adopted"), "photo", "found in the store and entered"),
+        _count(number("images/left"), "photo", "left by the limit"),
+        _count(number("backfill/left"), "car", "left for the next run"),
+        _count(gone, "photo", "of gone cars not to be had"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)
+    if "carscraper/backfill/plan" in stats:
+        kept = "a rehearsal, nothing was changed"
     lines = []
     if why:
         code = FAILED
@@ -145,4 +154,6 @@ def _count(number: int, what: str, state: str, reasons: dict[str, int] | None = 
 
 
 def _plural(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what[:-1]}ies" if what.endswith("ry") else f"{number} {what}s"

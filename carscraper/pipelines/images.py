@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from carscraper.items import CarImage, CarItem
 from carscraper.network import GUARD
 from carscraper.pipelines.database import count_saved
 from carscraper.storage.derivatives import thumbnail
+from carscraper.storage.folder import FolderStore
 from carscraper.storage.inspection import Photo, inspect
 from carscraper.storage.keys import image_key, thumbnail_key
 from carscraper.storage.metadata import strip_private
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.base_spiders.base import CarscraperSpider
     from carscraper.storage.store import ImagesFilesStore
 
 logger = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class CarImagesPipeline(ImagesPipeline):
     async def open_spider(self) -> None:  # type: ignore[override]
         """Check the settings, the database and the store, before anything is fetched."""
         super().open_spider()
-        self.spider: DealerSpider = self.spiderinfo.spider  # type: ignore[assignment]
+        self.spider: CarscraperSpider = self.spiderinfo.spider  # type: ignore[assignment]
         self._fingerprinter = _OwnFingerprint()
         self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
         self._listing_ids: dict[tuple[str, str], int] = {}
@@ -172,9 +174,12 @@ class CarImagesPipeline(ImagesPipeline):
             # Without the ledger nothing is fetched: the photos stay pending, the car goes to the spool.
             end_as_failed(self.crawler, str(error))
             return item
+        if self._held(item):
+            async with self._cars:
+                await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if found and not found.due:
+            if found and not found.due and not (image.insist and found.image.status != "stored"):
                 self._take_over(image, found.image)
         if self._wanted(item):
             listing_id = await self._announce(item)
@@ -221,13 +226,96 @@ class CarImagesPipeline(ImagesPipeline):
         count_saved(self.crawler.stats, saved)
         return saved.listing_id
 
+    # --- photos that we have already, somewhere ---
+
+    @staticmethod
+    def _held(item: CarItem) -> list[CarImage]:
+        return [image for image in item.images if image.reason in {"adopt", "local"}]
+
+    async def _take_in(self, item: CarItem) -> None:
+        """Enter in the ledger what an earlier program put into the store, and upload what lies in the folder.
+
+        What is not there after all leaves the item; the spider hears of it.
+        """
+        held = self._held(item)
+        listing_id = await self._announce(replace(item, images=[]))
+        if listing_id is None or self.store is None:
+            item.images = [image for image in item.images if image not in held]
+            return
+        car = (item.source, item.external_id)
+        self._listing_ids[car] = listing_id
+        outcomes = await asyncio.gather(*(self._take_in_one(image, item) for image in held))
+        self._listing_ids.pop(car, None)
+        taken_in = [image for image, kept in zip(held, outcomes, strict=True) if kept]
+        lost = [image for image, kept in zip(held, outcomes, strict=True) if kept is False]
+        item.images = [image for image in item.images if image not in held or image in taken_in]
+        if lost:
+            await self.ledger.lose_images(listing_id, [image.identity for image in lost])
+            self.spider.not_in_store(item)
+
+    async def _take_in_one(self, image: CarImage, item: CarItem) -> bool | None:
+        """Tell whether the bytes were where they should be; ``None`` if that can't be known now."""
+        take_in = self._adopt if image.reason == "adopt" else self._upload
+        async with self._gate:
+            try:
+                if not self._is_stopping():
+                    image.attempts = 1
+                    return await take_in(image, item)
+            except (StoreError, DatabaseUnavailableError) as error:
+                logger.warning("The photo %r waits: %s", image.key, error)
+            except ImageRejectedError as error:
+                logger.warning("What is at %r is not the photo (%s)", image.key, error)
+                return False
+        self.crawler.stats.inc_value("carscraper/images/pending")
+        return None
+
+    async def _adopt(self, image: CarImage, _item: CarItem) -> bool:
+        """Read an object that the ledger does not know, once: what it is, and its SHA-256."""
+        assert self.store is not None
+        data = await self.store.get(image.key or "", max_bytes=self.rules.max_bytes)
+        if data is None:
+            return False
+        self._describe(image, data, self._inspect(data))
+        # How it was served is not known any more.
+        image.sha256 = image.source_sha256 = hashlib.sha256(data).hexdigest()
+        image.store = self.store.backend.location
+        image.url = image.source_url  # as it is published
+        image.status, image.reason = "stored", None
+        self.crawler.stats.inc_value("carscraper/images/adopted")
+        return True
+
+    async def _upload(self, image: CarImage, item: CarItem) -> bool:
+        """Upload a photo that an earlier crawl kept in the folder, under the same key."""
+        folder = FolderStore(Path(self.crawler.settings.get("IMAGES_STORE") or ""), public_url=None)
+        data = await asyncio.to_thread(folder.get, image.key or "", max_bytes=self.rules.max_bytes)
+        if data is None or hashlib.sha256(data).hexdigest() != image.sha256:
+            return False
+        await self._store(image, item, image.key or "", data)
+        return True
+
+    def _inspect(self, data: bytes) -> Photo:
+        rules = self.rules
+        return inspect(
+            data,
+            min_width=rules.min_width,
+            min_height=rules.min_height,
+            max_pixels=rules.max_pixels,
+            max_bytes=rules.max_bytes,
+        )
+
+    @staticmethod
+    def _describe(image: CarImage, kept: bytes, photo: Photo) -> None:
+        image.width, image.height, image.bytes = photo.width, photo.height, len(kept)
+        image.content_type = photo.content_type
+
     def _request(self, image: CarImage, item: CarItem) -> Request:
         if urlsplit(image.source_url).scheme not in {"http", "https"}:
             raise ValueError("not an address of the web")
+        referer = {"Referer": item.url} if item.url.startswith("http") else {}
         return Request(
             image.source_url,
             callback=NO_CALLBACK,
-            headers={"Accept": "image/*", "Referer": item.url},
+            headers={"Accept": "image/*", **referer},
             meta={
                 "car_image": image,
                 "download_slot": "images",
@@ -295,33 +383,21 @@ class CarImagesPipeline(ImagesPipeline):
             raise ImageRejectedError(f"http-{response.status}", "the dealer's answer")
         image: CarImage = request.meta["car_image"]
         data = response.body
-        rules = self.rules
-        photo = inspect(
-            data,
-            min_width=rules.min_width,
-            min_height=rules.min_height,
-            max_pixels=rules.max_pixels,
-            max_bytes=rules.max_bytes,
-        )
+        photo = self._inspect(data)
         image.source_sha256 = hashlib.sha256(data).hexdigest()
         known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
         if known and known.placeholder:
             raise ImageRejectedError("placeholder", "the same bytes on many cars")
-        if known and known.image and self.store.backend.holds(known.image.key):
+        if known and known.image and self._is_where_wanted(image, known.image):
             _copy_bytes(image, known.image)
             image.status, image.reason = "stored", None
             self.crawler.stats.inc_value("carscraper/images/linked")
             await self._write_down(image, item)
             return
-        kept = await self._without_private_metadata(data, photo) if rules.strip_metadata else data
+        kept = await self._without_private_metadata(data, photo) if self.rules.strip_metadata else data
         image.sha256 = image.source_sha256 if kept is data else hashlib.sha256(kept).hexdigest()
-        image.width, image.height, image.bytes = photo.width, photo.height, len(kept)
-        image.content_type = photo.content_type
-        key = self.file_path(request, response, info, item=item)
-        image.key = self.store.backend.object_name(key)
-        image.store = self.store.backend.location
-        image.url = self.store.backend.url(image.key)
-        await self._store(image, item, key, kept)
+        self._describe(image, kept, photo)
+        await self._store(image, item, self.file_path(request, response, info, item=item), kept)
 
     @staticmethod
     async def _without_private_metadata(data: bytes, photo: Photo) -> bytes:
@@ -335,11 +411,13 @@ class CarImagesPipeline(ImagesPipeline):
     ) -> str:
         """Give the photo's key, see ``storage.keys``."""
         image: CarImage = request.meta["car_image"]
+        if image.wanted_key:
+            return image.wanted_key
         assert image.sha256
         assert image.content_type
         extension = image.content_type.removeprefix("image/").replace("jpeg", "jpg")
         return image_key(
-            spider=self.spider.name,
+            spider=self.spider.key_folder(item.source),
             year=item.year,
             make=item.make,
             model=item.model,
@@ -348,9 +426,18 @@ class CarImagesPipeline(ImagesPipeline):
             extension=extension,
         )
 
+    def _is_where_wanted(self, image: CarImage, known: CarImage) -> bool:
+        assert self.store is not None
+        backend = self.store.backend
+        if image.wanted_key and known.key != backend.object_name(image.wanted_key):
+            return False
+        return backend.holds(known.key)
+
     async def _store(self, image: CarImage, item: CarItem, key: str, data: bytes) -> None:
         assert self.store is not None
-        assert image.key
+        backend = self.store.backend
+        image.key = backend.object_name(key)
+        image.store, image.url = backend.location, backend.url(image.key)
         metadata = {"source": item.source, "external-id": item.external_id, "source-url": image.source_url}
         row: dict[str, Any] = {name: getattr(image, name) for name in _SAME_BYTES}
         row |= {"source": item.source, "external_id": item.external_id, "identity": image.identity}
@@ -403,6 +490,8 @@ class CarImagesPipeline(ImagesPipeline):
         """
         image: CarImage = request.meta["car_image"]
         if rejected.reason in _EXPIRED:
+            if item.gone:
+                return ImageRejectedError("car-gone", f"{rejected.reason}, and so is the car")
             fresh = await self._visit(item)
             if not fresh:
                 return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page shows no photo")
@@ -427,8 +516,9 @@ class CarImagesPipeline(ImagesPipeline):
     async def _read_page(self, item: CarItem) -> dict[str, CarImage]:
         self.crawler.stats.inc_value("carscraper/pages/fresh_addresses")
         try:
-            response = await self.crawler.engine.download_async(Request(item.url, callback=NO_CALLBACK))
-            return {image.identity: image for image in self.spider.read_images(response, item.external_id)}
+            request = Request(self.spider.page_url(item), callback=NO_CALLBACK)
+            response = await self.crawler.engine.download_async(request)
+            return {image.identity: image for image in self.spider.fresh_images(response, item)}
         except Exception as error:
             logger.info("No fresh addresses from %r (%s: %s)", item.url, type(error).__name__, error)
             return {}
@@ -456,7 +546,7 @@ class CarImagesPipeline(ImagesPipeline):
     async def _release_lost(self) -> None:
         """Let photos be fetched again that waited in a spool which is no longer there (a container's disk, say)."""
         assert self.store is not None
-        spooled = await self.ledger.spooled_images(self.spider.source)
+        spooled = await self.ledger.spooled_images(self.spider.spooled_sources())
         lost = [row_id for row_id, key, identity in spooled if not self.store.holds(key, identity)]
         if lost:
             logger.warning("%d photos are no longer in the spool where they waited; asking for them again", len(lost))
@@ -493,6 +583,8 @@ class CarImagesPipeline(ImagesPipeline):
                 self._count_known(image)
             elif image.status == "failed":
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
+            elif image.reason == "limit":
+                stats.inc_value("carscraper/images/left")
             elif image.status == "pending" and image.reason != "spooled" and self.store:
                 stats.inc_value("carscraper/images/pending")
 

@@ -90,5 +90,32 @@ class FolderStore:
                 f"The folder IMAGES_STORE={self.root} does not take photos ({error.strerror}); make room or mend it."
             ) from error
 
+    def get(self, name: str, *, max_bytes: int) -> bytes | None:
+        """Read *name*; ``None`` if it is not there.
+
+        Raises:
+            StoreRefusedError: it can't be read, or has more than *max_bytes*.
+        """
+        path = self.root / name
+        try:
+            if path.stat().st_size > max_bytes:
+                raise StoreRefusedError(f"{path} has more than {max_bytes} bytes")
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreRefusedError(f"{path} can't be read ({error.strerror})") from error
+
+    def delete(self, name: str) -> None:
+        """Remove *name*, if it is there.
+
+        Raises:
+            StoreRefusedError: it can't be removed.
+        """
+        try:
+            (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreRefusedError(f"{self.root / name} can't be removed ({error.strerror})") from error
+
     def close(self) -> None:
         """Nothing to give back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from carscraper.vehicles import make_slug, slug
 
@@ -74,6 +74,39 @@ def permanent_url(key: str, base: str) -> str:
     'https://img.example.is/a%20b/%C3%BE%2B%25.jpg'
     """
     return f"{base.rstrip('/')}/{quote(key, safe='/')}"
+
+
+def published_bases(*, bucket: str | None, endpoint: str | None, public_url: str | None) -> list[str]:
+    """Give what may stand before a key in the permanent URLs of this bucket, as a pattern for the whole host part.
+
+    Earlier programs wrote Amazon's addresses in several styles, with and without the region, also by plain http.
+    """
+    bases = [re.escape(public_url.rstrip("/"))] if public_url else []
+    if bucket:
+        name = re.escape(bucket)
+        bases += [
+            rf"https?://{name}\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com",
+            rf"https?://s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/{name}",
+        ]
+        if endpoint:
+            bases.append(rf"{re.escape(endpoint.rstrip('/'))}/{name}")
+    return bases
+
+
+def key_of(url: str, bases: list[str]) -> str | None:
+    """Give the key that the permanent *url* names, ``None`` if it is none of ours.
+
+    >>> bases = published_bases(bucket="cars", endpoint="http://127.0.0.1:9000", public_url=None)
+    >>> key_of("https://cars.s3.eu-north-1.amazonaws.com/a/b%20c.jpg", bases)
+    'a/b c.jpg'
+    >>> key_of("http://127.0.0.1:9000/cars/a.jpg", bases), key_of("https://bilasolur.is/CarImage.aspx?c=1", bases)
+    ('a.jpg', None)
+    """
+    for base in bases:
+        found = re.fullmatch(rf"{base}/([^?#]+)(?:[?#].*)?", url.strip(), re.IGNORECASE)
+        if found:
+            return unquote(found.group(1))
+    return None
 
 
 def public_base(*, bucket: str, region: str, endpoint: str | None, public_url: str | None) -> str:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import obstore
@@ -26,16 +26,20 @@ from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from botocore.httpsession import URLLib3Session
 from obstore.store import S3Store as ObstoreS3
 
-from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage.keys import permanent_url, public_base
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import boto3
     from obstore.store import ClientConfig
 
     from carscraper.storage.upload import Upload
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _HTTP_OK, _HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 200, 403, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
@@ -210,6 +214,35 @@ class S3Store:
             )
         raise StoreUnavailableError(f"S3 answers {status} {code}")
 
+    def get(self, name: str, *, max_bytes: int) -> bytes | None:
+        """Read the object *name*; ``None`` if it is not there.
+
+        Raises:
+            StoreUnavailableError: the server does not answer just now.
+            StoreRefusedError: it refuses (or hides what is not there: a key without s3:ListBucket is told 403).
+        """
+        return self._patiently(lambda: self._read(name, max_bytes))
+
+    def _read(self, name: str, max_bytes: int) -> bytes | None:
+        try:
+            found = obstore.get(self._store, name)
+            if found.meta["size"] > max_bytes:
+                raise StoreRefusedError(f"{name} has {found.meta['size']} bytes, more than IMAGES_MAX_BYTES")
+            return bytes(found.bytes())
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise
+            return None
+
+    def delete(self, name: str) -> None:
+        """Remove the object *name*.
+
+        Raises:
+            StoreUnavailableError: the server does not answer just now.
+            StoreRefusedError: it refuses.
+        """
+        self._patiently(lambda: obstore.delete(self._store, name))
+
     def put(self, upload: Upload) -> None:
         """Upload; on return the server has confirmed the bytes.
 
@@ -220,27 +253,32 @@ class S3Store:
             StoreUnavailableError: it kept failing for ``S3_UPLOAD_TIMEOUT`` seconds or ``S3_MAX_RETRIES`` retries.
             StoreRefusedError: retrying is of no use.
         """
+        self._patiently(lambda: self._put(upload))
+
+    def _put(self, upload: Upload) -> None:
+        result = obstore.put(
+            self._store,
+            upload.name,
+            upload.data,
+            attributes=self._attributes(upload),
+            tags=dict(self._options.tags) or None,
+            use_multipart=False,
+        )
+        if not self._confirmed(result["e_tag"], upload.data):
+            raise StoreUnavailableError("the server's checksum of the upload differs")
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Make *call* until it succeeds, the time is over, or it is of no use."""
         options = self._options
         deadline = time.monotonic() + options.timeout
         attempt = 0
         while True:
             try:
-                result = obstore.put(
-                    self._store,
-                    upload.name,
-                    upload.data,
-                    attributes=self._attributes(upload),
-                    tags=dict(options.tags) or None,
-                    use_multipart=False,
-                )
+                return call()
             except Exception as error:
-                failure = self._classify(error)
+                failure = error if isinstance(error, StoreError) else self._classify(error)
                 if isinstance(failure, StoreRefusedError):
                     raise failure from error
-            else:
-                if self._confirmed(result["e_tag"], upload.data):
-                    return
-                failure = StoreUnavailableError("the server's checksum of the upload differs")
             attempt += 1
             pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
             if attempt > options.retries or time.monotonic() + pause > deadline:

@@ -43,6 +43,8 @@ class Backend(Protocol):
     def holds(self, name: str | None) -> bool: ...
     def check(self) -> None: ...
     def put(self, upload: Upload) -> None: ...
+    def get(self, name: str, *, max_bytes: int) -> bytes | None: ...
+    def delete(self, name: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -118,6 +120,23 @@ class ImagesFilesStore:
         if not self.refused:
             self._start_draining()
         return False
+
+    async def get(self, name: str, *, max_bytes: int) -> bytes | None:
+        """Read the object *name* back; ``None`` if it is not there.
+
+        Raises:
+            StoreError: the store does not answer or refuses, or the object has more than *max_bytes*.
+        """
+        data: bytes | None = await self._in_thread(lambda: self.backend.get(name, max_bytes=max_bytes))
+        return data
+
+    async def delete(self, name: str) -> None:
+        """Remove the object *name*; only rehearsals do, and only what they have put there.
+
+        Raises:
+            StoreError: the store does not answer or refuses.
+        """
+        await self._in_thread(self.backend.delete, name)
 
     def waiting(self) -> int:
         """Count the uploads in the spool that the backend has not confirmed."""

@@ -112,6 +112,7 @@ class World:
     def crawl(
         self,
         *arguments: str,
+        spider: str = "bilasolur",
         env: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         code: int | None = 0,
@@ -120,7 +121,7 @@ class World:
     ) -> services.CompletedCrawl:
         """Crawl the site to the end, and see that the exit code is *code*."""
         done = services.crawl(
-            "bilasolur",
+            spider,
             *arguments,
             cwd=self.folder,
             env={"DATABASE_URL": self.database_url} | self.env | dict(env or {}),
@@ -198,4 +199,4 @@ def verdict(done: services.CompletedCrawl) -> str:
 
 def last_words(done: services.CompletedCrawl) -> str:
     """The verdict's lines: all that name the spider at their beginning."""
-    return "\n".join(line for line in done.stderr.splitlines() if "bilasolur: " in line)
+    return "\n".join(line for line in done.stderr.splitlines() if re.search("(bilasolur|backfill): ", line))

@@ -1,0 +1,92 @@
+"""Where a car of the database and its photos can be asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from carscraper.backfill.options import ARCHIVE
+from carscraper.base_spiders.base import allow_host, is_web_address
+from carscraper.items import CarImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from carscraper.backfill.worklist import Worklist
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.db.work import KnownCar
+
+
+class Addresses:
+    """Reads the addresses that the database holds, of which some are broken and most have expired."""
+
+    def __init__(self, dealers: Mapping[str, DealerSpider], *, base_url: str | None) -> None:
+        """Take the dealers by source, and another address of their sites, if one is given."""
+        self._dealers = dealers
+        self._base_url = base_url
+        if base_url:
+            allow_host(base_url)
+
+    def at_base(self, url: str, source: str) -> str:
+        """Move an address of the dealer's own site to ``base_url``."""
+        dealer = self._dealers.get(source)
+        if not self._base_url or not dealer:
+            return url
+        parts = urlsplit(url)
+        home = (urlsplit(dealer.home).hostname or "").removeprefix("www.")
+        if (parts.hostname or "").removeprefix("www.") != home:
+            return url
+        base = urlsplit(self._base_url)
+        return urlunsplit((base.scheme, base.netloc, parts.path, parts.query, ""))
+
+    def page(self, car: KnownCar) -> str | None:
+        """Give the car's own page; ``None`` without an address, or without a parser for it."""
+        source, url = car.item.source, car.item.url
+        if source not in self._dealers or not is_web_address(url):
+            return None
+        if not self._base_url:
+            # The addresses of the cars' own pages come from a crawl of ours, as base_url comes from the user.
+            allow_host(url)
+        return self.at_base(self._dealers[source].canonical_url(url), source)
+
+    def photos(self, car: KnownCar, worklist: Worklist, *, insist: bool) -> list[CarImage]:
+        """Give the stored addresses that may still answer: of photos that are due, or the one picture of an old row.
+
+        Args:
+            car: as the tables have it.
+            worklist: knows permanent URLs.
+            insist: photos that were given up, too.
+        """
+        source = car.item.source
+        if not car.images:
+            found = [] if worklist.object_name(car.image_url) is not None else self._only_picture(car)
+        else:
+            found = [
+                CarImage(
+                    identity=known.image.identity,
+                    source_url=known.image.source_url,
+                    position=known.image.position,
+                    insist=insist,
+                    wanted_key=known.image.identity if source == ARCHIVE else None,
+                )
+                for known in car.images.values()
+                if known.image.status != "stored" and (known.due or insist) and is_web_address(known.image.source_url)
+            ]
+        return [replace(image, source_url=self.at_base(image.source_url, source)) for image in found]
+
+    def _only_picture(self, car: KnownCar) -> list[CarImage]:
+        address = (car.image_url or "").strip()
+        dealer = self._dealers.get(car.item.source)
+        image = None
+        if address and dealer:
+            image = dealer.image(lambda raw: raw, address, car.item.external_id)
+        elif is_web_address(address):
+            image = CarImage(identity=by_address(address), source_url=address)
+        return [image] if image and image.status == "pending" and is_web_address(image.source_url) else []
+
+
+def by_address(url: str) -> str:
+    """Give the identity of a photo of which nothing but the address is known."""
+    return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"

@@ -1,0 +1,106 @@
+"""The arguments of ``scrapy crawl backfill``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carscraper.base_spiders.base import read_address, read_count, read_flag
+from carscraper.exceptions import ConfigurationError
+from carscraper.manifest import STRIP_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+ARCHIVE = "Archive"
+"""The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
+SOURCES = ("Bilasolur", "Bilaland", "BR", "Hekla", "Brimborg", "Islandsbilar", "Askja", ARCHIVE)
+"""Those of the earlier scraper, whether or not there is a spider for them yet, and the archive."""
+KINDS = ("missing", "temporary", "failed", "local")
+"""Why a car can be work."""
+DEFAULT_LIMIT = "100"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What is asked for."""
+
+    sources: list[str] | None
+    """``None``: all."""
+    limit: int | None
+    """Photos for each source; ``None``: all."""
+    only: str | None
+    """One of :data:`KINDS`."""
+    include_inactive: bool
+    dry_run: bool
+    sample: int | None
+    """Photos that are tried and removed again."""
+    manifest: Path | None
+    strip_prefix: str
+    report: str | None
+    """A CSV file for what failed."""
+    base_url: str | None
+    """Another address of the dealers' own sites."""
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether the database is only read."""
+        return self.dry_run or bool(self.sample)
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> Self:
+        """Read the spider's arguments.
+
+        Raises:
+            ConfigurationError: one is unknown or wrong, or two exclude each other.
+        """
+        left = dict(given)
+
+        def take(name: str, default: str = "") -> str:
+            return left.pop(name, default)
+
+        manifest, sources, base_url = take("manifest"), take("sources"), take("base_url")
+        options = cls(
+            sources=_sources(sources),
+            # A manifest names exactly what is wanted.
+            limit=read_count("limit", take("limit", "" if manifest else DEFAULT_LIMIT)),
+            only=_only(take("only")),
+            include_inactive=read_flag("include_inactive", take("include_inactive", "false")),
+            dry_run=read_flag("dry_run", take("dry_run", "false")),
+            sample=read_count("sample", take("sample")),
+            manifest=Path(manifest) if manifest else None,
+            strip_prefix=take("strip_prefix", STRIP_PREFIX),
+            report=take("report") or None,
+            base_url=read_address("base_url", base_url) if base_url else None,
+        )
+        if left:
+            raise ConfigurationError(
+                f"The spider backfill has no argument {min(left)}; it takes sources, limit, only, include_inactive, "
+                "dry_run, sample, manifest, strip_prefix, report and base_url."
+            )
+        options._check()
+        return options
+
+    def _check(self) -> None:
+        if self.dry_run and self.sample:
+            raise ConfigurationError("dry_run and sample exclude each other: the one does nothing, the other tries.")
+        if self.manifest and (self.sources or self.only):
+            raise ConfigurationError("sources and only are about the dealers' cars; leave them out with a manifest.")
+
+
+def _only(word: str) -> str | None:
+    if word and word not in KINDS:
+        raise ConfigurationError(f"only is {word!r}; write one of {', '.join(KINDS)}.")
+    return word or None
+
+
+def _sources(value: str) -> list[str] | None:
+    names = {name.lower(): name for name in SOURCES}
+    sources = []
+    for word in filter(None, (part.strip() for part in value.split(","))):
+        if word.lower() not in names:
+            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(SOURCES)}.")
+        sources.append(names[word.lower()])
+    return sources or None

@@ -1,0 +1,130 @@
+"""Which cars are work, and what a run would do about them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from carscraper.storage.keys import key_of, published_bases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scrapy.settings import BaseSettings
+
+    from carscraper.backfill.options import Options
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.db.ledger import Ledger
+    from carscraper.db.work import Listed
+
+logger = logging.getLogger(__name__)
+
+TYPICAL_PHOTOS = 10
+"""Of a car that was never looked at, until the ledger knows better."""
+PLANNED = ("cars", "pages", "photos", "uploads", "reads")
+"""What a plan counts: cars, pages and photos asked of the dealer, uploads to the store and reads of it."""
+
+
+class Worklist:
+    """Sorts the ledger's cars into work and no work."""
+
+    def __init__(
+        self, ledger: Ledger, options: Options, dealers: Mapping[str, DealerSpider], settings: BaseSettings
+    ) -> None:
+        """Take the ledger (a rehearsal's is only read), the arguments, the dealers by source, and the settings."""
+        self._ledger = ledger
+        self._options = options
+        self._dealers = dealers
+        self.s3 = settings.getbool("USE_S3_STORAGE")
+        """Whether photos go to S3, so that those in the folder are to be moved."""
+        self._bases = published_bases(
+            bucket=settings.get("AWS_S3_BUCKET"),
+            endpoint=settings.get("AWS_ENDPOINT_URL"),
+            public_url=settings.get("IMAGES_PUBLIC_URL"),
+        )
+
+    def object_name(self, url: str | None) -> str | None:
+        """Give the name in the bucket that a permanent URL points at, ``None`` if *url* is no permanent one."""
+        return key_of(url, self._bases) if url else None
+
+    async def queues(self) -> dict[str, deque[Listed]]:
+        """List for each source the cars that are work, the soonest to be lost first."""
+        options = self._options
+        queues: dict[str, deque[Listed]] = {}
+        for row in await self._ledger.listed(options.sources, include_inactive=options.include_inactive):
+            kinds = self.kinds(row)
+            if options.only in kinds if options.only else kinds:
+                queues.setdefault(row.source, deque()).append(row)
+        return queues
+
+    def kinds(self, row: Listed) -> set[str]:
+        """Say why a row is work, in the words of ``only``; an empty set says that it is none."""
+        kinds = set()
+        if row.in_folder and self.s3:
+            kinds.add("local")
+        if row.due or (self._options.only == "failed" and row.unsettled):
+            kinds.add("failed")
+        if row.images == 0 or row.due:
+            if not row.image_url:
+                kinds.add("missing")
+            elif self.object_name(row.image_url) is None:
+                kinds.add("temporary")
+            elif row.images == 0 and self.s3:
+                kinds.add("missing")  # it points at an object that the ledger does not know
+        return kinds
+
+    async def give_ids(self) -> None:
+        """Give rows of the earlier scraper that name no car the id that stands in their address."""
+        rows = await self._ledger.without_id(self._options.sources)
+        found = {row_id: car_id for row_id, source, url in rows if (car_id := self._car_id(source, url))}
+        given = await self._ledger.give_ids(found) if found else 0
+        if rows:
+            logger.info(
+                "%d rows had no id of their car: %d have it now, %d are second rows of a car, %d name none",
+                *(len(rows), given, len(found) - given, len(rows) - len(found)),
+            )
+
+    def _car_id(self, source: str, url: str) -> str | None:
+        dealer = self._dealers.get(source)
+        if dealer:
+            return dealer.car_id(url)
+        # Of dealers without a spider: the last part of the path that holds a number.
+        try:
+            parts = [part for part in urlsplit(url).path.split("/") if re.search(r"\d", part)]
+        except ValueError:
+            return None
+        return parts[-1] if parts else None
+
+    async def rehearse(self) -> dict[str, dict[str, int]]:
+        """Say for each source what a run would do: the numbers of :data:`PLANNED`."""
+        typical = round((await self._ledger.sizes()).photos_per_car) or TYPICAL_PHOTOS
+        limit = self._options.limit
+        plans: dict[str, dict[str, int]] = {}
+        for source, rows in (await self.queues()).items():
+            plan = plans[source] = dict.fromkeys(PLANNED, 0)
+            for row in rows:
+                if limit and plan["uploads"] + plan["reads"] >= limit:
+                    break
+                self._plan_row(plan, row, typical)
+            if limit:
+                plan |= {name: min(plan[name], limit) for name in ("photos", "uploads", "reads")}
+        return plans
+
+    def _plan_row(self, plan: dict[str, int], row: Listed, typical: int) -> None:
+        only = self._options.only
+        plan["cars"] += 1
+        if row.in_folder and self.s3 and only in {None, "local"}:
+            plan["uploads"] += row.in_folder
+        if only == "local":
+            return
+        if not row.images and self.object_name(row.image_url) is not None:
+            plan["reads"] += 1
+            return
+        photos = (row.unsettled if only == "failed" else row.due) if row.images else typical
+        if photos:
+            plan["pages"] += row.source in self._dealers
+            plan["photos"] += photos
+            plan["uploads"] += photos

@@ -1,0 +1,174 @@
+"""What every spider here has: checked arguments, the ledger, its own stats, and a way to fail."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy import Spider
+from scrapy.exceptions import CloseSpider
+from scrapy.http import TextResponse
+
+from carscraper.addon import end_as_failed
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import ConfigurationError
+from carscraper.network import GUARD
+from carscraper.vehicles import slug
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
+
+    from carscraper.items import CarImage, CarItem
+
+
+class CarscraperSpider(Spider):
+    """A spider whose cars go through the pipelines of this program."""
+
+    arguments: dict[str, str]
+    """The spider's arguments as they were given."""
+    argument_problem: str | None
+    """What is wrong with them; the pipelines end the crawl with this sentence."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        """Read arguments and settings; a mistake is kept for the pipelines, which end the crawl with one sentence."""
+        spider = super().from_crawler(crawler, name=cls.name)
+        # Scrapyd hands every job its id as `_job`.
+        spider.arguments = {name: str(value) for name, value in kwargs.items() if not name.startswith("_")}
+        spider.argument_problem = None
+        try:
+            spider.configure()
+        except ConfigurationError as error:
+            spider.argument_problem = str(error)
+        return spider
+
+    def configure(self) -> None:
+        """Turn the arguments into attributes.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        raise NotImplementedError
+
+    @property
+    def ledger(self) -> Ledger:
+        """The database of this crawl."""
+        return Ledger.of(self.crawler)
+
+    # --- what the pipelines ask ---
+
+    def spooled_sources(self) -> list[str] | None:
+        """Name the sources whose spooled photos this crawl looks after; ``None`` means all."""
+        return None
+
+    def key_folder(self, source: str) -> str:
+        """Give the first part of the keys of *source*'s photos: the dealer's spider's name."""
+        return slug(source)
+
+    def page_url(self, item: CarItem) -> str:
+        """Give the address at which the car's own page is asked for."""
+        return item.url
+
+    def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
+        """Read the photos of *item* from its own page."""
+        raise NotImplementedError
+
+    def not_in_store(self, item: CarItem) -> None:
+        """Hear of a photo that was said to be in the store or the folder, and is not."""
+
+    # --- what goes wrong ---
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to the stats under ``carscraper/``."""
+        self.crawler.stats.inc_value(f"carscraper/{what}", number)
+
+    def fail(self, why: str) -> None:
+        """End the crawl as failed: the site is not what it was.
+
+        Raises:
+            CloseSpider: always.
+        """
+        end_as_failed(self.crawler, why)
+        raise CloseSpider("site")
+
+
+def is_web_address(url: str | None) -> bool:
+    """Tell whether a request can be made of *url*.
+
+    >>> [is_web_address(url) for url in ("https://bilasolur.is/x", "http://[", "/x", "file:///x", None)]
+    [True, False, False, False, False]
+    """
+    try:
+        parts = urlsplit(url or "")
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def allow_host(url: str) -> None:
+    """Let the crawl connect to the host and port of *url*, wherever they are."""
+    parts = urlsplit(url)
+    GUARD.allow(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def read_address(name: str, value: str) -> str:
+    """Read the address of a site; it ends with a slash.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not is_web_address(value.strip()):
+        raise ConfigurationError(f"{name} is {value!r}; write a whole address such as https://bilasolur.is/.")
+    return value.strip().rstrip("/") + "/"
+
+
+def read_count(name: str, value: str | None) -> int | None:
+    """Read a number of things; ``None`` means no limit.
+
+    Raises:
+        ConfigurationError: it is no number.
+    """
+    if value is None or value == "":
+        return None
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise ConfigurationError(f"{name} is {value!r}; write a whole number (0 means no limit).")
+    return int(value) or None
+
+
+def read_flag(name: str, value: str) -> bool:
+    """Read yes or no.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in known:
+        raise ConfigurationError(f"{name} is {value!r}; write true or false.")
+    return known[value.lower()]
+
+
+def reason_of(failure: Failure) -> str:
+    """Say in a few words why a page did not come."""
+    error: Any = failure.value
+    status = getattr(getattr(error, "response", None), "status", None)
+    if status:
+        return f"HTTP {status}"
+    inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
+    if inner:
+        return reason_of(inner[0])
+    return failure.getErrorMessage() or type(error).__name__
+
+
+def forget_tree(response: Response) -> None:
+    """Let go of the parsed page of *response* once it is read.
+
+    Response and selector point at each other, and Scrapy keeps the response until its cars are through the pipelines:
+    a hundred kilobytes for each, until the garbage collector comes by.
+    """
+    if isinstance(response, TextResponse):
+        response._cached_selector = None  # noqa: SLF001 - Scrapy has no other way

@@ -1,0 +1,191 @@
+"""What a backfill asks of the ledger and tells it: functions of a connection, like those of ``db.queries``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import case, func, select, tuple_, update
+
+from carscraper.db.models import CarImageRow, CarListing
+from carscraper.db.queries import KnownImage, chunks, due_condition, known_images, utcnow
+from carscraper.items import CarItem
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+
+_listings = cast("Table", CarListing.__table__)
+_images = cast("Table", CarImageRow.__table__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of ``car_listings`` and how its photos stand."""
+
+    row_id: int
+    source: str
+    image_url: str | None
+    is_active: bool
+    images: int
+    """Photos with a row."""
+    unsettled: int
+    """Photos that are not stored, whatever the reason."""
+    due: int
+    """Those of them that may be tried again now."""
+    in_folder: int
+    """Photos that are stored in the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCar:
+    """A car as the tables have it."""
+
+    row_id: int
+    item: CarItem
+    """With ``seen`` false and without photos."""
+    image_url: str | None
+    is_active: bool
+    images: dict[str, KnownImage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Averages over what is stored; 0 while nothing is."""
+
+    bytes_per_photo: float
+    photos_per_car: float
+
+
+def listed(connection: Connection, sources: list[str] | None, include_inactive: bool) -> list[Listed]:
+    """List the cars of *sources* (``None``: all) that a backfill may have to do with.
+
+    Active cars first, then those whose photo addresses are newest: these are the soonest to be lost that can still
+    be had.
+    """
+
+    def number(condition: Any) -> Any:
+        return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+
+    seen_at: Any = func.coalesce(_listings.c.scraped_at, _listings.c.last_seen_at, _listings.c.first_seen_at)
+    query = (
+        select(
+            _listings.c.id,
+            _listings.c.source,
+            _listings.c.image_url,
+            _listings.c.is_active,
+            func.count(_images.c.id),
+            number(_images.c.status != "stored"),
+            number(due_condition(utcnow())),
+            number((_images.c.status == "stored") & (_images.c.store == "folder")),
+        )
+        .join(_images, _images.c.listing_id == _listings.c.id, isouter=True)
+        .where(_listings.c.external_id.is_not(None), _listings.c.source.is_not(None))
+        .group_by(_listings.c.id)
+        .order_by(_listings.c.is_active.desc(), seen_at.is_(None), seen_at.desc(), _listings.c.id.desc())
+    )
+    if sources is not None:
+        query = query.where(_listings.c.source.in_(sources))
+    if not include_inactive:
+        query = query.where(_listings.c.is_active)
+    return [Listed(*row) for row in connection.execute(query)]
+
+
+_CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name in _listings.c)
+
+
+def cars(connection: Connection, row_ids: list[int]) -> list[KnownCar]:
+    """Give the cars *row_ids* in that order; those that are gone from the table since are left out."""
+    found = {}
+    for chunk in chunks(row_ids):
+        rows = connection.execute(select(_listings).where(_listings.c.id.in_(chunk))).all()
+        photos = known_images(connection, [(row.source, row.external_id) for row in rows])
+        for row, images in zip(rows, photos, strict=True):
+            values = {name: getattr(row, name) for name in _CAR_FIELDS}
+            item = CarItem(**values, seen=False)
+            found[row.id] = KnownCar(row.id, item, row.image_url, row.is_active, images)
+    return [found[row_id] for row_id in row_ids if row_id in found]
+
+
+def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str]]:
+    """List rows without an external id: row id, source and address, the last seen first."""
+    last: Any = _listings.c.last_seen_at
+    query = (
+        select(_listings.c.id, _listings.c.source, _listings.c.url)
+        .where(_listings.c.external_id.is_(None), _listings.c.source.is_not(None), _listings.c.url.is_not(None))
+        .order_by(_listings.c.is_active.desc(), last.is_(None), last.desc(), _listings.c.id.desc())
+    )
+    if sources is not None:
+        query = query.where(_listings.c.source.in_(sources))
+    return [(row.id, row.source, row.url) for row in connection.execute(query)]
+
+
+def give_ids(connection: Connection, external_ids: dict[int, str]) -> int:
+    """Write the external ids of rows that have none.
+
+    The earlier scraper could keep one car under several addresses: the first of them in *external_ids* gets the id,
+    the others stay as they are, without one.
+
+    Returns:
+        How many rows got one.
+    """
+    rows = {}
+    for chunk in chunks(list(external_ids)):
+        query = select(_listings.c.id, _listings.c.source).where(
+            _listings.c.id.in_(chunk), _listings.c.external_id.is_(None)
+        )
+        rows.update({row.id: row.source for row in connection.execute(query)})
+    wanted: dict[tuple[str, str], int] = {}
+    for row_id, external_id in external_ids.items():
+        if row_id in rows:
+            wanted.setdefault((rows[row_id], external_id), row_id)
+    for chunk in chunks(sorted(wanted)):
+        taken = select(_listings.c.source, _listings.c.external_id).where(
+            tuple_(_listings.c.source, _listings.c.external_id).in_(chunk)
+        )
+        for source, external_id in connection.execute(taken).all():
+            del wanted[source, external_id]
+    for (_, external_id), row_id in sorted(wanted.items()):
+        connection.execute(update(_listings).where(_listings.c.id == row_id).values(external_id=external_id))
+    return len(wanted)
+
+
+def settled(connection: Connection, source: str, photos: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Tell which of ``(external_id, identity)`` need no work: stored, given up, or not due yet."""
+    found = set()
+    due = due_condition(utcnow()).label("due")
+    asked = set(photos)
+    for chunk in chunks(sorted({external_id for external_id, _ in photos})):
+        query = (
+            select(_listings.c.external_id, _images.c.identity, due)
+            .join(_images, _images.c.listing_id == _listings.c.id)
+            .where(_listings.c.source == source, _listings.c.external_id.in_(chunk))
+        )
+        for external_id, identity, is_due in connection.execute(query):
+            if not is_due and (external_id, identity) in asked:
+                found.add((external_id, identity))
+    return found
+
+
+def lose_images(connection: Connection, listing_id: int, identities: list[str]) -> None:
+    """Make pending what was stored in the folder and is not there any more."""
+    connection.execute(
+        update(_images)
+        .where(
+            _images.c.listing_id == listing_id,
+            _images.c.identity.in_(identities),
+            _images.c.status == "stored",
+            _images.c.store == "folder",
+        )
+        .values(status="pending", reason=None, store=None, key=None, url=None, stored_at=None)
+    )
+
+
+def sizes(connection: Connection) -> Sizes:
+    """Give averages over what is stored."""
+    stored = _images.c.status == "stored"
+    row = connection.execute(
+        select(
+            func.avg(_images.c.bytes), func.count(_images.c.id), func.count(func.distinct(_images.c.listing_id))
+        ).where(stored)
+    ).one()
+    return Sizes(float(row[0] or 0), row[1] / row[2] if row[2] else 0.0)

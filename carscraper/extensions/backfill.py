@@ -1,0 +1,140 @@
+"""What a backfill says at its end: a table for each source on standard output, the failures as CSV on request."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from scrapy import signals
+from scrapy.exceptions import NotConfigured
+
+from carscraper.addon import end_as_failed
+from carscraper.items import CarItem, GoneCar
+
+if TYPE_CHECKING:
+    from typing import IO, Self
+
+    from scrapy.crawler import Crawler
+
+_COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason")
+# Amazon's list prices in eu-north-1 (Stockholm), November 2026: US dollars for 1,000 requests and a GB-month.
+_PUT, _GET, _GB_MONTH = 0.005, 0.0004, 0.023
+
+
+class BackfillReport:
+    """Counts outcomes for each source as items leave the pipelines."""
+
+    def __init__(self, crawler: Crawler, *, path: str | None) -> None:
+        """Take the crawler and the file for the failures, if one is wanted."""
+        self._crawler = crawler
+        self._path = path
+        self._file: IO[str] | None = None
+        self._writer: Any = None
+        self._sources: dict[str, Counter[str]] = defaultdict(Counter)
+        crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
+        crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
+        crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Read the spider's argument ``report``; other spiders need no table."""
+        if crawler.spidercls.name != "backfill":
+            raise NotConfigured
+        return cls(crawler, path=getattr(getattr(crawler.spider, "options", None), "report", None))
+
+    def spider_opened(self) -> None:
+        """Begin the file, so that a wrong name is known before anything is fetched."""
+        if self._path:
+            try:
+                self._file = open(self._path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115 - closed at the end
+            except OSError as error:
+                end_as_failed(self._crawler, f"report={self._path} can't be written ({error.strerror}).")
+                return
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(_COLUMNS)
+
+    def item_scraped(self, item: Any) -> None:
+        """Count what became of the car and its photos."""
+        if isinstance(item, GoneCar):
+            self._sources[item.source]["gone"] += 1
+        if not isinstance(item, CarItem):
+            return
+        counts = self._sources[item.source]
+        for image in item.images:
+            counts["wanted"] += 1
+            if image.status == "stored":
+                counts["stored" if image.attempts else "known"] += 1
+            elif image.reason == "limit":
+                counts["left"] += 1
+            else:
+                counts[f"failed {image.reason or 'not fetched'}"] += 1
+                row = (item.source, item.external_id, item.url, image.identity, image.source_url)
+                self._write(*row, image.status, image.reason or "")
+
+    def _write(self, *cells: str) -> None:
+        if self._writer:
+            # A cell that begins like a formula is one for a spreadsheet.
+            self._writer.writerow([f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell for cell in cells])
+
+    def engine_stopped(self) -> None:
+        """Print the table."""
+        if self._file:
+            self._file.close()
+        stats = self._crawler.stats
+        console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        plan: dict[str, dict[str, int]] | None = stats.get_value("carscraper/backfill/plan")
+        if plan is not None:
+            self._print_plan(console, plan)
+        elif self._sources:
+            self._print_outcome(console)
+        verified = stats.get_value("carscraper/sample/verified")
+        if verified:
+            removed = stats.get_value("carscraper/sample/removed", 0)
+            console.print(f"Sample: {verified} photos stored, read back and found the same; {removed} removed again.")
+
+    def _print_outcome(self, console: Console) -> None:
+        table = Table(title="Backfill", title_justify="left")
+        for name in ("source", "wanted", "stored or linked", "known before", "left by limit", "failed", "cars gone"):
+            table.add_column(name, justify="left" if name in {"source", "failed"} else "right")
+        for source, counts in sorted(self._sources.items()):
+            reasons = ", ".join(
+                f"{number} {name.removeprefix('failed ')}"
+                for name, number in counts.most_common()
+                if name.startswith("failed ")
+            )
+            columns = (str(counts[name]) for name in ("wanted", "stored", "known", "left"))
+            table.add_row(source, *columns, reasons or "0", str(counts["gone"]))
+        console.print(table)
+
+    def _print_plan(self, console: Console, plan: dict[str, dict[str, int]]) -> None:
+        settings = self._crawler.settings
+        size = self._crawler.stats.get_value("carscraper/backfill/photo_bytes")
+        page_delay, photo_delay = settings.getfloat("DOWNLOAD_DELAY"), settings["DOWNLOAD_SLOTS"]["images"]["delay"]
+        table = Table(title="What a backfill would do (nothing was changed)", title_justify="left")
+        names = ("source", "cars", "pages of dealers", "photos of dealers", "uploads to S3", "reads of S3", "MB")
+        for name in (*names, "minutes"):
+            table.add_column(name, justify="left" if name == "source" else "right")
+        total: Counter[str] = Counter()
+        seconds = 0.0
+        for source, row in sorted(plan.items()):
+            total.update(row)
+            # Pages of several dealers are asked for side by side; photos share one polite rate.
+            seconds = max(seconds, row["pages"] * page_delay)
+            own = max(row["pages"] * page_delay, row["photos"] * photo_delay)
+            megabytes = row["uploads"] * size / 1e6
+            counts = (f"{row[name]:,}" for name in ("cars", "pages", "photos", "uploads", "reads"))
+            table.add_row(source, *counts, f"{megabytes:,.0f}", f"{own / 60:,.1f}")
+        console.print(table)
+        seconds = max(seconds, total["photos"] * photo_delay)
+        gigabytes = total["uploads"] * size / 1e9
+        requests = total["uploads"] * _PUT / 1000 + total["reads"] * _GET / 1000
+        console.print(
+            f"{total['pages'] + total['photos']:,} requests to dealers, {total['uploads'] + total['reads']:,} to S3, "
+            f"{gigabytes:,.2f} GB (at {size / 1000:,.0f} KB a photo), at least {seconds / 60:,.1f} minutes at the "
+            f"polite rate; about {requests:,.2f} US dollars for requests and {gigabytes * _GB_MONTH:,.2f} a month for "
+            "storage (Amazon's list prices for eu-north-1; traffic into S3 costs nothing)."
+        )

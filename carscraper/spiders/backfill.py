@@ -1,0 +1,400 @@
+"""The backfill: what older databases point at, and what earlier crawls could not get, is kept for good.
+
+It is one spider over the same pipelines, not a second system: a photo that is not ``stored`` is work, and the database
+is the checkpoint. ``docs/backfill.md`` is the runbook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import tempfile
+from collections import Counter, deque
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy import Request, signals
+from scrapy.spiderloader import get_spider_loader
+
+from carscraper.addon import end_as_failed
+from carscraper.backfill.addresses import Addresses, by_address
+from carscraper.backfill.archive import Archive
+from carscraper.backfill.options import ARCHIVE, Options
+from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
+from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
+from carscraper.base_spiders.base import CarscraperSpider, forget_tree, reason_of
+from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.settings import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
+
+    from carscraper.db.work import KnownCar, Listed
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8  # cars of one source under way
+_READ_AHEAD = 50  # cars read from the ledger at a time
+_ARCHIVE_AT_ONCE = 200  # photos of a manifest under way
+_TYPICAL_BYTES = 215_000  # of a photo of bilasolur.is at a width of 1280 pixels
+_NO_PAGE = re.compile(r"log-?in|sign-?in|innskr|error|villa|maintenance|vidhald|lokad", re.IGNORECASE)
+
+
+class BackfillSpider(CarscraperSpider):
+    """Moves what is not stored yet.
+
+    Its arguments are the fields of :class:`~carscraper.backfill.options.Options`.
+    """
+
+    name = "backfill"
+
+    def configure(self) -> None:
+        """Turn the arguments into attributes, and take the pipelines off for a rehearsal.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        self.options = Options.read(self.arguments)
+        self.limit = self.options.sample or self.options.limit
+        self._counts_all = bool(self.options.sample)
+        """A sample is of all sources together, a limit is for each."""
+        self.dealers = self._make_dealers()
+        self.addresses = Addresses(self.dealers, base_url=self.options.base_url)
+        self._taken: Counter[str] = Counter()
+        self._under_way: Counter[str] = Counter()
+        self._reserved: Counter[str] = Counter()
+        self._direct: dict[int, tuple[str, int]] = {}
+        """Items that came from no page, by ``id()``: their source and their number of photos."""
+        self._again: deque[KnownCar] = deque()
+        self._handed_on: dict[tuple[str, str], KnownCar] = {}
+        self._moved = asyncio.Event()
+        self._plan: Ledger | None = None
+        if self.options.rehearses:
+            self._rehearse_with_other_settings()
+        for signal in (signals.item_scraped, signals.item_dropped, signals.item_error):
+            self.crawler.signals.connect(self._item_left, signal=signal)
+
+    def _make_dealers(self) -> dict[str, DealerSpider]:
+        loader = get_spider_loader(self.settings)
+        dealers = {}
+        for name in loader.list():
+            spider = loader.load(name)
+            if issubclass(spider, DealerSpider):
+                dealers[spider.source] = spider.from_crawler(self.crawler)
+        return dealers
+
+    def _rehearse_with_other_settings(self) -> None:
+        """Let a dry run have no pipeline that writes, and a sample its own database, spool and prefix."""
+        url = self.settings.get("DATABASE_URL")
+        plain = url.reveal() if isinstance(url, Secret) else str(url)
+        timeout = float(self.settings.get("DATABASE_TIMEOUT"))
+        self._plan = Ledger(plain, timeout=timeout, patience=0, read_only=True)
+        if self.options.dry_run:
+            changes = dry_run_settings()
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="carscraper-sample-")
+            changes = sample_settings(self.settings, Path(self._scratch.name))
+        for name, value in changes.items():
+            self.settings.set(name, value, priority="cmdline")
+
+    async def open_plan(self) -> None:
+        """Open the database that a rehearsal only reads.
+
+        Raises:
+            ConfigurationError: it can't be reached, or has no tables of this program.
+        """
+        assert self._plan
+        await self._plan.open()
+
+    @property
+    def plan(self) -> Ledger:
+        """The database that says what there is to do; a rehearsal writes nothing there."""
+        return self._plan or self.ledger
+
+    # --- what the pipelines ask ---
+
+    def key_folder(self, source: str) -> str:
+        """Give the name of the dealer's spider."""
+        dealer = self.dealers.get(source)
+        return dealer.name if dealer else super().key_folder(source)
+
+    def page_url(self, item: CarItem) -> str:
+        """Give the address of the car's page, on ``base_url`` if that is given."""
+        return self.addresses.at_base(item.url, item.source)
+
+    def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
+        """Read the photos with the dealer's own parser."""
+        dealer = self.dealers.get(item.source)
+        return dealer.read_images(response, item.external_id) if dealer else []
+
+    def not_in_store(self, item: CarItem) -> None:
+        """Visit the page of a car whose photo was said to be kept and is not."""
+        car = self._handed_on.get((item.source, item.external_id))
+        if car:
+            self._again.append(replace(car, images={}))
+            self.count("images/not_in_store")
+
+    # --- the work ---
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Give cars and requests as there is room for them."""
+        if self.crawler.stats.get_value("carscraper/failed") is not None:
+            return
+        self.worklist = Worklist(self.plan, self.options, self.dealers, self.settings)
+        self.archive = None
+        if self.options.manifest:
+            self.archive = Archive(
+                self.options.manifest,
+                strip_prefix=self.options.strip_prefix,
+                ledger=self.plan,
+                stats=self.crawler.stats,
+            )
+        try:
+            if self.options.dry_run:
+                await self._rehearse()
+                return
+            async for each in self._feed_archive(self.archive) if self.archive else self._feed_cars():
+                yield each
+        except (ConfigurationError, DatabaseUnavailableError) as error:
+            end_as_failed(self.crawler, str(error))
+        except Exception:
+            # Scrapy would log it and call the run finished.
+            logger.exception("The backfill stopped by a mistake of its own")
+            end_as_failed(self.crawler, "A mistake of carscraper ended the backfill early; the log has the traceback.")
+
+    async def _rehearse(self) -> None:
+        """Leave the plan for ``extensions.backfill`` to print."""
+        sizes = await self.plan.sizes()
+        if self.archive:
+            archive = dict.fromkeys(PLANNED, 0)
+            async for lot in self.archive.lots(self.limit):
+                archive["cars"] += 1
+                archive["photos"] += len(lot.images)
+            archive["uploads"] = archive["photos"]
+            plans = {ARCHIVE: archive}
+        else:
+            plans = await self.worklist.rehearse()
+        self.crawler.stats.set_value("carscraper/backfill/plan", plans)
+        self.crawler.stats.set_value("carscraper/backfill/photo_bytes", sizes.bytes_per_photo or _TYPICAL_BYTES)
+
+    async def _feed_cars(self) -> AsyncIterator[Any]:
+        if not self.options.rehearses:
+            await self.worklist.give_ids()
+        queues = await self.worklist.queues()
+        self.crawler.stats.set_value("carscraper/backfill/photos", self._estimate(queues))
+        ahead: dict[str, deque[KnownCar]] = {source: deque() for source in queues}
+        while queues or self._again or any(self._under_way.values()):
+            while self._again:
+                for each in self._visit(self._again.popleft()):
+                    yield each
+            for source in list(queues):
+                while self._has_room(source):
+                    if not ahead[source]:
+                        rows = [queues[source].popleft() for _ in range(min(_READ_AHEAD, len(queues[source])))]
+                        ahead[source].extend(await self.plan.cars([row.row_id for row in rows]))
+                    if not ahead[source]:
+                        break
+                    for each in self._begin(ahead[source].popleft()):
+                        yield each
+                if self._is_full(source) or not (queues[source] or ahead[source]):
+                    self.count("backfill/left", len(queues[source]) + len(ahead[source]))
+                    del queues[source]
+            if self._again or (not queues and not any(self._under_way.values())):
+                continue
+            await self._movement()
+
+    def _estimate(self, queues: dict[str, deque[Listed]]) -> int:
+        """Guess how many photos there are to do, for the display."""
+        most = self.limit or sys.maxsize
+        return sum(
+            min(most, sum(row.due + row.in_folder or TYPICAL_PHOTOS for row in rows)) for rows in queues.values()
+        )
+
+    async def _movement(self) -> None:
+        """Wait until something that was under way has ended."""
+        await self._moved.wait()
+        self._moved.clear()
+
+    def _has_room(self, source: str) -> bool:
+        if self._is_full(source) or self._under_way[source] >= _AT_ONCE:
+            return False
+        return not self.limit or self._number(self._taken, source) + self._number(self._reserved, source) < self.limit
+
+    def _is_full(self, source: str) -> bool:
+        return bool(self.limit) and self._number(self._taken, source) >= (self.limit or 0)
+
+    def _number(self, of: Counter[str], source: str) -> int:
+        return of.total() if self._counts_all else of[source]
+
+    # --- one car ---
+
+    def _begin(self, car: KnownCar) -> Iterator[CarItem | Request]:
+        """Give what the car needs: its photos that are somewhere already, or a visit to its page."""
+        known = car.images.values()
+        in_folder = [each.image for each in known if each.image.status == "stored" and each.image.store == "folder"]
+        if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
+            images = [replace(image, status="pending", reason="local", attempts=0) for image in in_folder]
+            yield from self._hand_on(car, replace(car.item, images=images))
+        if self.options.only == "local":
+            return
+        name = self.worklist.object_name(car.image_url)
+        if not car.images and name is not None:
+            if self.worklist.s3 and not self.options.sample:
+                image = CarImage(identity=by_address(car.image_url or ""), source_url=car.image_url or "")
+                image.reason, image.key = "adopt", name
+                yield from self._hand_on(car, replace(car.item, images=[image]))
+            return
+        if not car.images or any(each.due for each in known) or self.options.only == "failed":
+            yield from self._visit(car)
+
+    def _visit(self, car: KnownCar) -> Iterator[CarItem | Request]:
+        """Ask for the car's page; without a page or a parser for it its addresses are all there is."""
+        page = self.addresses.page(car)
+        if page is None:
+            images = self._addresses(car)
+            self.count("backfill/no_address", int(not images))
+            yield from self._hand_on(car, replace(car.item, images=images))
+            return
+        source = car.item.source
+        reserve = max(1, sum(each.due for each in car.images.values())) if car.images else TYPICAL_PHOTOS
+        self._under_way[source] += 1
+        self._reserved[source] += reserve
+        yield Request(
+            page,
+            callback=self.parse_car,
+            errback=self.car_failed,
+            cb_kwargs={"car": car, "reserve": reserve},
+            dont_filter=True,
+        )
+
+    async def parse_car(self, response: Response, car: KnownCar, reserve: int) -> AsyncIterator[Any]:
+        """Read the car's page with its dealer's parser."""
+        try:
+            for result in self._read(response, car):
+                yield result
+        finally:
+            forget_tree(response)
+            self._visited(car, reserve)
+
+    def _read(self, response: Response, car: KnownCar) -> Iterator[CarItem | GoneCar]:
+        dealer = self.dealers[car.item.source]
+        if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
+            if _NO_PAGE.search(urlsplit(response.url).path):
+                self._page_failed(response.url, "it leads to a login or an error page")
+            else:
+                yield from self._gone(car)
+            return
+        try:
+            if dealer.is_gone(response):
+                yield from self._gone(car)
+                return
+            url = dealer.canonical_url(car.item.url)
+            item: CarItem = next(dealer.parse_details(response, replace(car.item, seen=True, url=url)))
+        except Exception as error:
+            self._page_failed(response.url, f"{type(error).__name__}: {error}")
+            return
+        item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        on_page = {image.identity for image in item.images}
+        off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
+        item.images += [replace(image, position=len(item.images)) for image in off_page]
+        item.image_urls = [image.source_url for image in item.images]
+        self.count("backfill/alive")
+        yield self._within_limit(item, car)
+
+    def car_failed(self, failure: Failure) -> Iterator[CarItem | GoneCar]:
+        """Take 404 and 410 for the site's word that the car is gone; nothing else."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        car: KnownCar = request.cb_kwargs["car"]
+        try:
+            status = getattr(getattr(failure.value, "response", None), "status", None)
+            if status in {404, 410}:
+                yield from self._gone(car)
+            else:
+                self._page_failed(request.url, reason_of(failure))
+        finally:
+            self._visited(car, request.cb_kwargs["reserve"])
+
+    def _page_failed(self, url: str, why: str) -> None:
+        self.count("details/failed")
+        logger.warning("A car's page does not come or can't be read: %r (%s)", url, why)
+
+    def _gone(self, car: KnownCar) -> Iterator[CarItem | GoneCar]:
+        """Mark the car; an address of its photos that still answers is used while it does."""
+        self.count("details/gone")
+        images = self._addresses(car)
+        if images:
+            yield self._within_limit(replace(car.item, gone=True, images=images), car)
+        if car.is_active:
+            yield GoneCar(source=car.item.source, external_id=car.item.external_id, url=car.item.url)
+
+    def _addresses(self, car: KnownCar) -> list[CarImage]:
+        return self.addresses.photos(car, self.worklist, insist=self.options.only == "failed")
+
+    def _within_limit(self, item: CarItem, car: KnownCar) -> CarItem:
+        """Leave for the next run what is more than ``limit`` photos of this source."""
+        for image in item.images:
+            known = car.images.get(image.identity)
+            if known and known.image.status == "stored":
+                continue
+            image.insist = self.options.only == "failed"
+            if known and not known.due and not image.insist:
+                continue
+            if self._is_full(item.source):
+                image.reason = "limit"
+            else:
+                self._taken[item.source] += 1
+        return item
+
+    # --- what is under way ---
+
+    def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[CarItem]:
+        """Give the pipelines an item that came from no page."""
+        if not item.images:
+            return
+        if car:
+            item = self._within_limit(item, replace(car, images={}))
+            held = [image for image in item.images if image.status == "pending" and image.reason != "limit"]
+            item.images = held
+            if not held:
+                return
+            self._handed_on[item.source, item.external_id] = car
+        self._under_way[item.source] += 1
+        self._direct[id(item)] = (item.source, len(item.images))
+        yield item
+
+    def _item_left(self, item: Any) -> None:
+        source, _ = self._direct.pop(id(item), (None, 0))
+        if source:
+            self._handed_on.pop((item.source, item.external_id), None)
+            self._under_way[source] -= 1
+            self._moved.set()
+
+    def _visited(self, car: KnownCar, reserve: int) -> None:
+        self._under_way[car.item.source] -= 1
+        self._reserved[car.item.source] -= reserve
+        self._moved.set()
+
+    # --- a manifest ---
+
+    async def _feed_archive(self, archive: Archive) -> AsyncIterator[CarItem]:
+        total = await archive.count()
+        if total is not None:
+            self.crawler.stats.set_value("carscraper/backfill/photos", total)
+        async for item in archive.lots(self.limit):
+            while sum(number for _, number in self._direct.values()) >= _ARCHIVE_AT_ONCE:
+                await self._movement()
+            for each in self._hand_on(None, item):
+                yield each
+        while self._under_way[ARCHIVE]:
+            await self._movement()

@@ -1,0 +1,155 @@
+"""``scrapy crawl backfill``: what an older database points at is kept, or said to be gone."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.crawl.legacy import OLD, Legacy, upgrade
+from tests.crawl.world import World, last_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests import services
+    from tests.dealers.cars import Car
+
+KINDS = (
+    *("none", "empty", "temporary", "malformed", "sold", "temporary", "malformed", "none", "404", "temporary"),
+    *("virtual", "path", "lost", "away", "broken", "inactive", "elsewhere", "malformed", "temporary", "empty"),
+)
+"""What rows of the earlier scraper look like, and what became of their cars."""
+
+FAST = {"CONCURRENT_REQUESTS_PER_DOMAIN": 16, "IMAGES_CONCURRENCY": 32}
+
+
+def backfill(world: World, **options: Any) -> services.CompletedCrawl:
+    options["settings"] = FAST | options.pop("settings", {})
+    return world.crawl(spider="backfill", **options)
+
+
+def page_of(car: Car, number: int) -> str:
+    return f"https://bilasolur.is/CarDetails.aspx?bid={car.bid}&cid={car.cid}&sid=4&schid={7000 + number}&schpage=3"
+
+
+def photo_of(car: Car, number: int = 0, host: str = "https://bilasolur.is/") -> str:
+    return f"{host}CarImage.aspx?s=16&c={car.cid}&p={car.photos[number].p}&w=784"
+
+
+def row_of(car: Car, number: int, **values: Any) -> dict[str, Any]:
+    about = {"title": f"{car.make} {car.model}", "make": car.make.upper(), "model": car.model, "year": car.year}
+    times = {"scraped_at": OLD, "last_seen_at": OLD, "is_active": True, "source": "Bilasolur"}
+    return about | times | {"url": page_of(car, number)} | values
+
+
+@pytest.fixture
+def legacy(new_world: Callable[..., World], database_url: str, rclone_s3: services.S3) -> Legacy:
+    return Legacy(new_world(cars=40, photos=3, database_url=database_url, env=rclone_s3.env))
+
+
+def naive_replay(world: World, urls: list[str]) -> int:
+    """Ask for each address as it stands there; how many photos that gives."""
+    kept = 0
+    for url in urls:
+        address = url.replace("https://bilasolur.is/", f"{world.site.base_url}/")
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                kept += answer.read(2) == b"\xff\xd8"
+        except (OSError, ValueError, urllib.error.HTTPError):
+            continue
+    return kept
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_rows_of_every_kind(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=1000, photos=2, database_url=database_url, env=rclone_s3.env)
+    site, table = world.site, Legacy(world)
+    kinds: dict[str, list[Car]] = {}
+    rows = []
+    bucket = rclone_s3.bucket
+    for number, car in enumerate(site.cars):
+        kind = KINDS[number % len(KINDS)]
+        kinds.setdefault(kind, []).append(car)
+        key = f"bilasolur/{car.year}/old/{car.cid}-0.jpg"
+        image_url: str | None = {
+            "none": None,
+            "empty": "",
+            "malformed": photo_of(car, host="https://bilasolur.is"),
+            "virtual": f"https://{bucket}.s3.eu-north-1.amazonaws.com/{key}",
+            "path": f"{rclone_s3.endpoint}/{bucket}/{key}",
+            "lost": f"https://{bucket}.s3.eu-north-1.amazonaws.com/{key}",
+            "elsewhere": "http://127.0.0.1:9/elsewhere.jpg",
+        }.get(kind, photo_of(car))
+        if kind in {"virtual", "path"}:
+            rclone_s3.put(key, world.served(car))
+        source = "Hekla" if kind == "elsewhere" else "Bilasolur"
+        row = row_of(car, number, image_url=image_url, is_active=kind != "inactive", source=source)
+        if source == "Hekla":
+            row["url"] = f"https://www.hekla.is/is/bilar/notadir-bilar/view/{car.cid}"
+        rows.append(row)
+        if kind == "sold":
+            site.sell(car.cid)
+        elif kind == "404":
+            site.fault(f"details:{car.cid}", ["404"], sticky=True)
+        elif kind == "away":
+            site.fault(f"details:{car.cid}", [f"redirect:{site.base_url}/"], sticky=True)
+        elif kind == "broken":
+            site.fault(f"details:{car.cid}", ["500"] if number % 40 < 20 else ["maintenance"], sticky=True)
+    table.add_all(rows)
+    upgrade(world)
+    before = {row["url"]: row for row in world.listings().values()}
+    site.expire_all("404")
+    dead = [row["image_url"] for row in rows if row["image_url"] and "CarImage" in row["image_url"]]
+    assert naive_replay(world, dead[::10]) == 0, "what the earlier program's addresses give"
+    site.reset()
+
+    done = backfill(world, limit=0, code=3, timeout=200, settings={"RETRY_TIMES": 0}, report="failures.csv")
+
+    alive = [car for kind in ("none", "empty", "temporary", "malformed", "lost") for car in kinds[kind]]
+    images = world.images()
+    after = world.listings()
+    for car in alive:
+        for number, identity in enumerate(car.identities):
+            row = images[identity]
+            assert (row["status"], row["reason"]) == ("stored", None), (car, row)
+            assert rclone_s3.get(row["key"])[0] == world.served(car, number)
+        assert after[str(car.cid)]["image_url"] == images[car.identities[0]]["url"]
+        assert after[str(car.cid)]["is_active"]
+    for car in [*kinds["sold"], *kinds["404"], *kinds["away"]]:
+        assert not after[str(car.cid)]["is_active"]
+        assert after[str(car.cid)]["gone_at"] is not None
+    for car in [*kinds["virtual"], *kinds["path"]]:
+        (row,) = world.images_of(car)
+        assert (row["status"], row["url"]) == ("stored", after[str(car.cid)]["image_url"])
+        assert row["sha256"] == hashlib.sha256(world.served(car)).hexdigest()
+        assert (row["bytes"], row["content_type"]) == (len(world.served(car)), "image/jpeg")
+    untouched = [*kinds["virtual"], *kinds["path"], *kinds["broken"], *kinds["inactive"]]
+    for car in untouched:
+        assert after[str(car.cid)] == before[page_of(car, site.cars.index(car))]
+    pages = [one.path for one in site.served.requests if one.kind == "details"]
+    unasked = {car.cid for kind in ("virtual", "path", "inactive", "elsewhere") for car in kinds[kind]}
+    assert unasked.isdisjoint(int(path.partition("cid=")[2].partition("&")[0]) for path in pages)
+    # Every car was kept but those whose pages were broken and those of a dealer that does not answer.
+    assert f"{len(kinds['broken'])} details pages unreadable or missing" in last_words(done)
+    assert "50 photos failed (50 blocked-address)" in last_words(done)
+    with (world.folder / "failures.csv").open() as file:
+        failures = [row for row in csv.DictReader(file) if row["reason"] != "car-gone"]
+    assert {(row["source"], row["reason"]) for row in failures} == {("Hekla", "blocked-address")}
+    assert "Bilasolur" in done.stdout
+    assert "150" in done.stdout
+    # A second run has only the broken pages to ask for.
+    site.reset()
+    backfill(world, limit=0, code=3, settings={"RETRY_TIMES": 0})
+    assert world.asked("photo") == 0
+    assert world.asked("details") == len(kinds["broken"])
+    site.clear_faults()
+    backfill(world, limit=0, settings={"RETRY_TIMES": 0})
+    reasons = {row["reason"] for row in world.images().values()}
+    assert reasons == {None, "car-gone", "blocked-address"}
