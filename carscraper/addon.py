@@ -64,7 +64,9 @@ class CarscraperAddon:
         if delay is None:
             delay = settings.getfloat("DOWNLOAD_DELAY") / 4
         slots = settings.getdict("DOWNLOAD_SLOTS")
-        slots.setdefault("images", {"concurrency": settings.getint("IMAGES_CONCURRENCY"), "delay": delay})
+        polite = {"concurrency": settings.getint("IMAGES_CONCURRENCY"), "delay": delay}
+        for name in ("images", *settings.getlist("CARSCRAPER_PHOTO_SLOTS")):  # a spider of many dealers has many
+            slots.setdefault(name, polite)
         settings.set("DOWNLOAD_SLOTS", slots, priority=settings.getpriority("DOWNLOAD_SLOTS") or 0)
         # It is also how many idle connections to a host are kept; with fewer, most photos would open a new one.
         name = "CONCURRENT_REQUESTS_PER_DOMAIN"

@@ -101,6 +101,8 @@ class CarItem:
     """When the details page was read (UTC); ``None`` if this item comes from the card alone."""
     seen: bool = True
     """The car was on its site in this run. False: only its photos are written, nothing is said about the car."""
+    listing_id: int | None = None
+    """The id of its row, once it is written."""
     gone: bool = False
     """Its page says that it is gone: no page can give fresh addresses for its photos."""
 

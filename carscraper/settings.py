@@ -91,6 +91,8 @@ EXTENSIONS = {
     "scrapy.extensions.remote_control.RemoteControl": None,
 }
 DOWNLOADER_MIDDLEWARES = {
+    # Before all others (robots.txt is 100): these requests go nowhere.
+    "carscraper.middlewares.carried.CarriedMiddleware": 50,
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,

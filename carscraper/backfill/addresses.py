@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from carscraper.backfill.worklist import Worklist
     from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.db.queries import KnownImage
     from carscraper.db.work import KnownCar
 
 
@@ -72,7 +73,7 @@ class Addresses:
                     wanted_key=known.image.identity if source == ARCHIVE else None,
                 )
                 for known in car.images.values()
-                if known.image.status != "stored" and (known.due or insist) and is_web_address(known.image.source_url)
+                if is_wanted(known, insist=insist) and is_web_address(known.image.source_url)
             ]
         return [replace(image, source_url=self.at_base(image.source_url, source)) for image in found]
 
@@ -85,6 +86,11 @@ class Addresses:
         elif is_web_address(address):
             image = CarImage(identity=by_address(address), source_url=address)
         return [image] if image and image.status == "pending" and is_web_address(image.source_url) else []
+
+
+def is_wanted(known: KnownImage, *, insist: bool) -> bool:
+    """Tell whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
+    return known.due or (insist and known.image.status != "stored" and known.image.reason != "spooled")
 
 
 def by_address(url: str) -> str:

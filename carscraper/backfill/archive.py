@@ -35,6 +35,8 @@ class Archive:
         self._strip_prefix = strip_prefix
         self._ledger = ledger
         self._stats = stats
+        self._position = 0
+        """Of the next entry in the manifest, which is that of its photo."""
 
     async def count(self) -> int | None:
         """Count the entries, if that is quick."""
@@ -50,21 +52,23 @@ class Archive:
         left = limit
         while (left is None or left > 0) and (chunk := await asyncio.to_thread(_take, entries, _CHUNK)):
             for lot, wanted in (await self._wanted(chunk)).items():
-                photos = list(wanted.items())[:left]
+                photos = list(wanted.values())[:left]
                 if left is not None:
                     left -= len(photos)
                 if photos:
                     yield _car(lot, photos)
 
-    async def _wanted(self, chunk: list[Entry]) -> dict[str, dict[str, str]]:
-        """Give the addresses of the photos that are not stored, by folder and key."""
-        lots: dict[str, dict[str, str]] = {}
-        for entry in chunk:
+    async def _wanted(self, chunk: list[Entry]) -> dict[str, dict[str, CarImage]]:
+        """Give the photos that are not stored, by folder and key."""
+        lots: dict[str, dict[str, CarImage]] = {}
+        for position, entry in enumerate(chunk, self._position):
             if entry.problem:
                 self._stats.inc_value("carscraper/manifest/bad")
                 logger.warning("Manifest: %s: %s", entry.where, entry.problem)
             else:
-                lots.setdefault(_lot(entry.key), {}).setdefault(entry.key, entry.url)
+                image = CarImage(identity=entry.key, source_url=entry.url, position=position, wanted_key=entry.key)
+                lots.setdefault(_lot(entry.key), {}).setdefault(entry.key, image)
+        self._position += len(chunk)
         asked = [(lot, key) for lot, photos in lots.items() for key in photos]
         settled = await self._ledger.settled(ARCHIVE, asked)
         for lot, key in settled:
@@ -73,11 +77,7 @@ class Archive:
         return lots
 
 
-def _car(lot: str, photos: list[tuple[str, str]]) -> CarItem:
-    images = [
-        CarImage(identity=key, source_url=url, position=position, wanted_key=key)
-        for position, (key, url) in enumerate(photos)
-    ]
+def _car(lot: str, images: list[CarImage]) -> CarItem:
     return CarItem(source=ARCHIVE, external_id=lot, url=f"archive:{lot}", seen=False, images=images)
 
 

@@ -80,6 +80,8 @@ class Options:
                 f"The spider backfill has no argument {min(left)}; it takes sources, limit, only, include_inactive, "
                 "dry_run, sample, manifest, strip_prefix, report and base_url."
             )
+        if "sample" in given and not options.sample:
+            raise ConfigurationError(f"sample is {given['sample']!r}; write how many photos to try.")
         options._check()
         return options
 

@@ -6,8 +6,9 @@ import logging
 import re
 from collections import deque
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+from carscraper.exceptions import ConfigurationError
 from carscraper.storage.keys import key_of, published_bases
 
 if TYPE_CHECKING:
@@ -40,11 +41,25 @@ class Worklist:
         self._dealers = dealers
         self.s3 = settings.getbool("USE_S3_STORAGE")
         """Whether photos go to S3, so that those in the folder are to be moved."""
+        self.ids: dict[int, str] = {}
+        """Of rows that named no car when the run began, the id of theirs; a rehearsal does not write it."""
+        self._keeps = self.s3 or bool(settings.get("IMAGES_STORE"))
         self._bases = published_bases(
             bucket=settings.get("AWS_S3_BUCKET"),
             endpoint=settings.get("AWS_ENDPOINT_URL"),
             public_url=settings.get("IMAGES_PUBLIC_URL"),
         )
+
+    def check_store(self) -> None:
+        """See that there is a store for what is asked.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if not self._keeps:
+            raise ConfigurationError("Photos are kept nowhere: set USE_S3_STORAGE=true, or IMAGES_STORE to a folder.")
+        if self._options.only == "local" and not self.s3:
+            raise ConfigurationError("only=local moves photos from the folder to S3: set USE_S3_STORAGE=true.")
 
     def object_name(self, url: str | None) -> str | None:
         """Give the name in the bucket that a permanent URL points at, ``None`` if *url* is no permanent one."""
@@ -54,7 +69,10 @@ class Worklist:
         """List for each source the cars that are work, the soonest to be lost first."""
         options = self._options
         queues: dict[str, deque[Listed]] = {}
+        self.ids = await self._give_ids()
         for row in await self._ledger.listed(options.sources, include_inactive=options.include_inactive):
+            if not row.has_id and row.row_id not in self.ids:
+                continue
             kinds = self.kinds(row)
             if options.only in kinds if options.only else kinds:
                 queues.setdefault(row.source, deque()).append(row)
@@ -76,27 +94,30 @@ class Worklist:
                 kinds.add("missing")  # it points at an object that the ledger does not know
         return kinds
 
-    async def give_ids(self) -> None:
+    async def _give_ids(self) -> dict[int, str]:
         """Give rows of the earlier scraper that name no car the id that stands in their address."""
         rows = await self._ledger.without_id(self._options.sources)
         found = {row_id: car_id for row_id, source, url in rows if (car_id := self._car_id(source, url))}
-        given = await self._ledger.give_ids(found) if found else 0
+        given = await self._ledger.give_ids(found) if found else {}
         if rows:
             logger.info(
-                "%d rows had no id of their car: %d have it now, %d are second rows of a car, %d name none",
-                *(len(rows), given, len(found) - given, len(rows) - len(found)),
+                "%d rows had no id of their car: for %d it is known now, %d are second rows of a car, %d name none",
+                *(len(rows), len(given), len(found) - len(given), len(rows) - len(found)),
             )
+        return given
 
     def _car_id(self, source: str, url: str) -> str | None:
         dealer = self._dealers.get(source)
         if dealer:
             return dealer.car_id(url)
-        # Of dealers without a spider: the last part of the path that holds a number.
+        # Of dealers without a spider: the last part of the path that holds a number, or the last such parameter.
         try:
-            parts = [part for part in urlsplit(url).path.split("/") if re.search(r"\d", part)]
+            parts = urlsplit(url)
         except ValueError:
             return None
-        return parts[-1] if parts else None
+        parameters = [value for _, value in parse_qsl(parts.query)]
+        numbered = [part for part in (*parameters, *parts.path.split("/")) if re.search(r"\d", part)]
+        return numbered[-1] if numbered else None
 
     async def rehearse(self) -> dict[str, dict[str, int]]:
         """Say for each source what a run would do: the numbers of :data:`PLANNED`."""

@@ -70,8 +70,8 @@ class CarscraperSpider(Spider):
         """Give the first part of the keys of *source*'s photos: the dealer's spider's name."""
         return slug(source)
 
-    def page_url(self, item: CarItem) -> str:
-        """Give the address at which the car's own page is asked for."""
+    def page_url(self, item: CarItem) -> str | None:
+        """Give the address at which the car's own page is asked for; ``None`` if nobody could read it."""
         return item.url
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
@@ -80,6 +80,10 @@ class CarscraperSpider(Spider):
 
     def not_in_store(self, item: CarItem) -> None:
         """Hear of a photo that was said to be in the store or the folder, and is not."""
+
+    def photo_slot(self, source: str) -> str:
+        """Name the download slot of *source*'s photos."""
+        return "images"
 
     # --- what goes wrong ---
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,15 +69,25 @@ def _read_sqlite(url: URL, timeout: float) -> Engine:
     path = Path(url.database or "")
     if not path.is_file():
         raise ConfigurationError(f"DATABASE_URL names {path}, which is not there: run a crawl first.")
-    # A reader makes files beside the database, too; while nobody has it open (no -wal) it need not.
-    wal = path.with_name(f"{path.name}-wal")
-    mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
+    wal, shm = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm"))
+    mode, copy = "mode=ro", None
+    if not (wal.exists() and wal.stat().st_size):
+        mode += "&immutable=1"  # else a reader makes files beside the database, too
+    elif not shm.exists():
+        # Nobody has it open, and what was written last is still beside it: a reader would have to clear that up.
+        copy = tempfile.TemporaryDirectory(prefix="carscraper-read-")
+        for each in (path, wal):
+            shutil.copy(each, copy.name)
+        path = Path(copy.name) / path.name
 
     def connect() -> sqlite3.Connection:
         address = f"file:{quote(str(path.resolve()))}?{mode}"
         return sqlite3.connect(address, uri=True, timeout=timeout, check_same_thread=False)
 
-    return create_engine(url, creator=connect)
+    engine = create_engine(url, creator=connect)
+    if copy:
+        event.listen(engine, "engine_disposed", lambda _: copy.cleanup())
+    return engine
 
 
 def _open_sqlite(url: URL, timeout: float) -> Engine:

@@ -188,8 +188,13 @@ class Ledger:
             logger.warning("The database refuses %r of %s: %s", image.identity, external_id, _first_line(error))
             return False
 
-    async def give_ids(self, external_ids: dict[int, str]) -> int:
-        """Give rows that name no car the id of theirs, unless another row has it; tell how many got one."""
+    async def give_ids(self, external_ids: dict[int, str]) -> dict[int, str]:
+        """Give rows that name no car the id of theirs, unless another row has it; tell which got one.
+
+        A ledger that is only read tells which would get one.
+        """
+        if self._read_only:
+            return await self._ask(work.free_ids, external_ids)
         return await self._write(work.give_ids, external_ids)
 
     async def lose_images(self, listing_id: int, identities: list[str]) -> None:

@@ -23,13 +23,15 @@ class Listed:
     """A row of ``car_listings`` and how its photos stand."""
 
     row_id: int
+    has_id: bool
+    """It names its car."""
     source: str
     image_url: str | None
     is_active: bool
     images: int
     """Photos with a row."""
     unsettled: int
-    """Photos that are not stored, whatever the reason."""
+    """Photos that are not stored, whatever the reason; those in the spool are safe."""
     due: int
     """Those of them that may be tried again now."""
     in_folder: int
@@ -70,16 +72,17 @@ def listed(connection: Connection, sources: list[str] | None, include_inactive: 
     query = (
         select(
             _listings.c.id,
+            _listings.c.external_id.is_not(None),
             _listings.c.source,
             _listings.c.image_url,
             _listings.c.is_active,
             func.count(_images.c.id),
-            number(_images.c.status != "stored"),
+            number((_images.c.status != "stored") & (func.coalesce(_images.c.reason, "") != "spooled")),
             number(due_condition(utcnow())),
             number((_images.c.status == "stored") & (_images.c.store == "folder")),
         )
         .join(_images, _images.c.listing_id == _listings.c.id, isouter=True)
-        .where(_listings.c.external_id.is_not(None), _listings.c.source.is_not(None))
+        .where(_listings.c.source.is_not(None))
         .group_by(_listings.c.id)
         .order_by(_listings.c.is_active.desc(), seen_at.is_(None), seen_at.desc(), _listings.c.id.desc())
     )
@@ -119,14 +122,11 @@ def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[
     return [(row.id, row.source, row.url) for row in connection.execute(query)]
 
 
-def give_ids(connection: Connection, external_ids: dict[int, str]) -> int:
-    """Write the external ids of rows that have none.
+def free_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
+    """Give of *external_ids*, by row id, those that no row has and that only one row is to get.
 
-    The earlier scraper could keep one car under several addresses: the first of them in *external_ids* gets the id,
-    the others stay as they are, without one.
-
-    Returns:
-        How many rows got one.
+    The earlier scraper could keep one car under several addresses: the first of them gets the id, the others stay as
+    they are, without one.
     """
     rows = {}
     for chunk in chunks(list(external_ids)):
@@ -144,9 +144,15 @@ def give_ids(connection: Connection, external_ids: dict[int, str]) -> int:
         )
         for source, external_id in connection.execute(taken).all():
             del wanted[source, external_id]
-    for (_, external_id), row_id in sorted(wanted.items()):
+    return {row_id: external_id for (_, external_id), row_id in sorted(wanted.items())}
+
+
+def give_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
+    """Write the external ids of rows that have none, as far as they are free; give those that were written."""
+    free = free_ids(connection, external_ids)
+    for row_id, external_id in free.items():
         connection.execute(update(_listings).where(_listings.c.id == row_id).values(external_id=external_id))
-    return len(wanted)
+    return free
 
 
 def settled(connection: Connection, source: str, photos: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -176,7 +182,7 @@ def lose_images(connection: Connection, listing_id: int, identities: list[str]) 
             _images.c.status == "stored",
             _images.c.store == "folder",
         )
-        .values(status="pending", reason=None, store=None, key=None, url=None, stored_at=None)
+        .values(status="pending", reason=None, store=None, key=None, url=None, stored_at=None, last_attempt_at=None)
     )
 
 

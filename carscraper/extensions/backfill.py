@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
+_WIDTH = 160  # characters where there is no terminal: nothing is cut
 _COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason")
 # Amazon's list prices in eu-north-1 (Stockholm), November 2026: US dollars for 1,000 requests and a GB-month.
 _PUT, _GET, _GB_MONTH = 0.005, 0.0004, 0.023
@@ -44,7 +45,8 @@ class BackfillReport:
         """Read the spider's argument ``report``; other spiders need no table."""
         if crawler.spidercls.name != "backfill":
             raise NotConfigured
-        return cls(crawler, path=getattr(getattr(crawler.spider, "options", None), "report", None))
+        options = getattr(crawler.spider, "options", None)  # there are none if an argument is wrong
+        return cls(crawler, path=options.report if options and not options.dry_run else None)
 
     def spider_opened(self) -> None:
         """Begin the file, so that a wrong name is known before anything is fetched."""
@@ -85,7 +87,8 @@ class BackfillReport:
         if self._file:
             self._file.close()
         stats = self._crawler.stats
-        console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        width = None if sys.stdout.isatty() else _WIDTH
+        console = Console(file=sys.stdout, soft_wrap=True, highlight=False, width=width)
         plan: dict[str, dict[str, int]] | None = stats.get_value("carscraper/backfill/plan")
         if plan is not None:
             self._print_plan(console, plan)
@@ -115,26 +118,30 @@ class BackfillReport:
         size = self._crawler.stats.get_value("carscraper/backfill/photo_bytes")
         page_delay, photo_delay = settings.getfloat("DOWNLOAD_DELAY"), settings["DOWNLOAD_SLOTS"]["images"]["delay"]
         table = Table(title="What a backfill would do (nothing was changed)", title_justify="left")
-        names = ("source", "cars", "pages of dealers", "photos of dealers", "uploads to S3", "reads of S3", "MB")
+        names = ("source", "cars", "pages of dealers", "photos of dealers", "uploads", "reads", "MB")
         for name in (*names, "minutes"):
             table.add_column(name, justify="left" if name == "source" else "right")
         total: Counter[str] = Counter()
         seconds = 0.0
         for source, row in sorted(plan.items()):
             total.update(row)
-            # Pages of several dealers are asked for side by side; photos share one polite rate.
-            seconds = max(seconds, row["pages"] * page_delay)
             own = max(row["pages"] * page_delay, row["photos"] * photo_delay)
+            seconds = max(seconds, own)  # the dealers side by side, each at its own polite rate
             megabytes = row["uploads"] * size / 1e6
             counts = (f"{row[name]:,}" for name in ("cars", "pages", "photos", "uploads", "reads"))
             table.add_row(source, *counts, f"{megabytes:,.0f}", f"{own / 60:,.1f}")
         console.print(table)
-        seconds = max(seconds, total["photos"] * photo_delay)
         gigabytes = total["uploads"] * size / 1e9
-        requests = total["uploads"] * _PUT / 1000 + total["reads"] * _GET / 1000
+        to_s3 = settings.getbool("USE_S3_STORAGE")
+        asked = total["uploads"] + total["reads"] if to_s3 else 0
         console.print(
-            f"{total['pages'] + total['photos']:,} requests to dealers, {total['uploads'] + total['reads']:,} to S3, "
+            f"{total['pages'] + total['photos']:,} requests to dealers, {asked:,} to S3, "
             f"{gigabytes:,.2f} GB (at {size / 1000:,.0f} KB a photo), at least {seconds / 60:,.1f} minutes at the "
-            f"polite rate; about {requests:,.2f} US dollars for requests and {gigabytes * _GB_MONTH:,.2f} a month for "
-            "storage (Amazon's list prices for eu-north-1; traffic into S3 costs nothing)."
+            "polite rate."
         )
+        if to_s3:
+            requests = total["uploads"] * _PUT / 1000 + total["reads"] * _GET / 1000
+            console.print(
+                f"About {requests:,.2f} US dollars for requests and {gigabytes * _GB_MONTH:,.2f} a month for storage "
+                "(Amazon's list prices for eu-north-1; traffic into S3 costs nothing)."
+            )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,13 +133,12 @@ class CarImagesPipeline(ImagesPipeline):
         self.spider: CarscraperSpider = self.spiderinfo.spider  # type: ignore[assignment]
         self._fingerprinter = _OwnFingerprint()
         self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
-        self._listing_ids: dict[tuple[str, str], int] = {}
         self.store = None
         with aborting(self.crawler):
             self.rules = ImageRules.from_settings(self.crawler.settings)
             self._gate = asyncio.Semaphore(self.rules.in_flight)
             # Without a delay Scrapy 2.19 starts all that is queued at once, whatever the slot's concurrency is.
-            self._downloads = asyncio.Semaphore(self.rules.at_once)
+            self._downloads: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(self.rules.at_once))
             # Cars behind it hold no tasks for their photos: what waits costs little memory.
             self._cars = asyncio.Semaphore(self.rules.in_flight)
             GUARD.allow_all(self.rules.allowed_hosts)
@@ -179,13 +179,14 @@ class CarImagesPipeline(ImagesPipeline):
                 await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if found and not found.due and not (image.insist and found.image.status != "stored"):
+            if image.status == "stored" or not found or found.due:
+                continue
+            if not image.insist or found.image.status == "stored" or found.image.reason == "spooled":
                 self._take_over(image, found.image)
         if self._wanted(item):
-            listing_id = await self._announce(item)
-            if listing_id is None:
+            item.listing_id = await self._announce(item)
+            if item.listing_id is None:
                 return item
-            self._listing_ids[item.source, item.external_id] = listing_id
         async with self._cars:
             item = await super().process_item(item)
         self._count(item)
@@ -238,19 +239,16 @@ class CarImagesPipeline(ImagesPipeline):
         What is not there after all leaves the item; the spider hears of it.
         """
         held = self._held(item)
-        listing_id = await self._announce(replace(item, images=[]))
-        if listing_id is None or self.store is None:
+        item.listing_id = await self._announce(replace(item, images=[]))
+        if item.listing_id is None or self.store is None:
             item.images = [image for image in item.images if image not in held]
             return
-        car = (item.source, item.external_id)
-        self._listing_ids[car] = listing_id
         outcomes = await asyncio.gather(*(self._take_in_one(image, item) for image in held))
-        self._listing_ids.pop(car, None)
         taken_in = [image for image, kept in zip(held, outcomes, strict=True) if kept]
         lost = [image for image, kept in zip(held, outcomes, strict=True) if kept is False]
         item.images = [image for image in item.images if image not in held or image in taken_in]
         if lost:
-            await self.ledger.lose_images(listing_id, [image.identity for image in lost])
+            await self.ledger.lose_images(item.listing_id, [image.identity for image in lost])
             self.spider.not_in_store(item)
 
     async def _take_in_one(self, image: CarImage, item: CarItem) -> bool | None:
@@ -318,7 +316,7 @@ class CarImagesPipeline(ImagesPipeline):
             headers={"Accept": "image/*", **referer},
             meta={
                 "car_image": image,
-                "download_slot": "images",
+                "download_slot": self.spider.photo_slot(item.source),
                 "allow_offsite": True,
                 "download_maxsize": self.rules.max_bytes,
                 "autothrottle_dont_adjust_delay": True,  # the slot has its own rate, see addon
@@ -327,18 +325,21 @@ class CarImagesPipeline(ImagesPipeline):
 
     async def media_to_download(self, request: Request, info: Any, *, item: CarItem | None = None) -> Any:  # type: ignore[override]
         """Let the photo through when there is room in memory; none once the crawl is being stopped."""
+        downloads = self._downloads[request.meta["download_slot"]]
+        # In this order: what waits for its dealer takes no room from the others.
+        await downloads.acquire()
         await self._gate.acquire()
         if self._is_stopping():
             self._gate.release()
+            downloads.release()
             return request.meta["car_image"]  # stays pending: work for the next crawl
-        await self._downloads.acquire()
         request.meta["downloading"] = True
         request.meta["car_image"].attempts += 1
         return None
 
     def _end_download(self, request: Request) -> None:
         if request.meta.pop("downloading", False):
-            self._downloads.release()
+            self._downloads[request.meta["download_slot"]].release()
 
     def _is_stopping(self) -> bool:
         assert self.store is not None
@@ -458,8 +459,8 @@ class CarImagesPipeline(ImagesPipeline):
 
     async def _write_down(self, image: CarImage, item: CarItem) -> None:
         try:
-            listing_id = self._listing_ids[item.source, item.external_id]
-            placeholders = await self.ledger.save_image(listing_id, image)
+            assert item.listing_id is not None
+            placeholders = await self.ledger.save_image(item.listing_id, image)
         except DatabaseUnavailableError:
             logger.debug("The row of %s waits for its car's", image.key)  # which goes to the spool, photos included
             return
@@ -514,9 +515,12 @@ class CarImagesPipeline(ImagesPipeline):
         return await asyncio.shield(self._visits[car])
 
     async def _read_page(self, item: CarItem) -> dict[str, CarImage]:
-        self.crawler.stats.inc_value("carscraper/pages/fresh_addresses")
         try:
-            request = Request(self.spider.page_url(item), callback=NO_CALLBACK)
+            url = self.spider.page_url(item)
+            if url is None:
+                return {}
+            request = Request(url, callback=NO_CALLBACK)
+            self.crawler.stats.inc_value("carscraper/pages/fresh_addresses")
             response = await self.crawler.engine.download_async(request)
             return {image.identity: image for image in self.spider.fresh_images(response, item)}
         except Exception as error:
@@ -571,7 +575,6 @@ class CarImagesPipeline(ImagesPipeline):
     def item_completed(self, results: list[Any], item: CarItem, info: Any) -> CarItem:
         """Forget what Scrapy would remember for the whole run."""
         self._visits.pop((item.source, item.external_id), None)
-        self._listing_ids.pop((item.source, item.external_id), None)
         info.downloaded.clear()
         return item
 

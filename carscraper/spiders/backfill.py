@@ -7,6 +7,7 @@ is the checkpoint. ``docs/backfill.md`` is the runbook.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import sys
@@ -22,9 +23,9 @@ from scrapy import Request, signals
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.addon import end_as_failed
-from carscraper.backfill.addresses import Addresses, by_address
+from carscraper.backfill.addresses import Addresses, by_address, is_wanted
 from carscraper.backfill.archive import Archive
-from carscraper.backfill.options import ARCHIVE, Options
+from carscraper.backfill.options import ARCHIVE, SOURCES, Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, reason_of
@@ -32,6 +33,7 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.middlewares.carried import carry
 from carscraper.settings import Secret
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class BackfillSpider(CarscraperSpider):
     """
 
     name = "backfill"
+    custom_settings = {
+        # Ours is 150,000; here the spider bounds the cars of each dealer, and a slow one must not fill it for all.
+        "SCRAPER_SLOT_MAX_ACTIVE_SIZE": 5_000_000,
+    }
 
     def configure(self) -> None:
         """Turn the arguments into attributes, and take the pipelines off for a rehearsal.
@@ -70,13 +76,15 @@ class BackfillSpider(CarscraperSpider):
         self._counts_all = bool(self.options.sample)
         """A sample is of all sources together, a limit is for each."""
         self.dealers = self._make_dealers()
+        self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in SOURCES])
         self.addresses = Addresses(self.dealers, base_url=self.options.base_url)
         self._taken: Counter[str] = Counter()
         self._under_way: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
         self._direct: dict[int, tuple[str, int]] = {}
         """Items that came from no page, by ``id()``: their source and their number of photos."""
-        self._again: deque[KnownCar] = deque()
+        self._again: deque[int] = deque()
+        """Rows of cars whose photos proved not to be where they should be."""
         self._handed_on: dict[tuple[str, str], KnownCar] = {}
         self._moved = asyncio.Event()
         self._plan: Ledger | None = None
@@ -124,13 +132,19 @@ class BackfillSpider(CarscraperSpider):
 
     # --- what the pipelines ask ---
 
+    def photo_slot(self, source: str) -> str:
+        """Give each dealer a slot of its own: one that is slow holds up nobody."""
+        return f"images-{source}" if source in SOURCES else "images"
+
     def key_folder(self, source: str) -> str:
         """Give the name of the dealer's spider."""
         dealer = self.dealers.get(source)
         return dealer.name if dealer else super().key_folder(source)
 
-    def page_url(self, item: CarItem) -> str:
+    def page_url(self, item: CarItem) -> str | None:
         """Give the address of the car's page, on ``base_url`` if that is given."""
+        if item.source not in self.dealers:
+            return None
         return self.addresses.at_base(item.url, item.source)
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
@@ -142,7 +156,7 @@ class BackfillSpider(CarscraperSpider):
         """Visit the page of a car whose photo was said to be kept and is not."""
         car = self._handed_on.get((item.source, item.external_id))
         if car:
-            self._again.append(replace(car, images={}))
+            self._again.append(car.row_id)
             self.count("images/not_in_store")
 
     # --- the work ---
@@ -161,6 +175,7 @@ class BackfillSpider(CarscraperSpider):
                 stats=self.crawler.stats,
             )
         try:
+            self.worklist.check_store()
             if self.options.dry_run:
                 await self._rehearse()
                 return
@@ -188,21 +203,20 @@ class BackfillSpider(CarscraperSpider):
         self.crawler.stats.set_value("carscraper/backfill/plan", plans)
         self.crawler.stats.set_value("carscraper/backfill/photo_bytes", sizes.bytes_per_photo or _TYPICAL_BYTES)
 
-    async def _feed_cars(self) -> AsyncIterator[Any]:
-        if not self.options.rehearses:
-            await self.worklist.give_ids()
+    async def _feed_cars(self) -> AsyncIterator[Request]:
         queues = await self.worklist.queues()
         self.crawler.stats.set_value("carscraper/backfill/photos", self._estimate(queues))
         ahead: dict[str, deque[KnownCar]] = {source: deque() for source in queues}
-        while queues or self._again or any(self._under_way.values()):
+        while not self._is_stopping() and (queues or self._again or any(self._under_way.values())):
             while self._again:
-                for each in self._visit(self._again.popleft()):
-                    yield each
+                for car in await self._cars([self._again.popleft()]):
+                    for each in self._visit(car):
+                        yield each
             for source in list(queues):
                 while self._has_room(source):
                     if not ahead[source]:
                         rows = [queues[source].popleft() for _ in range(min(_READ_AHEAD, len(queues[source])))]
-                        ahead[source].extend(await self.plan.cars([row.row_id for row in rows]))
+                        ahead[source].extend(await self._cars([row.row_id for row in rows]))
                     if not ahead[source]:
                         break
                     for each in self._begin(ahead[source].popleft()):
@@ -222,12 +236,25 @@ class BackfillSpider(CarscraperSpider):
         )
 
     async def _movement(self) -> None:
-        """Wait until something that was under way has ended."""
-        await self._moved.wait()
+        """Wait until something that was under way has ended, or a second, after which the run may have been stopped."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), 1)
         self._moved.clear()
 
+    def _is_stopping(self) -> bool:
+        crawler = self.crawler
+        return not crawler.engine.running or crawler.stats.get_value("carscraper/stopping") is not None
+
+    async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
+        cars = await self.plan.cars(row_ids)
+        for car in cars:
+            car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]
+        return cars
+
     def _has_room(self, source: str) -> bool:
-        if self._is_full(source) or self._under_way[source] >= _AT_ONCE:
+        # As many as photos are fetched at a time, as a car may have only one.
+        at_once = max(_AT_ONCE, self.settings.getint("IMAGES_CONCURRENCY"))
+        if self._is_full(source) or self._under_way[source] >= at_once:
             return False
         return not self.limit or self._number(self._taken, source) + self._number(self._reserved, source) < self.limit
 
@@ -239,7 +266,7 @@ class BackfillSpider(CarscraperSpider):
 
     # --- one car ---
 
-    def _begin(self, car: KnownCar) -> Iterator[CarItem | Request]:
+    def _begin(self, car: KnownCar) -> Iterator[Request]:
         """Give what the car needs: its photos that are somewhere already, or a visit to its page."""
         known = car.images.values()
         in_folder = [each.image for each in known if each.image.status == "stored" and each.image.store == "folder"]
@@ -258,7 +285,7 @@ class BackfillSpider(CarscraperSpider):
         if not car.images or any(each.due for each in known) or self.options.only == "failed":
             yield from self._visit(car)
 
-    def _visit(self, car: KnownCar) -> Iterator[CarItem | Request]:
+    def _visit(self, car: KnownCar) -> Iterator[Request]:
         """Ask for the car's page; without a page or a parser for it its addresses are all there is."""
         page = self.addresses.page(car)
         if page is None:
@@ -267,7 +294,8 @@ class BackfillSpider(CarscraperSpider):
             yield from self._hand_on(car, replace(car.item, images=images))
             return
         source = car.item.source
-        reserve = max(1, sum(each.due for each in car.images.values())) if car.images else TYPICAL_PHOTOS
+        insist = self.options.only == "failed"
+        reserve = sum(is_wanted(each, insist=insist) for each in car.images.values()) if car.images else TYPICAL_PHOTOS
         self._under_way[source] += 1
         self._reserved[source] += reserve
         yield Request(
@@ -282,6 +310,8 @@ class BackfillSpider(CarscraperSpider):
         """Read the car's page with its dealer's parser."""
         try:
             for result in self._read(response, car):
+                if isinstance(result, CarItem):
+                    self._goes_on(result)
                 yield result
         finally:
             forget_tree(response)
@@ -319,7 +349,10 @@ class BackfillSpider(CarscraperSpider):
         try:
             status = getattr(getattr(failure.value, "response", None), "status", None)
             if status in {404, 410}:
-                yield from self._gone(car)
+                for result in self._gone(car):
+                    if isinstance(result, CarItem):
+                        self._goes_on(result)
+                    yield result
             else:
                 self._page_failed(request.url, reason_of(failure))
         finally:
@@ -332,10 +365,11 @@ class BackfillSpider(CarscraperSpider):
     def _gone(self, car: KnownCar) -> Iterator[CarItem | GoneCar]:
         """Mark the car; an address of its photos that still answers is used while it does."""
         self.count("details/gone")
-        images = self._addresses(car)
-        if images:
-            yield self._within_limit(replace(car.item, gone=True, images=images), car)
-        if car.is_active:
+        item = self._within_limit(replace(car.item, gone=True, images=self._addresses(car)), car)
+        if item.images:
+            yield item
+        # With photos left for the next run it stays active, so that the next run comes back to it.
+        if car.is_active and not any(image.reason == "limit" for image in item.images):
             yield GoneCar(source=car.item.source, external_id=car.item.external_id, url=car.item.url)
 
     def _addresses(self, car: KnownCar) -> list[CarImage]:
@@ -343,22 +377,25 @@ class BackfillSpider(CarscraperSpider):
 
     def _within_limit(self, item: CarItem, car: KnownCar) -> CarItem:
         """Leave for the next run what is more than ``limit`` photos of this source."""
+        insist = self.options.only == "failed"
+        wanted = []
         for image in item.images:
             known = car.images.get(image.identity)
-            if known and known.image.status == "stored":
+            if known and not is_wanted(known, insist=insist):
                 continue
-            image.insist = self.options.only == "failed"
-            if known and not known.due and not image.insist:
-                continue
+            image.insist = insist
             if self._is_full(item.source):
                 image.reason = "limit"
             else:
                 self._taken[item.source] += 1
+                wanted.append(image)
+        if self.options.sample:
+            item.images = wanted  # its own database knows of no other
         return item
 
     # --- what is under way ---
 
-    def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[CarItem]:
+    def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[Request]:
         """Give the pipelines an item that came from no page."""
         if not item.images:
             return
@@ -369,9 +406,13 @@ class BackfillSpider(CarscraperSpider):
             if not held:
                 return
             self._handed_on[item.source, item.external_id] = car
+        self._goes_on(item)
+        yield carry(item)
+
+    def _goes_on(self, item: CarItem) -> None:
+        """Count a car as under way until it has left the pipelines, its photos with it."""
         self._under_way[item.source] += 1
         self._direct[id(item)] = (item.source, len(item.images))
-        yield item
 
     def _item_left(self, item: Any) -> None:
         source, _ = self._direct.pop(id(item), (None, 0))
@@ -387,14 +428,16 @@ class BackfillSpider(CarscraperSpider):
 
     # --- a manifest ---
 
-    async def _feed_archive(self, archive: Archive) -> AsyncIterator[CarItem]:
+    async def _feed_archive(self, archive: Archive) -> AsyncIterator[Request]:
         total = await archive.count()
         if total is not None:
             self.crawler.stats.set_value("carscraper/backfill/photos", total)
         async for item in archive.lots(self.limit):
-            while sum(number for _, number in self._direct.values()) >= _ARCHIVE_AT_ONCE:
+            if self._is_stopping():
+                return
+            while not self._is_stopping() and sum(number for _, number in self._direct.values()) >= _ARCHIVE_AT_ONCE:
                 await self._movement()
             for each in self._hand_on(None, item):
                 yield each
-        while self._under_way[ARCHIVE]:
+        while self._under_way[ARCHIVE] and not self._is_stopping():
             await self._movement()

@@ -1,0 +1,681 @@
+"""What a backfill is told: how much, of whom, which photos, and to rehearse first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import re
+import shutil
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy
+
+from carscraper.db.models import CarListing
+from carscraper.items import CarItem
+from carscraper.spiders.backfill import BackfillSpider
+from tests import services
+from tests.crawl.legacy import Legacy, upgrade
+from tests.crawl.test_backfill import backfill, page_of, photo_of, row_of
+from tests.crawl.world import World, last_words, verdict
+from tests.fakes import make_crawler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.dealers.bilasolur import SimulatedBilasolur
+    from tests.dealers.cars import Car
+
+NO_STORE = {"USE_S3_STORAGE": "false", "IMAGES_STORE": ""}
+IN_FOLDER = {"USE_S3_STORAGE": "false"}
+TABLES = ("car_listings", "car_images", "price_changes")
+ONLY_RCLONE = pytest.mark.parametrize("s3", ["rclone"], indirect=True)
+"""For tests that look at the bucket's files."""
+
+
+@pytest.fixture
+def new_work(new_world: Callable[..., World], rclone_s3: services.S3) -> Callable[..., World]:
+    """Cars with three photos each that a crawl without a store has noted; S3 is on since."""
+
+    def make(**options: Any) -> World:
+        world = new_world(**{"cars": 4, "photos": 3, "env": rclone_s3.env} | options)
+        world.crawl(env=NO_STORE)
+        world.site.reset()
+        return world
+
+    return make
+
+
+def statuses(world: World) -> Counter[tuple[str, str | None]]:
+    return Counter((row["status"], row["reason"]) for row in world.images().values())
+
+
+def stored(world: World) -> set[str]:
+    return {identity for identity, row in world.images().items() if row["status"] == "stored"}
+
+
+def folders(s3: services.S3) -> Counter[str]:
+    """How many objects below each first part of their keys."""
+    return Counter(key.partition("/")[0] for key in s3.objects())
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file of the world with its time of change: database, bucket, spool; what crawls print aside."""
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(name): (path.read_bytes(), path.stat().st_mtime_ns)
+        for name, path in paths.items()
+        if not name.parts[0].startswith(("crawl-", ".home", "s3.rclone"))
+    }
+
+
+def rows(world: World) -> dict[str, list[Any]]:
+    return {table: world.sql(f"SELECT * FROM {table} ORDER BY id") for table in TABLES}
+
+
+def assert_one_sentence(done: services.CompletedCrawl, named: str) -> None:
+    assert len(last_words(done).splitlines()) == 1, done
+    assert verdict(done).startswith("backfill: failed. "), done
+    assert named in verdict(done)
+
+
+# ── limit ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_limit_counts_photos_and_the_next_runs_go_on(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=4, photos=3, database_url=database_url, env=rclone_s3.env)
+    Legacy(world).add_all(row_of(car, number) for number, car in enumerate(world.site.cars))
+    upgrade(world)
+    for photos in (5, 10, 12):
+        done = backfill(world, limit=5)
+        assert world.asked("photo") == len(stored(world)) == photos
+        if photos < 12:
+            assert {status for status in statuses(world) if status[0] != "stored"} == {("pending", "limit")}
+            assert re.search(r"\d photos? left by the limit", verdict(done))
+    assert set(world.site.served.photos.values()) == {1}
+    assert len(rclone_s3.keys()) == 12
+    world.site.reset()
+    backfill(world, limit=5)
+    assert world.site.served.requests == []
+
+
+@pytest.mark.parametrize(("limit", "photos"), [({}, 100), ({"limit": 0}, 105)])
+def test_the_default_limit_is_a_hundred_and_zero_is_none(
+    new_work: Callable[..., World], limit: dict[str, int], photos: int
+) -> None:
+    world = new_work(cars=35)
+    backfill(world, **limit)
+    assert world.asked("photo") == len(stored(world)) == photos
+
+
+def test_photos_of_a_gone_car_that_the_limit_left_are_kept_by_the_next_run(new_work: Callable[..., World]) -> None:
+    """Their addresses still answer."""
+    world = new_work(cars=1)
+    world.site.sell(world.site.cars[0].cid)
+    backfill(world, limit=2)
+    assert len(stored(world)) == 2
+    backfill(world, limit=2)
+    assert len(stored(world)) == 3
+
+
+# ── sources ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def hekla(world: World, car: Car, number: int, **values: Any) -> dict[str, Any]:
+    """A row of a dealer without a spider; the simulated one serves its photo."""
+    url = f"https://www.hekla.is/is/bilar/notadir-bilar/view/{number}"
+    address = photo_of(car, host=f"{world.site.base_url}/")
+    return row_of(car, number, source="Hekla", url=url, image_url=address) | values
+
+
+@pytest.fixture
+def two_dealers(new_world: Callable[..., World], rclone_s3: services.S3) -> World:
+    """Three cars of Bilasolur and three of Hekla, as the earlier scraper left them."""
+    world = new_world(cars=6, photos=2, env=rclone_s3.env)
+    own, others = world.site.cars[:3], world.site.cars[3:]
+    legacy = Legacy(world)
+    legacy.add_all(row_of(car, number) for number, car in enumerate(own))
+    legacy.add_all(hekla(world, car, number) for number, car in enumerate(others))
+    upgrade(world)
+    return world
+
+
+@pytest.fixture
+def two_sites(
+    new_world: Callable[..., World], new_site: Callable[..., SimulatedBilasolur], rclone_s3: services.S3
+) -> tuple[World, SimulatedBilasolur]:
+    """Bilasolur with 48 photos, and a server of its own for the 16 of Hekla."""
+    world = new_world(cars=16, photos=3, env=rclone_s3.env)
+    other = new_site(cars=16, photos=1, seed=2)
+    legacy = Legacy(world)
+    legacy.add_all(row_of(car, number) for number, car in enumerate(world.site.cars))
+    address = f"{other.base_url}/"
+    legacy.add_all(
+        hekla(world, car, number, image_url=photo_of(car, host=address)) for number, car in enumerate(other.cars)
+    )
+    upgrade(world)
+    return world, other
+
+
+@pytest.mark.parametrize(
+    ("sources", "prefixes"), [("HEKLA,", {"hekla"}), ("bilasolur", {"bilasolur"}), ("", {"hekla", "bilasolur"})]
+)
+def test_sources_are_those_only_in_any_spelling(
+    two_dealers: World, rclone_s3: services.S3, sources: str, prefixes: set[str]
+) -> None:
+    backfill(two_dealers, sources=sources)
+    assert folders(rclone_s3).keys() == prefixes
+    assert two_dealers.asked("details") == (3 if "bilasolur" in prefixes else 0)
+
+
+def test_limit_is_for_each_source(two_dealers: World, rclone_s3: services.S3) -> None:
+    backfill(two_dealers, limit=2)
+    assert folders(rclone_s3) == {"hekla": 2, "bilasolur": 2}
+
+
+def test_a_dealer_that_does_not_answer_holds_up_no_other(sqlite_url: str) -> None:
+    spider: Any = BackfillSpider.from_crawler(make_crawler(DATABASE_URL=sqlite_url))
+    cars = [
+        {"source": source, "external_id": str(number), "url": f"https://a.is/{source}?cid={number}", "image_url": photo}
+        for number, photo in enumerate(f"https://a.is/{number}.jpg" for number in range(20))
+        for source in ("Bilasolur", "Hekla")
+    ]
+
+    async def run() -> None:
+        await spider.ledger.open()
+        engine = sqlalchemy.create_engine(sqlite_url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.insert(CarListing), cars)
+        feed, pages, items = spider.start(), [], []
+        while len(items) < 20:
+            each = await asyncio.wait_for(anext(feed), 5)
+            item = each if isinstance(each, CarItem) else each.cb_kwargs.get("item")
+            if item:
+                items.append(item)
+                asyncio.get_running_loop().call_later(0.001, spider._item_left, item)
+            else:
+                pages.append(each)  # and nothing comes of it
+        assert {item.source for item in items} == {"Hekla"}
+        assert 0 < len(pages) < 20
+        await feed.aclose()
+        spider.ledger.close()
+
+    asyncio.run(run())
+
+
+def test_slow_photos_of_one_dealer_hold_up_no_other(two_sites: tuple[World, SimulatedBilasolur]) -> None:
+    slow, quick = two_sites
+    slow.site.photo_latency = 1
+    for car in slow.site.cars:
+        car.description = "Gott eintak. " * 5000  # pages as long as real ones: Scrapy holds back when many are in work
+    backfill(slow, limit=0, env={"IMAGES_ALLOWED_HOSTS": "127.0.0.1"}, settings={"IMAGES_CONCURRENCY": 8})
+    ended = [max(one.time for one in site.served.requests if one.kind == "photo") for site in (slow.site, quick)]
+    began = min(one.time for one in slow.site.served.requests if one.kind == "photo")
+    assert len(stored(slow)) == 64
+    assert ended[1] - began < (ended[0] - began) / 2
+
+
+# ── only, include_inactive ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["missing", "temporary", "failed", "local"])
+def test_only_selects_its_own_rows(new_world: Callable[..., World], rclone_s3: services.S3, kind: str) -> None:
+    world = new_world(cars=4, photos=1, env=rclone_s3.env)
+    missing, temporary, failed, local = world.site.cars
+    world.site.photo_fault(failed.cid, None, ["403"], sticky=True)
+    world.crawl(env=IN_FOLDER, code=3)
+    unknown = "DELETE FROM car_images WHERE listing_id IN (SELECT id FROM car_listings WHERE external_id IN (:a, :b))"
+    world.sql(unknown, a=str(missing.cid), b=str(temporary.cid))
+    show = "UPDATE car_listings SET image_url = :url WHERE external_id = :car"
+    world.sql(show, url="", car=str(missing.cid))
+    world.sql(show, url=f"{rclone_s3.endpoint}/{rclone_s3.bucket}/cover.jpg", car=str(failed.cid))
+    world.site.clear_faults()
+    world.site.reset()
+    car = {"missing": missing, "temporary": temporary, "failed": failed, "local": local}[kind]
+
+    backfill(world, only=kind)
+
+    in_bucket = f"s3://{rclone_s3.bucket}"
+    assert {identity for identity, row in world.images().items() if row["store"] == in_bucket} == {*car.identities}
+    expected = {} if kind == "local" else dict.fromkeys(car.identities, 1)
+    assert world.site.served.photos == expected
+    assert world.asked("details") == len(expected)
+
+
+def test_only_failed_asks_again_for_what_was_given_up_and_nothing_else_does(new_work: Callable[..., World]) -> None:
+    world = new_work(cars=2)
+    car = world.site.cars[0]
+    world.site.photo_fault(car.cid, car.photos[1].p, ["404"], sticky=True)
+    done = backfill(world, code=3)
+    assert "1 photo failed (1 http-404)" in last_words(done)
+    assert (world.image(car, 1)["status"], world.image(car, 1)["reason"]) == ("failed", "http-404")
+    world.site.clear_faults()
+    world.site.reset()
+    backfill(world)
+    assert world.site.served.requests == []
+    backfill(world, only="failed")
+    assert world.site.served.photos == {car.identities[1]: 1}
+    assert world.image(car, 1)["status"] == "stored"
+
+
+def test_only_failed_leaves_what_waits_in_the_spool_alone(
+    new_world: Callable[..., World], rclone: services.RcloneS3, rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=2, photos=2, env=rclone_s3.env)
+    rclone.stop()
+    world.crawl(code=3)
+    assert statuses(world) == {("pending", "spooled"): 4}
+    world.site.reset()
+    backfill(world, only="failed", code=3)
+    assert world.asked("photo") == 0
+    rclone.start()
+    backfill(world, only="failed")
+    assert world.asked("photo") == 0
+    assert len(stored(world)) == 4
+
+
+def test_inactive_cars_are_left_alone_unless_asked_for(new_work: Callable[..., World]) -> None:
+    world = new_work(cars=3)
+    active, listed, sold = world.site.cars
+    world.site.sell(sold.cid)
+    world.sql("UPDATE car_listings SET is_active = false WHERE external_id <> :car", car=str(active.cid))
+    backfill(world)
+    assert stored(world) == {*active.identities}
+    assert world.asked("details") == 1
+    backfill(world, include_inactive="true")
+    assert stored(world) == {*active.identities, *listed.identities, *sold.identities}
+    assert world.listing(listed)["is_active"], "its page shows it"
+    assert not world.listing(sold)["is_active"]
+
+
+# ── dry_run ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@ONLY_RCLONE
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+    new_world: Callable[..., World], database_url: str, s3: services.S3, s3_proxy: services.S3Proxy
+) -> None:
+    world = new_world(cars=4, photos=3, database_url=database_url, env=s3.via(s3_proxy).env)
+    s3_proxy.down()
+    world.crawl(limit=1, code=3)
+    s3_proxy.up()
+    s3.put("bilasolur/old.jpg", b"old")
+    world.crawl(env=NO_STORE)
+    assert statuses(world) == {("pending", "spooled"): 3, ("pending", None): 9}
+    world.site.reset()
+    s3_proxy.forget()
+    table, before = rows(world), files(world.folder)
+    assert sum(name.endswith(".upload") for name in before) == 3
+
+    done = backfill(world, dry_run="true")
+
+    assert files(world.folder) == before
+    assert rows(world) == table
+    assert s3_proxy.count() == 0
+    assert world.site.served.requests == []
+    row = next(line for line in done.stdout.splitlines() if "│ Bilasolur │" in line)
+    assert re.findall(r"[\d.]+", row)[:5] == ["3", "3", "9", "9", "0"]  # cars, pages, photos, uploads, reads
+    assert "12 requests to dealers, 9 to S3, 0.00 GB" in done.stdout
+    assert re.search(r"at least [\d.]+ minutes", done.stdout)
+    assert re.search(r"About [\d.]+ US dollars", done.stdout)
+    assert "nothing was changed" in verdict(done)
+
+
+@pytest.mark.parametrize("left", [("", "-wal", "-shm"), ("", "-wal")], ids=["killed", "copied"])
+def test_a_dry_run_on_a_database_that_nobody_closed_makes_no_file(
+    new_work: Callable[..., World], left: tuple[str, ...]
+) -> None:
+    world = new_work(cars=1)
+    folder = world.folder / "left"
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(world.folder / "carscraper.db", isolation_level=None)) as writer:
+        writer.execute("UPDATE car_listings SET title = 'Not in the main file yet'")
+        for ending in left:
+            shutil.copy(world.folder / f"carscraper.db{ending}", folder)
+    world.database_url = f"sqlite:///{folder / 'carscraper.db'}"
+    before = files(folder)
+    backfill(world, dry_run="true")
+    after = files(folder)
+    assert after.keys() == before.keys()
+    for name in ("carscraper.db", "carscraper.db-wal"):
+        assert after[name] == before[name]
+
+
+def test_a_dry_run_knows_cars_that_have_no_id_yet(two_dealers: World) -> None:
+    done = backfill(two_dealers, dry_run="true")
+    assert "│ Bilasolur │" in done.stdout
+    assert "│ Hekla" in done.stdout
+
+
+def test_a_dry_run_without_s3_speaks_of_no_request_to_it(new_work: Callable[..., World]) -> None:
+    done = backfill(new_work(), dry_run="true", env=IN_FOLDER)
+    assert "16 requests to dealers, 0 to S3" in done.stdout
+
+
+@pytest.mark.parametrize("rehearsal", [{"dry_run": "true"}, {"sample": 3}])
+def test_a_rehearsal_without_a_database_is_one_sentence(
+    new_world: Callable[..., World], rclone_s3: services.S3, rehearsal: dict[str, Any]
+) -> None:
+    world = new_world(cars=1, env=rclone_s3.env)
+    before = files(world.folder)
+    assert_one_sentence(backfill(world, code=4, **rehearsal), "is not there: run a crawl first")
+    assert files(world.folder) == before
+
+
+def test_a_dry_run_of_an_older_schema_names_the_command(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1)
+    Legacy(world).add_all([row_of(world.site.cars[0], 1)])
+    before = files(world.folder)
+    assert_one_sentence(backfill(world, code=4, dry_run="true"), "scrapy database upgrade")
+    assert files(world.folder) == before
+
+
+# ── sample ────────────────────────────────────────────────────────────────────────────────────────
+
+SAMPLED = "Sample: 3 photos stored, read back and found the same; 3 removed again."
+
+
+@ONLY_RCLONE
+@pytest.mark.parametrize("prefix", ["", "cars/is/"])
+def test_a_sample_tries_some_photos_and_leaves_nothing_behind(
+    new_work: Callable[..., World], s3: services.S3, s3_proxy: services.S3Proxy, prefix: str
+) -> None:
+    world = new_work(env=s3.via(s3_proxy).env | {"S3_PREFIX": prefix})
+    temporary = world.folder / ".home" / "tmp"
+    temporary.mkdir()
+    table, before = rows(world), files(world.folder)
+    done = backfill(world, sample=3, env={"TMPDIR": str(temporary)})
+    assert files(world.folder) == before
+    assert rows(world) == table
+    assert list(temporary.iterdir()) == []
+    assert s3.keys() == []
+    assert SAMPLED in done.stdout
+    assert world.asked("photo") == 3
+    for method in ("PUT", "GET"):
+        keys = {request.key for request in s3_proxy.requests if request.method == method}
+        assert len(keys) == 3
+        assert all(key.startswith(f"{prefix}_test/bilasolur/") for key in keys)
+
+
+def test_a_sample_does_not_remove_what_was_in_the_bucket_before(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    """The photo of an older program, which a real run enters in the ledger."""
+    world = new_world(cars=1, photos=1, env=rclone_s3.env)
+    (car,) = world.site.cars
+    rclone_s3.put("old/photo.jpg", world.served(car))
+    Legacy(world).add_all([row_of(car, 1, image_url=f"{rclone_s3.endpoint}/{rclone_s3.bucket}/old/photo.jpg")])
+    upgrade(world)
+    backfill(world, sample=1, code=None)
+    assert rclone_s3.keys() == ["old/photo.jpg"]
+
+
+def test_a_sample_removes_its_thumbnails_too(new_work: Callable[..., World], rclone_s3: services.S3) -> None:
+    world = new_work()
+    backfill(world, sample=3, env={"IMAGES_THUMBS": '{"small": [320, 240]}'})
+    assert rclone_s3.keys() == []
+
+
+def test_a_sample_is_of_photos_that_are_not_stored_yet(new_work: Callable[..., World]) -> None:
+    world = new_work(cars=1)
+    backfill(world, limit=1)
+    world.site.reset()
+    done = backfill(world, sample=1)
+    assert "Sample: 1 photos stored" in done.stdout
+    assert world.asked("photo") == 1
+
+
+def test_a_sample_of_photos_in_the_folder_asks_the_dealer_for_none(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=1, photos=3, env=rclone_s3.env)
+    world.crawl(env=IN_FOLDER)
+    world.site.reset()
+    table, before = rows(world), files(world.folder)
+    done = backfill(world, sample=3)
+    assert SAMPLED in done.stdout
+    assert world.site.served.requests == []
+    assert files(world.folder) == before
+    assert rows(world) == table
+
+
+def test_a_sample_of_none_is_no_real_run(new_work: Callable[..., World]) -> None:
+    world = new_work(cars=1)
+    backfill(world, sample=0, code=None)
+    assert stored(world) == set()
+
+
+# ── Photos in the folder ──────────────────────────────────────────────────────────────────────────
+
+
+def test_photos_in_the_folder_are_uploaded_without_asking_the_dealer(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=3, photos=2, database_url=database_url, env=rclone_s3.env)
+    world.crawl(env=IN_FOLDER)
+    keys = {identity: row["key"] for identity, row in world.images().items()}
+    world.site.reset()
+    backfill(world, limit=4)
+    assert len(rclone_s3.keys()) == 4
+    done = backfill(world)
+    assert "2 photos stored" in verdict(done)
+    assert world.site.served.requests == []
+    assert {identity: row["key"] for identity, row in world.images().items()} == keys
+    for car in world.site.cars:
+        for number, row in enumerate(world.images_of(car)):
+            assert (row["status"], row["store"]) == ("stored", f"s3://{rclone_s3.bucket}")
+            assert row["url"] == f"{rclone_s3.endpoint}/{rclone_s3.bucket}/{row['key']}"
+            assert rclone_s3.get(row["key"])[0] == world.served(car, number)
+        assert world.listing(car)["image_url"] == world.image(car)["url"]
+
+
+def test_a_file_that_is_lost_or_damaged_is_fetched_from_the_dealer(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=2, photos=3, env=rclone_s3.env)
+    world.crawl(env=IN_FOLDER)
+    (first, second), folder = world.site.cars, world.folder / "var/images"
+    (folder / world.image(first, 1)["key"]).unlink()
+    damaged = folder / world.image(second, 2)["key"]
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"!" * 9)
+    world.site.reset()
+    backfill(world)
+    assert world.site.served.photos == {first.identities[1]: 1, second.identities[2]: 1}
+    for car in world.site.cars:
+        for number, row in enumerate(world.images_of(car)):
+            assert (row["status"], row["store"]) == ("stored", f"s3://{rclone_s3.bucket}")
+            assert rclone_s3.get(row["key"])[0] == world.served(car, number)
+
+
+def test_a_lost_file_of_a_gone_car_is_fetched_while_its_address_answers(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=1, photos=3, env=rclone_s3.env)
+    world.crawl(env=IN_FOLDER)
+    (car,) = world.site.cars
+    (world.folder / "var/images" / world.image(car, 2)["key"]).unlink()
+    world.site.sell(car.cid)
+    backfill(world)
+    assert not world.listing(car)["is_active"]
+    assert len(stored(world)) == len(rclone_s3.keys()) == 3
+
+
+def test_stored_photos_beside_a_lost_file_do_not_count_for_the_limit(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=1, photos=4, env=rclone_s3.env)
+    world.crawl(env=IN_FOLDER)
+    (car,) = world.site.cars
+    for number in (2, 3):
+        (world.folder / "var/images" / world.image(car, number)["key"]).unlink()
+    backfill(world, limit=6)  # two uploads, two files that are not there, two photos of the dealer
+    assert len(rclone_s3.keys()) == 4
+
+
+# ── Rows of the earlier scraper ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("source", ["Bilasolur", "Hekla"])
+def test_of_two_rows_of_a_car_one_gets_the_id_and_the_other_stays(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3, source: str
+) -> None:
+    world = new_world(cars=1, photos=2, database_url=database_url, env=rclone_s3.env)
+    (car,) = world.site.cars
+    urls = [page_of(car, number) for number in (1, 2)]
+    if source == "Hekla":
+        urls = [f"https://www.hekla.is/is/bilar/notadir-bilar/view/77{query}" for query in ("", "?page=2")]
+    address = photo_of(car, host=f"{world.site.base_url}/")
+    legacy = Legacy(world)
+    for url in urls:
+        legacy.add(**row_of(car, 0, source=source, url=url, image_url=address))
+    upgrade(world)
+    before = {row["id"]: row for row in rows(world)["car_listings"]}
+    backfill(world)
+    after = {row["id"]: row for row in rows(world)["car_listings"]}
+    assert after.keys() == before.keys()
+    other, one = sorted(after.values(), key=lambda row: row["external_id"] is not None)
+    assert one["external_id"] == (str(car.cid) if source == "Bilasolur" else "77")
+    assert one["image_url"].startswith(rclone_s3.endpoint)
+    assert other == before[other["id"]]
+    assert len(stored(world)) == (2 if source == "Bilasolur" else 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "url", "folder"),
+    [
+        ("Hekla", "https://www.hekla.is/is/bilar/notadir-bilar/view/4711", "hekla"),
+        ("Brimborg", "https://notadir.brimborg.is/is/notadir-bilar/bill/4711", "brimborg"),
+        ("Askja", "https://www.notadir.is/soluskra?car=4711", "askja"),
+    ],
+)
+def test_an_address_of_a_dealer_without_a_spider_is_kept_while_it_answers(
+    new_world: Callable[..., World], rclone_s3: services.S3, source: str, url: str, folder: str
+) -> None:
+    world = new_world(cars=1, photos=1, env=rclone_s3.env)
+    (car,) = world.site.cars
+    Legacy(world).add_all([hekla(world, car, 0, source=source, url=url)])
+    upgrade(world)
+    before = dict(rows(world)["car_listings"][0])
+    backfill(world)
+    (key,) = rclone_s3.keys()
+    assert key.startswith(f"{folder}/{car.year}/")
+    assert rclone_s3.get(key)[0] == world.site.photo_bytes(car.cid, car.photos[0].p, 784)
+    after = dict(rows(world)["car_listings"][0])
+    assert after.pop("image_url") == f"{rclone_s3.endpoint}/{rclone_s3.bucket}/{key}"
+    assert after.pop("external_id").endswith("4711")
+    assert after.items() <= before.items()
+
+
+def test_a_page_that_nobody_can_read_is_not_asked_for(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
+    world = new_world(cars=1, photos=1, env=rclone_s3.env)
+    world.site.fault("photo", ["404"], sticky=True)
+    Legacy(world).add_all([hekla(world, world.site.cars[0], 0, url=f"{world.site.base_url}/view/4711")])
+    upgrade(world)
+    backfill(world, code=3)
+    assert {one.kind for one in world.site.served.requests} == {"robots", "photo"}
+
+
+# ── Mistakes, and the report ──────────────────────────────────────────────────────────────────────
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "sources names 'Toyota'": {"sources": "Hekla,Toyota"},
+    "only is 'lost'": {"only": "lost"},
+    "limit is 'abc'": {"limit": "abc"},
+    "sample is '-1'": {"sample": "-1"},
+    "include_inactive is 'maybe'": {"include_inactive": "maybe"},
+    "no argument colour": {"colour": "red"},
+    "dry_run and sample exclude each other": {"sample": 3, "dry_run": "true"},
+    "report=nowhere/failures.csv can't be written": {"report": "nowhere/failures.csv"},
+}
+
+
+def test_a_wrong_argument_is_one_sentence(new_work: Callable[..., World], subtests: pytest.Subtests) -> None:
+    world = new_work(cars=1)
+    before = rows(world)
+    for named, arguments in MISTAKES.items():
+        with subtests.test(named):
+            assert_one_sentence(backfill(world, code=4, **arguments), named)
+            assert world.site.served.requests == []
+            assert rows(world) == before
+
+
+def test_the_report_holds_no_formula(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
+    world = new_world(cars=4, photos=1, env=rclone_s3.env)
+    formulas = ['=HYPERLINK("https://a.is")', "+1", "-1", "@SUM(1)"]
+    dead = f"{world.site.base_url}/CarImage.aspx?s=1&c=2&p=3"
+    legacy = Legacy(world)
+    for number, (car, formula) in enumerate(zip(world.site.cars, formulas, strict=True)):
+        about = {"make": formula, "title": formula, "url": f"{formula}/view/-{number}"}
+        legacy.add(**hekla(world, car, number, image_url=dead) | about)
+    upgrade(world)
+    backfill(world, code=3, report="failures.csv")
+    with (world.folder / "failures.csv").open(newline="", encoding="utf-8") as file:
+        failures = list(csv.DictReader(file))
+    assert sorted(row["car"] for row in failures) == sorted(f"'{f}/view/-{n}" for n, f in enumerate(formulas))
+    assert sorted(row["external_id"] for row in failures) == [f"'-{number}" for number in range(4)]
+
+
+# ── Faults ────────────────────────────────────────────────────────────────────────────────────────
+
+ANSWERS = {
+    "404": (["404"], ("failed", "http-404")),
+    "403": (["403"], ("failed", "http-403")),
+    "429 with Retry-After": (["429:1", "ok"], ("stored", None)),
+    "500, then 200": (["500", "ok"], ("stored", None)),
+    "HTML with 200": (["html200"], ("failed", "not-an-image")),
+}
+
+
+def test_each_answer_of_a_photo_has_its_outcome(new_work: Callable[..., World]) -> None:
+    world = new_work(cars=len(ANSWERS) + 1, photos=1)
+    cars = dict(zip(ANSWERS, world.site.cars, strict=False))
+    for name, (steps, _) in ANSWERS.items():
+        world.site.photo_fault(cars[name].cid, None, steps, sticky=True)
+    done = backfill(world, code=3, report="failures.csv")
+    for name, (_, outcome) in ANSWERS.items():
+        row = world.image(cars[name])
+        assert (row["status"], row["reason"]) == outcome, name
+    assert "3 photos failed" in last_words(done)
+    with (world.folder / "failures.csv").open() as file:
+        assert {row["reason"] for row in csv.DictReader(file)} == {"http-404", "http-403", "not-an-image"}
+    asked = [one for one in world.site.served.requests if one.kind == "photo" and "429" in one.step]
+    again = [one for one in world.site.served.requests if one.path == asked[0].path][1]
+    assert again.time - asked[0].time >= 1
+    world.site.clear_faults()
+    world.site.reset()
+    backfill(world)
+    assert world.site.served.photos == {cars["403"].identities[0]: 1}, "the others' answers were for good"
+
+
+@ONLY_RCLONE
+def test_s3_that_asks_to_slow_down_loses_nothing(
+    new_work: Callable[..., World], s3: services.S3, s3_proxy: services.S3Proxy
+) -> None:
+    world = new_work(env=s3.via(s3_proxy).env)
+    with s3_proxy.fail(503, "SlowDown", methods="PUT", times=20) as fault:
+        backfill(world)
+    assert fault.hits == 20
+    assert statuses(world) == {("stored", None): 12}
+    assert s3.objects() == {
+        world.image(car, number)["key"]: world.served(car, number) for car in world.site.cars for number in range(3)
+    }
+    assert set(world.site.served.photos.values()) == {1}
+
+
+@ONLY_RCLONE
+def test_s3_that_refuses_ends_the_run_and_the_next_one_goes_on(
+    new_work: Callable[..., World], s3: services.S3, s3_proxy: services.S3Proxy
+) -> None:
+    world = new_work(cars=30, env=s3.via(s3_proxy).env)
+    with s3_proxy.fail(403, "ExpiredToken", methods={"PUT", "HEAD", "GET"}, skip=20):
+        done = backfill(world, code=4)
+    assert "AWS_SESSION_TOKEN" in last_words(done)
+    backfill(world)
+    assert statuses(world) == {("stored", None): 90}
+    assert set(world.site.served.photos.values()) == {1}
