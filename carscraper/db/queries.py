@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, Row, Table
 
@@ -155,6 +157,16 @@ def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
         yield values[start : start + _CHUNK]
 
 
+def of_cars(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
+    """Give conditions that together hold for the rows of *cars*, in the order in which all writers lock them.
+
+    Not ``(source, external_id) IN (…)``: SQLite takes no index for that and reads the whole table.
+    """
+    for source, group in groupby(sorted(set(cars)), key=itemgetter(0)):
+        for chunk in chunks([external_id for _, external_id in group]):
+            yield and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
+
+
 def due_condition(now: datetime) -> Any:
     """Give the condition for photos that are not stored and may be tried again at *now*."""
     return and_(
@@ -271,11 +283,11 @@ def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[di
     """Give for each ``(source, external_id)`` of *cars* its photos by identity."""
     found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
     due = due_condition(utcnow()).label("due")
-    for chunk in chunks(list(found)):
+    for these in of_cars(car for car in found if car[1]):
         query = (
             select(_listings.c.source, _listings.c.external_id, _images, due)
             .join(_listings, _listings.c.id == _images.c.listing_id)
-            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
+            .where(these)
         )
         for row in connection.execute(query):
             image = _image(row)
@@ -405,26 +417,17 @@ def _lock_in_order(connection: Connection, items: list[CarItem | GoneCar]) -> No
     """Keep other writers from the rows of *items*, in the order in which all writers do it: nobody waits in a ring."""
     if connection.dialect.name == "sqlite":
         return  # has one writer at a time
-    for chunk in chunks(sorted((item.source, item.external_id) for item in items)):
+    for these in of_cars((item.source, item.external_id) for item in items):
         connection.execute(
-            select(_listings.c.id)
-            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
-            .order_by(_listings.c.source, _listings.c.external_id)
-            .with_for_update()
+            select(_listings.c.id).where(these).order_by(_listings.c.source, _listings.c.external_id).with_for_update()
         )
 
 
 def _lock_listings(connection: Connection, items: list[CarItem]) -> dict[tuple[str, str], Row[Any]]:
     """Read the rows of *items* and keep other writers from them until the commit."""
-    cars = sorted((item.source, item.external_id) for item in items)
     rows = {}
-    for chunk in chunks(cars):
-        query = (
-            select(_listings)
-            .where(tuple_(_listings.c.source, _listings.c.external_id).in_(chunk))
-            .order_by(_listings.c.source, _listings.c.external_id)
-            .with_for_update()
-        )
+    for these in of_cars((item.source, item.external_id) for item in items):
+        query = select(_listings).where(these).order_by(_listings.c.source, _listings.c.external_id).with_for_update()
         rows.update({(row.source, row.external_id): row for row in connection.execute(query)})
     return rows
 
@@ -583,9 +586,8 @@ def _save_images(
         How many photos proved to be placeholders.
     """
     existing: dict[tuple[int, str], Row[Any]] = {}
-    wanted = [(listing_id, image.identity) for listing_id, images in with_images.items() for image in images]
-    for chunk in chunks(wanted):
-        query = select(_images).where(tuple_(_images.c.listing_id, _images.c.identity).in_(chunk))
+    for chunk in chunks(sorted(with_images)):
+        query = select(_images).where(_images.c.listing_id.in_(chunk))
         existing.update({(found.listing_id, found.identity): found for found in connection.execute(query)})
     inserts = []
     updates = []

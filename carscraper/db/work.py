@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import case, func, select, tuple_, update
+from sqlalchemy import case, func, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import KnownImage, chunks, due_condition, known_images, utcnow
+from carscraper.db.queries import KnownImage, chunks, due_condition, known_images, of_cars, utcnow
 from carscraper.items import CarItem
 
 if TYPE_CHECKING:
@@ -138,10 +138,8 @@ def free_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, 
     for row_id, external_id in external_ids.items():
         if row_id in rows:
             wanted.setdefault((rows[row_id], external_id), row_id)
-    for chunk in chunks(sorted(wanted)):
-        taken = select(_listings.c.source, _listings.c.external_id).where(
-            tuple_(_listings.c.source, _listings.c.external_id).in_(chunk)
-        )
+    for these in of_cars(wanted):
+        taken = select(_listings.c.source, _listings.c.external_id).where(these)
         for source, external_id in connection.execute(taken).all():
             del wanted[source, external_id]
     return {row_id: external_id for (_, external_id), row_id in sorted(wanted.items())}
