@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import backfill
 from benchmarks.contenders import LIMIT, OURS, PAGES, STOCK
 
 
@@ -47,3 +48,15 @@ def test_tables_and_verdicts(results: benchmarks.Results) -> None:
     lines = [str(verdict) for verdict in benchmarks.verdicts(results)]
     assert len(lines) == 6
     assert all(line.startswith(("reached", "MISSED")) for line in lines)
+
+
+def test_a_backfill_is_measured_beside_the_plan() -> None:
+    options = backfill.parse(["--quick"])
+    run = backfill.measure(options)
+    assert run.asked["photo"] == run.photos == 40
+    assert run.asked["details"] == 4
+    assert run.wall > run.crawl_wall > 3 * 0.1, "robots.txt, a page and its photos come one after the other"
+    assert 1 < run.uploads_at_once <= backfill.AT_ONCE
+    _, ours, plan = backfill.table(run, options).rows
+    assert ours[1] == f"{run.a_minute:,.0f}"
+    assert plan[1:3] == ["120–150", "16–20"]

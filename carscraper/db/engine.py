@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,6 +91,19 @@ def _read_sqlite(url: URL, timeout: float) -> Engine:
     return engine
 
 
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    """Switch to WAL; SQLite itself does not wait for another who does so at the same moment."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
 def _open_sqlite(url: URL, timeout: float) -> Engine:
     if url.database and url.database != ":memory:":
         try:
@@ -103,7 +117,7 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection, timeout)
         connection.execute("PRAGMA synchronous=FULL")  # a committed row outlives a power cut, also in WAL
         connection.execute("PRAGMA foreign_keys=ON")
 

@@ -150,6 +150,10 @@ class Ledger:
         """Tell which of ``(external_id, identity)`` are stored or not due."""
         return await self._ask(work.settled, source, photos)
 
+    async def known_among(self, source: str, external_id: str, identities: list[str]) -> dict[str, queries.KnownImage]:
+        """Give those of a car's photos that are named; for an archive, whose folders hold any number."""
+        return await self._ask(work.known_among, source, external_id, identities)
+
     async def sizes(self) -> work.Sizes:
         """Give averages over what is stored, for an estimate."""
         return await self._ask(work.sizes)

@@ -275,7 +275,8 @@ def spooled_images(connection: Connection, sources: list[str] | None) -> list[tu
 _IMAGE_FIELDS = tuple(field.name for field in fields(CarImage) if field.name in _images.c)
 
 
-def _image(row: Row[Any]) -> CarImage:
+def image_of(row: Row[Any]) -> CarImage:
+    """Give a row of ``car_images`` as an item."""
     return CarImage(**{name: getattr(row, name) for name in _IMAGE_FIELDS})
 
 
@@ -290,7 +291,7 @@ def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[di
             .where(these)
         )
         for row in connection.execute(query):
-            image = _image(row)
+            image = image_of(row)
             known = KnownImage(image=image, due=bool(row.due))
             found[row.source, row.external_id][image.identity] = known
     return [found[car] for car in cars]
@@ -315,7 +316,7 @@ def known_bytes(
     placeholders = {row.source_sha256 for row in kinds if row.reason == "placeholder"} - rules.released
     # A released placeholder's object is still there: its row counts as stored.
     stored = {
-        (row.source_sha256, row.store): _image(row)
+        (row.source_sha256, row.store): image_of(row)
         for row in kinds
         if row.status == "stored" or row.reason == "placeholder"
     }
@@ -586,8 +587,11 @@ def _save_images(
         How many photos proved to be placeholders.
     """
     existing: dict[tuple[int, str], Row[Any]] = {}
-    for chunk in chunks(sorted(with_images)):
-        query = select(_images).where(_images.c.listing_id.in_(chunk))
+    wanted = [(listing_id, image.identity) for listing_id, images in with_images.items() for image in images]
+    for chunk in chunks(wanted):
+        # More than these pairs, but each list finds its index, also on SQLite.
+        listing_ids, identities = ({pair[part] for pair in chunk} for part in (0, 1))
+        query = select(_images).where(_images.c.listing_id.in_(listing_ids), _images.c.identity.in_(identities))
         existing.update({(found.listing_id, found.identity): found for found in connection.execute(query)})
     inserts = []
     updates = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import case, func, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import KnownImage, chunks, due_condition, known_images, of_cars, utcnow
+from carscraper.db.queries import KnownImage, chunks, due_condition, image_of, known_images, of_cars, utcnow
 from carscraper.items import CarItem
 
 if TYPE_CHECKING:
@@ -158,15 +158,32 @@ def settled(connection: Connection, source: str, photos: list[tuple[str, str]]) 
     found = set()
     due = due_condition(utcnow()).label("due")
     asked = set(photos)
-    for chunk in chunks(sorted({external_id for external_id, _ in photos})):
+    for chunk in chunks(photos):
+        external_ids, identities = ({pair[part] for pair in chunk} for part in (0, 1))
         query = (
             select(_listings.c.external_id, _images.c.identity, due)
             .join(_images, _images.c.listing_id == _listings.c.id)
-            .where(_listings.c.source == source, _listings.c.external_id.in_(chunk))
+            .where(_listings.c.source == source, _listings.c.external_id.in_(external_ids))
+            .where(_images.c.identity.in_(identities))
         )
         for external_id, identity, is_due in connection.execute(query):
             if not is_due and (external_id, identity) in asked:
                 found.add((external_id, identity))
+    return found
+
+
+def known_among(connection: Connection, source: str, external_id: str, identities: list[str]) -> dict[str, KnownImage]:
+    """Give those of a car's photos that are named: a folder of an archive can hold any number."""
+    found = {}
+    for chunk in chunks(identities):
+        query = (
+            select(_images, due_condition(utcnow()).label("due"))
+            .join(_listings, _listings.c.id == _images.c.listing_id)
+            .where(_listings.c.source == source, _listings.c.external_id == external_id)
+            .where(_images.c.identity.in_(chunk))
+        )
+        for row in connection.execute(query):
+            found[row.identity] = KnownImage(image=image_of(row), due=bool(row.due))
     return found
 
 

@@ -169,7 +169,11 @@ class CarImagesPipeline(ImagesPipeline):
             self.crawler.stats.inc_value("carscraper/images/known", len(item.images))
             return item
         try:
-            known = await self.ledger.known_images(item.source, item.external_id)
+            if any(image.wanted_key for image in item.images):
+                identities = [image.identity for image in item.images]
+                known = await self.ledger.known_among(item.source, item.external_id, identities)
+            else:
+                known = await self.ledger.known_images(item.source, item.external_id)
         except DatabaseUnavailableError as error:
             # Without the ledger nothing is fetched: the photos stay pending, the car goes to the spool.
             end_as_failed(self.crawler, str(error))
