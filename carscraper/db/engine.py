@@ -97,11 +97,12 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
-        time.sleep(0.02)
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _open_sqlite(url: URL, timeout: float) -> Engine:

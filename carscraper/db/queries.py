@@ -204,7 +204,8 @@ _URLS = (
     .where(_images.c.listing_id.in_(_listing_ids), _images.c.url.is_not(None))
     .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
 )
-_STORED_URLS = _URLS.where(_images.c.status == "stored")
+# Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
+_STORED_URLS = _URLS.where(func.coalesce(_images.c.status, "") == "stored")
 _PLACEHOLDER_URLS = _URLS.where(_images.c.reason == "placeholder")
 _SET_COVER = update(_listings).where(_listings.c.id == bindparam("listing")).values(image_url=bindparam("cover"))
 _WRITE_IMAGE = (

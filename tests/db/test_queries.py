@@ -737,6 +737,16 @@ class TestSaveImages:
         assert outcome(ledger.row(images)) == outcome(stored())
 
 
+def test_covers_are_found_by_their_cars(ledger: Ledger) -> None:
+    """Not by their status: that would read every photo that was ever stored, for each group of photos."""
+    if ledger.engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL decides by its statistics")
+    statement = str(queries._STORED_URLS.compile(ledger.engine, compile_kwargs={"render_postcompile": True}))
+    with ledger.engine.begin() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.replace('?', '1')}").all()
+    assert not any("ix_car_images_status" in str(row) or "SCAN" in str(row) for row in plan), plan
+
+
 # --- many at once -----------------------------------------------------------------------------------------------
 
 
