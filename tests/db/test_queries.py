@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, event, func, insert, select, text, update
 
 from carscraper.db import queries, schema
 from carscraper.db.engine import open_engine
@@ -20,6 +20,7 @@ from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -737,14 +738,19 @@ class TestSaveImages:
         assert outcome(ledger.row(images)) == outcome(stored())
 
 
-def test_covers_are_found_by_their_cars(ledger: Ledger) -> None:
+def test_covers_are_found_by_their_cars(tmp_path: Path) -> None:
     """Not by their status: that would read every photo that was ever stored, for each group of photos."""
-    if ledger.engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL decides by its statistics")
-    statement = str(queries._STORED_URLS.compile(ledger.engine, compile_kwargs={"render_postcompile": True}))
-    with ledger.engine.begin() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.replace('?', '1')}").all()
-    assert not any("ix_car_images_status" in str(row) or "SCAN" in str(row) for row in plan), plan
+    engine = open_engine(f"sqlite:///{tmp_path / 'plan.db'}", timeout=20)
+    schema.ensure(engine)
+    plans = []
+    with engine.begin() as connection:
+        event.listen(connection, "before_cursor_execute", lambda *call: plans.append((call[2], call[3])), named=False)
+        connection.execute(queries._STORED_URLS, {"listing_ids": [1, 2]})
+        ((statement, parameters),) = plans
+        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all())
+    engine.dispose()
+    assert "uq_car_images_listing_id_identity" in plan or "sqlite_autoindex_car_images" in plan, plan
+    assert "ix_car_images_status" not in plan
 
 
 # --- many at once -----------------------------------------------------------------------------------------------
