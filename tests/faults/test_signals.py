@@ -35,7 +35,7 @@ def test_a_second_signal(world: World, photos: str) -> None:
     """Out within five seconds, though S3 hangs and the dealer does not answer."""
     world.proxy.hang(methods="PUT", skip=10)
     with world.start() as running:
-        world.wait_for_puts(10, running)
+        world.wait_for_puts(8, running)  # rclone answers some with 500 while it makes their folder
         world.site.fault("photo", [photos], sticky=True)
         time.sleep(0.5)
         running.terminate()
