@@ -49,6 +49,11 @@ class Options:
         """Whether the database is only read."""
         return self.dry_run or bool(self.sample)
 
+    @property
+    def insists(self) -> bool:
+        """Whether photos that were given up are wanted, too."""
+        return self.only == "failed"
+
     @classmethod
     def read(cls, given: Mapping[str, str]) -> Self:
         """Read the spider's arguments.

@@ -83,7 +83,7 @@ class Worklist:
         kinds = set()
         if row.in_folder and self.s3:
             kinds.add("local")
-        if row.due or (self._options.only == "failed" and row.unsettled):
+        if row.due or (self._options.insists and row.unsettled):
             kinds.add("failed")
         if row.images == 0 or row.due:
             if not row.image_url:
@@ -144,7 +144,7 @@ class Worklist:
         if not row.images and self.object_name(row.image_url) is not None:
             plan["reads"] += 1
             return
-        photos = (row.unsettled if only == "failed" else row.due) if row.images else typical
+        photos = (row.unsettled if self._options.insists else row.due) if row.images else typical
         if photos:
             plan["pages"] += row.source in self._dealers
             plan["photos"] += photos

@@ -156,10 +156,15 @@ def read_flag(name: str, value: str) -> bool:
     return known[value.lower()]
 
 
+def status_of(failure: Failure) -> int | None:
+    """Give the HTTP status of a page that came and was refused, ``None`` if none came."""
+    return getattr(getattr(failure.value, "response", None), "status", None)
+
+
 def reason_of(failure: Failure) -> str:
     """Say in a few words why a page did not come."""
     error: Any = failure.value
-    status = getattr(getattr(error, "response", None), "status", None)
+    status = status_of(failure)
     if status:
         return f"HTTP {status}"
     inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection

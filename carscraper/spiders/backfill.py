@@ -28,7 +28,7 @@ from carscraper.backfill.archive import Archive
 from carscraper.backfill.options import ARCHIVE, SOURCES, Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
-from carscraper.base_spiders.base import CarscraperSpider, forget_tree, reason_of
+from carscraper.base_spiders.base import CarscraperSpider, forget_tree, reason_of, status_of
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -73,16 +73,14 @@ class BackfillSpider(CarscraperSpider):
         """
         self.options = Options.read(self.arguments)
         self.limit = self.options.sample or self.options.limit
-        self._counts_all = bool(self.options.sample)
-        """A sample is of all sources together, a limit is for each."""
         self.dealers = self._make_dealers()
         self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in SOURCES])
         self.addresses = Addresses(self.dealers, base_url=self.options.base_url)
         self._taken: Counter[str] = Counter()
         self._under_way: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
-        self._direct: dict[int, tuple[str, int]] = {}
-        """Items that came from no page, by ``id()``: their source and their number of photos."""
+        self._in_pipelines: dict[int, tuple[str, int]] = {}
+        """Cars in the pipelines, by ``id()`` of their item: their source and their number of photos."""
         self._again: deque[int] = deque()
         """Rows of cars whose photos proved not to be where they should be."""
         self._handed_on: dict[tuple[str, str], KnownCar] = {}
@@ -262,7 +260,7 @@ class BackfillSpider(CarscraperSpider):
         return bool(self.limit) and self._number(self._taken, source) >= (self.limit or 0)
 
     def _number(self, of: Counter[str], source: str) -> int:
-        return of.total() if self._counts_all else of[source]
+        return of.total() if self.options.sample else of[source]  # a sample is of all together, a limit for each
 
     # --- one car ---
 
@@ -282,7 +280,7 @@ class BackfillSpider(CarscraperSpider):
                 image.reason, image.key = "adopt", name
                 yield from self._hand_on(car, replace(car.item, images=[image]))
             return
-        if not car.images or any(each.due for each in known) or self.options.only == "failed":
+        if not car.images or any(each.due for each in known) or self.options.insists:
             yield from self._visit(car)
 
     def _visit(self, car: KnownCar) -> Iterator[Request]:
@@ -294,8 +292,8 @@ class BackfillSpider(CarscraperSpider):
             yield from self._hand_on(car, replace(car.item, images=images))
             return
         source = car.item.source
-        insist = self.options.only == "failed"
-        reserve = sum(is_wanted(each, insist=insist) for each in car.images.values()) if car.images else TYPICAL_PHOTOS
+        wanted = sum(is_wanted(each, insist=self.options.insists) for each in car.images.values())
+        reserve = wanted if car.images else TYPICAL_PHOTOS
         self._under_way[source] += 1
         self._reserved[source] += reserve
         yield Request(
@@ -309,9 +307,7 @@ class BackfillSpider(CarscraperSpider):
     async def parse_car(self, response: Response, car: KnownCar, reserve: int) -> AsyncIterator[Any]:
         """Read the car's page with its dealer's parser."""
         try:
-            for result in self._read(response, car):
-                if isinstance(result, CarItem):
-                    self._goes_on(result)
+            for result in self._counted(self._read(response, car)):
                 yield result
         finally:
             forget_tree(response)
@@ -339,7 +335,6 @@ class BackfillSpider(CarscraperSpider):
         off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
         item.images += [replace(image, position=len(item.images)) for image in off_page]
         item.image_urls = [image.source_url for image in item.images]
-        self.count("backfill/alive")
         yield self._within_limit(item, car)
 
     def car_failed(self, failure: Failure) -> Iterator[CarItem | GoneCar]:
@@ -347,12 +342,8 @@ class BackfillSpider(CarscraperSpider):
         request: Request = failure.request  # type: ignore[attr-defined]
         car: KnownCar = request.cb_kwargs["car"]
         try:
-            status = getattr(getattr(failure.value, "response", None), "status", None)
-            if status in {404, 410}:
-                for result in self._gone(car):
-                    if isinstance(result, CarItem):
-                        self._goes_on(result)
-                    yield result
+            if status_of(failure) in {404, 410}:
+                yield from self._counted(self._gone(car))
             else:
                 self._page_failed(request.url, reason_of(failure))
         finally:
@@ -373,11 +364,11 @@ class BackfillSpider(CarscraperSpider):
             yield GoneCar(source=car.item.source, external_id=car.item.external_id, url=car.item.url)
 
     def _addresses(self, car: KnownCar) -> list[CarImage]:
-        return self.addresses.photos(car, self.worklist, insist=self.options.only == "failed")
+        return self.addresses.photos(car, self.worklist, insist=self.options.insists)
 
     def _within_limit(self, item: CarItem, car: KnownCar) -> CarItem:
         """Leave for the next run what is more than ``limit`` photos of this source."""
-        insist = self.options.only == "failed"
+        insist = self.options.insists
         wanted = []
         for image in item.images:
             known = car.images.get(image.identity)
@@ -409,13 +400,19 @@ class BackfillSpider(CarscraperSpider):
         self._goes_on(item)
         yield carry(item)
 
+    def _counted(self, results: Iterator[CarItem | GoneCar]) -> Iterator[CarItem | GoneCar]:
+        for result in results:
+            if isinstance(result, CarItem):
+                self._goes_on(result)
+            yield result
+
     def _goes_on(self, item: CarItem) -> None:
         """Count a car as under way until it has left the pipelines, its photos with it."""
         self._under_way[item.source] += 1
-        self._direct[id(item)] = (item.source, len(item.images))
+        self._in_pipelines[id(item)] = (item.source, len(item.images))
 
     def _item_left(self, item: Any) -> None:
-        source, _ = self._direct.pop(id(item), (None, 0))
+        source, _ = self._in_pipelines.pop(id(item), (None, 0))
         if source:
             self._handed_on.pop((item.source, item.external_id), None)
             self._under_way[source] -= 1
@@ -435,7 +432,9 @@ class BackfillSpider(CarscraperSpider):
         async for item in archive.lots(self.limit):
             if self._is_stopping():
                 return
-            while not self._is_stopping() and sum(number for _, number in self._direct.values()) >= _ARCHIVE_AT_ONCE:
+            while (
+                not self._is_stopping() and sum(number for _, number in self._in_pipelines.values()) >= _ARCHIVE_AT_ONCE
+            ):
                 await self._movement()
             for each in self._hand_on(None, item):
                 yield each

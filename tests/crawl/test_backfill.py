@@ -47,11 +47,6 @@ def row_of(car: Car, number: int, **values: Any) -> dict[str, Any]:
     return about | times | {"url": page_of(car, number)} | values
 
 
-@pytest.fixture
-def legacy(new_world: Callable[..., World], database_url: str, rclone_s3: services.S3) -> Legacy:
-    return Legacy(new_world(cars=40, photos=3, database_url=database_url, env=rclone_s3.env))
-
-
 def naive_replay(world: World, urls: list[str]) -> int:
     """Ask for each address as it stands there; how many photos that gives."""
     kept = 0
