@@ -265,7 +265,7 @@ def about(options: argparse.Namespace) -> list[str]:
     return [
         f"{where}, Python {platform.python_version()}, {versions}.",
         f"Photos of {PHOTO_BYTES // 1000} KB (1280x853), {AT_ONCE} at once, each at its fastest. The simulated site",
-        "and the S3 server (`rclone serve s3`, its bucket in memory) run on the same cores.",
+        "and the S3 server (`rclone serve s3`, its bucket in memory, one core at a time) run on the same cores.",
         f"Medians of {options.rounds} rounds (smallest–largest);",
         "in each round everybody runs in turn, and ratios are of two crawls of one round.",
         "photos/s, seconds and CPU are of the crawl, from the open spider until everything is kept; imports and",

@@ -25,6 +25,8 @@ PER_PAGE = 40
 _S3_FLAGS = ("--ignore-checksum",)
 """The server does not read again what it has just written: that took a third of its CPU, on the cores of those who are
 measured."""
+_S3_ENV = {"GOMAXPROCS": "1"}
+"""Nor does it take more than one core at a time: a real one takes none of theirs."""
 
 
 class BenchmarkError(Exception):
@@ -86,7 +88,7 @@ class Arena:
                     *("--photo-bytes-average", str(PHOTO_BYTES)),
                 )
             )
-            self.s3 = stack.enter_context(services.RcloneS3(bucket / "s3", flags=_S3_FLAGS))
+            self.s3 = stack.enter_context(services.RcloneS3(bucket / "s3", flags=_S3_FLAGS, env=_S3_ENV))
             self.postgres = stack.enter_context(services.PostgresCluster()) if self._with_postgresql else None
             self._stack = stack.pop_all()
         return self

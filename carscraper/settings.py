@@ -9,6 +9,7 @@ A block of ``#:`` lines above a setting is its documentation; ``docs/settings.md
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -328,14 +329,16 @@ PROGRESS_INTERVAL = _env("PROGRESS_INTERVAL", 60)
 
 #: ``DEBUG`` shows every request and photo.
 #: Used by Scrapy.
-LOG_LEVEL = _env("LOG_LEVEL", "INFO")
+LOG_LEVEL = _env("LOG_LEVEL", "INFO").upper()
+if LOG_LEVEL not in logging.getLevelNamesMapping():
+    LOG_LEVEL = "INFO"  # Scrapy reads it before the check below can end the crawl with its sentence
 #: A file for the log, instead of standard error.
 #: Used by Scrapy.
 LOG_FILE = _env("LOG_FILE")
 # The progress extension says it better.
 LOGSTATS_INTERVAL = 0
 # A wall of numbers after every crawl hides the verdict; at DEBUG Scrapy's own keep coming.
-STATS_DUMP = _env("LOG_LEVEL", "INFO") == "DEBUG"
+STATS_DUMP = LOG_LEVEL == "DEBUG"
 LOG_VERSIONS: list[str] = []
 
 
@@ -456,7 +459,15 @@ def _thumbs(name: str, value: Any) -> dict[str, tuple[int, int]]:
     return thumbs
 
 
+def _log_level(name: str, value: Any) -> Any:
+    given = _env(name, "INFO")
+    if given.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError(f"{name} is {given!r}; write DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+    return value
+
+
 checks: dict[str, Check] = {
+    "LOG_LEVEL": _log_level,
     "USE_S3_STORAGE": _boolean,
     "AUTOTHROTTLE_ENABLED": _boolean,
     "IMAGES_STRIP_METADATA": _boolean,

@@ -476,13 +476,15 @@ class RcloneS3:
         secret_key: str = "carscraper-secret",
         port: int = 0,
         flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes *flags* of rclone on top of ours."""
+        """Takes *flags* of rclone on top of ours, and what its environment has besides."""
         self.folder = folder
         self.access_key = access_key
         self.secret_key = secret_key
         self.port = port
         self._flags = flags
+        self._env = env or {}
         self._process: subprocess.Popen[Any] | None = None
         self._log = folder.parent / f"{folder.name}.rclone.log"
 
@@ -520,7 +522,7 @@ class RcloneS3:
                 ],
                 stdout=log,
                 stderr=log,
-                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder.parent)},
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder.parent), **self._env},
             )
         wait_until(self._listens, 10, "rclone to listen")
 

@@ -419,6 +419,15 @@ def test_every_wrong_value_becomes_a_sentence_that_names_it(name: str, value: st
     assert_no_secret(sentence)
 
 
+def test_a_log_level_that_does_not_exist_is_one_sentence(new_world: Callable[..., World]) -> None:
+    """Scrapy reads it before anything of ours runs."""
+    world = new_world(cars=1, photos=1)
+    done = world.crawl(code=4, env={"LOG_LEVEL": "LOUD"})
+    assert_one_sentence(done, "LOG_LEVEL")
+    assert world.site.served.requests == []
+    world.crawl(env={"LOG_LEVEL": "warning"})
+
+
 @pytest.fixture
 def closed_port() -> Iterator[int]:
     """A port that refuses connections: bound, so that nobody else takes it, and not listening."""
