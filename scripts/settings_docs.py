@@ -161,7 +161,7 @@ def _variables(value: ast.expr) -> list[str]:
 def _default(value: ast.expr) -> str:
     """Give the default as one would write it in ``.env``."""
     if isinstance(value, ast.Compare):
-        return f"`true` where `{' = '.join(_variables(value))}` is `{ast.literal_eval(value.comparators[0])}`"
+        return f"`true` where `{ast.unparse(value.left)}` is `{ast.literal_eval(value.comparators[0])}`"
     calls = [each for each in ast.walk(value) if isinstance(each, ast.Call)]
     read = [call for call in calls if ast.unparse(call.func) in _READERS]
     if read:
