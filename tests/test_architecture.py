@@ -52,9 +52,11 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": ROOMS,
     "base_spiders": ROOMS | {"pipelines"},
     "backfill": ROOMS | {"base_spiders"},
+    "upkeep": ROOMS,
+    "cli": ROOMS | {"upkeep"},
     "spiders": ROOMS | {"pipelines", "base_spiders", "backfill", "middlewares"},
     "extensions": ROOMS | {"pipelines", "base_spiders"},
-    "commands": ROOMS | {"pipelines", "base_spiders", "spiders", "extensions"},
+    "commands": ROOMS | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "upkeep"},
 }
 # Outside things and the one room each is met in. (A command may look at SQLAlchemy's errors.)
 OUTSIDE = {

@@ -12,7 +12,6 @@ import logging
 import random
 import re
 import time
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,18 +20,17 @@ from urllib.parse import quote
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.keys import permanent_url, public_base
+from carscraper.storage.client import FATAL, S3Options, keys, open_client, session
+from carscraper.storage.keys import permanent_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import boto3
     from obstore.store import ClientConfig
 
     from carscraper.storage.upload import Upload
@@ -46,56 +44,6 @@ _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
 
-# S3's error codes that stay until a person changes something, each with the cure. The rest may pass by itself.
-FATAL = {
-    "InvalidAccessKeyId": "the access key does not exist (any more): check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
-    "TokenRefreshRequired": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
-    "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
-    "AccessDenied": "these credentials may not put objects there: allow s3:PutObject on the bucket's objects",
-    "AllAccessDisabled": "the account is suspended: ask the account's owner",
-    "AccountProblem": "the account has a problem: ask the account's owner",
-    "NotSignedUp": "the account is not signed up for S3: ask the account's owner",
-    "NoSuchBucket": "the bucket does not exist: check AWS_S3_BUCKET",
-    "PermanentRedirect": "the bucket is in another region: check AWS_S3_REGION",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: check AWS_S3_REGION",
-    "IllegalLocationConstraintException": "the bucket is in another region: check AWS_S3_REGION",
-    "QuotaExceeded": "the bucket's quota is used up: raise it or make room",
-    "XMinioStorageFull": "the server's disk is full: make room",
-    "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
-    "InvalidTag": "the server does not take these tags: check S3_TAGS",
-    "InvalidEncryptionAlgorithmError": "the server does not know this encryption: check S3_SSE",
-    "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
-    "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
-    "NotImplemented": "the server can't do what is asked: leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class S3Options:
-    """What the store needs to know; plain values."""
-
-    bucket: str
-    region: str
-    endpoint: str | None = None
-    prefix: str = ""
-    access_key: str | None = field(default=None, repr=False)
-    secret_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    profile: str | None = None
-    ca_bundle: str | None = None
-    public_url: str | None = None
-    storage_class: str | None = None
-    sse: str | None = None
-    """``AES256``, ``aws:kms`` or ``aws:kms:<key id>``."""
-    tags: tuple[tuple[str, str], ...] = ()
-    parallel: int = 16
-    timeout: float = 60
-    """Seconds for one upload with all its retries."""
-    retries: int = 5
-
 
 class S3Store:
     """Keeps photos in one bucket; ``put`` is called from worker threads."""
@@ -103,14 +51,9 @@ class S3Store:
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self.location = f"s3://{options.bucket}"
-        self._base = public_base(
-            bucket=options.bucket,
-            region=options.region,
-            endpoint=options.endpoint,
-            public_url=options.public_url,
-        )
-        self._keys = None if options.profile else _keys(options)
-        self._session = None if self._keys else _session(options)
+        self._base = options.base
+        self._keys = None if options.profile else keys(options)
+        self._session = None if self._keys else session(options)
         self._store = self._open()
 
     def object_name(self, key: str) -> str:
@@ -127,22 +70,7 @@ class S3Store:
 
     def client(self) -> Any:
         """Make a boto3 client for this bucket's server."""
-        from botocore.config import Config  # noqa: PLC0415 - see the top
-
-        options = self._options
-        return (self._session or _session(options)).client(
-            "s3",
-            endpoint_url=options.endpoint,
-            verify=options.ca_bundle,
-            config=Config(
-                connect_timeout=_CONNECT_TIMEOUT,
-                read_timeout=_READ_TIMEOUT,
-                retries={"total_max_attempts": 2, "mode": "standard"},
-                s3={"addressing_style": "path" if options.endpoint else "virtual"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        return open_client(self._options, found=self._session)
 
     def check(self) -> None:
         """Ask the bucket once whether it is there, in this region, for these credentials.
@@ -171,7 +99,7 @@ class S3Store:
             The status, and the bucket's region if the server names it.
         """
         options = self._options
-        base = public_base(bucket=options.bucket, region=options.region, endpoint=options.endpoint, public_url=None)
+        base = options.direct_base
         request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
         credentials: Any = self._keys or (self._session and self._session.get_credentials())
         S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
@@ -378,41 +306,3 @@ def _certificates(path: str) -> bytes:
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
     return pem
-
-
-def _keys(options: S3Options) -> Credentials | None:
-    if bool(options.access_key) != bool(options.secret_key):
-        missing = "AWS_SECRET_ACCESS_KEY" if options.access_key else "AWS_ACCESS_KEY_ID"
-        raise ConfigurationError(f"{missing} is missing though its partner is set; set both or neither.")
-    if not options.access_key or not options.secret_key:
-        return None
-    return Credentials(options.access_key, options.secret_key, options.session_token)
-
-
-def _session(options: S3Options) -> boto3.Session:
-    """Let boto3 find the credentials.
-
-    Raises:
-        ConfigurationError: there are none, or they can't be read.
-    """
-    import boto3  # noqa: PLC0415 - see the top
-
-    try:
-        session = boto3.Session(
-            aws_access_key_id=options.access_key,
-            aws_secret_access_key=options.secret_key,
-            aws_session_token=options.session_token,
-            profile_name=options.profile,
-            region_name=options.region,
-        )
-        found = session.get_credentials()
-    except ProfileNotFound:
-        raise ConfigurationError(f"AWS_PROFILE={options.profile} is not in the AWS configuration files.") from None
-    except BotoCoreError as error:
-        raise ConfigurationError(f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID.") from error
-    if found is None:
-        raise ConfigurationError(
-            "USE_S3_STORAGE is on but there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or AWS_PROFILE, or give the machine a role."
-        )
-    return session

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
-from carscraper.settings import Secret
 from carscraper.storage.folder import FolderStore
-from carscraper.storage.keys import normalise_prefix
 from carscraper.storage.spool import Spool
 
 if TYPE_CHECKING:
@@ -250,33 +248,10 @@ def build_store(settings: BaseSettings) -> ImagesFilesStore | None:
 
 def _build_s3(settings: BaseSettings) -> ImagesFilesStore:
     # boto3 and obstore take 0.4 s and 40 MB to import: only for those who use them.
-    from carscraper.storage.s3 import S3Options, S3Store  # noqa: PLC0415
+    from carscraper.storage.client import S3Options  # noqa: PLC0415
+    from carscraper.storage.s3 import S3Store  # noqa: PLC0415
 
-    def plain(name: str) -> str | None:
-        value = settings.get(name)
-        return value.reveal() if isinstance(value, Secret) else value
-
-    bucket = settings.get("AWS_S3_BUCKET")
-    if not bucket:
-        raise ConfigurationError("AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.")
-    options = S3Options(
-        bucket=bucket,
-        region=settings.get("AWS_S3_REGION"),
-        endpoint=settings.get("AWS_ENDPOINT_URL"),
-        prefix=normalise_prefix(settings.get("S3_PREFIX")),
-        access_key=plain("AWS_ACCESS_KEY_ID"),
-        secret_key=plain("AWS_SECRET_ACCESS_KEY"),
-        session_token=plain("AWS_SESSION_TOKEN"),
-        profile=settings.get("AWS_PROFILE"),
-        ca_bundle=settings.get("AWS_CA_BUNDLE"),
-        public_url=settings.get("IMAGES_PUBLIC_URL"),
-        storage_class=settings.get("S3_STORAGE_CLASS"),
-        sse=settings.get("S3_SSE"),
-        tags=tuple((str(name), str(value)) for name, value in settings.get("S3_TAGS").items()),
-        parallel=settings.getint("S3_MAX_PARALLEL_UPLOADS"),
-        timeout=settings.getfloat("S3_UPLOAD_TIMEOUT"),
-        retries=settings.getint("S3_MAX_RETRIES"),
-    )
+    options = S3Options.from_settings(settings)
     backend = S3Store(options)
     # Names in the spool are whole: what was to go below another prefix must not stand in the way of this one.
     location = f"{backend.location}/{options.prefix}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.exceptions import StoreUnavailableError
-from carscraper.storage.s3 import S3Options, S3Store
+from carscraper.storage.client import S3Options
+from carscraper.storage.s3 import S3Store
 from carscraper.storage.upload import Upload
 from tests.faults.helpers import World, assert_nothing_lost, photo_count
 

@@ -11,7 +11,8 @@ import pytest
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import s3 as s3_module
-from carscraper.storage.s3 import FATAL, S3Options, S3Store
+from carscraper.storage.client import FATAL, S3Options
+from carscraper.storage.s3 import S3Store
 from carscraper.storage.upload import Upload
 from tests import services
 

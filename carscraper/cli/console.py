@@ -1,0 +1,111 @@
+"""A person or a script at the other end: results on stdout, progress and questions on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from carscraper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_EVERY = 0.5  # seconds between two progress lines
+
+
+@dataclass(kw_only=True, slots=True)
+class Console:
+    """Where a verb prints."""
+
+    as_json: bool = False
+    """Results are JSON."""
+    assume_yes: bool = False
+    """Nothing is asked (``--yes``)."""
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+    stdin: TextIO = field(default_factory=lambda: sys.stdin)
+    _last: float = 0.0
+
+    def result(self, data: Any, text: str | Iterable[str]) -> None:
+        """Print *data* as JSON, or *text* for people (lines without their ends)."""
+        if self.as_json:
+            print(json.dumps(data, ensure_ascii=False, indent=2, default=str), file=self.out)
+            return
+        for line in [text] if isinstance(text, str) else text:
+            print(line, file=self.out)
+
+    def line(self, text: str) -> None:
+        """Print one line of a result for people."""
+        print(text, file=self.out)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        print(text, file=self.err)
+
+    def progress(self, text: str) -> None:
+        """Show how far it is, at most twice a second, and only to a terminal."""
+        now = time.monotonic()
+        if self.err.isatty() and now - self._last > _EVERY:
+            self._last = now
+            print(f"\r\033[K{text}", end="", file=self.err, flush=True)
+
+    def end_progress(self) -> None:
+        """Take the progress line away."""
+        if self.err.isatty() and self._last:
+            print("\r\033[K", end="", file=self.err, flush=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask before something changes; true at once with ``--yes``.
+
+        Raises:
+            ConfigurationError: there is nobody to ask.
+        """
+        if self.assume_yes:
+            return True
+        if not self.stdin.isatty():
+            raise ConfigurationError(f"{question} Nobody is there to answer: say --yes, or --dry-run to look.")
+        print(f"{question} [y/N] ", end="", file=self.err, flush=True)
+        return self.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> list[str]:
+    """Lay out *rows* under *head*; the columns numbered in *right* are set to the right.
+
+    >>> table(["source", "photos"], [["Bilasolur", "1,200"], ["BR", "3"]], right=[1])
+    ['source     photos', 'Bilasolur   1,200', 'BR              3']
+    """
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def human_bytes(number: float) -> str:
+    """Give *number* of bytes in the unit a person would choose.
+
+    >>> human_bytes(999), human_bytes(215_000), human_bytes(1_230_000_000)
+    ('999 B', '215.0 kB', '1.2 GB')
+    """
+    size, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+
+
+def printable(text: str) -> str:
+    r"""Give *text* without what would forge a line or command a terminal.
+
+    >>> printable("a\nb\x1b[31m þ")
+    'a\\nb\\x1b[31m þ'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

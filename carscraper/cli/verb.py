@@ -1,0 +1,82 @@
+"""What a verb of a command is: its words, and what it works with."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from carscraper.db import schema
+from carscraper.db.engine import open_engine
+from carscraper.storage.client import S3Options, open_client
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from scrapy.settings import BaseSettings
+    from sqlalchemy import Engine
+
+    from carscraper.cli.console import Console
+    from carscraper.settings import Secret
+
+DONE, PARTIAL, FAILED = 0, 3, 4
+"""Exit codes: all is well · done in part, or something is wrong with what was looked at · nothing was done."""
+
+_A_LONG_TIME = 3600.0  # seconds; walking over millions of rows is no query of a crawl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verb:
+    """One verb, such as ``list`` of ``scrapy storage list``."""
+
+    name: str
+    summary: str
+    """One line for the help and the documentation."""
+    arguments: Callable[[argparse.ArgumentParser], None]
+    """Adds its arguments."""
+    run: Callable[[Context, argparse.Namespace], int]
+    """Does it; gives the exit code. Raises ``CarscraperError`` with a sentence for what a user can mend."""
+    changes: bool = False
+    """It changes something: it gets ``--dry-run`` and ``--yes``."""
+    json: bool = True
+    """It gets ``--json``."""
+
+
+class Context:
+    """What verbs work with, each made when it is first needed."""
+
+    def __init__(self, settings: BaseSettings, console: Console) -> None:
+        """Take checked settings."""
+        self.settings = settings
+        self.console = console
+
+    @cached_property
+    def options(self) -> S3Options:
+        """The bucket and who may enter it.
+
+        Raises:
+            ConfigurationError: ``AWS_S3_BUCKET`` is missing.
+        """
+        return S3Options.from_settings(self.settings)
+
+    @cached_property
+    def client(self) -> Any:
+        """A boto3 client for the bucket's server."""
+        return open_client(self.options)
+
+    @contextlib.contextmanager
+    def database(self, *, read_only: bool = False) -> Iterator[Engine]:
+        """Open the database.
+
+        Raises:
+            ConfigurationError: it can't be reached, or its tables are not this program's.
+        """
+        secret: Secret = self.settings["DATABASE_URL"]
+        engine = open_engine(secret.reveal(), timeout=_A_LONG_TIME, read_only=read_only)
+        try:
+            schema.ensure(engine, create=not read_only)
+            yield engine
+        finally:
+            engine.dispose()
