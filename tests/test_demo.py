@@ -64,6 +64,8 @@ def start(folder: Path, port: int, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        # Who runs the tests in the background of a shell has Ctrl+C switched off, and so would the demo.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one call
     )
 
 

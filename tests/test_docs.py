@@ -21,6 +21,7 @@ from scrapy.settings import default_settings
 import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
+from carscraper.cli.storage import verbs
 from carscraper.db.queries import PERMANENT_REASONS
 from carscraper.extensions import verdict
 from scripts import settings_docs
@@ -61,8 +62,9 @@ def anchors_of(page: Path) -> set[str]:
 # --- what is generated ------------------------------------------------------------------------------------------
 
 
-def test_the_settings_pages_are_current() -> None:
-    command = [sys.executable, str(REPO / "scripts" / "settings_docs.py"), "--check"]
+@pytest.mark.parametrize("script", ["settings_docs.py", "storage_docs.py"])
+def test_what_is_generated_is_current(script: str) -> None:
+    command = [sys.executable, str(REPO / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -208,6 +210,12 @@ def test_the_readme_has_room_for_what_is_filled_in() -> None:
     page = text_of(REPO / "README.md")
     for block in ("demo output", "bench table", "test output"):
         assert re.search(rf"<!-- {block} -->\n.*?<!-- {block}: end -->", page, re.DOTALL)
+
+
+def test_every_verb_of_storage_has_its_section() -> None:
+    page = text_of(REPO / "docs" / "storage.md")
+    for verb in verbs():
+        assert re.search(rf"^##+ .*`{verb.name}`", page, re.MULTILINE), verb.name
 
 
 # --- .env.example -----------------------------------------------------------------------------------------------
