@@ -10,21 +10,32 @@ import re
 import sys
 from pathlib import Path
 
-from carscraper.commands.storage import Command
+from carscraper.cli.storage import verbs
+from carscraper.cli.verb import Verb
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "storage.md"
 BEGIN = "<!-- verbs: made by scripts/storage_docs.py -->"
 END = "<!-- verbs: end -->"
-_COMMON = {"help", "set_behind", "json", "dry_run", "yes"}
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Give the parser of each verb."""
-    parser = argparse.ArgumentParser(prog="scrapy storage")
-    Command().add_options(parser)
-    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(found.choices)
+class Recorder(argparse.ArgumentParser):
+    """Remembers the arguments it is given, those of groups too."""
+
+    def __init__(self) -> None:
+        self.actions: list[argparse.Action] = []
+        super().__init__(add_help=False)
+
+    def _add_action(self, action: argparse.Action) -> argparse.Action:
+        self.actions.append(action)
+        return super()._add_action(action)
+
+
+def arguments_of(verb: Verb) -> list[argparse.Action]:
+    """Give the arguments of *verb* alone, without those that verbs share."""
+    recorder = Recorder()
+    verb.arguments(recorder)
+    return recorder.actions
 
 
 def usage(action: argparse.Action) -> str:
@@ -34,7 +45,7 @@ def usage(action: argparse.Action) -> str:
     if action.nargs != 0:
         value = str(action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper()))
     text = f"{name} {value}".strip()
-    many = "…" if action.nargs in {"+", "*"} or isinstance(action, argparse._AppendAction) else ""
+    many = "…" if action.nargs in {"+", "*"} or type(action).__name__ == "_AppendAction" else ""
     return f"`{text}`{many}"
 
 
@@ -46,17 +57,10 @@ def cell(text: str) -> str:
 def table() -> str:
     """Lay out all verbs."""
     lines = ["| verb | what it does | arguments and options |", "|---|---|---|"]
-    for name, parser in parsers().items():
-        actions = [action for action in parser._actions if action.dest not in _COMMON]
-        own = [f"{usage(action)} {action.help or ''}".strip() for action in actions]
-        common = [
-            f"`--{name.replace('_', '-')}`"
-            for name in ("json", "dry_run", "yes")
-            if any(action.dest == name for action in parser._actions)
-        ]
-        lines.append(
-            f"| `{name}` | {cell(parser.description or '')} | {cell('; '.join([*own, *common])).replace('%%', '%')} |"
-        )
+    for verb in verbs():
+        own = [f"{usage(action)} {action.help or ''}".strip() for action in arguments_of(verb)]
+        own += ["`--json`"] * verb.json + ["`--dry-run`", "`--yes`"] * verb.changes
+        lines.append(f"| `{verb.name}` | {cell(verb.summary)} | {cell('; '.join(own)).replace('%%', '%')} |")
     return "\n".join(lines)
 
 

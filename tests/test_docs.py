@@ -148,10 +148,10 @@ def test_commands_exist(page: Path) -> None:
         if command == "crawl":
             assert not verb or (REPO / "carscraper" / "spiders" / f"{verb}.py").exists()
         else:
-            assert command == "database"
-            assert verb in {"upgrade", "version"}
-    known = {"base_url", "makes", "limit", "max_pages", "details"} | {field.name for field in fields(Options)}
-    assert set(re.findall(r"-a (\w+)=", text)) <= known
+            known = {"database": {"upgrade", "version"}, "storage": {each.name for each in verbs()} | {"VERB"}}
+            assert not verb or verb in known[command]
+    arguments = {"base_url", "makes", "limit", "max_pages", "details"} | {field.name for field in fields(Options)}
+    assert set(re.findall(r"-a (\w+)=", text)) <= arguments
 
 
 def test_every_argument_of_the_backfill_has_its_line() -> None:
