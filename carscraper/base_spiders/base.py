@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from scrapy import Spider
@@ -91,7 +92,7 @@ class CarscraperSpider(Spider):
         """Add to the stats under ``carscraper/``."""
         self.crawler.stats.inc_value(f"carscraper/{what}", number)
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str) -> NoReturn:
         """End the crawl as failed: the site is not what it was.
 
         Raises:
@@ -112,6 +113,11 @@ def is_web_address(url: str | None) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def by_address(url: str) -> str:
+    """Give the identity of a photo of which nothing but the address is known."""
+    return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
 def allow_host(url: str) -> None:

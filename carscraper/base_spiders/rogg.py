@@ -1,12 +1,11 @@
 """The WebForms platform of Rögg ("Henry"), which bilasolur.is and several dealers run on.
 
-Home → form POST → result pages → the car's own page. All selectors stand in :class:`Selectors`, so that a change on
-the live site costs one edit. What is known of the site, and how sure, is in ``docs/sites/bilasolur.md``.
+Home → form POST → result pages → the car's own page. All selectors stand at the top of :class:`RoggSpider`, so
+that a change on the live site costs one edit. What is known of it, and how sure, is in ``docs/sites/bilasolur.md``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import html
 import logging
 import re
@@ -17,15 +16,14 @@ from form2request import form2request
 from scrapy import Request
 
 from carscraper import parsing
-from carscraper.base_spiders.base import forget_tree, reason_of
-from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.base_spiders.base import by_address, reason_of
+from carscraper.base_spiders.cards import Card, CardSpider, says, text_of, visible_text
 from carscraper.items import CarImage, CarItem
-from carscraper.vehicles import canonical, make_slug, split_make_model
+from carscraper.vehicles import make_slug, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from parsel import Selector
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
@@ -37,27 +35,26 @@ _IDENTITY_PARAMETERS = ("s", "c", "p")
 _CAR_PARAMETERS = ("bid", "cid", "sid")
 
 
-class Selectors:
-    """Where things are on the platform's pages."""
+class RoggSpider(CardSpider):
+    """A site on the Rögg platform."""
 
+    # Where things are.
     form = "form:has([name$='btnSearch'])"
     make_select = "select[name$='search_f1']"
     submit = "[name$='btnSearch']"
-    card = ".sr-item"
-    card_link = "a.sr-link[href]"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
     card_facts = ".tech-details div"
     card_price = ".car-price"
-    card_images = "img.swiper-slide, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
-    next_page = ".pagingCell .fa-angle-right"
     details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.swiper-slide"
     description = ".description p, .car-description p"
     dealer_name = ".dealer-name"
 
-
-class RoggSpider(DealerSpider):
-    """A site on the Rögg platform."""
+    # CardSpider
+    card = ".sr-item"
+    card_link = "a.sr-link[href]"
+    card_images = "img.swiper-slide, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
+    next_page = ".pagingCell .fa-angle-right"
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
@@ -67,10 +64,11 @@ class RoggSpider(DealerSpider):
 
     def start_search(self) -> Iterator[Request]:
         """Begin at home: one search for everything, or one for each of ``makes``."""
-        for make in self._searches():
+        for make in self.searches():
             yield self._home(make)
 
-    def _searches(self) -> list[str | None]:
+    def searches(self) -> list[str | None]:
+        """One for everything, or one for each of ``makes``."""
         return [*self.makes] or [None]
 
     def _home(self, make: str | None, *, tries: int = 1) -> Request:
@@ -85,19 +83,17 @@ class RoggSpider(DealerSpider):
 
     def parse_home(self, response: Response, make: str | None, tries: int) -> Iterator[Request]:
         """Send the whole search form, as a browser does."""
-        forms = response.css(Selectors.form)
+        forms = response.css(self.form)
         if not forms:
-            self.fail(
-                f"The search form ({Selectors.form}) is not on {response.url}: the site has changed or is closed."
-            )
+            self.fail(f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed.")
         data = {}
         if make:
-            select = forms[0].css(Selectors.make_select)
+            select = forms[0].css(self.make_select)
             value = _option(select, make)
             if value is None:
                 self.fail(f"makes={make!r} is not among the makes of {response.url}; write them as the site does.")
             data[select.attrib["name"]] = value
-        request = form2request(forms[0], data, click=forms[0].css(Selectors.submit)[0])
+        request = form2request(forms[0], data, click=forms[0].css(self.submit)[0])
         yield request.to_scrapy(
             self.parse_results,
             errback=self.search_failed,
@@ -116,132 +112,47 @@ class RoggSpider(DealerSpider):
         logger.warning("The search was refused (%s); once more with a fresh form", why)
         yield self._home(arguments["make"], tries=arguments["tries"] + 1)
 
-    # --- result pages ---
-
-    async def parse_results(
-        self, response: Response, make: str | None, page: int, tries: int = 1
-    ) -> AsyncIterator[CarItem | Request]:
-        """Read one result page; go on until a page adds no new car."""
-        cards, unreadable = self._read_cards(response)
-        if not cards:
-            if unreadable or not self._says_empty(response):
-                self.fail(
-                    f"Result page {page} ({response.url}) has no car that can be read "
-                    f"({Selectors.card} with {Selectors.card_link}): the site has changed or shows something else."
-                )
-            if not self.makes:
-                self.fail(f"The search of the whole site found nothing ({response.url}).")
-            return
-        self.count("pages/results")
-        new = [card for card in cards if card.external_id not in self.seen]
-        for result in await self.follow_cards(cards):
-            yield result
-        following = self._next_page(response, make, page) if new else None
-        forget_tree(response)
-        if following:
-            yield following
-            return
-        self._finished_searches += 1
-        if self._finished_searches == len(self._searches()):
-            for request in await self.conclude():
-                yield request
-
-    _finished_searches = 0
-
-    def _read_cards(self, response: Response) -> tuple[list[CarItem], int]:
-        cards = []
-        unreadable = 0
-        for selector in response.css(Selectors.card):
-            if not selector.css(Selectors.card_link):
-                continue  # an advertisement
-            try:
-                card = self.read_card(response, selector)
-            except Exception as error:
-                unreadable += 1
-                self.count("cards/failed")
-                logger.warning("A card of %r can't be read (%s: %s)", response.url, type(error).__name__, error)
-                continue
-            cards.append(card)
-        if unreadable:
-            self.is_partial = True
-        return cards, unreadable
-
-    def _says_empty(self, response: Response) -> bool:
-        return _says(response, self.no_results)
-
-    def _next_page(self, response: Response, make: str | None, page: int) -> Request | None:
-        # :has() would need the paging cell to hold nothing else; the ancestor is what the arrow belongs to.
-        href = response.css(Selectors.next_page).xpath("ancestor-or-self::a[@href][1]/@href").get()
-        if not href or (self.limit and self.taken >= self.limit) or page == self.max_pages:
-            return None
-        if page >= self.settings.getint("CRAWL_MAX_PAGES"):
-            self.is_partial = True
-            self.count("pages/capped")
-            logger.warning("Stopped after %d result pages (CRAWL_MAX_PAGES)", page)
-            return None
-        return Request(
-            response.urljoin(href),
-            callback=self.parse_results,
-            errback=self.page_failed,
-            cb_kwargs={"make": make, "page": page + 1},
-            dont_filter=True,  # an arrow that points at its own page must end the search, not lose it
-            priority=10,  # the list first: while it is read it shifts little
-        )
-
-    def page_failed(self, failure: Failure) -> None:
-        """Count a result page that does not come: what follows it is unknown, so nothing is concluded."""
-        self.is_partial = True
-        self.count("pages/failed")
-        url = failure.request.url  # type: ignore[attr-defined]
-        logger.error("Result page does not come: %r (%s); the pages after it were not seen", url, reason_of(failure))
-
     # --- a card ---
 
-    def read_card(self, response: Response, card: Selector) -> CarItem:
-        """Read a result card.
+    def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
+        """Read the make, and the model that follows it."""
+        return split_make_model(card.text(self.card_make), card.text(self.card_make_and_model))
 
-        Raises:
-            ValueError: its link does not name a car.
-        """
-        link = response.urljoin(card.css(Selectors.card_link).attrib["href"])
-        parameters = _parameters(link)
-        external_id = parameters.get("cid", "")
-        if not external_id.isalnum():
-            raise ValueError(f"no cid in {link!r}")
-        facts = [_text(fact) for fact in card.css(Selectors.card_facts)] + [None, None]
-        year, month = parsing.parse_year_month(facts[0])
-        price = parsing.parse_price(_text(card.css(Selectors.card_price)))
-        make, model = split_make_model(
-            _text(card.css(Selectors.card_make)), _text(card.css(Selectors.card_make_and_model))
-        )
-        vehicle = canonical(make, model)
-        images = self._images(response, card.css(Selectors.card_images), external_id)
-        item = CarItem(
-            source=self.source,
-            external_id=external_id,
-            url=self._car_url(parameters, self.base_url),
-            title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
-            make=vehicle.make,
-            model=vehicle.model,
-            display_make=vehicle.display_make,
-            display_name=vehicle.display_name,
-            year=year,
-            registration_month=month,
-            price=price.amount,
-            price_before_offer=price.before_offer,
-            price_excludes_vat=price.excludes_vat,
-            kilometers=parsing.parse_kilometers(facts[1]),
-            fuel=parsing.parse_fuel(facts[0]),
-            transmission=parsing.parse_transmission(facts[1]),
-            dealer_id=parameters.get("bid"),
-            images=images,
-            image_urls=[image.source_url for image in images],
-        )
-        item.card_hash = self._card_hash(card, images)
-        return item
+    def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
+        """Read ``6/2019 · Bensín``."""
+        return parsing.parse_year_month(card.text(self.card_facts))
 
-    @staticmethod
-    def _car_url(parameters: dict[str, str], base_url: str) -> str:
+    def get_fuel(self, card: Card) -> str | None:
+        """Read ``6/2019 · Bensín``."""
+        return parsing.parse_fuel(card.text(self.card_facts))
+
+    def get_kilometers(self, card: Card) -> int | None:
+        """Read ``45.000 km. · Sjálfskipting``."""
+        return parsing.parse_kilometers(card.text(self.card_facts, 1))
+
+    def get_transmission(self, card: Card) -> str | None:
+        """Read ``45.000 km. · Sjálfskipting``."""
+        return parsing.parse_transmission(card.text(self.card_facts, 1))
+
+    def get_drivetrain(self, card: Card) -> str | None:
+        """Leave it to the car's own page."""
+        return None
+
+    def get_price(self, card: Card) -> parsing.Price:
+        """Read the price's own element."""
+        return parsing.parse_price(card.text(self.card_price))
+
+    def get_dealer_id(self, card: Card) -> str | None:
+        """Read ``bid``."""
+        return _parameters(card.link).get("bid")
+
+    # --- addresses ---
+
+    def own_url(self, link: str) -> str:
+        """Keep to the crawl's own site, whatever host a card names."""
+        return self._car_url(_parameters(link), self.base_url)
+
+    def _car_url(self, parameters: dict[str, str], base_url: str) -> str:
         kept = {name: parameters[name] for name in _CAR_PARAMETERS if name in parameters}
         return f"{base_url}CarDetails.aspx?{urlencode(kept)}"
 
@@ -255,31 +166,11 @@ class RoggSpider(DealerSpider):
         parts = urlsplit(url)
         return self._car_url(_parameters(url), f"{parts.scheme}://{parts.netloc}/")
 
-    @staticmethod
-    def _card_hash(card: Selector, images: list[CarImage]) -> str:
-        """Name what a person sees on the card; addresses vary with the search and do not count."""
-        seen = [_text(card) or "", *(image.identity for image in images)]
-        return hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32]
-
     # --- photos ---
 
     def read_images(self, response: Response, external_id: str) -> list[CarImage]:
         """Read the car's photos from its own page; other cars' photos there (offers, "similar cars") are left out."""
-        return self._images(response, response.css(Selectors.details_images), external_id)
-
-    def _images(self, response: Response, pictures: Any, external_id: str) -> list[CarImage]:
-        images: dict[str, CarImage] = {}
-        for picture in pictures:
-            # Until it is loaded, a lazy picture has a stand-in as its src.
-            addresses = (picture.attrib.get(name, "").strip() for name in ("data-src", "src"))
-            address = next((each for each in addresses if each and not each.lower().startswith("data:")), None)
-            if address is None:
-                continue
-            image = self.image(response.urljoin, address, external_id)
-            if image and image.identity not in images:
-                image.position = len(images)
-                images[image.identity] = image
-        return list(images.values())
+        return self.images_of(response, response.css(self.details_images), external_id)
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Make of an address the photo it names; ``None`` if it is another car's.
@@ -288,7 +179,7 @@ class RoggSpider(DealerSpider):
         refused with the raw text kept.
         """
         raw = html.unescape(address)
-        refused = CarImage(identity=_by_address(raw), source_url=raw, status="failed", reason="bad-address")
+        refused = CarImage(identity=by_address(raw), source_url=raw, status="failed", reason="bad-address")
         try:
             if "\\" in raw or "@" in urlsplit(raw).netloc:
                 return refused
@@ -303,12 +194,12 @@ class RoggSpider(DealerSpider):
         parts = urlsplit(url)
         parameters = _parameters(url)
         if not parts.path.lower().endswith("carimage.aspx") or not {"c", "p"} <= parameters.keys():
-            return CarImage(identity=_by_address(url), source_url=url)
+            return CarImage(identity=by_address(url), source_url=url)
         if parameters["c"] != external_id:
             return None
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", parameters["p"]):
             # No id of a photo: a NUL or five kilobytes in the identity would cost the car its row.
-            return CarImage(identity=_by_address(url), source_url=url)
+            return CarImage(identity=by_address(url), source_url=url)
         query = {name: parameters[name] for name in _IDENTITY_PARAMETERS if name in parameters}
         query["w"] = str(self.settings.getint("IMAGES_WIDTH"))
         path = re.sub(r"/{2,}", "/", parts.path)
@@ -319,7 +210,7 @@ class RoggSpider(DealerSpider):
 
     def is_gone(self, response: Response) -> bool:
         """Tell whether the page says that the car is sold or removed."""
-        return _says(response, self.gone_text)
+        return says(response, self.gone_text)
 
     def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
         """Add to *item* what only the details page has.
@@ -327,7 +218,7 @@ class RoggSpider(DealerSpider):
         Raises:
             ValueError: it is not this car's page (a login or maintenance page with status 200).
         """
-        text = _visible_text(response)
+        text = visible_text(response)
         images = self.read_images(response, item.external_id)
         if not images and any(image.identity.startswith(f"{item.external_id}/") for image in item.images):
             raise ValueError("no photo of the car is on its page, though its card shows some")
@@ -341,8 +232,8 @@ class RoggSpider(DealerSpider):
         item.seats = _near(text, "manna", parsing.parse_seats)
         item.body = parsing.parse_body(_after(text, "Yfirbygging") or _after(text, "Flokkur"))
         item.colour = parsing.parse_colour(_after(text, "Litur"))
-        item.description = parsing.clean_text(" ".join(response.css(Selectors.description).css("::text").getall()))
-        item.dealer_name = _text(response.css(Selectors.dealer_name))
+        item.description = parsing.clean_text(" ".join(response.css(self.description).css("::text").getall()))
+        item.dealer_name = text_of(response.css(self.dealer_name))
         if item.registration_month is None:
             year, month = parsing.parse_year_month(_after(text, "Nýskráning") or _after(text, "Skráning"))
             if year is not None and item.year in {None, year}:
@@ -362,28 +253,6 @@ def _parameters(url: str) -> dict[str, str]:
     for name, value in parse_qsl(html.unescape(urlsplit(url).query)):
         parameters.setdefault(name.lower().removeprefix("amp;"), value.strip())
     return parameters
-
-
-def _by_address(url: str) -> str:
-    return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"
-
-
-def _text(selector: Any) -> str | None:
-    """Give the text of an element, or of the first of several, words apart."""
-    first: Any = selector[:1] if isinstance(selector, list) else selector
-    return parsing.clean_text(" ".join(first.css("::text").getall()))
-
-
-def _visible_text(response: Response) -> str:
-    """Give the page's text a line for each element, without scripts, styles and the options of a search form."""
-    path = "//body//text()[not(ancestor::script or ancestor::style or ancestor::select or ancestor::noscript)]"
-    lines = (parsing.clean_text(text) for text in response.xpath(path).getall())
-    return "\n".join(line for line in lines if line)
-
-
-def _says(response: Response, words: str) -> bool:
-    """Tell whether a person sees *words* on the page."""
-    return words in " ".join(_visible_text(response).split())
 
 
 def _after(text: str, label: str) -> str | None:

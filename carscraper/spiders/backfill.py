@@ -23,12 +23,12 @@ from scrapy import Request, signals
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.addon import end_as_failed
-from carscraper.backfill.addresses import Addresses, by_address, is_wanted
+from carscraper.backfill.addresses import Addresses, is_wanted
 from carscraper.backfill.archive import Archive
 from carscraper.backfill.options import ARCHIVE, SOURCES, Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
-from carscraper.base_spiders.base import CarscraperSpider, forget_tree, reason_of, status_of
+from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError

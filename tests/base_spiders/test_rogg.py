@@ -14,7 +14,7 @@ from parsel import Selector
 from scrapy.http import HtmlResponse
 
 from carscraper.base_spiders.dealer import is_stale
-from carscraper.base_spiders.rogg import Selectors, _option
+from carscraper.base_spiders.rogg import RoggSpider, _option
 from carscraper.spiders.bilasolur import BilasolurSpider
 from tests.fakes import make_crawler
 
@@ -195,7 +195,7 @@ def card(
 
 def read(spider: BilasolurSpider, html: str) -> CarItem:
     response = HtmlResponse(PAGE, body=f"<html><body>{html}</body></html>", encoding="utf-8")
-    return spider.read_card(response, response.css(Selectors.card)[0])
+    return spider.read_card(response, response.css(RoggSpider.card)[0])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_the_address_is_on_the_crawls_own_site() -> None:
     crawler = make_crawler(BilasolurSpider)
     spider = BilasolurSpider.from_crawler(crawler, base_url="http://127.0.0.1:8000/is")
     response = HtmlResponse("http://127.0.0.1:8000/is/", body=f"<html><body>{card()}</body></html>", encoding="utf-8")
-    item = spider.read_card(response, response.css(Selectors.card)[0])
+    item = spider.read_card(response, response.css(RoggSpider.card)[0])
     assert item.url == "http://127.0.0.1:8000/is/CarDetails.aspx?bid=76&cid=296487&sid=555"
 
 
@@ -226,7 +226,7 @@ def test_the_address_is_on_the_crawls_own_site() -> None:
     "link", ["CarDetails.aspx?bid=76", "CarDetails.aspx?cid=", "CarDetails.aspx?cid=../..", "#", "x?cid=1%00"]
 )
 def test_a_link_that_names_no_car_is_told(spider: BilasolurSpider, link: str) -> None:
-    with pytest.raises(ValueError, match="no cid"):
+    with pytest.raises(ValueError, match="no car in"):
         read(spider, card(link=link))
 
 

@@ -24,7 +24,7 @@ from scrapy.http import HtmlResponse
 
 from carscraper import parsing
 from carscraper.base_spiders import dealer
-from carscraper.base_spiders.rogg import RoggSpider
+from carscraper.base_spiders.cards import CardSpider
 from carscraper.items import CarImage, CarItem
 from tests.fakes import make_crawler
 from tests.services import REPO
@@ -71,19 +71,19 @@ def known(item: CarItem | CarImage) -> dict[str, Any]:
     return found
 
 
-def read_results(spider: RoggSpider, response: HtmlResponse) -> dict[str, Any]:
-    cars, unreadable = spider._read_cards(response)
+def read_results(spider: CardSpider, response: HtmlResponse) -> dict[str, Any]:
+    cars, unreadable = spider.read_cards(response)
     assert len({car.card_hash for car in cars}) == len(cars)
-    following = spider._next_page(response, None, 1)
+    following = spider.next_request(response, None, 1)
     return {
         "cars": [known(car) for car in cars],
         "unreadable": unreadable,
-        "says_empty": spider._says_empty(response),
+        "says_empty": spider.says_empty(response),
         "next": following.url if following else None,
     }
 
 
-def read_details(spider: RoggSpider, response: HtmlResponse) -> dict[str, Any]:
+def read_details(spider: CardSpider, response: HtmlResponse) -> dict[str, Any]:
     """As for a card that said nothing but which car it is."""
     external_id = parse_qs(urlsplit(response.url).query)["cid"][0]
     item = CarItem(source=spider.source, external_id=external_id, url=response.url)
