@@ -174,9 +174,21 @@ SPOOL_MAX_BYTES = _env("SPOOL_MAX_BYTES", 2 * 1024**3)
 #: Used by ``storage.keys``.
 IMAGES_PUBLIC_URL = _env("IMAGES_PUBLIC_URL")
 
+#: The CloudFront distribution in front of the bucket, such as ``E2QWRUHEXAMPLE``; deleted photos leave its caches.
+#: Used by ``cli.storage.invalidate``.
+CLOUDFRONT_DISTRIBUTION_ID = _env("CLOUDFRONT_DISTRIBUTION_ID")
+
+#: A TOML file of your own prices for ``scrapy storage estimate``, in place of the list prices that come with it.
+#: Used by ``cli.storage.estimate``.
+PRICES_FILE = _env("PRICES_FILE")
+
 #: The folder for photos when S3 is off. Set to nothing, photos are not kept at all.
 #: Used by ``storage.folder``. (Scrapy's own name; here never an ``s3://`` address.)
 IMAGES_STORE = _environment.get("IMAGES_STORE", "var/images").strip()
+
+#: Bytes that the folder may hold beside S3, as the hot tier of ``scrapy storage tiers``; 0 means no limit.
+#: Used by ``cli.storage.tiers``. (A crawl into the folder is not held up by it.)
+IMAGES_STORE_MAX_BYTES = _env("IMAGES_STORE_MAX_BYTES", 0)
 
 #: Thumbnails to make, as JSON: ``{"small": [320, 240]}``, under ``thumbnails/{name}/{key}``.
 #: Used by ``pipelines.images``.
@@ -424,6 +436,14 @@ def _region(name: str, value: Any) -> str:
     return str(value)
 
 
+def _distribution(name: str, value: Any) -> str | None:
+    if value and not re.fullmatch(r"[A-Z0-9]{6,32}", str(value)):
+        raise ConfigurationError(
+            f"{name} is {value!r}, which is no distribution's id; write one such as E2QWRUHEXAMPLE."
+        )
+    return value or None
+
+
 def _encryption(name: str, value: Any) -> str | None:
     if value and not re.fullmatch(r"AES256|aws:kms(:\S+)?", str(value)):
         raise ConfigurationError(f"{name} is {value!r}; write AES256, aws:kms or aws:kms:<key id>, or leave it empty.")
@@ -476,6 +496,7 @@ checks: dict[str, Check] = {
     "S3_SSE": _encryption,
     "AWS_ENDPOINT_URL": _http_url,
     "IMAGES_PUBLIC_URL": _http_url,
+    "CLOUDFRONT_DISTRIBUTION_ID": _distribution,
     "DATABASE_URL": _database_url,
     "IMAGES_THUMBS": _thumbs,
     "S3_TAGS": _json_object,
@@ -483,6 +504,7 @@ checks: dict[str, Check] = {
     "S3_UPLOAD_TIMEOUT": _number(float, 1),
     "S3_MAX_RETRIES": _number(int, 0),
     "SPOOL_MAX_BYTES": _number(int, 0),
+    "IMAGES_STORE_MAX_BYTES": _number(int, 0),
     "IMAGES_WIDTH": _number(int, 1),
     "IMAGES_MIN_WIDTH": _number(int, 0),
     "IMAGES_MIN_HEIGHT": _number(int, 0),

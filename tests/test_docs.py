@@ -39,6 +39,10 @@ FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0
 NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
     "AWS_ENDPOINT_URL_S3",
     "STANDARD_IA",
+    "ONEZONE_IA",
+    "GLACIER_IR",
+    "DEEP_ARCHIVE",
+    "INTELLIGENT_TIERING",
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO).as_posix())

@@ -248,9 +248,11 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
     "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
+    "IMAGES_STORE_MAX_BYTES": [("0", 0), (5_000_000_000, 5_000_000_000)],
     "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
     "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],
+    "CLOUDFRONT_DISTRIBUTION_ID": [("", None), (None, None), ("E2QWRUHEXAMPLE", "E2QWRUHEXAMPLE")],
     "S3_SSE": [
         ("", None),
         (None, None),
@@ -282,6 +284,7 @@ BAD: dict[str, Sequence[Any]] = {
     "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
     "AWS_S3_REGION": ["", None, "EU North", "eu_north_1", "-eu", "eu-north-1\n"],
+    "CLOUDFRONT_DISTRIBUTION_ID": ["e2qw", "d111111abcdef8.cloudfront.net", "E2QWRUHEXAMPLE\n", "E2 QWRUH", 5],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
 }
 NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL"}]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from carscraper.backfill.options import ARCHIVE
-from carscraper.base_spiders.base import allow_host, is_web_address
+from carscraper.base_spiders.base import allow_host, by_address, is_web_address
 from carscraper.items import CarImage
 
 if TYPE_CHECKING:
@@ -90,9 +89,4 @@ class Addresses:
 
 def is_wanted(known: KnownImage, *, insist: bool) -> bool:
     """Tell whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
-    return known.due or (insist and known.image.status != "stored" and known.image.reason != "spooled")
-
-
-def by_address(url: str) -> str:
-    """Give the identity of a photo of which nothing but the address is known."""
-    return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"
+    return known.due or (insist and known.image.status != "stored" and known.image.reason not in {"spooled", "deleted"})

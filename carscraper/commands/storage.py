@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from scrapy.commands import ScrapyCommand
@@ -59,12 +60,14 @@ class Command(ScrapyCommand):
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
         try:
             self.exitcode = verb.run(self._context(console), opts)
+            sys.stdout.flush()
         except CarscraperError as error:
             self._end(str(error))
         except DBAPIError as error:
             self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
         except BrokenPipeError:
-            sys.stderr.close()  # whoever read our output has seen enough
+            # Whoever read our output has seen enough; what is still buffered goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             console.end_progress()
 

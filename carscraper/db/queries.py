@@ -37,6 +37,7 @@ PERMANENT_REASONS = frozenset(
         "bad-address",
         "robots-txt",
         "car-gone",
+        "deleted",
     }
 )
 """Reasons for which a photo is not tried again by itself: the dealer's answer will be the same."""
@@ -131,6 +132,8 @@ class KnownBytes:
     image: CarImage | None
     """A stored photo with these bytes in the asked store."""
     placeholder: bool
+    deleted: bool = False
+    """Somebody had a photo with these bytes deleted: they are not kept again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +189,9 @@ _BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "h
 # Statements that run for nearly every photo are built once: building one costs more than SQLite takes to run it.
 _hashes: Any = bindparam("hashes", expanding=True)
 _listing_ids: Any = bindparam("listing_ids", expanding=True)
-_SEEN_HASHES = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(_hashes), _images.c.key.is_not(None))
+# A tombstone has no key any more.
+_OF_USE = or_(_images.c.key.is_not(None), _images.c.reason == "deleted")
+_SEEN_HASHES = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(_hashes), _OF_USE)
 _SEVERAL = (
     select(_images.c.source_sha256)
     .where(_images.c.source_sha256.in_(_hashes))
@@ -225,6 +230,8 @@ _WRITE_IMAGE = (
             _images.c.source_sha256 != bindparam("new_source_sha256"),
             bindparam("released", type_=Boolean),
         ),
+        # What somebody has deleted stays so, also for a crawl that had it in hand.
+        or_(_images.c.reason.is_(None), _images.c.reason != "deleted"),
     )
     .values(
         {name: bindparam(f"new_{name}") for name in (*_BYTES, "status", "reason", "stored_at")}
@@ -310,11 +317,12 @@ def known_bytes(
     for chunk in chunks(_seen_hashes(connection, hashes)):
         one_of_each = (
             select(func.min(_images.c.id))
-            .where(_images.c.source_sha256.in_(chunk), _images.c.key.is_not(None))
+            .where(_images.c.source_sha256.in_(chunk), _OF_USE)
             .group_by(_images.c.source_sha256, _images.c.status, _images.c.reason, _images.c.store)
         )
         kinds.extend(connection.execute(select(_images).where(_images.c.id.in_(one_of_each))))
     placeholders = {row.source_sha256 for row in kinds if row.reason == "placeholder"} - rules.released
+    deleted = {row.source_sha256 for row in kinds if row.reason == "deleted"}
     # A released placeholder's object is still there: its row counts as stored.
     stored = {
         (row.source_sha256, row.store): image_of(row)
@@ -325,7 +333,9 @@ def known_bytes(
     for source_sha256, location in asked:
         image = stored.get((source_sha256, location))
         placeholder = bool(rules.families) and source_sha256 in placeholders
-        answers.append(KnownBytes(image=image, placeholder=placeholder) if image or placeholder else None)
+        gone = source_sha256 in deleted
+        known = KnownBytes(image=image, placeholder=placeholder, deleted=gone) if image or placeholder or gone else None
+        answers.append(known)
     return answers
 
 
@@ -403,8 +413,8 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     if found:
         first = next(iter(results))
         results[first] = replace(results[first], placeholders=found)
-    covers = _covers(connection, sorted(listing_ids.values()))
-    placeholders = _covers(connection, sorted(listing_ids.values()), placeholders=True)
+    covers = stored_urls(connection, sorted(listing_ids.values()))
+    placeholders = stored_urls(connection, sorted(listing_ids.values()), placeholders=True)
     for values, item in zip(updates, cars.values(), strict=True):
         row = before[item.source, item.external_id]
         current = None if row.image_url in placeholders.get(row.id, ()) else row.image_url
@@ -501,7 +511,9 @@ def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bo
 
 def _temporary_cover(item: CarItem, current: str | None) -> str | None:
     """Give the picture to show while no photo has a permanent URL; a permanent URL is never replaced."""
-    newest = next((image.source_url for image in item.images), None)
+    deleted = {image.source_url for image in item.images if image.reason == "deleted"}
+    current = None if current in deleted else current
+    newest = next((image.source_url for image in item.images if image.source_url not in deleted), None)
     if not newest or (current and not _is_dealers(current, item.url, newest)):
         return current
     return newest
@@ -561,9 +573,7 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
         For each photo 0; for the first, how many photos of this and other cars it showed to be placeholders.
     """
     now = utcnow()
-    shown: dict[int, str | None] = {}
-    for chunk in chunks(sorted({listing_id for listing_id, _ in photos})):
-        shown.update((row.id, row.image_url) for row in connection.execute(_LOCK_COVERS, {"listing_ids": chunk}))
+    shown = lock_covers(connection, sorted({listing_id for listing_id, _ in photos}))
     rows = []
     for listing_id, image in photos:
         values: dict[str, Any] = {f"new_{name}": getattr(image, name) for name in (*_BYTES, "status", "reason")}
@@ -573,10 +583,23 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
     connection.execute(_WRITE_IMAGE, rows)
     stored = {image.source_sha256 for _, image in photos if image.status == "stored" and image.source_sha256}
     found = _find_placeholders(connection, stored, rules) if rules.families and stored else 0
-    for listing_id, urls in _covers(connection, sorted(shown)).items():
+    for listing_id, urls in stored_urls(connection, sorted(shown)).items():
         if shown[listing_id] != urls[0]:
-            connection.execute(_SET_COVER, {"listing": listing_id, "cover": urls[0]})
+            set_cover(connection, listing_id, urls[0])
     return [found] + [0] * (len(photos) - 1)
+
+
+def lock_covers(connection: Connection, listing_ids: list[int]) -> dict[int, str | None]:
+    """Give the pictures that cars show, and keep other writers from these cars until the commit."""
+    shown: dict[int, str | None] = {}
+    for chunk in chunks(listing_ids):
+        shown.update((row.id, row.image_url) for row in connection.execute(_LOCK_COVERS, {"listing_ids": chunk}))
+    return shown
+
+
+def set_cover(connection: Connection, listing_id: int, url: str | None) -> None:
+    """Let a car show the picture at *url*, or none."""
+    connection.execute(_SET_COVER, {"listing": listing_id, "cover": url})
 
 
 def _save_images(
@@ -628,6 +651,14 @@ def _image_values(
     values["stored_at"] = now if image.status == "stored" else None
     if row is None:
         return values
+    if row.reason == "deleted":
+        # Only where the dealer shows it may change; the crawl that had it in hand meanwhile changes nothing.
+        if (row.position, row.source_url) == (image.position, image.source_url):
+            return None
+        return {name: getattr(row, name) for name in values} | {
+            "position": image.position,
+            "source_url": image.source_url,
+        }
     keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
     # Written a moment ago, when the bytes were safe; or found to be a placeholder since.
     keep_bytes |= row.sha256 is not None and (row.sha256, row.status, row.reason) == (
@@ -646,6 +677,8 @@ def _image_values(
         values["url"] = url
     elif image.status != "stored" and image.key is None:
         values |= {name: getattr(row, name) for name in _BYTES}
+        if image.reason == "deleted":
+            values["source_sha256"] = image.source_sha256  # the tombstone's bytes: lifted together
     # The row counts the tries of all runs, the item those of this run.
     values["attempts"] = row.attempts + image.attempts
     values["last_attempt_at"] = now if tried else row.last_attempt_at
@@ -676,7 +709,7 @@ def image_stored(
     return True
 
 
-def _covers(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:
+def stored_urls(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:
     """Give the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first."""
     statement = _PLACEHOLDER_URLS if placeholders else _STORED_URLS
     covers: dict[int, list[str]] = {}
@@ -721,7 +754,7 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
     )
     listing_ids = list(dict.fromkeys(connection.execute(shown).scalars()))
     number = connection.execute(update(_images).where(marked).values(status="failed", reason="placeholder")).rowcount
-    covers = _covers(connection, listing_ids)
+    covers = stored_urls(connection, listing_ids)
     for listing_id in listing_ids:
         cover = next(iter(covers.get(listing_id, ())), None)
         connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=cover))

@@ -31,7 +31,7 @@ class Listed:
     images: int
     """Photos with a row."""
     unsettled: int
-    """Photos that are not stored, whatever the reason; those in the spool are safe."""
+    """Photos that are not stored, whatever the reason; those in the spool are safe, deleted ones are not wanted."""
     due: int
     """Those of them that may be tried again now."""
     in_folder: int
@@ -77,7 +77,7 @@ def listed(connection: Connection, sources: list[str] | None, include_inactive: 
             _listings.c.image_url,
             _listings.c.is_active,
             func.count(_images.c.id),
-            number((_images.c.status != "stored") & (func.coalesce(_images.c.reason, "") != "spooled")),
+            number((_images.c.status != "stored") & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))),
             number(due_condition(utcnow())),
             number((_images.c.status == "stored") & (_images.c.store == "folder")),
         )

@@ -72,6 +72,8 @@ class BackfillReport:
                 counts["stored" if image.attempts else "known"] += 1
             elif image.reason == "limit":
                 counts["left"] += 1
+            elif image.reason == "deleted":
+                counts["known"] += 1  # on purpose: nobody misses it
             else:
                 counts[f"failed {image.reason or 'not fetched'}"] += 1
                 row = (item.source, item.external_id, item.url, image.identity, image.source_url)

@@ -119,6 +119,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     asides = [
         _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
         _count(number("images/given_up"), "photo", "given up by an earlier run"),
+        _count(number("images/deleted"), "photo", "deleted on request and not kept again"),
         _count(number("images/adopted"), "photo", "found in the store and entered"),
         _count(number("images/left"), "photo", "left by the limit"),
         _count(number("backfill/left"), "car", "left for the next run"),

@@ -62,6 +62,8 @@ _LARGE = 1024**2  # bytes
 _EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "placeholder"})
 # The connection may have broken without HTTP noticing: asked once more.
 _BROKEN = frozenset({"truncated", "empty"})
+# Not stored, and nobody may insist: the bytes are safe, or somebody had the photo deleted.
+_SETTLED = frozenset({"spooled", "deleted"})
 # What is copied from a known photo to one with the same bytes.
 _SAME_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
@@ -185,7 +187,7 @@ class CarImagesPipeline(ImagesPipeline):
             found = known.get(image.identity)
             if image.status == "stored" or not found or found.due:
                 continue
-            if not image.insist or found.image.status == "stored" or found.image.reason == "spooled":
+            if not image.insist or found.image.status == "stored" or found.image.reason in _SETTLED:
                 self._take_over(image, found.image)
         if self._wanted(item):
             item.listing_id = await self._announce(item)
@@ -199,7 +201,9 @@ class CarImagesPipeline(ImagesPipeline):
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
         image.status, image.reason = known.status, known.reason
-        if self.store and image.key and not image.url and image.store == self.store.backend.location:
+        if known.reason == "deleted":
+            image.key = image.url = None  # the row has its key until the object is gone
+        elif self.store and image.key and not image.url and image.store == self.store.backend.location:
             image.url = self.store.backend.url(image.key)  # IMAGES_PUBLIC_URL was set for a folder since
 
     def get_media_requests(self, item: CarItem, info: Any) -> list[Request]:
@@ -391,6 +395,8 @@ class CarImagesPipeline(ImagesPipeline):
         photo = self._inspect(data)
         image.source_sha256 = hashlib.sha256(data).hexdigest()
         known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
+        if known and known.deleted:
+            raise ImageRejectedError("deleted", "somebody had these bytes deleted")
         if known and known.placeholder:
             raise ImageRejectedError("placeholder", "the same bytes on many cars")
         if known and known.image and self._is_where_wanted(image, known.image):
@@ -588,6 +594,8 @@ class CarImagesPipeline(ImagesPipeline):
             stats.inc_value("carscraper/images/seen")
             if image.attempts == 0 and image.status != "pending" and image.reason != "bad-address":
                 self._count_known(image)
+            elif image.reason == "deleted":
+                stats.inc_value("carscraper/images/deleted")
             elif image.status == "failed":
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
             elif image.reason == "limit":
@@ -599,7 +607,7 @@ class CarImagesPipeline(ImagesPipeline):
         """Count what the ledger knew and this run did not touch."""
         stats = self.crawler.stats
         if image.status == "failed":
-            stats.inc_value("carscraper/images/given_up")
+            stats.inc_value(f"carscraper/images/{'deleted' if image.reason == 'deleted' else 'given_up'}")
             return
         stats.inc_value("carscraper/images/known")
 
@@ -611,8 +619,11 @@ def _copy_bytes(image: CarImage, other: CarImage) -> None:
 
 def _fail(image: CarImage, reason: str) -> None:
     image.status, image.reason = "failed", reason
+    served = image.source_sha256
     for name in _SAME_BYTES:
         setattr(image, name, None)
+    if reason == "deleted":
+        image.source_sha256 = served  # a tombstone says of which bytes
 
 
 def _reason(error: BaseException | None) -> str:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from carscraper.vehicles import make_slug, slug
 
 THUMBNAILS = "thumbnails"
+
+_SLUG = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
+_SCHEME = re.compile(
+    rf"(?!{THUMBNAILS}/)(?P<spider>{_SLUG})/(?P<year>[1-9][0-9]{{0,4}}|unknown)/(?P<make>{_SLUG})/(?P<model>{_SLUG})/"
+    r"(?P<external_id>[a-z0-9][a-z0-9-]{0,59})_(?P<hash>[0-9a-f]{12})\.(?P<extension>[a-z0-9]{2,5})"
+)
+_THUMBNAIL = re.compile(rf"{THUMBNAILS}/(?P<name>[a-z0-9_-]+)/(?P<key>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyParts:
+    """What a photo's key says."""
+
+    spider: str
+    year: int | None
+    make: str
+    """A slug, ``unknown`` for none; so is the model."""
+    model: str
+    external_id: str
+    """As the key has it: an id of other characters than letters and digits is a slug with a digest there."""
+    hash: str
+    """The first 12 hexadecimal digits of the SHA-256 of the bytes."""
+    extension: str
 
 
 def normalise_prefix(prefix: str | None) -> str:
@@ -65,6 +89,39 @@ def thumbnail_key(name: str, key: str) -> str:
     'thumbnails/small/bilasolur/2019/skoda/octavia/1_ab.jpg'
     """
     return f"{THUMBNAILS}/{name}/{key}"
+
+
+def parse_key(name: str, prefix: str = "") -> KeyParts | None:
+    """Read the object name of a photo; ``None`` for a thumbnail and for what is not of our scheme.
+
+    *prefix* is ``S3_PREFIX`` as :func:`normalise_prefix` gives it.
+
+    >>> found = parse_key("cars/bilasolur/2019/skoda/thor-4x4/296487_0123456789ab.jpg", "cars/")
+    >>> found.spider, found.year, found.make, found.model, found.external_id, found.hash, found.extension
+    ('bilasolur', 2019, 'skoda', 'thor-4x4', '296487', '0123456789ab', 'jpg')
+    >>> parse_key("bilasolur/unknown/unknown/unknown/1_0123456789ab.png").year is None
+    True
+    >>> parse_key("thumbnails/small/bilasolur/2019/kia/rio/1_0123456789ab.jpg"), parse_key("notes.txt")
+    (None, None)
+    """
+    found = _SCHEME.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    if found is None:
+        return None
+    parts = found.groupdict()
+    year = parts.pop("year")
+    return KeyParts(year=None if year == "unknown" else int(year), **parts)
+
+
+def parse_thumbnail(name: str, prefix: str = "") -> tuple[str, str] | None:
+    """Read the object name of a thumbnail: its own name, and the photo's key without the prefix.
+
+    >>> parse_thumbnail("cars/thumbnails/small/bilasolur/2019/kia/rio/1_0123456789ab.jpg", "cars/")
+    ('small', 'bilasolur/2019/kia/rio/1_0123456789ab.jpg')
+    >>> parse_thumbnail("bilasolur/2019/kia/rio/1_0123456789ab.jpg") is None
+    True
+    """
+    found = _THUMBNAIL.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    return (found["name"], found["key"]) if found else None
 
 
 def permanent_url(key: str, base: str) -> str:

@@ -7,7 +7,6 @@ imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import re
@@ -26,7 +25,9 @@ from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage.client import FATAL, S3Options, keys, open_client, session
+from carscraper.storage.encryption import contradicts, encryption
 from carscraper.storage.keys import permanent_url
+from carscraper.storage.upload import IMMUTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class S3Store:
         self._keys = None if options.profile else keys(options)
         self._session = None if self._keys else session(options)
         self._store = self._open()
+        self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
 
     def object_name(self, key: str) -> str:
         """Give the object's name in the bucket: *key* behind ``S3_PREFIX``."""
@@ -175,7 +177,7 @@ class S3Store:
         """Upload; on return the server has confirmed the bytes.
 
         The request is signed over the SHA-256 of the payload, which the server checks; where the ETag is an MD5, it is
-        compared too.
+        compared too; where it only looks like one, the first upload is read back.
 
         Raises:
             StoreUnavailableError: it kept failing for ``S3_UPLOAD_TIMEOUT`` seconds or ``S3_MAX_RETRIES`` retries.
@@ -192,8 +194,26 @@ class S3Store:
             tags=dict(self._options.tags) or None,
             use_multipart=False,
         )
-        if not self._confirmed(result["e_tag"], upload.data):
-            raise StoreUnavailableError("the server's checksum of the upload differs")
+        etag = (result["e_tag"] or "").strip('"').lower()
+        if self._etags_are_md5 and contradicts(etag, None, upload.data):
+            self._look_again(upload)
+
+    def _look_again(self, upload: Upload) -> None:
+        """Tell a bucket that encrypts with a KMS key, whose ETags look like an MD5 and are none, from damaged bytes.
+
+        Raises:
+            StoreUnavailableError: what is stored is not what was sent.
+        """
+        try:
+            stored = self._read(upload.name, len(upload.data))
+        except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError):
+            logger.info("S3: an ETag is no MD5, and these credentials may not read; the signed payload stands")
+        except (obstore.exceptions.BaseError, FileNotFoundError, StoreRefusedError) as error:  # or it is longer
+            raise StoreUnavailableError("the server's checksum of the upload differs") from error
+        else:
+            if stored != upload.data:
+                raise StoreUnavailableError("the server's checksum of the upload differs")
+        self._etags_are_md5 = False
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Make *call* until it succeeds, the time is over, or it is of no use."""
@@ -216,20 +236,13 @@ class S3Store:
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
             "Content-Type": upload.content_type,
-            "Cache-Control": "public, max-age=31536000, immutable",
+            "Cache-Control": IMMUTABLE,
             # S3 sends metadata as headers: ASCII only, and 2 KB of them at most.
             **{name: _header(value) for name, value in upload.metadata.items()},
         }
         if self._options.storage_class:
             attributes["Storage-Class"] = self._options.storage_class
         return attributes
-
-    @staticmethod
-    def _confirmed(etag: str | None, data: bytes) -> bool:
-        digest = (etag or "").strip('"').lower()
-        if not re.fullmatch(r"[0-9a-f]{32}", digest):
-            return True  # multipart or KMS: no MD5; the signed payload stands
-        return digest == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def _classify(self, error: Exception) -> StoreRefusedError | StoreUnavailableError:
         text = str(error)
@@ -266,10 +279,8 @@ class S3Store:
             config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
         else:
             config["virtual_hosted_style_request"] = True
-        if options.sse:
-            kind, key = options.sse, ""
-            if kind not in {"AES256", "aws:kms", "aws:kms:dsse"}:
-                kind, key = "aws:kms", options.sse.removeprefix("aws:kms:")
+        kind, key = encryption(options.sse)
+        if kind:
             config["server_side_encryption"] = kind
             if key:
                 config["sse_kms_key_id"] = key

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""``Cache-Control`` of a photo: its key follows from its bytes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:

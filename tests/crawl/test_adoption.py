@@ -33,7 +33,7 @@ def test_an_older_schema_refuses_and_names_the_command(legacy: Legacy) -> None:
     assert legacy.world.site.served.requests == []
     assert legacy.rows() == before
     version = legacy.world.command("database", "version")
-    assert version.stdout == "version none; this program needs 0001: run `scrapy database upgrade`\n"
+    assert version.stdout == "version none; this program needs 0002: run `scrapy database upgrade`\n"
 
 
 def test_a_dry_run_changes_nothing_and_json_is_for_machines(legacy: Legacy) -> None:
@@ -42,13 +42,13 @@ def test_a_dry_run_changes_nothing_and_json_is_for_machines(legacy: Legacy) -> N
     assert json.loads(upgrade(legacy.world, "--dry-run", "--json").stdout) == {
         "before": None,
         "version": None,
-        "needed": "0001",
+        "needed": "0002",
     }
     done = upgrade(legacy.world, "--json")
-    assert json.loads(done.stdout) == {"before": None, "version": "0001", "needed": "0001"}
+    assert json.loads(done.stdout) == {"before": None, "version": "0002", "needed": "0002"}
     # Again: nothing to do.
-    assert upgrade(legacy.world).stdout == "version 0001\n"
-    assert json.loads(legacy.world.command("database", "version", "--json").stdout)["version"] == "0001"
+    assert upgrade(legacy.world).stdout == "version 0002\n"
+    assert json.loads(legacy.world.command("database", "version", "--json").stdout)["version"] == "0002"
     assert legacy.rows() == before
 
 
@@ -149,7 +149,7 @@ def test_an_empty_database_is_created_at_first_use_and_newer_tables_are_refused(
 ) -> None:
     world = new_world(cars=1, photos=0)
     world.crawl()
-    assert upgrade(world).stdout == "version 0001\n"
+    assert upgrade(world).stdout == "version 0002\n"
     world.sql("UPDATE alembic_version SET version_num = '9999'")
     world.site.reset()
     done = world.crawl(code=4)

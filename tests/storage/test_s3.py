@@ -270,11 +270,40 @@ def test_a_reply_whose_checksum_differs_is_not_believed(proxied: tuple[services.
     s3, proxy = proxied
     proxy.fail(200, "None", headers={"ETag": f'"{"0" * 32}"'}, times=1)
     store(s3).put(upload())
-    assert proxy.count() == 2
+    assert proxy.count("PUT") == 2
     assert s3.objects() == {KEY: DATA}
     proxy.fail(200, "None", headers={"ETag": f'"{"0" * 32}"'})
     with pytest.raises(StoreUnavailableError, match="checksum"):
         store(s3, retries=1).put(upload())
+
+
+def test_an_etag_that_only_looks_like_an_md5_is_found_out_once(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    """As in a bucket that encrypts with a KMS key by default: neither server here has such ETags."""
+    s3, proxy = proxied
+    its = store(s3)
+    for number in range(3):
+        s3.put(f"a/{number}.jpg", DATA)
+        proxy.fail(200, "None", headers={"ETag": f'"{number:032x}"'}, methods="PUT", times=1)
+        its.put(upload(f"a/{number}.jpg"))
+    assert proxy.count("GET") == 1
+    assert proxy.count("PUT") == 3 + 3, "the test's own and one of each upload"
+
+
+def test_other_bytes_under_such_an_etag_are_put_again(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    s3.put("a.jpg", DATA + b"more")
+    proxy.fail(200, "None", headers={"ETag": f'"{1:032x}"'}, methods="PUT", times=1)
+    store(s3).put(upload("a.jpg"))
+    assert s3.get("a.jpg")[0] == DATA
+    assert proxy.count("PUT") == 1 + 2, "the test's own and two of the upload"
+
+
+def test_a_key_that_may_only_put_relies_on_the_signed_payload(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, proxy = proxied
+    proxy.fail(200, "None", headers={"ETag": f'"{1:032x}"'}, methods="PUT", times=1)
+    proxy.fail(403, "AccessDenied", methods="GET")
+    store(s3).put(upload("a.jpg"))
+    assert proxy.count("PUT") == 1
 
 
 @pytest.mark.parametrize("etag", ['"abc-2"', '"0123"', "anything"])

@@ -1,10 +1,249 @@
-"""Not written yet."""
+"""``scrapy storage list`` and ``stats``: what is in the bucket."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import itertools
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from carscraper.cli.console import human_bytes, printable, table
+from carscraper.cli.verb import DONE, Verb
+from carscraper.db import coverage
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.storage.keys import parse_key, parse_thumbnail
+from carscraper.storage.listing import Details, Listed, Selection, described, selected
+from carscraper.storage.statistics import Count, Statistics
+from carscraper.vehicles import UNKNOWN, make_slug, slug
 
 if TYPE_CHECKING:
-    from carscraper.cli.verb import Verb
+    from collections.abc import Iterable, Iterator
 
-VERBS: list[Verb] = []
+    from carscraper.cli.verb import Context
+
+# --- list -------------------------------------------------------------------------------------------------------
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="what the keys begin with")
+    parser.add_argument("--source", type=_source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
+    parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
+    parser.add_argument("--year", type=_year, metavar="YEAR", help=f"photos of cars of this year only, or {UNKNOWN}")
+    parser.add_argument("--metadata", action="store_true", help="ask for each object's type, source and source address")
+    parser.add_argument("--limit", type=positive, metavar="N", help="stop after so many")
+
+
+def _list(context: Context, options: argparse.Namespace) -> int:
+    console, bucket, prefix = context.console, context.options.bucket, context.options.prefix
+    only = Selection(source=options.source, make=options.make, year=options.year)
+    objects = selected(context.client, bucket, prefix, below=_below(options.prefix, prefix), only=only)
+    wanted: Iterable[Listed] = itertools.islice(objects, options.limit)
+    shown = Count()
+    for each, details in _described(context, wanted, metadata=options.metadata):
+        shown.add(each.size)
+        console.line(
+            json.dumps(_record(each, details, prefix, metadata=options.metadata), ensure_ascii=False)
+            if console.as_json
+            else _row(each, details, metadata=options.metadata)
+        )
+        console.progress(f"{shown.objects:,} objects")
+    console.end_progress()
+    more = options.limit is not None and shown.objects == options.limit and next(objects, None) is not None
+    rest = "; there are more" if more else ""
+    console.note(f"{_objects(shown.objects)}, {human_bytes(shown.bytes)}{rest}.")
+    return DONE
+
+
+def _described(
+    context: Context, objects: Iterable[Listed], *, metadata: bool
+) -> Iterator[tuple[Listed, Details | None]]:
+    if metadata:
+        yield from described(context.client, context.options.bucket, objects)
+    else:
+        yield from ((each, None) for each in objects)
+
+
+def _below(given: str, prefix: str) -> str:
+    """Give what the names begin with: as they are printed, or without ``S3_PREFIX``.
+
+    >>> _below("cars/bila", "cars/"), _below("bila", "cars/"), _below("", "cars/")
+    ('cars/bila', 'cars/bila', 'cars/')
+    """
+    return given if given.startswith(prefix) else prefix + given
+
+
+def _row(each: Listed, details: Details | None, *, metadata: bool) -> str:
+    row = f"{each.size:>10,}  {each.modified:%Y-%m-%d %H:%M}  {each.storage_class:<12}  {printable(each.name)}"
+    if not metadata:
+        return row
+    if details is None:
+        return f"{row}  (gone since)"
+    carried = (details.content_type, details.source, details.external_id, details.source_url)
+    return "  ".join([row, *(printable(value) if value else "–" for value in carried)])
+
+
+def _record(each: Listed, details: Details | None, prefix: str, *, metadata: bool) -> dict[str, Any]:
+    parts, thumbnail = parse_key(each.name, prefix), parse_thumbnail(each.name, prefix)
+    record: dict[str, Any] = {
+        "key": each.name,
+        "kind": "photo" if parts else "thumbnail" if thumbnail else "other",
+        "bytes": each.size,
+        "modified": each.modified.isoformat(),
+        "storage_class": each.storage_class,
+        "etag": each.etag,
+    }
+    if parts:
+        record |= {"source": parts.spider, "year": parts.year, "make": parts.make, "model": parts.model}
+        record |= {"external_id": parts.external_id}
+    if metadata:
+        record["metadata"] = asdict(details) if details else None
+    return record
+
+
+# --- stats ------------------------------------------------------------------------------------------------------
+
+
+def _stats_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="what the keys begin with")
+
+
+def _stats(context: Context, options: argparse.Namespace) -> int:
+    console, bucket, prefix = context.console, context.options.bucket, context.options.prefix
+    below = _below(options.prefix, prefix)
+    statistics = Statistics()
+    for number, each in enumerate(selected(context.client, bucket, prefix, below=below), 1):
+        statistics.add(each, prefix)
+        console.progress(f"{number:,} objects")
+    console.end_progress()
+    ledger: _Ledger | None = None
+    try:
+        ledger = _read_ledger(context)
+    except (ConfigurationError, DatabaseUnavailableError) as error:
+        console.note(f"Without the ledger: {error}")
+    data = {"bucket": bucket, "prefix": below, **_statistics_data(statistics)}
+    data["ledger"] = _ledger_data(*ledger) if ledger else None
+    console.result(data, _statistics_text(bucket, below, statistics, ledger))
+    return DONE
+
+
+_Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
+
+
+def _read_ledger(context: Context) -> _Ledger:
+    with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+        return coverage.coverage(connection), coverage.by_status(connection)
+
+
+def _statistics_data(statistics: Statistics) -> dict[str, Any]:
+    def plain(counts: dict[str, Count]) -> dict[str, Any]:
+        return {name: asdict(count) for name, count in sorted(counts.items())}
+
+    return {
+        **asdict(statistics.total),
+        "kinds": {kind: asdict(count) for kind, count in statistics.by_kind.items()},
+        "sources": plain(statistics.by_source),
+        "storage_classes": plain(statistics.of_class()),
+        "months": plain(statistics.by_month),
+    }
+
+
+def _ledger_data(cars: coverage.Coverage, photos: list[coverage.Photos]) -> dict[str, Any]:
+    return {
+        "active_cars": cars.cars,
+        "with_photos": cars.with_photos,
+        "complete": cars.complete,
+        "share_complete": cars.share_complete,
+        "photos_per_car": {"mean": cars.mean, "median": cars.median},
+        "photos": [asdict(each) for each in photos],
+    }
+
+
+def _statistics_text(bucket: str, below: str, statistics: Statistics, ledger: _Ledger | None) -> Iterator[str]:
+    total = statistics.total
+    where = f"{bucket}, below {printable(below)}" if below else bucket
+    yield f"{where}: {_objects(total.objects)}, {human_bytes(total.bytes)}"
+    kinds = {f"{kind}s": count for kind, count in statistics.by_kind.items()}
+    kinds["other objects"] = kinds.pop("others")
+    yield from _counts("what", "objects", kinds)
+    yield from _counts("storage class", "objects", statistics.of_class())
+    yield from _counts("source", "photos", dict(sorted(statistics.by_source.items())))
+    yield from _counts("month of upload", "photos", dict(sorted(statistics.by_month.items())))
+    if ledger is None:
+        return
+    cars, photos = ledger
+    yield ""
+    share = "" if cars.share_complete is None else f" ({cars.share_complete:.1%})"
+    yield f"Active cars: {cars.cars:,}, with photos {cars.with_photos:,}, all photos stored {cars.complete:,}{share}"
+    if cars.mean is not None:
+        yield f"Stored photos per car: {cars.mean:.1f} on average, {cars.median:g} in the middle"
+    if photos:
+        yield ""
+        rows = [
+            (each.status, printable(each.store or each.reason or "not tried yet"), f"{each.photos:,}")
+            for each in photos
+        ]
+        yield from table(["photos in the ledger", "where, or why not", "photos"], rows, right=[2])
+
+
+def _counts(what: str, unit: str, counts: dict[str, Count]) -> Iterator[str]:
+    if counts:
+        yield ""
+        rows = [(printable(name), f"{each.objects:,}", human_bytes(each.bytes)) for name, each in counts.items()]
+        yield from table([what, unit, "bytes"], rows, right=[1, 2])
+
+
+def _objects(number: int) -> str:
+    return "1 object" if number == 1 else f"{number:,} objects"
+
+
+# --- values a person types --------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1; made for argparse's ``type=``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _source(text: str) -> str:
+    return _sluggish(text, slug(text))
+
+
+def _make(text: str) -> str:
+    return _sluggish(text, make_slug(text))
+
+
+def _sluggish(text: str, found: str) -> str:
+    # A slug of nothing is "unknown", which keys have; nobody means it by "" or "!".
+    if found == UNKNOWN and text.strip().lower() != UNKNOWN:
+        raise argparse.ArgumentTypeError(f"{text!r} has no letters or digits; write a name, or {UNKNOWN}")
+    return found
+
+
+def _year(text: str) -> str:
+    if text != UNKNOWN and not re.fullmatch(r"[1-9][0-9]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no year; write one such as 2019, or {UNKNOWN}")
+    return text
+
+
+VERBS: list[Verb] = [
+    Verb(
+        name="list",
+        summary="List objects with size, date and storage class; --json gives a JSON object a line",
+        arguments=_list_arguments,
+        run=_list,
+    ),
+    Verb(
+        name="stats",
+        summary="Count objects and bytes by source, storage class and month, and the cars' photos in the ledger",
+        arguments=_stats_arguments,
+        run=_stats,
+    ),
+]

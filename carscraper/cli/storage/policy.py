@@ -1,10 +1,85 @@
-"""Not written yet."""
+"""``scrapy storage policy``: the least rights, as JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from carscraper.cli.verb import DONE, Verb
+from carscraper.exceptions import ConfigurationError
+from carscraper.storage import policies
 
 if TYPE_CHECKING:
-    from carscraper.cli.verb import Verb
+    from collections.abc import Callable
 
-VERBS: list[Verb] = []
+    from carscraper.cli.verb import Context
+
+_IAM: dict[str, Callable[[policies.Scope], policies.Document]] = {
+    "crawl": policies.crawl,
+    "backfill": policies.backfill,
+    "admin": policies.admin,
+}
+_BUCKET = ("public", "cloudfront", "tls")
+
+
+def scope(context: Context, bucket: str | None = None) -> policies.Scope:
+    """Give what policies are about: the settings' bucket, or another one by its name."""
+    options = context.options
+    return policies.Scope(
+        bucket=bucket or options.bucket,
+        region=options.region,
+        prefix=options.prefix,
+        tags=bool(options.tags),
+        sse=options.sse,
+        distribution=context.settings.get("CLOUDFRONT_DISTRIBUTION_ID"),
+    )
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", nargs="?", choices=list(_IAM), help="whose rights, as an IAM policy")
+    parser.add_argument("--bucket-policy", choices=_BUCKET, help="a policy of the bucket instead")
+    parser.add_argument(
+        "--distribution-arn",
+        metavar="ARN",
+        type=_distribution,
+        help="the CloudFront distribution, for --bucket-policy cloudfront",
+    )
+
+
+def _distribution(text: str) -> str:
+    if not re.fullmatch(r"arn:aws(-cn|-us-gov)?:cloudfront::[0-9]{12}:distribution/[A-Z0-9]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no distribution; write arn:aws:cloudfront::ACCOUNT:distribution/ID"
+        )
+    return text
+
+
+def _run(context: Context, options: argparse.Namespace) -> int:
+    if bool(options.role) == bool(options.bucket_policy):
+        raise ConfigurationError("Name one policy: crawl, backfill or admin, or --bucket-policy public|cloudfront|tls.")
+    if bool(options.distribution_arn) != (options.bucket_policy == "cloudfront"):
+        raise ConfigurationError("--bucket-policy cloudfront and --distribution-arn belong together.")
+    where = scope(context)
+    found = _IAM[options.role](where) if options.role else policies.document(_statement(options, where))
+    context.console.result(found, json.dumps(found, ensure_ascii=False, indent=2))
+    return DONE
+
+
+def _statement(options: argparse.Namespace, where: policies.Scope) -> dict[str, Any]:
+    if options.bucket_policy == "tls":
+        return policies.tls_only(where)
+    if options.bucket_policy == "public":
+        return policies.public_read(where)
+    return policies.cloudfront_read(where, options.distribution_arn)
+
+
+VERBS: list[Verb] = [
+    Verb(
+        name="policy",
+        summary="Print the least rights for a crawl, a backfill or the administration, or a policy for the bucket",
+        arguments=_arguments,
+        run=_run,
+    )
+]

@@ -1,0 +1,221 @@
+"""The SQL of ``scrapy storage delete``: tombstones, and what they take with them.
+
+A photo that somebody had deleted keeps its row as a tombstone (``failed``, ``deleted``): its identity and the SHA-256
+of its bytes keep crawls from fetching it again. The row has its key until the object is confirmed gone, so that a
+deletion which was cut off can be finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import and_, func, or_, select, update
+
+from carscraper.db.models import CarImageRow, CarListing
+from carscraper.db.queries import chunks, lock_covers, set_cover, stored_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Connection, Table
+
+_listings = cast("Table", CarListing.__table__)
+_images = cast("Table", CarImageRow.__table__)
+
+_TOMBSTONE = and_(_images.c.status == "failed", _images.c.reason == "deleted")
+_LIVE = func.coalesce(_images.c.reason, "") != "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of ``car_images`` and whose it is."""
+
+    row_id: int
+    listing_id: int
+    source: str
+    external_id: str
+    identity: str
+    status: str
+    reason: str | None
+    store: str | None
+    key: str | None
+    bytes: int | None
+    source_sha256: str | None
+
+    @property
+    def car(self) -> str:
+        """``SOURCE/ID``."""
+        return f"{self.source}/{self.external_id}"
+
+    @property
+    def is_tombstone(self) -> bool:
+        """It was deleted, though perhaps not to the end."""
+        return self.reason == "deleted"
+
+
+_ROWS = (
+    select(
+        _images.c.id,
+        _images.c.listing_id,
+        func.coalesce(_listings.c.source, ""),
+        func.coalesce(_listings.c.external_id, ""),
+        *(_images.c[name] for name in ("identity", "status", "reason", "store", "key", "bytes", "source_sha256")),
+    )
+    .join(_listings, _listings.c.id == _images.c.listing_id)
+    .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+)
+
+
+def rows_of_keys(connection: Connection, keys: Iterable[str]) -> list[Row]:
+    """Give every photo that has one of *keys*: those with the same bytes share one."""
+    return [
+        Row(*row)
+        for chunk in chunks(sorted(set(keys)))
+        for row in connection.execute(_ROWS.where(_images.c.key.in_(chunk)))
+    ]
+
+
+def listing_of(connection: Connection, source: str, external_id: str) -> int | None:
+    """Give the id of a car's row, ``None`` if no such car is known."""
+    found: int | None = connection.execute(
+        select(_listings.c.id).where(_listings.c.source == source, _listings.c.external_id == external_id)
+    ).scalar()
+    return found
+
+
+def rows_of_cars(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
+    """Give every photo of these cars, whatever its state."""
+    return [
+        Row(*row)
+        for chunk in chunks(sorted(set(listing_ids)))
+        for row in connection.execute(_ROWS.where(_images.c.listing_id.in_(chunk)))
+    ]
+
+
+def unfinished(connection: Connection) -> list[str]:
+    """Give the keys of deletions that were cut off."""
+    query = select(_images.c.key).where(_TOMBSTONE, _images.c.key.is_not(None)).distinct().order_by(_images.c.key)
+    return list(connection.execute(query).scalars())
+
+
+def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable[str]) -> list[Row]:
+    """Give stored photos with the bytes of *hashes* under other keys than *keys*."""
+    without = set(keys)
+    return [
+        row
+        for chunk in chunks(sorted(set(hashes)))
+        for each in connection.execute(
+            _ROWS.where(_images.c.source_sha256.in_(chunk), func.coalesce(_images.c.status, "") == "stored")
+        )
+        if (row := Row(*each)).key not in without
+    ]
+
+
+def deleted_hashes(connection: Connection, hashes: Iterable[str]) -> set[str]:
+    """Tell which of *hashes* are the SHA-256, as stored or as served, of bytes that somebody had deleted."""
+    found: set[str] = set()
+    for chunk in chunks(sorted(set(hashes))):
+        query = select(_images.c.sha256, _images.c.source_sha256).where(
+            _TOMBSTONE, or_(_images.c.sha256.in_(chunk), _images.c.source_sha256.in_(chunk))
+        )
+        for row in connection.execute(query):
+            found.update(set(row) & set(chunk))
+    return found
+
+
+# --- writes -----------------------------------------------------------------------------------------------------
+
+
+def bury(
+    connection: Connection, keys: Iterable[str], listing_ids: Iterable[int], key_of: Callable[[str], str | None]
+) -> list[Row]:
+    """Make tombstones of all photos with one of *keys* and of all photos of the cars *listing_ids*.
+
+    The covers move on: to the next stored photo's permanent URL, to none if there is no such photo.
+
+    Args:
+        keys: as in the rows.
+        listing_ids: of the cars.
+        key_of: gives the key that a permanent URL names, ``None`` for any other address.
+
+    Returns:
+        The rows that are tombstones now, those with a key being the ones whose objects are to go.
+    """
+    whole = sorted(set(listing_ids))
+    these = set(keys) | {row.key for row in rows_of_cars(connection, whole) if row.key}
+    concerned = {row.listing_id for row in rows_of_keys(connection, these)} | set(whole)
+    shown = lock_covers(connection, sorted(concerned))
+    # Once more: until now a crawl could still have written.
+    rows = {row.row_id: row for row in rows_of_cars(connection, whole)}
+    these |= {row.key for row in rows.values() if row.key}
+    rows |= {row.row_id: row for row in rows_of_keys(connection, these)}
+    dead = _addresses(connection, list(rows))
+    for chunk in chunks(sorted(rows)):
+        connection.execute(
+            update(_images)
+            .where(_images.c.id.in_(chunk), _LIVE)
+            .values(status="failed", reason="deleted", url=None, stored_at=None)
+        )
+    left = stored_urls(connection, sorted(shown))
+    with_others = _with_other_photos(connection, sorted(shown))
+    for listing_id, current in sorted(shown.items()):
+        if not current:
+            continue
+        if current in dead or key_of(current) in these or listing_id not in with_others:
+            set_cover(connection, listing_id, next(iter(left.get(listing_id, ())), None))
+    return list(rows.values())
+
+
+def _addresses(connection: Connection, row_ids: list[int]) -> set[str]:
+    """Give the addresses, permanent and temporary, of the photos *row_ids*."""
+    found: set[str] = set()
+    for chunk in chunks(sorted(row_ids)):
+        for row in connection.execute(select(_images.c.url, _images.c.source_url).where(_images.c.id.in_(chunk))):
+            found.update(address for address in row if address)
+    return found
+
+
+def _with_other_photos(connection: Connection, listing_ids: list[int]) -> set[int]:
+    """Tell which cars have photos that are no tombstones."""
+    found: set[int] = set()
+    for chunk in chunks(listing_ids):
+        query = select(_images.c.listing_id).where(_images.c.listing_id.in_(chunk), _LIVE).distinct()
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def settle(connection: Connection, keys: Iterable[str], key_of: Callable[[str], str | None]) -> None:
+    """Write that the objects of *keys* are gone; a crawl that linked one of them meanwhile has a tombstone, too."""
+    these = sorted(set(keys))
+    bury(connection, these, (), key_of)
+    for chunk in chunks(these):
+        connection.execute(update(_images).where(_images.c.key.in_(chunk), _TOMBSTONE).values(key=None, store=None))
+
+
+def lifted_with(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
+    """Give the tombstones of these cars, and those of the same bytes on other cars: they hold together."""
+    own = [row for row in rows_of_cars(connection, listing_ids) if row.is_tombstone]
+    rows = {row.row_id: row for row in own}
+    for chunk in chunks(sorted({row.source_sha256 for row in own if row.source_sha256})):
+        for each in connection.execute(_ROWS.where(_images.c.source_sha256.in_(chunk), _TOMBSTONE)):
+            rows.setdefault(each[0], Row(*each))
+    return list(rows.values())
+
+
+def lift(connection: Connection, row_ids: Iterable[int]) -> int:
+    """Let the photos of these tombstones be fetched again; give how many there were.
+
+    Their hashes go too: nothing is known of what the dealer will serve.
+    """
+    number = 0
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("reason", "sha256", "source_sha256", "width", "height", "content_type", "last_attempt_at")
+    )
+    for chunk in chunks(sorted(set(row_ids))):
+        number += connection.execute(
+            update(_images)
+            .where(_images.c.id.in_(chunk), _TOMBSTONE, _images.c.key.is_(None))
+            .values(status="pending", attempts=0, **nothing)
+        ).rowcount
+    return number

@@ -1,0 +1,279 @@
+"""Who may do what: IAM and bucket policies as plain dicts, ready for ``json.dumps``. Pure functions.
+
+Statements that go into a bucket's policy have a ``Sid`` that begins with ``Carscraper``: by it they are found again
+among those that others have put there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from carscraper.storage.encryption import encryption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Document = dict[str, Any]
+"""A whole policy."""
+Statement = dict[str, Any]
+"""One statement of a policy."""
+
+VERSION = "2012-10-17"
+"""The policy language's newest version."""
+PROBES = "_test/"
+"""Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
+PICTURES = ("avif", "gif", "jpeg", "jpg", "png", "webp", "JPEG", "JPG", "PNG")
+"""How the names of public objects end."""
+TLS_ONLY, PUBLIC_READ, CLOUDFRONT_READ = "CarscraperTlsOnly", "CarscraperPublicRead", "CarscraperCloudFrontRead"
+"""The ``Sid`` of each of our statements in a bucket's policy."""
+
+_KMS_ARN = re.compile(r"arn:[\w-]+:kms:[\w-]+:[0-9]{12}:(key/.+|alias/.+)")
+
+# What `scrapy storage setup`, `check`, `lifecycle` and `delete` ask of the bucket itself. IAM's names are not always
+# the API's: GetBucketEncryption needs s3:GetEncryptionConfiguration, deleting rules s3:PutLifecycleConfiguration.
+_ADMINISTRATION = (
+    "s3:CreateBucket",
+    "s3:DeleteBucketPolicy",
+    "s3:GetBucketCORS",
+    "s3:GetBucketNotification",
+    "s3:GetBucketOwnershipControls",
+    "s3:GetBucketPolicy",
+    "s3:GetBucketPublicAccessBlock",
+    "s3:GetBucketVersioning",
+    "s3:GetEncryptionConfiguration",
+    "s3:GetLifecycleConfiguration",
+    "s3:ListBucket",
+    "s3:ListBucketVersions",
+    "s3:PutBucketCORS",
+    "s3:PutBucketNotification",
+    "s3:PutBucketOwnershipControls",
+    "s3:PutBucketPolicy",
+    "s3:PutBucketPublicAccessBlock",
+    "s3:PutBucketVersioning",
+    "s3:PutEncryptionConfiguration",
+    "s3:PutLifecycleConfiguration",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """The bucket that a policy is about, and what the settings ask of it."""
+
+    bucket: str
+    region: str
+    prefix: str = ""
+    """``S3_PREFIX`` with its slash, or nothing."""
+    tags: bool = False
+    """Objects get tags (``S3_TAGS``)."""
+    sse: str | None = None
+    """``S3_SSE``: only ``aws:kms:<key>`` asks for more rights."""
+    distribution: str | None = None
+    """``CLOUDFRONT_DISTRIBUTION_ID``."""
+
+    @property
+    def partition(self) -> str:
+        """The first part of every ARN there."""
+        return partition(self.region)
+
+    @property
+    def bucket_arn(self) -> str:
+        """The bucket itself."""
+        return f"arn:{self.partition}:s3:::{self.bucket}"
+
+    def objects_arn(self, below: str = "") -> str:
+        """Every object whose name begins with *below* (after ``S3_PREFIX``)."""
+        return f"{self.bucket_arn}/{self.prefix}{below}*"
+
+
+def partition(region: str) -> str:
+    """Give the part of Amazon that *region* belongs to; each has its own accounts and ARNs.
+
+    >>> partition("eu-north-1"), partition("cn-north-1"), partition("us-gov-west-1")
+    ('aws', 'aws-cn', 'aws-us-gov')
+    """
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+
+
+def document(*statements: Statement) -> Document:
+    """Make a policy of *statements*."""
+    return {"Version": VERSION, "Statement": list(statements)}
+
+
+# --- for people and programs: IAM -------------------------------------------------------------------------------
+
+
+def crawl(scope: Scope) -> Document:
+    """Give what a crawl needs: it puts photos, and looks once whether the bucket is there.
+
+    Without the second statement the first upload tells.
+    """
+    put = ["s3:PutObject", "s3:PutObjectTagging"] if scope.tags else "s3:PutObject"
+    return document(
+        _allow("StorePhotos", put, scope.objects_arn()),
+        _allow("OptionalCheckAtTheStart", "s3:ListBucket", scope.bucket_arn),
+        *_key(scope, "kms:GenerateDataKey"),
+    )
+
+
+def backfill(scope: Scope) -> Document:
+    """Give what a backfill needs: a crawl's rights; it reads photos that are there, and clears a rehearsal away."""
+    return document(
+        crawl(scope)["Statement"][0],
+        # Without it S3 says 403, not 404, of a photo that is not there: it could not be fetched again.
+        _allow("TellMissingFromForbidden", "s3:ListBucket", scope.bucket_arn),
+        _allow("ReadPhotos", "s3:GetObject", scope.objects_arn()),
+        _allow("ClearRehearsals", "s3:DeleteObject", scope.objects_arn(PROBES)),
+        *_key(scope, "kms:Decrypt", "kms:GenerateDataKey"),
+    )
+
+
+def admin(scope: Scope) -> Document:
+    """Give what all of ``scrapy storage`` needs, on this one bucket."""
+    objects = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"]
+    if scope.tags:
+        objects.append("s3:PutObjectTagging")
+    statements = [
+        _allow("SetUpTheBucket", list(_ADMINISTRATION), scope.bucket_arn),
+        # The whole bucket: `delete`, `audit` and `discover` also meet what earlier programs put beside S3_PREFIX.
+        _allow("HandleObjects", objects, f"{scope.bucket_arn}/*"),
+        *_key(scope, "kms:Decrypt", "kms:GenerateDataKey"),
+    ]
+    if scope.distribution:
+        # The account is not among the settings; CloudFront's ids are unique anyway.
+        arn = f"arn:{scope.partition}:cloudfront::*:distribution/{scope.distribution}"
+        statements.append(
+            _allow("ForgetDeletedPhotos", ["cloudfront:CreateInvalidation", "cloudfront:GetInvalidation"], arn)
+        )
+    return document(*statements)
+
+
+def _allow(sid: str, action: str | list[str], resource: str | list[str]) -> Statement:
+    return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
+
+
+def _key(scope: Scope, *actions: str) -> list[Statement]:
+    """Give the right to use the key of ``S3_SSE``; Amazon's own key needs none."""
+    _, key = encryption(scope.sse or "AES256")
+    if not key:
+        return []
+    statement = _allow("UseTheKey", list(actions) if len(actions) > 1 else actions[0], "")
+    found = _KMS_ARN.fullmatch(key)
+    base = key[: found.start(1)] if found else f"arn:{scope.partition}:kms:{scope.region}:*:"
+    name = found[1] if found else key
+    if name.startswith("alias/"):
+        # IAM knows keys by their ids only: the alias is asked for in a condition.
+        statement["Resource"] = f"{base}key/*"
+        statement["Condition"] = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}}
+    else:
+        statement["Resource"] = f"{base}{name if found else f'key/{name}'}"
+    return [statement]
+
+
+# --- for the bucket ---------------------------------------------------------------------------------------------
+
+
+def tls_only(scope: Scope) -> Statement:
+    """Refuse whoever comes without TLS. The bucket's own ARN and its objects' are both needed.
+
+    ``IfExists``: servers that leave the key out of a plain request would let it pass otherwise.
+    """
+    return {
+        "Sid": TLS_ONLY,
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [scope.bucket_arn, f"{scope.bucket_arn}/*"],
+        "Condition": {"BoolIfExists": {"aws:SecureTransport": "false"}},
+    }
+
+
+def public_read(scope: Scope) -> Statement:
+    """Let everybody read pictures, but list nothing."""
+    return {
+        "Sid": PUBLIC_READ,
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": _pictures(scope),
+    }
+
+
+def cloudfront_read(scope: Scope, distribution_arn: str) -> Statement:
+    """Let one CloudFront distribution (by its origin access control) read pictures."""
+    return {
+        "Sid": CLOUDFRONT_READ,
+        "Effect": "Allow",
+        "Principal": {"Service": "cloudfront.amazonaws.com"},
+        "Action": "s3:GetObject",
+        "Resource": _pictures(scope),
+        "Condition": {"StringEquals": {"AWS:SourceArn": distribution_arn}},
+    }
+
+
+def _pictures(scope: Scope) -> list[str]:
+    # By their endings: a wildcard over all of S3_PREFIX would publish what a job leaves there (logs, lists of cars),
+    # and the folders of the dealers are not all that holds photos: earlier programs chose other names.
+    return [f"{scope.objects_arn()}.{ending}" for ending in PICTURES]
+
+
+def merged(policy: Document | None, put: Sequence[Statement], drop: Iterable[str] = ()) -> Document | None:
+    """Put statements into *policy* in the place of those with the same ``Sid``; all others stay as they are.
+
+    Args:
+        policy: what is there, ``None`` for nothing.
+        put: our statements.
+        drop: the ``Sid`` of statements that shall not be there any more.
+
+    Returns:
+        The new policy, ``None`` if no statement is left.
+    """
+    ours = {statement["Sid"]: statement for statement in put}
+    gone = set(drop)
+    kept = []
+    for statement in statements_of(policy):
+        sid = statement.get("Sid", "")
+        if sid in ours:
+            kept.append(ours.pop(sid))
+        elif sid not in gone:
+            kept.append(statement)
+    kept += ours.values()
+    if not kept:
+        return None
+    return {**(policy or {"Version": VERSION}), "Statement": kept}
+
+
+def statements_of(policy: Document | None) -> list[Statement]:
+    """Give the statements of *policy*; a single one may stand there without a list."""
+    found = (policy or {}).get("Statement", [])
+    return [found] if isinstance(found, dict) else list(found)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two policies say the same: lists without order, one-element lists as their element.
+
+    A server may store a policy in another form than it was sent.
+
+    >>> same({"Action": ["s3:GetObject"]}, {"Action": "s3:GetObject"}), same({"Action": "a"}, {"Action": "b"})
+    (True, False)
+    """
+    return bool(_plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        inner = sorted((_plain(each) for each in value), key=repr)
+        return inner[0] if len(inner) == 1 else inner
+    return value
+
+
+def lets_everybody_in(statement: Statement) -> bool:
+    """Tell whether *statement* allows something to anonymous callers without a condition."""
+    principal = statement.get("Principal")
+    anybody = principal == "*" or (isinstance(principal, dict) and same(principal.get("AWS"), "*"))
+    return statement.get("Effect") == "Allow" and anybody and not statement.get("Condition")

@@ -1,0 +1,584 @@
+"""``get``, ``put``, ``presign``, ``url``: what they give, what they refuse, and keys that come back as they went."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert
+
+from carscraper.cli.durations import duration, in_words
+from carscraper.db import schema
+from carscraper.db.engine import open_engine
+from carscraper.db.models import CarImageRow, CarListing
+from carscraper.db.objects import rows_of_key
+from carscraper.storage.client import open_client
+from tests import services
+from tests.storage import photos, tiff
+from tests.storage.test_metadata import jpeg_with_exif
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.conftest import Storage
+
+PHOTO = photos()["jpeg"][1]
+KEY = "cars/a.jpg"
+clients = functools.cache(open_client)
+NASTY = [
+    "a b.jpg",
+    "a+b.jpg",
+    "100%.jpg",
+    "a%20b%2Fc.jpg",
+    "Þór/þæö.jpg",
+    "a#b.jpg",
+    "a?b=c.jpg",
+    "a&b=c;d.jpg",
+    "a'b.jpg",
+    'a"b.jpg',
+    ".hidden/..x.jpg",
+    "...jpg",
+    "-x.jpg",
+    "a\\b.jpg",
+    "~$@!*()[]{}<>|^`,:=.jpg",
+    "🚗.jpg",
+    "e\u0301.jpg",  # not the same key as é.jpg
+    "\N{RIGHT-TO-LEFT OVERRIDE}gpj.jpg",
+]
+# rclone serves a folder: it refuses names that a folder can't hold.
+NOT_ON_RCLONE = ["a//b.jpg", "/a.jpg", "a///b//c.jpg"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A client takes longer to make than most verbs to run.
+    monkeypatch.setattr("carscraper.cli.verb.open_client", clients)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.bin"  # the name says nothing: bytes decide
+    path.write_bytes(PHOTO)
+    return path
+
+
+@pytest.fixture(scope="module")
+def one_bucket(moto_server: services.MotoS3) -> services.S3:
+    """One bucket for the whole module: a boto3 client takes longer to make than most of these tests to run."""
+    moto_server.reset()
+    return moto_server.bucket("car-photos-of-this-module")
+
+
+@pytest.fixture
+def moto_s3(one_bucket: services.S3) -> services.S3:
+    """The bucket, empty."""
+    for key in one_bucket.keys():  # noqa: SIM118 - no dict
+        one_bucket.delete(key)
+    return one_bucket
+
+
+@pytest.fixture
+def moto(storage: Storage, moto_s3: services.S3, sqlite_url: str) -> services.S3:
+    storage.settings = {**moto_s3.env, "DATABASE_URL": sqlite_url}
+    return moto_s3
+
+
+def enter(url: str, bucket: str, key: str, data: bytes, *, status: str = "stored") -> None:
+    """Makes the ledger say that *key* has these bytes."""
+    engine = open_engine(url, timeout=5)
+    schema.ensure(engine)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with engine.begin() as connection:
+        listing: Any = connection.execute(
+            insert(CarListing).values(source="Bilasolur", external_id=hashlib.md5(key.encode() + data).hexdigest())
+        )
+        connection.execute(
+            insert(CarImageRow).values(
+                listing_id=listing.inserted_primary_key[0],
+                position=0,
+                identity="1/1",
+                source_url="https://example.is/1.jpg",
+                status=status,
+                store=f"s3://{bucket}",
+                key=key,
+                sha256=hashlib.sha256(data).hexdigest(),
+                first_seen_at=now,
+            )
+        )
+    engine.dispose()
+
+
+# --- durations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("15m", timedelta(minutes=15)),
+        ("1h", timedelta(hours=1)),
+        ("30d", timedelta(days=30)),
+        ("2W", timedelta(weeks=2)),
+        (" 1h ", timedelta(hours=1)),
+    ],
+)
+def test_lengths_of_time(text: str, length: timedelta) -> None:
+    assert duration(text) == length
+    assert duration(in_words(length)) == length
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "h", "-1h", "1.5h", "1 h", "0s", "1y", "٣h", "9999999999w", "1h30m", "1h\n2"]
+)
+def test_lengths_of_time_that_are_none(storage: Storage, text: str) -> None:
+    said = storage("presign", "k", f"--expires={text}", code=2)
+    assert "argument --expires: " in said.err
+    assert "Traceback" not in said.err
+
+
+# --- put --------------------------------------------------------------------------------------------------------
+
+
+def test_put_prints_the_permanent_address(storage: Storage, s3: services.S3, photo: Path) -> None:
+    storage.settings = s3.env
+    said = storage("put", photo, "cars/þ a.jpg")
+    assert said.out == f"{s3.endpoint}/{s3.bucket}/cars/%C3%BE%20a.jpg\n"
+    assert said.err == ""
+    data, headers = s3.get("cars/þ a.jpg")
+    assert data == PHOTO
+    assert headers["content-type"] == "image/jpeg"
+
+
+def test_put_with_what_is_configured(storage: Storage, moto: services.S3, photo: Path) -> None:
+    storage.settings |= {"S3_STORAGE_CLASS": "STANDARD_IA", "S3_SSE": "AES256", "IMAGES_PUBLIC_URL": "https://img.is/"}
+    found = storage("put", photo, KEY, "--json").data
+    assert found == {
+        "key": KEY,
+        "url": "https://img.is/cars/a.jpg",
+        "bytes": len(PHOTO),
+        "content_type": "image/jpeg",
+        "sha256": hashlib.sha256(PHOTO).hexdigest(),
+        "replaced": False,
+        "dry_run": False,
+    }
+    head = moto.client.head_object(Bucket=moto.bucket, Key=KEY)
+    assert (head["StorageClass"], head["ServerSideEncryption"]) == ("STANDARD_IA", "AES256")
+    assert head["CacheControl"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type"), [("png", "image/png"), ("webp", "image/webp"), ("avif", "image/avif")]
+)
+def test_the_type_is_that_of_the_bytes(
+    storage: Storage, moto: services.S3, tmp_path: Path, kind: str, content_type: str
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(photos()[kind][1])
+    storage("put", "x.jpg", KEY)
+    assert moto.get(KEY)[1]["content-type"] == content_type
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "content_type"),
+    [
+        ("page.html", b"<html>hi</html>", "text/html"),
+        ("notes", b"\x00\x01\x02", "application/octet-stream"),
+        ("cut.jpg", PHOTO[:500], "image/jpeg"),
+    ],
+)
+def test_what_is_no_photo(
+    storage: Storage, moto: services.S3, tmp_path: Path, name: str, content: bytes, content_type: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = storage("put", name, "x/y", code=4)
+    assert said.err.startswith(f"{name} is no photo a crawl would keep (")
+    assert said.err.endswith("): say --any to put it all the same.\n")
+    assert moto.keys() == []
+    storage("put", name, "x/y", "--any")
+    headers = moto.get("x/y")[1]
+    assert headers["content-type"].split(";", maxsplit=1)[0] == content_type
+    assert "cache-control" not in headers
+
+
+def test_put_replaces_nothing_unasked(storage: Storage, moto: services.S3, photo: Path) -> None:
+    moto.put(KEY, b"old")
+    said = storage("put", photo, KEY, code=4)
+    assert said.err == (
+        "cars/a.jpg is there already: say --force to replace it. A CDN, and whoever has seen it, may go on showing the "
+        "old one: `scrapy storage invalidate`.\n"
+    )
+    assert moto.objects() == {KEY: b"old"}
+    said = storage("put", photo, KEY, "--force")
+    assert "`scrapy storage invalidate cars/a.jpg`" in said.err
+    assert moto.objects() == {KEY: PHOTO}
+
+
+def test_put_over_what_the_ledger_knows(storage: Storage, moto: services.S3, photo: Path, sqlite_url: str) -> None:
+    moto.put(KEY, b"old")
+    enter(sqlite_url, moto.bucket, KEY, b"old")
+    assert "The ledger has another checksum for this key" in storage("put", photo, KEY, "--force").err
+
+
+def test_put_where_nobody_may_look(storage: Storage, moto: services.S3, photo: Path) -> None:
+    with services.S3Proxy(moto.endpoint) as proxy:
+        storage.settings |= moto.via(proxy).env
+        proxy.fail(403, "AccessDenied", methods=["HEAD", "GET"])
+        said = storage("put", photo, KEY, code=4)
+        assert said.err == (
+            f"Whether cars/a.jpg is there already can't be seen: S3 refuses s3:ListBucket on the bucket {moto.bucket} "
+            "(AccessDenied): allow s3:ListBucket. --force puts it without a look.\n"
+        )
+        storage("put", photo, KEY, "--force")
+    assert moto.objects() == {KEY: PHOTO}
+
+
+def test_put_rehearsed(storage: Storage, moto: services.S3, photo: Path) -> None:
+    with services.S3Proxy(moto.endpoint) as proxy:
+        storage.settings |= moto.via(proxy).env
+        said = storage("put", photo, KEY, "--dry-run")
+        assert proxy.counts() == {"HEAD": 1}
+    assert said.out.startswith(f"would put {photo} (")
+    assert said.out.endswith(f"/{moto.bucket}/cars/a.jpg\n")
+    assert moto.keys() == []
+
+
+@pytest.mark.parametrize("key", ["", "a" * 1025, "../a.jpg", "a/./b.jpg", "a\tb.jpg", "a\nb.jpg", "a/"])
+def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path, key: str) -> None:
+    said = storage("put", photo, key, code=None)
+    assert said.code in {2, 4}
+    assert said.err.strip().splitlines()[-1].count("key") >= 1
+    assert moto.keys() == []
+
+
+@pytest.mark.parametrize(("name", "why"), [("nothing.jpg", "No such file"), (".", "Is a directory"), ("a\0b", "null")])
+def test_files_that_put_can_not_read(storage: Storage, moto: services.S3, name: str, why: str) -> None:
+    said = storage("put", name, KEY, code=4)
+    assert "can't be read (" in said.err
+    assert why in said.err
+
+
+def test_put_says_what_a_crawl_would_have_cut_out(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
+    (tmp_path / "gps.jpg").write_bytes(jpeg_with_exif(tiff()))
+    assert "a crawl would have cut out" in storage("put", "gps.jpg", KEY).err
+    assert moto.objects() == {KEY: jpeg_with_exif(tiff())}
+
+
+def test_put_outside_the_prefix(storage: Storage, moto: services.S3, photo: Path) -> None:
+    storage.settings |= {"S3_PREFIX": "is"}
+    assert "outside S3_PREFIX=is/" in storage("put", photo, KEY).err
+    assert storage("put", photo, "is/a.jpg").err == ""
+    assert moto.keys() == [KEY, "is/a.jpg"]
+
+
+# --- get --------------------------------------------------------------------------------------------------------
+
+
+class Screen(io.TextIOWrapper):
+    """A stdout that is a terminal, or is none."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__(io.BytesIO(), "utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    @property
+    def seen(self) -> bytes:
+        self.flush()
+        raw: Any = self.buffer
+        return bytes(raw.getvalue())
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def use(*, terminal: bool) -> Screen:
+        made = Screen(terminal=terminal)
+        monkeypatch.setattr(sys, "stdout", made)
+        return made
+
+    return use  # type: ignore[return-value]
+
+
+def test_get_into_a_pipe(storage: Storage, moto: services.S3, screen: Any) -> None:
+    moto.put(KEY, PHOTO)
+    pipe = screen(terminal=False)
+    assert "Not compared with the ledger: " in storage("get", KEY).err
+    assert pipe.seen == PHOTO
+    assert not Path("a.jpg").exists()
+
+
+def test_get_at_a_terminal(storage: Storage, moto: services.S3, screen: Any) -> None:
+    moto.put(KEY, PHOTO, ContentType="image/jpeg")
+    terminal = screen(terminal=True)
+    storage("get", KEY)
+    assert Path("a.jpg").read_bytes() == PHOTO
+    assert terminal.seen.decode().startswith("cars/a.jpg → a.jpg (")
+    terminal = screen(terminal=True)
+    storage("get", KEY, "--output", "-")
+    assert terminal.seen == PHOTO
+
+
+def test_get_into_a_file(storage: Storage, moto: services.S3, database_url: str) -> None:
+    moto.put(KEY, PHOTO, ContentType="image/jpeg")
+    storage.settings["DATABASE_URL"] = database_url
+    enter(database_url, moto.bucket, KEY, PHOTO)
+    enter(database_url, "another-bucket", KEY, b"not these")
+    enter(database_url, moto.bucket, KEY, b"these failed", status="failed")
+    found = storage("get", KEY, "--output", "new/folder/x.jpg", "--json").data
+    assert found == {
+        "key": KEY,
+        "file": "new/folder/x.jpg",
+        "bytes": len(PHOTO),
+        "content_type": "image/jpeg",
+        "sha256": hashlib.sha256(PHOTO).hexdigest(),
+        "in_ledger": True,
+    }
+    assert Path("new/folder/x.jpg").read_bytes() == PHOTO
+    said = storage("get", KEY, "--output", "new")
+    assert said.out.endswith(", image/jpeg, SHA-256 as in the ledger)\n")
+    assert Path("new/a.jpg").read_bytes() == PHOTO
+
+
+def test_rows_of_a_key(database_url: str) -> None:
+    enter(database_url, "b", KEY, b"1")
+    enter(database_url, "b", KEY, b"2")
+    engine = open_engine(database_url, timeout=5)
+    with engine.connect() as connection:
+        rows = rows_of_key(connection, "s3://b", KEY)
+        assert [row.sha256 for row in rows] == [hashlib.sha256(data).hexdigest() for data in (b"1", b"2")]
+        assert {(row.source, row.status) for row in rows} == {("Bilasolur", "stored")}
+        assert rows_of_key(connection, "folder", KEY) == []
+    engine.dispose()
+
+
+def test_get_refuses_what_the_ledger_does_not_know(
+    storage: Storage, moto: services.S3, sqlite_url: str, screen: Any
+) -> None:
+    moto.put(KEY, PHOTO[:-1] + b"x")
+    enter(sqlite_url, moto.bucket, KEY, PHOTO)
+    said = storage("get", KEY, "--output", "x.jpg", code=4)
+    assert said.err.startswith("cars/a.jpg does not hold what the ledger says (SHA-256 ")
+    assert "nothing was written" in said.err
+    assert not Path("x.jpg").exists()
+    pipe = screen(terminal=False)
+    storage("get", KEY, code=4)
+    assert pipe.seen == b""
+    storage("get", KEY, "--no-ledger", "--output", "x.jpg")
+    assert Path("x.jpg").read_bytes() == PHOTO[:-1] + b"x"
+
+
+def test_get_notices_a_flipped_byte_without_a_ledger(storage: Storage, moto: services.S3) -> None:
+    moto.put(KEY, PHOTO)
+    with services.S3Proxy(moto.endpoint) as proxy:
+        storage.settings |= moto.via(proxy).env
+        proxy.flip(at=100, methods="GET")
+        assert "do not fit the server's checksum" in storage("get", KEY, "--output", "x.jpg", code=4).err
+    assert not Path("x.jpg").exists()
+
+
+def test_get_replaces_nothing_unasked(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
+    moto.put(KEY, PHOTO)
+    Path("a.jpg").write_bytes(b"mine")
+    with services.S3Proxy(moto.endpoint) as proxy:
+        storage.settings |= moto.via(proxy).env
+        said = storage("get", KEY, "--output", "a.jpg", code=4)
+        assert proxy.count() == 0, "it is said before anything is fetched"
+        storage.settings |= moto.env
+    assert said.err == "a.jpg is there already: say --force to replace it, or choose another by --output.\n"
+    assert Path("a.jpg").read_bytes() == b"mine"
+    storage("get", KEY, "--output", "a.jpg", "--force")
+    assert Path("a.jpg").read_bytes() == PHOTO
+
+
+def test_get_spares_what_is_no_plain_file(storage: Storage, moto: services.S3) -> None:
+    moto.put(KEY, PHOTO)
+    os.mkfifo("pipe")
+    assert "pipe is there and no plain file" in storage("get", KEY, "--output", "pipe", "--force", code=4).err
+    Path("dangling").symlink_to("nowhere")
+    assert "no plain file" in storage("get", KEY, "--output", "dangling", "--force", code=4).err
+
+
+def test_get_where_nothing_can_be_written(storage: Storage, moto: services.S3) -> None:
+    moto.put(KEY, PHOTO)
+    Path("file").write_bytes(b"")
+    said = storage("get", KEY, "--output", "file/x.jpg", code=4)
+    assert said.err.splitlines()[-1] == "file/x.jpg can't be written (File exists)."
+
+
+def test_get_of_nothing(storage: Storage, s3: services.S3) -> None:
+    storage.settings = s3.env
+    said = storage("get", KEY, "--no-ledger", code=4)
+    assert said.err == f"The bucket {s3.bucket} has no cars/a.jpg; `scrapy storage list` shows what it has.\n"
+    storage.settings |= {"S3_PREFIX": "is"}
+    said = storage("get", KEY, "--no-ledger", code=4)
+    assert "a KEY is the whole name, with S3_PREFIX=is/ where it has it" in said.err
+    storage.settings |= {"AWS_S3_BUCKET": "no-such-bucket"}
+    assert "the bucket does not exist: check AWS_S3_BUCKET" in storage("get", KEY, "--no-ledger", code=4).err
+
+
+def test_get_of_a_key_without_a_file_name(storage: Storage, moto: services.S3, screen: Any) -> None:
+    screen(terminal=True)
+    for key in ("a/", "a/.."):
+        assert "has no file name: say --output FILE" in storage("get", key, code=4).err
+
+
+def test_get_gives_bytes_or_json(storage: Storage, moto: services.S3) -> None:
+    assert "--json and the bytes can't both" in storage("get", KEY, "--json", "--output", "-", code=4).err
+
+
+# --- presign and url --------------------------------------------------------------------------------------------
+
+
+def test_presign(storage: Storage, s3: services.S3) -> None:
+    storage.settings = s3.env
+    s3.put("a þ+.jpg", PHOTO)
+    said = storage("presign", "a þ+.jpg")
+    assert urllib.request.urlopen(said.out.strip(), timeout=5).read() == PHOTO
+    assert "X-Amz-Expires=3600" in said.out
+    assert said.err == ""
+    found = storage("presign", "a þ+.jpg", "--expires", "7d", "--json").data
+    assert found["method"] == "GET"
+    assert found["headers"] == {}
+    left = dt.datetime.fromisoformat(found["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
+
+
+def test_presign_asks_nobody(storage: Storage, moto: services.S3) -> None:
+    with services.S3Proxy(moto.endpoint) as proxy:
+        storage.settings |= moto.via(proxy).env
+        storage("presign", KEY)
+        storage("url", KEY)
+        assert proxy.count() == 0
+
+
+@pytest.mark.parametrize("words", [["--content-type", "image/webp"], []])
+def test_presign_for_writing(storage: Storage, s3: services.S3, photo: Path, words: list[str]) -> None:
+    storage.settings = s3.env
+    kind = words[1] if words else "image/jpeg"
+    url, line = storage("presign", "it's a þ.jpg", "--put", *words).out.splitlines()
+    assert url in line
+    command = shlex.split(line)
+    assert command[:4] == ["curl", "--fail", "--upload-file", "FILE"]
+    assert command[4:] == ["--header", f"Content-Type: {kind}", url]
+    request = urllib.request.Request(url, data=PHOTO, method="PUT", headers={"Content-Type": kind})
+    urllib.request.urlopen(request, timeout=5).close()
+    assert s3.objects() == {"it's a þ.jpg": PHOTO}
+    assert storage("presign", KEY, "--put", "--json", *words).data["headers"] == {"Content-Type": kind}
+
+
+def test_presign_refuses(storage: Storage, moto: services.S3) -> None:
+    assert "can be signed for 7d at most, not for 8d" in storage("presign", KEY, "--expires", "8d", code=2).err
+    assert "belongs to --put" in storage("presign", KEY, "--content-type", "image/jpeg", code=4).err
+    said = storage("presign", KEY, "--put", "--content-type", "x\r\ny: z/a", code=2)
+    assert "is no content type" in said.err
+
+
+def test_presign_with_credentials_that_end(storage: Storage, moto: services.S3) -> None:
+    storage.settings |= {"AWS_SESSION_TOKEN": "token"}
+    assert "the address ends with them" in storage("presign", KEY).err
+
+
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({}, "https://car-photos.s3.eu-north-1.amazonaws.com"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "http://127.0.0.1:1/car-photos"),
+        ({"IMAGES_PUBLIC_URL": "https://img.example.is/x/"}, "https://img.example.is/x"),
+    ],
+)
+def test_url(storage: Storage, settings: dict[str, str], base: str) -> None:
+    storage.settings = {"AWS_S3_BUCKET": "car-photos", **settings}
+    assert storage("url", "a b/100%þ?.jpg").out == f"{base}/a%20b/100%25%C3%BE%3F.jpg\n"
+    assert storage("url", "k", "--json").data == {"key": "k", "url": f"{base}/k"}
+
+
+@pytest.mark.parametrize("verb", ["get", "presign", "url"])
+@pytest.mark.parametrize("key", ["", "a" * 1025, "a\0b", "a\udce9b"])
+def test_keys_that_are_none(storage: Storage, verb: str, key: str) -> None:
+    said = storage(verb, key, settings={"AWS_S3_BUCKET": "car-photos"}, code=2)
+    assert "argument KEY: the key " in said.err
+
+
+# --- round and round --------------------------------------------------------------------------------------------
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return bytes(answer.read())
+
+
+@pytest.fixture
+def public(moto: services.S3) -> Iterator[services.S3]:
+    """Moto's bucket, open to readers: its permanent addresses answer to anybody."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{moto.bucket}/*",
+    }
+    moto.client.put_bucket_policy(
+        Bucket=moto.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    yield moto
+    moto.client.delete_bucket_policy(Bucket=moto.bucket)
+
+
+def round_trip(storage: Storage, s3: services.S3, photo: Path, keys: list[str], *, public: bool) -> None:
+    """Each key with bytes of its own, so that one can't stand in for another."""
+    bodies = {key: PHOTO + f"after its end: {number}".encode() for number, key in enumerate(keys)}
+    for key, body in bodies.items():
+        photo.write_bytes(body)
+        address = storage("put", photo, "--", key).out.strip()
+        assert address == storage("url", "--", key).out.strip()
+        assert address.isascii()
+        if public:
+            assert fetched(address) == body
+        assert fetched(storage("presign", "--", key).out.strip()) == body
+    assert s3.objects() == bodies
+    bodies_left = dict(bodies)
+    for key, body in bodies.items():
+        storage("get", "--output", "back", "--force", "--no-ledger", "--", key)
+        assert Path("back").read_bytes() == body
+        s3.delete(key)
+        del bodies_left[key]
+        assert set(s3.keys()) == set(bodies_left)
+
+
+def test_every_key_goes_round_on_moto(storage: Storage, public: services.S3, photo: Path) -> None:
+    round_trip(storage, public, photo, NASTY + NOT_ON_RCLONE, public=True)
+
+
+def test_every_key_goes_round_on_rclone(storage: Storage, rclone_s3: services.S3, photo: Path) -> None:
+    storage.settings = rclone_s3.env
+    round_trip(storage, rclone_s3, photo, NASTY, public=False)
+
+
+@pytest.mark.parametrize("key", NOT_ON_RCLONE)
+def test_what_rclone_can_not_hold_is_refused(storage: Storage, rclone_s3: services.S3, photo: Path, key: str) -> None:
+    storage.settings = rclone_s3.env
+    said = storage("put", photo, key, code=4)
+    assert said.err == f"The server does not take {key!r} as a key (400): choose another.\n"
+    assert rclone_s3.keys() == []
+
+
+def test_the_curl_line_is_right(storage: Storage, moto: services.S3, photo: Path) -> None:
+    line = storage("presign", "it's a þ.jpg", "--put").out.splitlines()[1]
+    command = [str(photo) if word == "FILE" else word for word in shlex.split(line)]
+    try:
+        subprocess.run([*command, "--silent", "--noproxy", "*"], check=True, timeout=10)
+    except FileNotFoundError:
+        pytest.skip("curl is not installed")
+    assert moto.objects() == {"it's a þ.jpg": PHOTO}

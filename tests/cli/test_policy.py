@@ -1,0 +1,201 @@
+"""``scrapy storage policy``: what it prints is enough, and no more."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from carscraper.exceptions import StoreRefusedError
+from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.s3 import S3Store
+from carscraper.storage.upload import Upload
+from tests import services
+from tests.cli.quick import empty_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.cli.conftest import Storage
+
+KEY = "bilasolur/2019/toyota/yaris/1_0123456789ab.jpg"
+DATA = b"\xff\xd8" + b"x" * 500 + b"\xff\xd9"
+DISTRIBUTION = "arn:aws:cloudfront::123456789012:distribution/E2QWRUHEXAMPLE"
+
+
+@pytest.fixture
+def moto_s3(moto_server: services.MotoS3) -> services.S3:
+    return empty_bucket(moto_server)
+
+
+@pytest.fixture
+def user(moto_s3: services.S3) -> Iterator[Callable[[str], S3Options]]:
+    """Makes a user with a policy, on a server that from then on holds users to theirs."""
+
+    def enforce(after: str) -> None:
+        request = urllib.request.Request(
+            f"{moto_s3.endpoint}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"}, method="POST"
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def make(document: str) -> S3Options:
+        iam = boto3.client(
+            "iam",
+            endpoint_url=moto_s3.endpoint,
+            region_name=moto_s3.region,
+            aws_access_key_id=moto_s3.access_key,
+            aws_secret_access_key=moto_s3.secret_key,
+        )
+        iam.create_user(UserName="user")
+        iam.put_user_policy(UserName="user", PolicyName="user", PolicyDocument=document)
+        key = iam.create_access_key(UserName="user")["AccessKey"]
+        enforce("0")
+        return S3Options(
+            bucket=moto_s3.bucket,
+            region=moto_s3.region,
+            endpoint=moto_s3.endpoint,
+            prefix="cars/",
+            access_key=key["AccessKeyId"],
+            secret_key=key["SecretAccessKey"],
+            timeout=10,
+            retries=0,
+        )
+
+    yield make
+    enforce("inf")
+
+
+def upload(name: str) -> Upload:
+    return Upload(name=name, data=DATA, content_type="image/jpeg", metadata={})
+
+
+def refused(call: Callable[..., Any], **arguments: Any) -> None:
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def printed(storage: Storage, s3: services.S3, *words: str, **settings: Any) -> str:
+    storage.settings = s3.env | {"S3_PREFIX": "cars", **settings}
+    return storage("policy", *words).out
+
+
+def test_a_crawl_may_put_and_look_and_no_more(
+    storage: Storage, moto_s3: services.S3, user: Callable[[str], S3Options]
+) -> None:
+    options = user(printed(storage, moto_s3, "crawl"))
+    store = S3Store(options)
+    store.check()
+    store.put(upload(store.object_name(KEY)))
+    with pytest.raises(StoreRefusedError):
+        store.put(upload(f"others/{KEY}"))
+    with pytest.raises(StoreRefusedError):
+        store.get(store.object_name(KEY), max_bytes=1000)
+    client = open_client(options)
+    refused(client.delete_object, Bucket=options.bucket, Key=store.object_name(KEY))
+    refused(client.get_bucket_policy, Bucket=options.bucket)
+    refused(client.put_bucket_versioning, Bucket=options.bucket, VersioningConfiguration={"Status": "Suspended"})
+
+
+def test_a_backfill_may_also_read_and_clear_its_rehearsal(
+    storage: Storage, moto_s3: services.S3, user: Callable[[str], S3Options]
+) -> None:
+    options = user(printed(storage, moto_s3, "backfill"))
+    store = S3Store(options)
+    store.check()
+    for name in (store.object_name(KEY), store.object_name(f"_test/{KEY}")):
+        store.put(upload(name))
+        assert store.get(name, max_bytes=1000) == DATA
+    # One by one: S3Store sends the bulk request, for which moto wants the right on the bucket, not on its objects.
+    client = open_client(options)
+    client.delete_object(Bucket=options.bucket, Key=store.object_name(f"_test/{KEY}"))
+    refused(client.delete_object, Bucket=options.bucket, Key=store.object_name(KEY))
+    refused(client.get_bucket_lifecycle_configuration, Bucket=options.bucket)
+
+
+def test_the_administration_may_set_up_and_change_rules(
+    storage: Storage, moto_s3: services.S3, user: Callable[[str], S3Options]
+) -> None:
+    document = json.loads(printed(storage, moto_s3, "admin"))
+    # moto's own name for what is s3:ListBucket in IAM; others that it does not tell apart are s3:CreateBucket to it.
+    document["Statement"][0]["Action"].append("s3:HeadBucket")
+    options = user(json.dumps(document))
+    storage.settings = moto_s3.env | {
+        "AWS_ACCESS_KEY_ID": options.access_key,
+        "AWS_SECRET_ACCESS_KEY": options.secret_key,
+    }
+    queue = "arn:aws:sqs:eu-north-1:123456789012:photos"
+    storage("setup", "--yes", "--public", "--cors-origin", "https://a.is", "--notify-sqs", queue)
+    storage("lifecycle", "apply", "--yes", "--transition", "30:STANDARD_IA")
+    storage("setup", "--yes")  # takes the public statement away
+    client = open_client(options)
+    client.put_object(Bucket=options.bucket, Key=KEY, Body=DATA)
+    assert client.get_object(Bucket=options.bucket, Key=KEY)["Body"].read() == DATA
+    client.delete_object(Bucket=options.bucket, Key=KEY)
+    refused(client.delete_bucket, Bucket=options.bucket)
+    refused(client.list_buckets)
+
+
+def test_it_is_for_the_bucket_and_prefix_of_the_settings(storage: Storage, moto_s3: services.S3) -> None:
+    found = json.loads(printed(storage, moto_s3, "crawl", S3_TAGS='{"project": "cars"}'))
+    assert found["Statement"][0] == {
+        "Sid": "StorePhotos",
+        "Effect": "Allow",
+        "Action": ["s3:PutObject", "s3:PutObjectTagging"],
+        "Resource": f"arn:aws:s3:::{moto_s3.bucket}/cars/*",
+    }
+    chinese = printed(storage, moto_s3, "backfill", AWS_S3_REGION="cn-north-1", S3_SSE="aws:kms:1234")
+    assert '"arn:aws-cn:kms:cn-north-1:*:key/1234"' in chinese
+    assert "arn:aws:" not in chinese
+    assert "E2QWRUHEXAMPLE" in printed(storage, moto_s3, "admin", CLOUDFRONT_DISTRIBUTION_ID="E2QWRUHEXAMPLE")
+
+
+def test_json_is_what_it_prints_anyway(storage: Storage, moto_s3: services.S3) -> None:
+    assert printed(storage, moto_s3, "admin") == printed(storage, moto_s3, "admin", "--json")
+    assert moto_s3.secret_key not in printed(storage, moto_s3, "admin")
+
+
+@pytest.mark.parametrize(
+    ("words", "sid"),
+    [
+        (["tls"], "CarscraperTlsOnly"),
+        (["public"], "CarscraperPublicRead"),
+        (["cloudfront", "--distribution-arn", DISTRIBUTION], "CarscraperCloudFrontRead"),
+    ],
+)
+def test_policies_of_the_bucket(storage: Storage, moto_s3: services.S3, words: list[str], sid: str) -> None:
+    document = printed(storage, moto_s3, "--bucket-policy", *words)
+    (statement,) = json.loads(document)["Statement"]
+    assert statement["Sid"] == sid
+    assert ("AWS:SourceArn" in document) == (words[0] == "cloudfront")
+    moto_s3.client.put_bucket_policy(Bucket=moto_s3.bucket, Policy=document)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["crawl", "--bucket-policy", "tls"],
+        ["--bucket-policy", "cloudfront"],
+        ["crawl", "--distribution-arn", DISTRIBUTION],
+    ],
+)
+def test_one_policy_at_a_time(storage: Storage, moto_s3: services.S3, words: list[str]) -> None:
+    storage.settings = moto_s3.env
+    said = storage("policy", *words, code=4)
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+
+
+def test_what_is_no_distribution(storage: Storage) -> None:
+    words = ["--bucket-policy", "cloudfront", "--distribution-arn", "E2QWRUHEXAMPLE"]
+    assert "is no distribution" in storage("policy", *words, code=2).err
+    assert "invalid choice" in storage("policy", "everything", code=2).err
+
+
+def test_no_bucket_is_named(storage: Storage) -> None:
+    assert "AWS_S3_BUCKET is missing" in storage("policy", "crawl", code=4).err

@@ -1,0 +1,410 @@
+"""``scrapy storage setup``: the plan is shown, the second run has nothing to do, what others made stays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from carscraper.storage import bucket, lifecycle, policies
+from tests import services
+from tests.cli.quick import empty_bucket, healthy, one_client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.conftest import Said, Storage
+
+WRITES = ("PUT", "POST", "DELETE")
+SQS = "arn:aws:sqs:eu-north-1:123456789012:photos"
+ALL = ("--public", "--sse", "aws:kms:1234-abcd", "--cors-origin", "https://www.example.com", "--notify-sqs", SQS)
+
+
+@pytest.fixture(autouse=True)
+def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carscraper.cli.verb.open_client", one_client)
+
+
+@pytest.fixture
+def moto_s3(moto_server: services.MotoS3) -> services.S3:
+    return empty_bucket(moto_server)
+
+
+@pytest.fixture(scope="module")
+def one_proxy(moto_server: services.MotoS3) -> Iterator[services.S3Proxy]:
+    with services.S3Proxy(moto_server.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(one_proxy: services.S3Proxy) -> services.S3Proxy:
+    return healthy(one_proxy)
+
+
+@pytest.fixture
+def new(moto_s3: services.S3) -> services.S3:
+    """A bucket that is not there yet."""
+    return replace(moto_s3, bucket="new-car-photos")
+
+
+def no_secret(said: Said, s3: services.S3) -> None:
+    assert s3.secret_key not in said.out + said.err
+    assert s3.access_key not in said.out + said.err
+
+
+def test_a_new_bucket(storage: Storage, new: services.S3) -> None:
+    storage.settings = new.env
+    planned = storage("setup", "--dry-run")
+    assert "  + bucket: made in eu-north-1\n" in planned.out
+    assert "  + public access: blocked\n" in planned.out
+    assert new.bucket not in {each["Name"] for each in new.client.list_buckets()["Buckets"]}
+    said = storage("setup", "--yes")
+    assert said.out.startswith(planned.out)
+    assert "Done: bucket, ownership, encryption, versioning, public access, lifecycle." in said.out
+    no_secret(said, new)
+    client, name = new.client, {"Bucket": new.bucket}
+    assert client.get_bucket_location(**name)["LocationConstraint"] == "eu-north-1"
+    assert all(client.get_public_access_block(**name)["PublicAccessBlockConfiguration"].values())
+    owner = client.get_bucket_ownership_controls(**name)["OwnershipControls"]["Rules"]
+    assert owner == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    assert client.get_bucket_versioning(**name)["Status"] == "Enabled"
+    rule = client.get_bucket_encryption(**name)["ServerSideEncryptionConfiguration"]["Rules"][0]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    rules = client.get_bucket_lifecycle_configuration(**name)["Rules"]
+    assert [each["ID"] for each in rules] == [each["ID"] for each in lifecycle.defaults("")]
+
+
+def test_the_first_region_has_no_location(storage: Storage, new: services.S3) -> None:
+    storage.settings = new.env | {"AWS_S3_REGION": "us-east-1"}
+    storage("setup", "--yes")
+    assert new.client.get_bucket_location(Bucket=new.bucket)["LocationConstraint"] is None
+
+
+@pytest.mark.parametrize("options", [(), ALL], ids=["plain", "all"])
+def test_the_second_time_there_is_nothing_to_change(
+    storage: Storage, new: services.S3, proxy: services.S3Proxy, options: tuple[str, ...]
+) -> None:
+    storage.settings = new.via(proxy).env
+    storage("setup", "--yes", *options)
+    assert proxy.count(*WRITES) > 5
+    proxy.forget()
+    said = storage("setup", *options)  # nobody is there to answer, and nobody is asked
+    assert "nothing to change" in said.out
+    assert proxy.count(*WRITES) == 0
+    assert proxy.count() > 5
+
+
+def test_looking_sends_no_write(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    said = storage("setup", "--dry-run", "--json", *ALL)
+    assert proxy.count(*WRITES) == 0
+    assert said.data["applied"] is False
+    assert {each["part"] for each in said.data["plan"] if each["changes"]} == set(bucket.PARTS)
+
+
+def test_public_is_opened_and_closed_again(storage: Storage, new: services.S3) -> None:
+    storage.settings = new.env | {"S3_PREFIX": "cars/"}
+    storage("setup", "--yes", "--public")
+    (statement,) = json.loads(new.client.get_bucket_policy(Bucket=new.bucket)["Policy"])["Statement"]
+    assert (statement["Principal"], statement["Action"]) == ("*", "s3:GetObject")
+    assert statement["Resource"] == [f"arn:aws:s3:::{new.bucket}/cars/*.{ending}" for ending in policies.PICTURES]
+    block = new.client.get_public_access_block(Bucket=new.bucket)["PublicAccessBlockConfiguration"]
+    assert block == {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": False,
+        "RestrictPublicBuckets": False,
+    }
+    said = storage("setup", "--yes")
+    assert "  - policy: CarscraperPublicRead" in said.out
+    assert "will not answer at their public address any more" in said.err
+    assert said.out.index("policy") < said.out.index("public access")
+    assert all(new.client.get_public_access_block(Bucket=new.bucket)["PublicAccessBlockConfiguration"].values())
+    with pytest.raises(new.client.exceptions.ClientError, match="NoSuchBucketPolicy"):
+        new.client.get_bucket_policy(Bucket=new.bucket)
+
+
+def test_what_others_made_stays(storage: Storage, moto_s3: services.S3) -> None:
+    client, name = moto_s3.client, {"Bucket": moto_s3.bucket}
+    rule = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 7}}
+    statement = {
+        "Sid": "Theirs",
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{moto_s3.bucket}/open/*",
+    }
+    cors = {"ID": "theirs", "AllowedOrigins": ["https://them.example"], "AllowedMethods": ["PUT"]}
+    queue = {"Id": "theirs", "QueueArn": f"{SQS}-gone", "Events": ["s3:ObjectRemoved:*"]}
+    client.put_bucket_lifecycle_configuration(**name, LifecycleConfiguration={"Rules": [rule]})
+    client.put_bucket_policy(**name, Policy=json.dumps(policies.document(statement)))
+    client.put_bucket_cors(**name, CORSConfiguration={"CORSRules": [cors]})
+    client.put_bucket_notification_configuration(**name, NotificationConfiguration={"QueueConfigurations": [queue]})
+    storage.settings = moto_s3.env
+    storage("setup", "--yes", *ALL)
+    assert client.get_bucket_lifecycle_configuration(**name)["Rules"][0] == rule
+    assert len(client.get_bucket_lifecycle_configuration(**name)["Rules"]) == 4
+    stored = json.loads(client.get_bucket_policy(**name)["Policy"])["Statement"]
+    assert (stored[0], stored[1]["Sid"]) == (statement, policies.PUBLIC_READ)
+    assert client.get_bucket_cors(**name)["CORSRules"][0] == cors
+    assert [each["Id"] for each in client.get_bucket_notification_configuration(**name)["QueueConfigurations"]] == [
+        "theirs",
+        "carscraper-sqs",
+    ]
+    said = storage("setup", "--yes")
+    assert "a statement (Theirs) that lets everybody in" in said.err
+    assert json.loads(client.get_bucket_policy(**name)["Policy"])["Statement"] == [statement]
+
+
+def test_encryption_is_not_weakened_unasked(storage: Storage, moto_s3: services.S3) -> None:
+    storage.settings = moto_s3.env
+    storage("setup", "--yes", settings={"S3_SSE": "aws:kms:1234"})
+    assert "nothing to change" in storage("setup", "--yes").out
+    assert (
+        "~ encryption: aws:kms with the key 1234, bucket key on → AES256"
+        in storage("setup", "--dry-run", "--sse", "AES256").out
+    )
+
+
+def test_options_that_leave_things_as_they_are(storage: Storage, moto_s3: services.S3) -> None:
+    storage.settings = moto_s3.env
+    storage("setup", "--yes", "--no-versioning", "--no-lifecycle")
+    assert "Status" not in moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)
+    with pytest.raises(moto_s3.client.exceptions.ClientError, match="NoSuchLifecycleConfiguration"):
+        moto_s3.client.get_bucket_lifecycle_configuration(Bucket=moto_s3.bucket)
+
+
+def test_tls_only_is_for_endpoints_with_tls(
+    storage: Storage, moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.settings = moto_s3.env
+    assert policies.TLS_ONLY not in storage("setup", "--dry-run").out  # it would lock us out
+    plain = bucket.BucketAdmin(moto_s3.client, moto_s3.bucket, moto_s3.region)
+    monkeypatch.setattr(bucket, "BucketAdmin", lambda *_: plain)  # reached by http, whatever the setting says
+    storage.settings |= {"AWS_ENDPOINT_URL": moto_s3.endpoint.replace("http:", "https:")}
+    assert f"+ policy: {policies.TLS_ONLY}: who comes without TLS is refused" in storage("setup", "--dry-run").out
+    assert policies.TLS_ONLY not in storage("setup", "--dry-run", "--no-tls-only").out
+    storage("setup", "--yes")
+    assert "nothing to change" in storage("setup").out
+    assert f"- policy: {policies.TLS_ONLY}" in storage("setup", "--dry-run", "--no-tls-only").out
+
+
+# --- names that others have -------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_taken(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
+        said = storage("setup", "--yes", code=4)
+    assert f"S3 does not let us into the bucket {new.bucket} (403): the name belongs to somebody else" in said.err
+    assert f"{new.bucket}-eu-north-1-" in said.err
+    assert "is free just now" in said.err
+    assert proxy.count(*WRITES) == 0
+    no_secret(said, new)
+
+
+def test_a_name_that_is_taken_meanwhile(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    with proxy.fail(409, "BucketAlreadyExists", methods="PUT"):
+        said = storage("setup", "--yes", code=4)
+    assert f"The name {new.bucket} belongs to somebody else. Choose another name: {new.bucket}-eu-north-1-" in said.err
+    assert proxy.count(*WRITES) == 1
+
+
+def test_another_name_instead(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
+        said = storage("setup", "--yes", "--public", "--fallback-bucket", "our-car-photos")
+    assert "Trying our-car-photos" in said.err
+    assert "Set AWS_S3_BUCKET=our-car-photos before the first crawl" in said.out
+    statement = json.loads(new.client.get_bucket_policy(Bucket="our-car-photos")["Policy"])["Statement"][0]
+    assert all(each.startswith("arn:aws:s3:::our-car-photos/") for each in statement["Resource"])
+    with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
+        again = storage("setup", "--yes", "--public", "--json", "--fallback-bucket", "our-car-photos")
+    assert again.data["settings"] == {"AWS_S3_BUCKET": "our-car-photos"}
+    assert again.data["done"] == []
+
+
+def test_a_bucket_that_we_made_a_moment_ago(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(404, "NoSuchBucket", methods="HEAD", times=1):
+        said = storage("setup", "--yes")  # moto answers BucketAlreadyOwnedByYou
+    assert next(request.status for request in proxy.requests if request.method == "PUT") == 409
+    assert "Done: bucket, ownership" in said.out
+
+
+def test_another_region(storage: Storage, moto_s3: services.S3) -> None:
+    storage.settings = moto_s3.env | {"AWS_S3_REGION": "eu-west-1"}
+    said = storage("setup", "--yes", code=4)
+    assert f"The bucket {moto_s3.bucket} is in the region eu-north-1, not eu-west-1: set AWS_S3_REGION=" in said.err
+
+
+def test_useless_credentials_are_no_taken_name(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    with proxy.fail(403, "SignatureDoesNotMatch"):
+        said = storage("setup", "--yes", code=4)
+    assert "check AWS_SECRET_ACCESS_KEY" in said.err
+    assert "somebody else" not in said.err
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------
+
+
+def test_one_step_is_refused(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(403, "AccessDenied", methods="PUT", skip=2, times=1):
+        said = storage("setup", "--yes", "--json", code=3)
+    assert said.data["done"] == ["ownership", "encryption", "public access", "lifecycle"]
+    assert list(said.data["refused"]) == ["versioning"]
+    assert "allow s3:PutBucketVersioning" in said.data["refused"]["versioning"]
+    again = storage("setup", "--yes")
+    assert "Done: versioning." in again.out
+
+
+def test_nothing_is_allowed(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(403, "AccessDenied", methods="PUT"):
+        said = storage("setup", "--yes", "--public", code=4)
+    assert "Not done: public access. S3 refuses s3:PutBucketPublicAccessBlock" in said.out
+    assert "Not tried: policy." in said.out
+    assert "Done:" not in said.out
+
+
+def test_the_server_goes_away(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(503, "SlowDown", methods="PUT", skip=1):
+        said = storage("setup", "--yes", code=3)
+    assert "Done: ownership." in said.out
+    assert "Not done: encryption. S3 answers 503 SlowDown" in said.out
+    assert "Not tried: versioning, public access, lifecycle." in said.out
+
+
+def test_a_read_is_refused(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(403, "AccessDenied", methods="GET"):
+        said = storage("setup", "--yes", code=4)
+    assert "allow s3:GetBucketPublicAccessBlock" in said.err
+    assert proxy.count(*WRITES) == 0
+
+
+def test_the_new_bucket_cannot_be_read(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    with proxy.fail(403, "AccessDenied", methods="GET"):
+        said = storage("setup", "--yes", code=3)
+    assert "Done: bucket." in said.out
+    assert "Not done: the rest. S3 refuses s3:GetBucketPublicAccessBlock" in said.out
+
+
+def test_the_answer_is_no(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    storage.answer = "n"
+    said = storage("setup")
+    assert "Change the bucket new-car-photos like this? [y/N]" in said.err
+    assert "Nothing was changed." in said.out
+    assert proxy.count(*WRITES) == 0
+
+
+def test_nobody_is_there_to_answer(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+    storage.settings = new.via(proxy).env
+    assert "say --yes, or --dry-run" in storage("setup", code=4).err
+    assert proxy.count(*WRITES) == 0
+
+
+def test_the_answer_is_yes(storage: Storage, moto_s3: services.S3) -> None:
+    storage.settings = moto_s3.env
+    storage.answer = "y"
+    said = storage("setup", "--json")
+    assert said.data["done"]
+    assert "+ versioning: Enabled" in said.err  # the plan, for whoever is asked
+
+
+def test_somebody_changes_the_bucket_in_the_meantime(
+    storage: Storage, moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.settings = moto_s3.env
+
+    def confirm(*_: Any) -> bool:
+        moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Suspended"})
+        return True
+
+    monkeypatch.setattr("carscraper.cli.console.Console.confirm", confirm)
+    assert "changed by somebody else in the meantime" in storage("setup", code=4).err
+    assert moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)["Status"] == "Suspended"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--sse", "rot13"], "is no encryption"),
+        (["--cors-origin", "https://www.example.com/path"], "is no origin"),
+        (["--cors-origin", "www.example.com"], "is no origin"),
+        (["--cors-origin", "https://a@b.is"], "is no origin"),
+        (["--cors-origin", "https://[::1"], "is no origin"),
+        (["--notify-lambda", SQS], "is no function"),
+        (["--notify-sqs", f"{SQS}.fifo"], "S3 sends nothing to FIFO queues"),
+        (["--fallback-bucket", "No"], "is no name for a bucket"),
+    ],
+)
+def test_values_that_are_none(storage: Storage, options: list[str], says: str) -> None:
+    assert says in storage("setup", *options, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--notify-prefix", "cars/"], "say what --notify-lambda or --notify-sqs hears of"),
+        (["--notify-sqs", SQS.replace("eu-north-1", "eu-west-1")], "is not in the bucket's region eu-north-1"),
+        (
+            ["--notify-sqs", SQS, "--notify-lambda", "arn:aws:lambda:eu-north-1:123456789012:function:x"],
+            "are for the same objects, which S3 refuses",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(storage: Storage, moto_s3: services.S3, options: list[str], says: str) -> None:
+    storage.settings = moto_s3.env
+    assert says in storage("setup", "--yes", *options, code=4).err
+
+
+# --- a server that knows objects only ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(rclone_s3: services.S3) -> Iterator[tuple[services.S3, services.S3Proxy]]:
+    with services.S3Proxy(rclone_s3.endpoint) as running:
+        yield rclone_s3, running
+
+
+LACKS = (
+    "This server does not have public access blocks, ownership controls, default encryption, versioning, bucket "
+    "policies, CORS, lifecycle rules and event notifications: nothing of that is sent."
+)
+
+
+def test_rclone_gets_a_bucket_and_nothing_else(storage: Storage, plain: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, running = plain
+    s3 = replace(s3, bucket="new-car-photos")
+    storage.settings = s3.via(running).env
+    said = storage("setup", "--yes")
+    assert LACKS in said.out
+    assert [(each.method, each.path, each.query) for each in running.requests if each.method in WRITES] == [
+        ("PUT", "/new-car-photos", "")
+    ]
+    assert s3.keys() == []
+    assert "nothing to change" in storage("setup", "--yes").out
+
+
+def test_rclone_keeps_its_objects_unharmed(storage: Storage, plain: tuple[services.S3, services.S3Proxy]) -> None:
+    s3, running = plain
+    objects = {"bilasolur/2019/kia/rio/1_0123456789ab.jpg": b"a" * 5000, "a b/þ+%#?.jpg": b"b"}
+    for key, data in objects.items():
+        s3.put(key, data, ContentType="image/jpeg", Metadata={"source": "x"})
+    storage.settings = s3.via(running).env
+    said = storage("setup", "--yes", *ALL, code=3)
+    assert LACKS in said.err
+    assert "Asked for, but this server does not have it: policy, encryption, CORS, notifications." in said.out
+    assert running.count(*WRITES) == 0
+    assert s3.objects() == objects
+    assert all(s3.get(key)[1]["content-type"] == "image/jpeg" for key in objects)
+    assert all(s3.get(key)[1]["x-amz-meta-source"] == "x" for key in objects)

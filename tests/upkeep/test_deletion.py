@@ -1,0 +1,85 @@
+"""What a deletion finds and in which order it goes; tests/cli/test_delete.py has the whole of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from carscraper.db import removal as rows
+from carscraper.storage import hot
+from carscraper.storage import removal as objects
+from carscraper.upkeep import deletion
+from tests.cli.shop import Shop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests import services
+
+
+@pytest.fixture
+def shop(tmp_path: Path, sqlite_url: str, moto_s3: services.S3) -> Iterator[Shop]:
+    shop = Shop(sqlite_url, tmp_path / "images", moto_s3)
+    shop.folder.mkdir()
+    yield shop
+    shop.engine.dispose()
+
+
+def places(shop: Shop) -> deletion.Places:
+    assert shop.s3
+    bucket = deletion.Bucket(client=shop.s3.client, name=shop.s3.bucket, prefix="")
+    return deletion.Places(bucket=bucket, folder=shop.folder, bases=[])
+
+
+def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    for module, name in ((rows, "bury"), (objects, "remove"), (hot, "remove"), (rows, "settle")):
+        real = getattr(module, name)
+
+        def note(*arguments: Any, real: Any = real, name: str = f"{module.__name__}.{name}", **more: Any) -> Any:
+            steps.append(name.removeprefix("carscraper."))
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(module, name, note)
+    monkeypatch.setattr(
+        deletion.cdn, "invalidate", lambda _c, _d, paths, **_: steps.append(f"cdn {' '.join(sorted(paths))}")
+    )
+    shop.add("1", "x/1_a.jpg")
+    shop.file("x/1_a.jpg", b"hot")
+    plan, unknown = deletion.select(shop.engine, ["x/1_a.jpg", "x/nothing.jpg"], [])
+    assert unknown == ["x/nothing.jpg"]
+    plan.keys.remove("x/nothing.jpg")
+    where = places(shop)
+    assert where.bucket
+    with_cdn = deletion.Bucket(
+        client=where.bucket.client, name=where.bucket.name, prefix="", distribution="E1", open_cdn=lambda: None
+    )
+    where = deletion.Places(bucket=with_cdn, folder=shop.folder, bases=[])
+    deletion.look(plan, where, all_versions=False)
+    deletion.run(shop.engine, plan, where, all_versions=False)
+    steps = [step for number, step in enumerate(steps) if step != "db.removal.bury" or number == 0]
+    assert steps == [
+        "db.removal.bury",
+        *sorted(["storage.hot.remove", "storage.removal.remove"], key=steps.index),
+        "cdn /x/1_a.jpg",
+        "db.removal.settle",
+    ]
+
+
+def test_what_a_crawl_stores_of_the_car_after_the_plan_goes_too(shop: Shop) -> None:
+    assert shop.s3
+    shop.add("1", "x/1_a.jpg")
+    plan, _ = deletion.select(shop.engine, [], [("Bilasolur", "1")])
+    deletion.look(plan, places(shop), all_versions=False)
+    shop.add("1", "x/1_a.jpg", "x/1_b.jpg")
+    outcome = deletion.run(shop.engine, plan, places(shop), all_versions=False)
+    assert outcome.buried == 2
+    assert shop.s3.keys() == []
+    assert {row.key for row in shop.images()} == {None}
+
+
+def test_a_car_that_nobody_knows(shop: Shop) -> None:
+    with pytest.raises(deletion.ConfigurationError, match="knows no car Bilasolur/1"):
+        deletion.select(shop.engine, [], [("Bilasolur", "1")])
