@@ -552,17 +552,18 @@ def round_trip(storage: Storage, s3: services.S3, photo: Path, keys: list[str], 
     for key, body in bodies.items():
         storage("get", "--output", "back", "--force", "--no-ledger", "--", key)
         assert Path("back").read_bytes() == body
-        s3.delete(key)
+        storage("delete", "--yes", "--", key)
         del bodies_left[key]
         assert set(s3.keys()) == set(bodies_left)
 
 
-def test_every_key_goes_round_on_moto(storage: Storage, public: services.S3, photo: Path) -> None:
+def test_every_key_goes_round_on_moto(storage: Storage, public: services.S3, photo: Path, sqlite_url: str) -> None:
+    storage.settings |= {"DATABASE_URL": sqlite_url}
     round_trip(storage, public, photo, NASTY + NOT_ON_RCLONE, public=True)
 
 
-def test_every_key_goes_round_on_rclone(storage: Storage, rclone_s3: services.S3, photo: Path) -> None:
-    storage.settings = rclone_s3.env
+def test_every_key_goes_round_on_rclone(storage: Storage, rclone_s3: services.S3, photo: Path, sqlite_url: str) -> None:
+    storage.settings = {**rclone_s3.env, "DATABASE_URL": sqlite_url}
     round_trip(storage, rclone_s3, photo, NASTY, public=False)
 
 
