@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -12,9 +13,58 @@ import pytest
 from scrapy.settings import Settings
 
 from carscraper.commands.storage import Command
+from carscraper.storage.client import open_client
+from tests import services
+from tests.cli.shop import Shop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+BUCKET = "car-photos"
+
+one_client: Callable[..., object] = functools.cache(open_client)
+"""In the place of ``open_client``: the same options give the same client; making one takes longer than most verbs."""
+
+
+@functools.cache
+def _bucket(endpoint: str, access_key: str, secret_key: str) -> services.S3:
+    return services.S3(
+        endpoint=endpoint,
+        bucket=BUCKET,
+        region=services.REGION,
+        access_key=access_key,
+        secret_key=secret_key,
+        kind="moto",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carscraper.cli.verb.open_client", one_client)
+
+
+@pytest.fixture
+def moto_s3(moto_server: services.MotoS3) -> services.S3:
+    """A new bucket on a server that has forgotten all before, always of the same name."""
+    moto_server.reset()
+    s3 = _bucket(moto_server.endpoint, moto_server.access_key, moto_server.secret_key)
+    s3.client.create_bucket(Bucket=s3.bucket, CreateBucketConfiguration={"LocationConstraint": s3.region})
+    return s3
+
+
+@pytest.fixture(scope="module")
+def one_proxy(moto_server: services.MotoS3) -> Iterator[services.S3Proxy]:
+    with services.S3Proxy(moto_server.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(one_proxy: services.S3Proxy) -> services.S3Proxy:
+    """In front of moto, as if it had just been started."""
+    one_proxy.heal()
+    one_proxy.forget()
+    return one_proxy
 
 
 @dataclass
@@ -84,3 +134,18 @@ class _Terminal:
 def storage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Storage:
     """``scrapy storage`` without a bucket: set ``storage.settings``, mostly to ``s3.env``."""
     return Storage(capsys, monkeypatch)
+
+
+@pytest.fixture
+def new_shop(tmp_path: Path, storage: Storage, sqlite_url: str) -> Iterator[Callable[..., Shop]]:
+    shops = []
+
+    def make(s3: services.S3 | None = None, url: str = sqlite_url, prefix: str = "") -> Shop:
+        shops.append(Shop(url, tmp_path / "images", s3, prefix))
+        storage.settings = shops[-1].settings
+        shops[-1].folder.mkdir(exist_ok=True)
+        return shops[-1]
+
+    yield make
+    for shop in shops:
+        shop.engine.dispose()

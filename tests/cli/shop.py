@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy
 
 from carscraper.db import queries, schema
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from tests import services
 
 RULES = PlaceholderRules(families=0)
+
+each_server_and_database = pytest.mark.parametrize(
+    ("s3", "database_url"), [("rclone", "sqlite"), ("moto", "postgresql")], indirect=True
+)
 
 
 class Shop:

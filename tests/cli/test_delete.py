@@ -14,36 +14,17 @@ from carscraper.items import CarImage, CarItem
 from carscraper.storage.spool import Spool
 from carscraper.storage.upload import Upload
 from tests import services
-from tests.cli.shop import RULES, Shop
+from tests.cli.shop import RULES, Shop, each_server_and_database
 from tests.crawl.world import World, verdict
 from tests.dealers.bilasolur import SimulatedBilasolur
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.cli.conftest import Storage
 
 HOSTILE = "cars/a b+c/100%25 þ#1?x=y&z_0123456789ab.jpg"
-
-
-each_server_and_database = pytest.mark.parametrize(
-    ("s3", "database_url"), [("rclone", "sqlite"), ("moto", "postgresql")], indirect=True
-)
-
-
-@pytest.fixture
-def new_shop(tmp_path: Path, storage: Storage, sqlite_url: str) -> Iterator[Callable[..., Shop]]:
-    shops = []
-
-    def make(s3: services.S3 | None = None, url: str = sqlite_url, prefix: str = "") -> Shop:
-        shops.append(Shop(url, tmp_path / "images", s3, prefix))
-        storage.settings = shops[-1].settings
-        return shops[-1]
-
-    yield make
-    for shop in shops:
-        shop.engine.dispose()
 
 
 def tombstone(row: Any, *, finished: bool = True) -> bool:
@@ -348,10 +329,11 @@ def test_a_kill_between_rows_and_objects_leaves_nothing_wrong(
         env = {name: str(value) for name, value in storage.settings.items()}
         command = ("storage", "delete", "--car", "Bilasolur/1", "--yes")
         with services.start_scrapy(*command, cwd=tmp_path, env=env) as running:
-            services.wait_until(lambda: s3_proxy.count("DELETE") > 2, 30, "the deletion to begin")
+            services.wait_until(lambda: len(s3.keys()) == 10, 30, "two objects to be gone")
+            services.wait_until(lambda: s3_proxy.count("DELETE") > 2, 30, "the others to hang")
             running.send_signal(signal.SIGKILL)
             running.wait(30)
-    services.wait_until(lambda: len(s3.keys()) == 10, 10, "two to be gone")
+    assert len(s3.keys()) == 10
     assert all(tombstone(row, finished=False) for row in shop.images())
     assert shop.cover("1") is None, "what may be gone is shown nowhere"
     words = {"car": ["--car", "Bilasolur/1"], "key": keys, "finish": ["--finish"]}[how]

@@ -8,37 +8,13 @@ import pytest
 
 from carscraper.storage import lifecycle
 from tests import services
-from tests.cli.quick import empty_bucket, healthy, one_client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.cli.conftest import Storage
 
 FOREIGN = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 7}}
 MOVES = ("--transition", "30:STANDARD_IA", "--transition", "90:glacier_ir")
 WRITES = ("PUT", "POST", "DELETE")
-
-
-@pytest.fixture(autouse=True)
-def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carscraper.cli.verb.open_client", one_client)
-
-
-@pytest.fixture
-def moto_s3(moto_server: services.MotoS3) -> services.S3:
-    return empty_bucket(moto_server)
-
-
-@pytest.fixture(scope="module")
-def one_proxy(moto_server: services.MotoS3) -> Iterator[services.S3Proxy]:
-    with services.S3Proxy(moto_server.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(one_proxy: services.S3Proxy) -> services.S3Proxy:
-    return healthy(one_proxy)
 
 
 def rules_of(s3: services.S3) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import hashlib
 import io
 import json
@@ -24,7 +23,6 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.db.objects import rows_of_key
-from carscraper.storage.client import open_client
 from tests import services
 from tests.storage import photos, tiff
 from tests.storage.test_metadata import jpeg_with_exif
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 PHOTO = photos()["jpeg"][1]
 KEY = "cars/a.jpg"
-clients = functools.cache(open_client)
 NASTY = [
     "a b.jpg",
     "a+b.jpg",
@@ -64,8 +61,6 @@ NOT_ON_RCLONE = ["a//b.jpg", "/a.jpg", "a///b//c.jpg"]
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # A client takes longer to make than most verbs to run.
-    monkeypatch.setattr("carscraper.cli.verb.open_client", clients)
 
 
 @pytest.fixture
@@ -73,21 +68,6 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.bin"  # the name says nothing: bytes decide
     path.write_bytes(PHOTO)
     return path
-
-
-@pytest.fixture(scope="module")
-def one_bucket(moto_server: services.MotoS3) -> services.S3:
-    """One bucket for the whole module: a boto3 client takes longer to make than most of these tests to run."""
-    moto_server.reset()
-    return moto_server.bucket("car-photos-of-this-module")
-
-
-@pytest.fixture
-def moto_s3(one_bucket: services.S3) -> services.S3:
-    """The bucket, empty."""
-    for key in one_bucket.keys():  # noqa: SIM118 - no dict
-        one_bucket.delete(key)
-    return one_bucket
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.s3 import S3Store
 from carscraper.storage.upload import Upload
 from tests import services
-from tests.cli.quick import empty_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 KEY = "bilasolur/2019/toyota/yaris/1_0123456789ab.jpg"
 DATA = b"\xff\xd8" + b"x" * 500 + b"\xff\xd9"
 DISTRIBUTION = "arn:aws:cloudfront::123456789012:distribution/E2QWRUHEXAMPLE"
-
-
-@pytest.fixture
-def moto_s3(moto_server: services.MotoS3) -> services.S3:
-    return empty_bucket(moto_server)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 from carscraper.storage import bucket, lifecycle, policies
 from tests import services
-from tests.cli.quick import empty_bucket, healthy, one_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,27 +19,6 @@ if TYPE_CHECKING:
 WRITES = ("PUT", "POST", "DELETE")
 SQS = "arn:aws:sqs:eu-north-1:123456789012:photos"
 ALL = ("--public", "--sse", "aws:kms:1234-abcd", "--cors-origin", "https://www.example.com", "--notify-sqs", SQS)
-
-
-@pytest.fixture(autouse=True)
-def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carscraper.cli.verb.open_client", one_client)
-
-
-@pytest.fixture
-def moto_s3(moto_server: services.MotoS3) -> services.S3:
-    return empty_bucket(moto_server)
-
-
-@pytest.fixture(scope="module")
-def one_proxy(moto_server: services.MotoS3) -> Iterator[services.S3Proxy]:
-    with services.S3Proxy(moto_server.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(one_proxy: services.S3Proxy) -> services.S3Proxy:
-    return healthy(one_proxy)
 
 
 @pytest.fixture

@@ -18,34 +18,15 @@ import sqlalchemy
 from carscraper.db.models import AccessLog, CarImageRow, ImageViews
 from carscraper.storage.keys import permanent_url
 from tests import services
-from tests.cli.shop import Shop
+from tests.cli.shop import Shop, each_server_and_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.cli.conftest import Storage
 
 HOSTILE = "cars/a b+c/100%25 þ#1?x=y&z_0123456789ab.jpg"
-
-each_server_and_database = pytest.mark.parametrize(
-    ("s3", "database_url"), [("rclone", "sqlite"), ("moto", "postgresql")], indirect=True
-)
-
-
-@pytest.fixture
-def new_shop(tmp_path: Path, storage: Storage, sqlite_url: str) -> Iterator[Callable[..., Shop]]:
-    shops = []
-
-    def make(s3: services.S3 | None = None, url: str = sqlite_url, prefix: str = "") -> Shop:
-        shops.append(Shop(url, tmp_path / "images", s3, prefix))
-        storage.settings = shops[-1].settings
-        shops[-1].folder.mkdir(exist_ok=True)
-        return shops[-1]
-
-    yield make
-    for shop in shops:
-        shop.engine.dispose()
 
 
 def hot(shop: Shop, key: str, *, days: float = 0, data: bytes | None = None) -> Path:
