@@ -90,10 +90,7 @@ class Ledger:
                 secret.reveal(),
                 timeout=settings.getfloat("DATABASE_TIMEOUT"),
                 patience=settings.getfloat("DATABASE_PATIENCE"),
-                rules=queries.PlaceholderRules(
-                    families=settings.getint("IMAGES_PLACEHOLDER_CARS"),
-                    released=frozenset(name.strip().lower() for name in settings.getlist("IMAGES_NOT_PLACEHOLDERS")),
-                ),
+                rules=queries.PlaceholderRules.from_settings(settings),
             )
             crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
         return found

@@ -17,7 +17,9 @@ from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import Self
 
+    from scrapy.settings import BaseSettings
     from sqlalchemy import Connection, Row, Table
 
 _listings = cast("Table", CarListing.__table__)
@@ -86,6 +88,12 @@ class PlaceholderRules:
     """Unrelated cars (other make, or other first word of the model) that must show the bytes; 0: never."""
     released: frozenset[str] = frozenset()
     """SHA-256 of pictures that are photos all the same."""
+
+    @classmethod
+    def from_settings(cls, settings: BaseSettings) -> Self:
+        """Read ``IMAGES_PLACEHOLDER_CARS`` and ``IMAGES_NOT_PLACEHOLDERS``."""
+        released = (name.strip().lower() for name in settings.getlist("IMAGES_NOT_PLACEHOLDERS"))
+        return cls(families=settings.getint("IMAGES_PLACEHOLDER_CARS"), released=frozenset(released))
 
     def holds(self, source_sha256: str) -> bool:
         """Tell whether the rule is on for these bytes."""

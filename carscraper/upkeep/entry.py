@@ -69,15 +69,12 @@ class PhotoRules:
     @classmethod
     def from_settings(cls, settings: BaseSettings) -> Self:
         """Read the settings."""
-        released = (name.strip().lower() for name in settings.getlist("IMAGES_NOT_PLACEHOLDERS"))
         return cls(
             min_width=settings.getint("IMAGES_MIN_WIDTH"),
             min_height=settings.getint("IMAGES_MIN_HEIGHT"),
             max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
             max_bytes=settings.getint("IMAGES_MAX_BYTES"),
-            placeholders=queries.PlaceholderRules(
-                families=settings.getint("IMAGES_PLACEHOLDER_CARS"), released=frozenset(released)
-            ),
+            placeholders=queries.PlaceholderRules.from_settings(settings),
         )
 
 
