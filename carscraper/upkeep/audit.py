@@ -21,6 +21,7 @@ from carscraper.db import inventory
 from carscraper.storage import readback
 from carscraper.storage.keys import key_of, parse_key, parse_thumbnail, permanent_url, published_bases
 from carscraper.storage.listing import listed
+from carscraper.storage.policies import PICTURES, PROBES
 from carscraper.upkeep import entry
 from carscraper.upkeep.entry import GROUP, THREADS, in_groups, in_order
 
@@ -39,10 +40,13 @@ SAME, MISSING, ORPHAN, DIFFERS, WRONG = "=", "+", "-", "*", "!"
 
 _BATCH = 256  # suspects looked at again together
 _PAUSE = 0.2  # seconds before an object that could not be read is read again
+_FRESH, _SOON = 60.0, 2.0  # an object of the last minute gets two seconds for its row, which a crawl writes at once
+_ORPHANS = ("orphan", "orphan-thumbnail", "stranger")
 
 WORDS = {
     "missing": "the object is not there",
     "orphan": "no row names it",
+    "stranger": "a picture that no row names, under a name that is none of ours",
     "orphan-thumbnail": "its photo is not there and no row names it",
     "size": "another size than the row says",
     "checksum": "another SHA-256 than the row says",
@@ -126,6 +130,8 @@ class _Suspect:
     thumbnails: list[str] = field(default_factory=list)
     photo: str | None = None
     """Of a thumbnail."""
+    fresh: bool = False
+    """Written a moment ago: a crawl may be about to write its row."""
 
 
 class Audit:
@@ -273,13 +279,15 @@ class Audit:
     def _without_row(self, group: _Group) -> Iterator[_Suspect]:
         ours = parse_key(group.key, self._options.prefix) is not None
         if group.size is not None:
-            if not ours:
+            if not ours and not self._is_picture(group.key):
                 self.counts["foreign"] += 1
             elif group.modified > self._youngest:
                 self.counts["young"] += 1
             else:
                 names = [name for name, _ in group.thumbnails]
-                yield _Suspect(reason="orphan", key=group.key, thumbnails=names)
+                fresh = group.modified > time.time() - _FRESH
+                reason = "orphan" if ours else "stranger"
+                yield _Suspect(reason=reason, key=group.key, thumbnails=names, fresh=fresh)
             return
         for name, modified in group.thumbnails:
             if not ours:
@@ -287,7 +295,11 @@ class Audit:
             elif modified > self._youngest:
                 self.counts["young"] += 1
             else:
-                yield _Suspect(reason="orphan-thumbnail", key=name, photo=group.key)
+                fresh = modified > time.time() - _FRESH
+                yield _Suspect(reason="orphan-thumbnail", key=name, photo=group.key, fresh=fresh)
+
+    def _is_picture(self, name: str) -> bool:
+        return name.endswith(tuple(PICTURES)) and not name.startswith(self._options.prefix + PROBES)
 
     def _alone(self) -> Iterator[_Suspect]:
         """Look at what has no key to be found by."""
@@ -363,10 +375,12 @@ class Audit:
         if not suspects:
             return
         to_read = [each.key for each in suspects if each.reason == "checksum"]
-        if to_read:
+        if any(each.fresh for each in suspects):
+            time.sleep(_SOON)
+        elif to_read:
             time.sleep(_PAUSE)
         seen = self._see(to_read, self._digest)
-        by_head = ("missing", "size", "orphan", "orphan-thumbnail")
+        by_head = ("missing", "size", *_ORPHANS)
         seen |= self._see([each.key for each in suspects if each.reason in by_head], self._head)
         with inventory.reading(self._engine) as connection:
             rows = inventory.entries(connection, (row.id for each in suspects for row in each.rows))
@@ -376,7 +390,7 @@ class Audit:
         for each in suspects:
             if each.cover:
                 finding = self._cover_again(each, each.cover, covers)
-            elif each.reason in {"orphan", "orphan-thumbnail"}:
+            elif each.reason in _ORPHANS:
                 finding = self._orphan_again(each, seen[each.key], known)
             else:
                 still = [rows[row.id] for row in each.rows if row.id in rows]
@@ -558,7 +572,7 @@ class Mending:
                 else:
                     self.done["left"] += 1
                     yield outcome
-            for each in kept(sorter, "orphan-thumbnail", "unreadable"):
+            for each in kept(sorter, "orphan-thumbnail", "stranger", "unreadable"):
                 self.done["left"] += 1
                 yield entry.Outcome(each.key, each.reason, each.detail)
 

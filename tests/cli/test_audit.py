@@ -203,7 +203,7 @@ def test_mending(stock: Stock, storage: Storage) -> None:
     disorder = Disorder(stock)
     keys = disorder.keys
     objects = stock.s3.objects()
-    said = storage("audit", "--fix", "--yes", code=3)
+    said = storage("audit", "--grace", "1h", "--fix", "--yes", code=3)
     assert "photos pending again 3, orphans entered 1" in said.out
     assert "scrapy crawl backfill" in said.out
     assert f"left: {disorder.thumbnail} (orphan-thumbnail)" in said.err
@@ -220,7 +220,19 @@ def test_mending(stock: Stock, storage: Storage) -> None:
     entered = stock.only(key=disorder.orphan)
     assert (entered.status, entered.identity[:7], entered.position) == ("stored", "object/", 2)
     # What is left: the thumbnail, and the object with other bytes than its name says, which no row claims now.
-    assert marks(storage("audit", code=3)) == [("-", keys[2]), ("-", disorder.thumbnail)]
+    assert marks(storage("audit", "--grace", "1h", code=3)) == [("-", keys[2]), ("-", disorder.thumbnail)]
+
+
+def test_a_picture_under_another_name_is_told_and_left_alone(stock: Stock, storage: Storage) -> None:
+    stock.cars(1)
+    strangers = [f"{stock.prefix}auctionimages/77/1.JPG", f"{stock.prefix}orphan.jpg"]
+    for name in strangers:
+        stock.put(name, picture("stranger"))
+    assert marks(storage("audit", code=3)) == [("-", name) for name in strangers]
+    said = storage("audit", "--fix", "--yes", code=3)
+    assert "orphans entered 0" in said.out
+    storage("audit", "--delete-orphans", "--older-than", "1s", "--yes", code=3)
+    assert set(strangers) <= set(stock.s3.keys())
 
 
 def test_mending_on_both_databases(storage: Storage, database_url: str, moto_s3: services.S3) -> None:

@@ -71,9 +71,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grace",
         type=duration,
-        default=timedelta(hours=1),
+        default=timedelta(0),
         metavar="TIME",
-        help="an object without a row is none of a crawl under way from this age on (default: 1h)",
+        help="leave out objects without a row that are younger, while crawls write (default: none is left out)",
     )
     doing = parser.add_mutually_exclusive_group()
     doing.add_argument(
