@@ -6,7 +6,6 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from scrapy import signals
 from scrapy.commands import ScrapyCommand
 
 from carscraper.extensions.verdict import PARTIAL
@@ -30,24 +29,23 @@ class PromptShutdown:
     def __init__(self, crawler: Crawler) -> None:
         """Take the crawler."""
         self._crawler = crawler
-        crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """No settings."""
-        return cls(crawler)
-
-    def spider_opened(self) -> None:
         """Set the alarm that rings when the loop has ended and the process has not."""
-        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
+        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported: Scrapy has done so
 
-        reactor.addSystemEventTrigger("after", "shutdown", self._set_alarm)  # type: ignore[arg-type]
+        extension = cls(crawler)
+        reactor.addSystemEventTrigger("after", "shutdown", extension._set_alarm)  # type: ignore[arg-type]
+        return extension
 
     def _set_alarm(self) -> None:
+        # Without a verdict the crawl was broken off; with one a straggling thread changes nothing about it.
+        code: int = self._crawler.stats.get_value("carscraper/exit_code", PARTIAL)
+        ScrapyCommand.exitcode = max(ScrapyCommand.exitcode, code)
+
         def leave() -> None:
-            # Without a verdict the crawl was broken off; with one a straggling thread changes nothing about it.
-            code: int = self._crawler.stats.get_value("carscraper/exit_code", PARTIAL)
-            os._exit(max(ScrapyCommand.exitcode, code))
+            os._exit(ScrapyCommand.exitcode)
 
         alarm = threading.Timer(_GRACE, leave)
         alarm.daemon = True  # an orderly end does not wait for it

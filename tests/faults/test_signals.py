@@ -51,6 +51,18 @@ def test_a_second_signal(world: World, photos: str) -> None:
     world.finish(have=world.stored())
 
 
+def test_a_second_signal_before_anything_was_seen(world: World) -> None:
+    """Nothing hangs but the site: the process ends in order, and is no success all the same."""
+    world.site.page_latency = 8
+    with world.start() as running:
+        running.wait_for_log("Spider opened")
+        running.terminate()
+        running.wait_for_log("Received SIGTERM")
+        running.terminate()
+        done = running.wait(20)
+    assert done.returncode == 3, done
+
+
 def test_a_second_signal_while_the_database_is_locked(world: World) -> None:
     world.site.photo_latency = 0.05
     with world.start() as running:
