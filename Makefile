@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
-APT_TEST_PACKAGES := postgresql
+APT_TEST_PACKAGES := postgresql chromium
 
 # One worker a core; a file stays with one worker, as its fixtures are shared.
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile

@@ -82,6 +82,8 @@ class CarItem:
     horsepower: int | None = None
     city_consumption: float | None = None
     """Litres per 100 km."""
+    registration_plate: str | None = None
+    """The plate's lasting number (*fastanúmer*), e.g. ``AB123``, where the site shows it."""
     dealer_id: str | None = None
     dealer_name: str | None = None
     description: str | None = None

@@ -33,6 +33,7 @@ __all__ = [
     "parse_horsepower",
     "parse_kilometers",
     "parse_price",
+    "parse_registration_plate",
     "parse_seats",
     "parse_transmission",
     "parse_year_month",
@@ -164,7 +165,7 @@ _NOT_PRICE_BEFORE = re.compile(
     r"(?:(?:afborg\w*|útborg\w*|innborg\w*|mánaðar\w*|\bafsl\w*|\bspar(?:a|að|ar|ast|naður|nað)\b"
     r"|\blækk\w* um|styrk\w*|gjald\w*|gjöld\w*"
     r"|lán(?:i|a|s|in|ið)?\b|áhvíl\w*|\bleig\w*|trygging\w*|\braðn\w*|\bsími?\b)"
-    r"(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}|\b(?:ekinn?|ekið|akstur|keyrð\w*)[ :.]{0,3})$"
+    r"(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}|\b(?:ekinn?|ekið|akstur|keyrð\w*)(?: ?\(?km\.?\)?)?[ :.]{0,3})$"
 )
 # ... and after it.
 _NOT_PRICE_AFTER = re.compile(
@@ -709,3 +710,26 @@ def parse_body(text: str | None) -> str | None:
     """
     found = _BODY.search(_prepare(text))
     return found[1] if found else None
+
+
+# --- plate --------------------------------------------------------------------------------------------------
+
+_PLATE = re.compile(
+    r"\b(?:fasta(?:númer|nr)|skráningarnúmer|skráningarnr|fastnúmer|fastnr)\b\.?\s?:?\s?"
+    r"(?P<letters>[a-záðéíóúýþæö]{2})[ -]?(?P<rest>[a-záðéíóúýþæö0-9][0-9]{2})(?![\w-])"
+)
+
+
+def parse_registration_plate(text: str | None) -> str | None:
+    """The number on an Icelandic plate after a label such as ``Fastanúmer``: ``AB123``, or ``ABC12`` since 2007.
+
+    Without its label it is not believed, as models look alike (``ID 350``). Vanity plates and those of before 1989
+    have other forms and are ``None``; so is a text with two different numbers.
+
+    >>> parse_registration_plate("Fastanúmer: AB-123"), parse_registration_plate("Fastnr. ab c12")
+    ('AB123', 'ABC12')
+    >>> [parse_registration_plate(each) for each in ("AB 123", "Fastanúmer R 1234", "Skráningarnúmer: GISLI")]
+    [None, None, None]
+    """
+    found = {(match["letters"] + match["rest"]).upper() for match in _PLATE.finditer(_prepare(text))}
+    return found.pop() if len(found) == 1 else None

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from dotenv import dotenv_values
 from scrapy.utils.conf import closest_scrapy_cfg
@@ -43,6 +43,23 @@ class Secret(str):
     def reveal(self) -> str:
         """Give the plain value."""
         return str.__str__(self)
+
+    def redact(self, text: bytes) -> bytes:
+        """Put ``***`` wherever *text* has the value, also percent-encoded.
+
+        A value of less than 8 characters may be part of any number: it is not looked for inside longer words.
+
+        >>> Secret("a/b-c-d-e").redact(b"?apikey=a%2Fb-c-d-e&page=2"), Secret("12").redact(b"?key=12&p=123")
+        (b'?apikey=***&page=2', b'?key=***&p=123')
+        """
+        plain = self.reveal()
+        spellings = {plain, quote(plain), quote(plain, safe=""), quote_plus(plain)} if plain else set()
+        for spelling in spellings:
+            found = re.escape(spelling.encode())
+            if len(plain) < 8:
+                found = rb"(?<![A-Za-z0-9])" + found + rb"(?![A-Za-z0-9])"
+            text = re.sub(found, b"***", text, flags=re.IGNORECASE)
+        return text
 
     def __str__(self) -> str:
         return "***"
@@ -80,11 +97,13 @@ ITEM_PIPELINES = {
     "carscraper.pipelines.validate.ValidatePipeline": 100,
     "carscraper.pipelines.images.CarImagesPipeline": 200,
     "carscraper.pipelines.database.DatabasePipeline": 300,
+    "carscraper.pipelines.kinship.KinshipPipeline": 350,
 }
 EXTENSIONS = {
     "carscraper.extensions.verdict.Verdict": 0,
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
+    "carscraper.extensions.fill.FillRecord": 0,
     "carscraper.extensions.shutdown.PromptShutdown": 0,
     "carscraper.extensions.collector.CalmCollector": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
@@ -262,6 +281,20 @@ CRAWL_MAX_LOOKUPS = _env("CRAWL_MAX_LOOKUPS", 1000)
 #: Used by ``base_spiders.rogg``.
 CRAWL_MAX_PAGES = _env("CRAWL_MAX_PAGES", 1000)
 
+#: At the end of each crawl, link the listings of one car at several sites (``car_listings.same_as``).
+#: Used by ``pipelines.kinship``.
+LINK_SAME_CARS = _env("LINK_SAME_CARS", True)
+
+# --- The feed of the Rögg platform ------------------------------------------------------------------------------
+
+#: The address of the dealers' XML feed, with or without ``get.aspx`` at its end; the key is not part of it.
+#: Used by ``spiders.henry``.
+HENRY_URL = _env("HENRY_URL")
+
+#: The dealer's key to the feed. It is sent to ``HENRY_URL`` only, and shown nowhere.
+#: Used by ``spiders.henry`` and ``middlewares.apikey``.
+HENRY_API_KEY = _env("HENRY_API_KEY")
+
 # --- Politeness -------------------------------------------------------------------------------------------------
 
 #: Who runs this crawl: a mail address or URL that dealers can turn to; becomes part of the User-Agent.
@@ -321,6 +354,12 @@ DEFAULT_REQUEST_HEADERS = {
     "Accept-Language": "is,en;q=0.5",
 }
 
+# --- The browser ------------------------------------------------------------------------------------------------
+
+#: The Chromium (or Chrome) for sites whose pages are made by scripts; looked for in the usual places unless set.
+#: Used by ``base_spiders.browser``.
+CHROMIUM_PATH = _env("CHROMIUM_PATH")
+
 # --- Safety -----------------------------------------------------------------------------------------------------
 
 # Default True, both: they accept commands or code from the network.
@@ -356,7 +395,7 @@ LOG_VERSIONS: list[str] = []
 
 # --- Checks -----------------------------------------------------------------------------------------------------
 
-secret_names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABASE_URL")
+secret_names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABASE_URL", "HENRY_API_KEY")
 """Settings that are never printed; ``addon`` wraps them."""
 
 Check = Callable[[str, Any], Any]
@@ -422,12 +461,36 @@ def _http_url(name: str, value: Any) -> str | None:
     return str(value).rstrip("/")
 
 
+def _feed_url(name: str, value: Any) -> str | None:
+    if value and re.search(r"[?#@\s]", str(value)):
+        # Not shown: what follows the question mark may be the key.
+        raise ConfigurationError(
+            f"{name} is more than an address; write it without ? and what follows, the key belongs in HENRY_API_KEY."
+        )
+    return _http_url(name, value)
+
+
+def _api_key(name: str, value: Any) -> Secret | None:
+    plain = value.reveal() if isinstance(value, Secret) else str(value or "")
+    if not plain:
+        return None
+    if not re.fullmatch(r"[!-~]+", plain) or plain.startswith(("http:", "https:", "apikey=")):
+        raise ConfigurationError(f"{name} is not a key; write the key alone, without spaces, quotes or an address.")
+    return Secret(plain)
+
+
 def _bucket(name: str, value: Any) -> str | None:
     if value and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", str(value)):
         raise ConfigurationError(
             f"{name} is {value!r}, which is no bucket name; write 3 to 63 lower-case letters, digits, dots and hyphens."
         )
     return value or None
+
+
+def _program(name: str, value: Any) -> str | None:
+    if value and not Path(str(value)).is_absolute():
+        raise ConfigurationError(f"{name} is {value!r}; write the program's whole path, such as /usr/bin/chromium.")
+    return str(value) if value else None
 
 
 def _region(name: str, value: Any) -> str:
@@ -491,13 +554,17 @@ checks: dict[str, Check] = {
     "USE_S3_STORAGE": _boolean,
     "AUTOTHROTTLE_ENABLED": _boolean,
     "IMAGES_STRIP_METADATA": _boolean,
+    "LINK_SAME_CARS": _boolean,
     "AWS_S3_BUCKET": _bucket,
     "AWS_S3_REGION": _region,
+    "CHROMIUM_PATH": _program,
     "S3_SSE": _encryption,
     "AWS_ENDPOINT_URL": _http_url,
     "IMAGES_PUBLIC_URL": _http_url,
     "CLOUDFRONT_DISTRIBUTION_ID": _distribution,
     "DATABASE_URL": _database_url,
+    "HENRY_URL": _feed_url,
+    "HENRY_API_KEY": _api_key,
     "IMAGES_THUMBS": _thumbs,
     "S3_TAGS": _json_object,
     "S3_MAX_PARALLEL_UPLOADS": _number(int, 1),

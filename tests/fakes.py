@@ -30,7 +30,8 @@ def make_crawler(spider: type[Spider] = Spider, **changes: Any) -> Crawler:
     crawler = Crawler(spider, make_settings(**changes))
     crawler.stats = MemoryStatsCollector(crawler)
     crawler.engine = SimpleNamespace(running=True)  # type: ignore[assignment]
-    crawler.spider = spider.from_crawler(crawler, name=getattr(spider, "name", None) or "test")
+    # Ours know their names, and take everything else for an argument.
+    crawler.spider = spider.from_crawler(crawler, **({} if getattr(spider, "name", None) else {"name": "test"}))
     return crawler
 
 

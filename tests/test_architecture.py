@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import io
+import json
 import pkgutil
 import re
+import statistics
 import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import scrapy.commands
@@ -22,6 +25,7 @@ import carscraper.commands
 import carscraper.settings
 import carscraper.spiders
 from carscraper.base_spiders.dealer import DealerSpider
+from tests.fakes import make_settings
 from tests.services import REPO
 
 if TYPE_CHECKING:
@@ -33,17 +37,19 @@ MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 
 # Who may import whom inside the package, from the bottom up; a new part of the house gets its line here.
-FOUNDATION = {"batching", "exceptions", "items", "manifest", "network", "parsing", "settings", "vehicles"}
+FOUNDATION = {"batching", "exceptions", "fill", "items", "manifest", "network", "parsing", "settings", "vehicles"}
 ROOMS = FOUNDATION | {"db", "storage", "addon"}
 ALLOWED: dict[str, set[str]] = {
     "batching": set(),
     "data": set(),
     "exceptions": set(),
+    "fill": {"items"},
     "items": set(),
     "manifest": {"exceptions"},
     "network": {"exceptions"},
     "parsing": set(),
     "settings": {"exceptions"},
+    "templates": set(),
     "vehicles": {"data", "parsing"},
     "addon": {"exceptions", "settings"},
     "db": FOUNDATION,
@@ -148,6 +154,28 @@ def test_only_the_settings_module_reads_the_environment() -> None:
 
 # --- spiders ----------------------------------------------------------------------------------------------------
 
+# What may be slower or gentler than the settings, and what must be as they are.
+AT_LEAST = ("DOWNLOAD_DELAY", "AUTOTHROTTLE_START_DELAY", "IMAGES_DOWNLOAD_DELAY", "RETRY_BACKOFF", "RETRY_AFTER_MAX")
+AT_MOST = (
+    "CONCURRENT_REQUESTS",
+    "CONCURRENT_REQUESTS_PER_DOMAIN",
+    "IMAGES_CONCURRENCY",
+    "RETRY_TIMES",
+    "AUTOTHROTTLE_TARGET_CONCURRENCY",
+    "DOWNLOAD_MAXSIZE",
+)
+UNCHANGED = (
+    "ROBOTSTXT_OBEY",
+    "ROBOTSTXT_USER_AGENT",
+    "AUTOTHROTTLE_ENABLED",
+    "DOWNLOAD_VERIFY_CERTIFICATES",
+    "USER_AGENT",
+    "DOWNLOAD_SLOTS",
+    "RANDOMIZE_DOWNLOAD_DELAY",
+    "RETRY_ENABLED",
+    "TWISTED_DNS_RESOLVER",
+)
+
 SPIDER_MODULES = [module.name for module in pkgutil.iter_modules(carscraper.spiders.__path__)]
 
 
@@ -170,6 +198,52 @@ def code_lines(text: str) -> int:
     return len(lines - documented)
 
 
+def rudeness(spider: type[Spider]) -> list[str]:
+    """What is less polite than the settings as it crawls: with what its bases set, too."""
+    ours, its = make_settings(), make_settings()
+    spider.update_settings(its)
+    found = [name for name in AT_LEAST if its.getfloat(name) < ours.getfloat(name)]
+    found += [name for name in AT_MOST if its.getfloat(name) > ours.getfloat(name)]
+    found += [name for name in UNCHANGED if its.get(name) != ours.get(name)]
+    middlewares = its.getwithbase("DOWNLOADER_MIDDLEWARES")
+    places = ours.getwithbase("DOWNLOADER_MIDDLEWARES")
+    found += [name for name, place in places.items() if middlewares[name] != place]
+    # What Scrapy reads from the spider itself.
+    if getattr(spider, "download_delay", ours["DOWNLOAD_DELAY"]) < ours["DOWNLOAD_DELAY"]:
+        found.append("download_delay")
+    most = ours.getint("CONCURRENT_REQUESTS_PER_DOMAIN")
+    if getattr(spider, "max_concurrent_requests", most) > most:
+        found.append("max_concurrent_requests")
+    if hasattr(spider, "user_agent"):
+        found.append("user_agent")
+    return found
+
+
+ROBOTS = "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rude"),
+    [
+        ({"download_delay": 0.1}, ["download_delay"]),
+        ({"download_delay": 5, "custom_settings": {"DOWNLOAD_DELAY": 3, "CONCURRENT_REQUESTS": 1}}, []),
+        ({"max_concurrent_requests": 50}, ["max_concurrent_requests"]),
+        ({"user_agent": "Mozilla/5.0"}, ["user_agent"]),
+        (
+            {"custom_settings": {"DOWNLOAD_DELAY": 0, "IMAGES_CONCURRENCY": 99}},
+            ["DOWNLOAD_DELAY", "IMAGES_CONCURRENCY"],
+        ),
+        ({"custom_settings": {"CONCURRENT_REQUESTS": 64, "RETRY_TIMES": 10}}, ["CONCURRENT_REQUESTS", "RETRY_TIMES"]),
+        ({"custom_settings": {"ROBOTSTXT_OBEY": False}}, ["ROBOTSTXT_OBEY"]),
+        ({"custom_settings": {"USER_AGENT": "x", "DOWNLOAD_SLOTS": {}}}, ["USER_AGENT", "DOWNLOAD_SLOTS"]),
+        ({"custom_settings": {"DOWNLOADER_MIDDLEWARES": {ROBOTS: None}}}, None),
+    ],
+)
+def test_rudeness_is_noticed(attributes: dict[str, Any], rude: list[str] | None) -> None:
+    found = rudeness(type("RudeSpider", (Spider,), {"name": "rude", **attributes}))
+    assert found == rude if rude is not None else ROBOTS in found
+
+
 def test_there_are_spiders() -> None:
     assert "bilasolur" in SPIDER_MODULES
 
@@ -190,24 +264,45 @@ class TestSpider:
 
     def test_it_is_polite(self, module: str) -> None:
         (spider,) = spiders_of(module)
-        custom: dict[str, Any] = dict(spider.custom_settings or {})
-        ours = vars(carscraper.settings)
-        for name in ("DOWNLOAD_DELAY", "AUTOTHROTTLE_START_DELAY"):
-            assert float(custom.get(name, ours[name])) >= float(ours[name])
-        assert getattr(spider, "download_delay", ours["DOWNLOAD_DELAY"]) >= ours["DOWNLOAD_DELAY"]
-        for name in ("CONCURRENT_REQUESTS_PER_DOMAIN", "IMAGES_CONCURRENCY"):
-            assert int(custom.get(name, ours[name])) <= int(ours[name])
-        for name in ("ROBOTSTXT_OBEY", "AUTOTHROTTLE_ENABLED", "DOWNLOAD_VERIFY_CERTIFICATES"):
-            assert custom.get(name, True) is True
-        assert "USER_AGENT" not in custom
-        assert "DOWNLOAD_SLOTS" not in custom
+        assert rudeness(spider) == []
 
     def test_a_dealer_has_a_saved_page(self, module: str) -> None:
         (spider,) = spiders_of(module)
+        if not issubclass(spider, DealerSpider):
+            return
+        assert spider.home.startswith("https://")
+        cases = sorted({page.parent for page in (FIXTURES / module).glob("*/response.*")})
+        assert cases, f"tests/fixtures/{module}/ is missing"
+        for case in cases:
+            page = next(case.glob("response.*")).read_text("utf-8")
+            assert "Replace this file" not in page, f"{case} holds no saved page yet"
+            for name in ("meta.json", "expected.json"):
+                assert (case / name).exists(), f"{case / name} is missing"
+        read = [json.loads((case / "expected.json").read_text("utf-8")) for case in cases]
+        assert any(each.get("cars") or each.get("car") for each in read), "no saved page has a car"
+
+    def test_a_dealer_has_its_page_of_what_is_known(self, module: str) -> None:
+        (spider,) = spiders_of(module)
         if issubclass(spider, DealerSpider):
-            assert spider.source
-            assert spider.home.startswith("https://")
-            assert list((FIXTURES / module).glob("*/response.html")), f"tests/fixtures/{module}/ is missing"
+            page = REPO / "docs" / "sites" / f"{module}.md"
+            assert page.exists(), f"docs/sites/{module}.md is missing"
+            host = urlsplit(spider.home).netloc.removeprefix("www.")
+            assert host in page.read_text("utf-8"), f"{page} does not name {host}"
+
+
+def test_the_dealers_are_short_and_each_has_a_name_of_its_own() -> None:
+    dealers = {module: spider for module in SPIDER_MODULES for spider in spiders_of(module)}
+    dealers = {module: spider for module, spider in dealers.items() if issubclass(spider, DealerSpider)}
+    lines = [code_lines(MODULES[f"spiders/{module}.py"].read_text("utf-8")) for module in dealers]
+    assert statistics.median(lines) <= 30
+    sources = [spider.source for spider in dealers.values()]  # type: ignore[attr-defined]
+    assert len({source.lower() for source in sources}) == len(sources), "a source is half of a car's identity"
+    assert all(sources)
+
+
+def test_no_request_passes_robots_txt_by() -> None:
+    for name, tree in TREES.items():
+        assert "dont_obey_robotstxt" not in strings(tree), name
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,7 @@ def test_price(text: str, amount: int) -> None:
         "kr. 25.000.000.000",
         "25.000 €",
         "1.250.000 km",
+        "Ekinn (km): 1.250.000",
         "62.900 kr. á mánuði",
         "300.000 kr. afsláttur",
         "Defender 110 890 000 kr.",
@@ -594,3 +596,43 @@ def test_technical_words(parse: Callable[[str], object], text: str, expected: ob
 )
 def test_clean_text(text: str, expected: str | None) -> None:
     assert parsing.clean_text(text) == expected
+
+
+class TestRegistrationPlate:
+    @pytest.mark.parametrize(
+        ("text", "plate"),
+        [
+            ("Fastanúmer AB123", "AB123"),
+            ("Fastanúmer: AB-123", "AB123"),
+            ("FASTANÚMER\nab 123\nLitur", "AB123"),
+            ("Fastanr. MKL45", "MKL45"),
+            ("Fastnr.: MK L45", "MKL45"),
+            ("Skráningarnúmer\xa0ÞK\xa0B45", "ÞKB45"),
+            ("Raðnúmer 123456 Fastanúmer AB123.", "AB123"),
+            ("Fastanúmer AB123 Skráningarnúmer AB 123", "AB123"),
+        ],
+    )
+    def test_forms(self, text: str, plate: str) -> None:
+        assert parsing.parse_registration_plate(text) == plate
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("AB123", "Raðnúmer 290003", "ID 350", "Kia EV6 GT", "Fastanúmer", "Fastanúmer: -", ""),
+            *("Fastanúmer A1234", "Fastanúmer R 1234", "Fastanúmer AB1234", "Fastanúmer AB12", "Fastanúmer ABC123"),
+            *("Fastanúmer AB1C2", "Fastanúmer AB123-4", "Skráningarnúmer GISLI", "Skráningarnúmer RÚTA1"),
+            "Fastanúmer AB123 Fastanúmer AB124",
+        ],
+    )
+    def test_what_is_none(self, text: str) -> None:
+        assert parsing.parse_registration_plate(text) is None
+
+    @given(any_text, st.sampled_from(["Fastanúmer", "Skráningarnúmer:", "Fastnr.", ""]), any_text)
+    def test_never_an_exception_and_never_another_form(self, before: str, label: str, after: str) -> None:
+        found = parsing.parse_registration_plate(f"{before}{label} {after}")
+        assert found is None or re.fullmatch(r"[^\W\d_]{2}(?:[^\W\d_]|\d)[0-9]{2}", found)
+
+    @given(st.from_regex(r"[A-ZÞ]{2}[A-Z0-9][0-9]{2}", fullmatch=True), st.sampled_from(["", " ", "-"]))
+    def test_a_labelled_one_is_found(self, plate: str, gap: str) -> None:
+        text = f"Raðnúmer 290003 Fastanúmer: {plate[:2]}{gap}{plate[2:]} Litur"
+        assert parsing.parse_registration_plate(text) == plate

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from scrapy.exceptions import CloseSpider
@@ -90,6 +91,17 @@ class TestSecret:
         assert Secret(PLAIN) == PLAIN
         assert {Secret(PLAIN): 1}[PLAIN] == 1
         assert not Secret("")
+
+    @pytest.mark.parametrize("plain", ["K7MDENG+/x =ü", "wJalr-XUtnFEMI"])
+    def test_redact_finds_every_spelling(self, plain: str) -> None:
+        spellings = (plain, quote(plain), quote(plain, safe=""), quote_plus(plain), quote(plain, safe="").lower())
+        for spelling in spellings:
+            text = f"<a href='x?apikey={spelling}&amp;p=1'>z{spelling}z</a>".encode()
+            assert Secret(plain).redact(text) == b"<a href='x?apikey=***&amp;p=1'>z***z</a>"
+
+    def test_redact_does_not_spoil_what_only_looks_like_a_short_secret(self) -> None:
+        assert Secret("299").redact(b'F="2990" key=299&a') == b'F="2990" key=***&a'
+        assert Secret("").redact(b"abc") == b"abc"
 
     def test_reveal_gives_a_plain_string(self) -> None:
         assert type(Secret(PLAIN).reveal()) is str
@@ -253,6 +265,14 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
     "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],
     "CLOUDFRONT_DISTRIBUTION_ID": [("", None), (None, None), ("E2QWRUHEXAMPLE", "E2QWRUHEXAMPLE")],
+    "HENRY_URL": [
+        ("", None),
+        (None, None),
+        ("https://feed.example.is/xml/get.aspx", "https://feed.example.is/xml/get.aspx"),
+        ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
+    ],
+    "HENRY_API_KEY": [("", None), (None, None), ("5f-Ab_9+/=", Secret("5f-Ab_9+/=")), (Secret("k"), Secret("k"))],
+    "CHROMIUM_PATH": [("", None), (None, None), ("/usr/bin/chromium", "/usr/bin/chromium")],
     "S3_SSE": [
         ("", None),
         (None, None),
@@ -285,6 +305,12 @@ BAD: dict[str, Sequence[Any]] = {
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
     "AWS_S3_REGION": ["", None, "EU North", "eu_north_1", "-eu", "eu-north-1\n"],
     "CLOUDFRONT_DISTRIBUTION_ID": ["e2qw", "d111111abcdef8.cloudfront.net", "E2QWRUHEXAMPLE\n", "E2 QWRUH", 5],
+    "HENRY_URL": [
+        *("feed.example.is", "ftp://h", "http://", "http://h:0", 5, "https://h/get.aspx?apikey=hunter2"),
+        *("https://hunter2@h/", "https://h/#hunter2", "https://h/ hunter2", "h?hunter2"),
+    ],
+    "HENRY_API_KEY": ["hunter2 hunter2", "hunter2\n", "hunter2þ", "https://h/?apikey=hunter2", "apikey=hunter2"],
+    "CHROMIUM_PATH": ["chromium", "./chromium", "~/chromium", "usr/bin/chromium", 5],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
 }
 NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL"}]

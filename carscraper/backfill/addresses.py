@@ -44,12 +44,13 @@ class Addresses:
     def page(self, car: KnownCar) -> str | None:
         """Give the car's own page; ``None`` without an address, or without a parser for it."""
         source, url = car.item.source, car.item.url
-        if source not in self._dealers or not is_web_address(url):
+        dealer = self._dealers.get(source)
+        if not dealer or not dealer.has_details or not is_web_address(url):
             return None
         if not self._base_url:
             # The addresses of the cars' own pages come from a crawl of ours, as base_url comes from the user.
             allow_host(url)
-        return self.at_base(self._dealers[source].canonical_url(url), source)
+        return self.at_base(dealer.canonical_url(url), source)
 
     def photos(self, car: KnownCar, worklist: Worklist, *, insist: bool) -> list[CarImage]:
         """Give the stored addresses that may still answer: of photos that are due, or the one picture of an old row.

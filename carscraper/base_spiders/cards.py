@@ -2,8 +2,8 @@
 
 A subclass says where things are (CSS, under ``# CardSpider``) and overrides the ``get_…`` methods of what its cards
 write in their own way. What every site needs is here: advertisements are skipped, a card that can't be read is counted
-and the crawl goes on, a page without any car ends the crawl with the name of the missing selector, and the last page
-is noticed even where a site repeats it for ever.
+and the crawl goes on, a page without any car, or whose cars all lack the same, ends the crawl with the name of the
+missing selector, and the last page is noticed whether a site repeats it for ever, shows none after it or answers 404.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from scrapy import Request
+from scrapy.http import TextResponse
 
 from carscraper import parsing
-from carscraper.base_spiders.base import by_address, forget_tree, is_web_address, reason_of
+from carscraper.base_spiders.base import by_address, forget_tree, is_web_address, reason_of, status_of
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
@@ -39,6 +40,19 @@ _RENDITION = frozenset(
     {"w", "h", "width", "height", "size", "q", "quality", "fit", "crop", "format", "fm", "dpr", "auto"}
 )
 
+_TITLE_LINES = 8  # of a card, among which the title is
+# Where a title ends that has the facts on its line: "DEFENDER HSE 7/2020 181 000 km."
+_FACTS = re.compile(
+    r"(?:^|\s)(?=(?:0?[1-9]|1[0-2])\s?[/.]\s?(?:19|20)[0-9]{2}\b"
+    r"|(?:19|20)[0-9]{2}\s+(?:[0-9][0-9. ]*\s?(?:km|þ)|nýt|sjálfsk|beinsk|bens|d[íi]s[ei]l|rafm|hybrid|plug|met|vetni)"
+    r"|[0-9]{1,3}[. ][0-9]{3}\s?km|verð\b|tilboð\b|árgerð|ekinn?\b|akstur|sjálfskipt|beinskipt)",
+    re.IGNORECASE,
+)
+_PRICE = re.compile(r"[0-9]\s?kr\b|\bkr\.?\s?[0-9]|\bverð\b|\btilboð\b", re.IGNORECASE)
+_STEPS_OUT = 3  # from a link to its card's outermost element, where no other car says how far the card goes
+_MANY = 5  # cards that are not all without a price by chance
+_NOT_THERE = frozenset({404, 410})
+
 
 class Card:
     """A card as the ``get_…`` methods see it: its texts, each looked up once."""
@@ -57,6 +71,11 @@ class Card:
             self._texts[css] = [text_of(each) for each in self.selector.css(css)]
         return self._texts[css]
 
+    def lines(self) -> list[str]:
+        """Give the card's text, a line for each of its elements."""
+        cleaned = (parsing.clean_text(text) for text in self.selector.css("::text").getall())
+        return [text for text in cleaned if text]
+
     def text(self, css: str = "", number: int = 0) -> str | None:
         """Give the text of the element *number* at *css*, or of the whole card; ``None`` if it is not there."""
         if css:
@@ -72,15 +91,37 @@ class CardSpider(DealerSpider):
 
     results_path: ClassVar[str] = ""
     """Of the first result page, below the site's address."""
-    card: ClassVar[str]
-    """A car on a result page."""
+    card: ClassVar[str] = ""
+    """A car on a result page; empty: what is around a link to a car's page, with its picture and price."""
     card_link: ClassVar[str]
     """In a card, the link to the car's own page. A card without one is an advertisement."""
+    images_home: ClassVar[str] = ""
+    """Where photos are whose address is a bare name; a site at another ``base_url`` has them itself."""
+    car_in_address: ClassVar[str] = ""
+    """What of the address of a car's page is the car's id: a pattern with one group."""
     card_images: ClassVar[str] = "img"
     next_page: ClassVar[str] = ""
     """The link to the next page, or something inside it; empty: pages are numbered, ``?page=2``."""
     no_results: ClassVar[str] = ""
     """What the page of an empty search says."""
+
+    # DealerSpider
+    gone_by_status = True
+
+    _results_title: str | None = None
+    """Of the result pages, page numbers apart."""
+
+    def configure(self) -> None:
+        """Take the address of the list for ``base_url``, too.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        super().configure()
+        parts = urlsplit(self.base_url)
+        root = parts.path.rstrip("/").removesuffix("/" + self.results_path.strip("/"))
+        if self.results_path and root != parts.path.rstrip("/"):
+            self.base_url = parts._replace(path=root + "/", query="", fragment="").geturl()
 
     # --- the search ---
 
@@ -96,6 +137,7 @@ class CardSpider(DealerSpider):
 
     def search_failed(self, failure: Failure) -> Iterator[Request]:
         """End the crawl: without its first page the site counts as unreachable."""
+        yield from ()  # Scrapy logs what a plain function raises with a traceback
         self.fail(f"{failure.request.url} can't be reached ({reason_of(failure)}).")  # type: ignore[attr-defined]
 
     def searches(self) -> list[str | None]:
@@ -108,35 +150,63 @@ class CardSpider(DealerSpider):
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
     ) -> AsyncIterator[CarItem | Request]:
         """Read one result page; go on until a page adds no new car."""
+        if not isinstance(response, TextResponse):
+            self.fail(f"Result page {page} ({response.url}) is no text, so there is no {self.card_link}.")
         cards, unreadable = self.read_cards(response)
         if not cards and (unreadable or not self._may_be_empty(response, page)):
             self.fail(
                 f"Result page {page} ({response.url}) has no car that can be read "
-                f"({self.card} with {self.card_link}): the site has changed or shows something else."
+                f"({' with '.join(filter(None, (self.card, self.card_link)))}): "
+                "the site has changed or shows something else."
             )
         if not cards and page == 1 and not self.makes:
             self.fail(f"The search of the whole site found nothing ({response.url}).")
+        if missing := self._missing_from_all(response, cards):
+            self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
         if cards:
             self.count("pages/results")
+            self._results_title = _title_of(response)
         new = [card for card in cards if card.external_id not in self.seen]
         for result in await self.follow_cards([card for card in cards if self._is_asked_for(card)]):
             yield result
         self.seen.update(card.external_id for card in new)
         following = self.next_request(response, make, page) if new else None
         forget_tree(response)
-        if following:
-            yield following
-            return
-        self._finished_searches += 1
-        if self._finished_searches == len(self.searches()):
-            for request in await self.conclude():
-                yield request
+        requests = [following] if following else await self._search_finished()
+        for request in requests:
+            yield request
 
     _finished_searches = 0
 
+    async def _search_finished(self) -> list[Request]:
+        """Give what is to be looked up once all searches are through."""
+        self._finished_searches += 1
+        return await self.conclude() if self._finished_searches == len(self.searches()) else []
+
     def _may_be_empty(self, response: Response, page: int) -> bool:
-        """Tell whether a page without cars is the site's word, not a change of it."""
-        return self.says_empty(response) or (page > 1 and not self.next_page)
+        """Tell whether a page without cars is the site's word, not a change of it.
+
+        Past the last numbered page comes one like the others, without cars; a login or a maintenance page has another
+        title, and cars in another layout still have prices.
+        """
+        if self.says_empty(response):
+            return True
+        if page == 1 or self.next_page or _title_of(response) != self._results_title:
+            return False
+        return not _PRICE.search(visible_text(response))
+
+    def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
+        """Name what no car of the page has: one without a price is ordinary, a page full of them is another layout."""
+        if len(cards) >= _MANY:
+            if not any(card.make for card in cards):
+                return "a make"
+            if not any(card.price or card.year or card.kilometers for card in cards):
+                return "a price, a year or a distance"
+        if len(cards) > 1 and not any(card.images for card in cards):
+            shown = (picture for selector, _ in self._select_cards(response) for picture in selector.css("img"))
+            if any(self.picture_address(picture) for picture in shown):
+                return f"a photo ({self.card_images}), though there are pictures"
+        return None
 
     def _is_asked_for(self, card: CarItem) -> bool:
         """Tell whether the card is of one of ``makes``, where the site itself was asked for all."""
@@ -150,11 +220,9 @@ class CardSpider(DealerSpider):
         """
         cards = []
         unreadable = 0
-        for selector in response.css(self.card):
-            if not selector.css(self.card_link):
-                continue  # an advertisement
+        for selector, href in self._select_cards(response):
             try:
-                card = self.read_card(response, selector)
+                card = self.read_card(response, selector, response.urljoin(href))
             except Exception as error:
                 unreadable += 1
                 self.count("cards/failed")
@@ -164,6 +232,57 @@ class CardSpider(DealerSpider):
         if unreadable:
             self.is_partial = True
         return cards, unreadable
+
+    def _select_cards(self, response: Response) -> Iterator[tuple[Selector, str]]:
+        """Find the cards, each with its link; what links to no car of this site is an advertisement."""
+        if self.card:
+            for selector in response.css(self.card):
+                hrefs = selector.css(self.card_link).xpath("@href").getall()
+                if own := next((href for href in hrefs if self._is_ours(_join(response, href))), None):
+                    yield selector, own
+            return
+        links = [link for link in response.css(self.card_link) if self._is_ours(_join(response, link.attrib["href"]))]
+        cars = {link.root: self.car_id(_join(response, link.attrib["href"])) for link in links}
+        found: dict[str, tuple[Selector, str]] = {}
+        for find in (self._around, self._about):
+            for link in links:
+                href = link.attrib["href"]
+                car = cars[link.root] or href
+                if car not in found and (around := find(link, cars)):
+                    found[car] = around, href
+        yield from found.values()
+
+    def _ancestors(self, link: Selector, cars: dict[Any, str | None]) -> Iterator[Selector]:
+        """Give the elements around *link* that hold no other car, from within."""
+        own = {cars[link.root], None}
+        for selector in reversed(link.xpath("ancestor-or-self::*")):
+            if any(cars.get(other.root) not in own for other in selector.css(self.card_link)):
+                return
+            yield selector
+
+    def _around(self, link: Selector, cars: dict[Any, str | None]) -> Selector | None:
+        """Give the smallest element that shows a picture and a price."""
+        for selector in self._ancestors(link, cars):
+            pictures = any(self._is_picture(each) for each in selector.css(self.card_images))
+            if pictures and _PRICE.search(text_of(selector) or ""):
+                return selector
+        return None
+
+    def _about(self, link: Selector, cars: dict[Any, str | None]) -> Selector | None:
+        """Give the largest element, of a car without a picture, without a price or without both."""
+        ancestors = list(self._ancestors(link, cars))
+        # Alone on its page a car has all of it for itself.
+        if not set(cars.values()) - {cars[link.root], None}:
+            ancestors = ancestors[: _STEPS_OUT + 1]
+        about = ancestors[-1] if ancestors else None
+        text = text_of(about) or "" if about else ""
+        if about and (about.css(self.card_images) or _PRICE.search(text) or _FACTS.search(text)):
+            return about
+        return None  # a mention in passing
+
+    def _is_picture(self, picture: Selector) -> bool:
+        """Tell whether it is a photo, now or once it is loaded, and no icon."""
+        return bool(self.picture_address(picture)) or "placeholder" in picture.attrib.get("src", "").lower()
 
     def says_empty(self, response: Response) -> bool:
         """Tell whether the page says that there is no car."""
@@ -194,25 +313,44 @@ class CardSpider(DealerSpider):
             query = dict(parse_qsl(parts.query)) | {"page": str(page + 1)}
             return parts._replace(query=urlencode(query)).geturl()
         # :has() would need the paging cell to hold nothing else; the ancestor is what the arrow belongs to.
-        href = response.css(self.next_page).xpath("ancestor-or-self::a[@href][1]/@href").get()
-        return response.urljoin(href) if href else None
+        hrefs = response.css(self.next_page).xpath("ancestor-or-self::a[@href][1]/@href").getall()
+        addresses = (_join(response, href) for href in hrefs)
+        # Arrows that turn the photos of a card are no way to the next page.
+        ours = (each for each in addresses if self._is_ours(each) and self.car_id(each) is None)
+        return next(map(self._at_base, ours), None)
 
-    def page_failed(self, failure: Failure) -> None:
-        """Count a result page that does not come: what follows it is unknown, so nothing is concluded."""
+    def _is_ours(self, url: str) -> bool:
+        """Tell whether a page is on the dealer's site, whatever other sites are linked."""
+        return is_web_address(url) and _host(url) in {_host(self.base_url), _host(self.home)}
+
+    def _at_base(self, url: str) -> str:
+        """Move a page of the dealer's site to where this crawl has it."""
+        base = urlsplit(self.base_url)
+        return urlsplit(url)._replace(scheme=base.scheme, netloc=base.netloc).geturl()
+
+    async def page_failed(self, failure: Failure) -> AsyncIterator[Request]:
+        """Count a result page that does not come: what follows it is unknown, so nothing is concluded.
+
+        Of numbered pages one that the site does not have (404, 410) is the end of the list.
+        """
+        url = failure.request.url  # type: ignore[attr-defined]
+        if not self.next_page and status_of(failure) in _NOT_THERE:
+            for request in await self._search_finished():
+                yield request
+            return
         self.is_partial = True
         self.count("pages/failed")
-        url = failure.request.url  # type: ignore[attr-defined]
         logger.error("Result page does not come: %r (%s); the pages after it were not seen", url, reason_of(failure))
 
     # --- a card ---
 
-    def read_card(self, response: Response, selector: Selector) -> CarItem:
-        """Read a result card.
+    def read_card(self, response: Response, selector: Selector, link: str) -> CarItem:
+        """Read a result card that links to the car's page at *link*.
 
         Raises:
-            ValueError: its link does not name a car.
+            ValueError: the link does not name a car.
         """
-        card = Card(selector, response.urljoin(selector.css(self.card_link).attrib["href"]))
+        card = Card(selector, link)
         external_id = self.car_id(card.link)
         if external_id is None:
             raise ValueError(f"no car in {card.link!r}")
@@ -247,14 +385,17 @@ class CardSpider(DealerSpider):
         )
 
     def own_url(self, link: str) -> str:
-        """Give the lasting address of the car's page that a card links to."""
-        return self.canonical_url(link)
+        """Give the lasting address of the car's page that a card links to, on the crawl's own site."""
+        return self._at_base(self.canonical_url(link))
 
     # One method a field; what they give is ``None`` where the card does not say.
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
-        """Read make and model from the beginning of the card's text."""
-        return split_title(card.text())
+        """Read make and model from the first line that begins with a known make, else from the first line."""
+        lines = card.lines()[:_TITLE_LINES]
+        split = [pair for number in range(len(lines)) if (pair := _split_lines(lines[number:]))[0]]
+        known = (pair for pair in split if pair[1] and canonical(*pair).known)
+        return next(known, split[0] if split else (None, None))
 
     def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
         """Read the year, and the month of the first registration."""
@@ -284,6 +425,27 @@ class CardSpider(DealerSpider):
         """Read whose car it is, where a site shows cars of several dealers."""
         return None
 
+    # --- the car's own page ---
+
+    def car_id(self, url: str) -> str | None:
+        """Read the car's id where ``car_in_address`` says; what can't be an id is none."""
+        found = re.search(self.car_in_address, url) if self.car_in_address else None
+        if not found or not re.match("[/?#]|$", url[found.end(1) :]):
+            return None
+        return found.group(1) if re.fullmatch("[A-Za-z0-9_-]{1,40}", found.group(1)) else None
+
+    def canonical_url(self, url: str) -> str:
+        """Leave out what only names the search."""
+        return urlsplit(url)._replace(query="", fragment="").geturl()
+
+    def read_images(self, response: Response, external_id: str) -> list[CarImage]:
+        """Read the photos of the car from its own page, as far as it shows the same as the card."""
+        return self.images_of(response, response.css(self.card_images), external_id)
+
+    def is_gone(self, response: Response) -> bool:
+        """Tell whether the page says that the car is gone; sites that answer 404 say it so."""
+        return False
+
     # --- photos ---
 
     def images_of(self, response: Response, pictures: Any, external_id: str) -> list[CarImage]:
@@ -299,8 +461,8 @@ class CardSpider(DealerSpider):
 
     def picture_address(self, picture: Selector) -> str | None:
         """Read a picture's address. Until it is loaded, a lazy picture has a stand-in as its ``src``."""
-        largest = _largest(picture.attrib.get("data-srcset") or picture.attrib.get("srcset") or "")
-        addresses = (picture.attrib.get("data-src", ""), largest, picture.attrib.get("src", ""))
+        largest = (_largest(picture.attrib.get(name, "")) for name in ("data-srcset", "srcset"))
+        addresses = (*largest, picture.attrib.get("data-src", ""), picture.attrib.get("src", ""))
         stripped = (address.strip() for address in addresses)
         return next((each for each in stripped if each and not is_stand_in(each)), None)
 
@@ -311,41 +473,91 @@ class CardSpider(DealerSpider):
         """
         refused = CarImage(identity=by_address(address), source_url=address, status="failed", reason="bad-address")
         try:
-            url = join(address)
+            url = join(self._whole(address))
             parts = urlsplit(url)
             if "\\" in address or "@" in parts.netloc or not is_web_address(url):
                 return refused
-        except ValueError:  # brackets that hold no IPv6 address, and the like
+            query = sorted((name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _RENDITION)
+            lasting = f"{parts.path}?{urlencode(query)}" if query else parts.path
+        except ValueError:  # brackets that hold no IPv6 address, a lone surrogate, and the like
             return refused
-        query = sorted((name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _RENDITION)
-        lasting = f"{parts.path}?{urlencode(query)}" if query else parts.path
         digest = hashlib.sha256(lasting.encode("utf-8", "replace")).hexdigest()[:24]
         return CarImage(identity=f"{external_id}/{digest}", source_url=url)
 
+    def _whole(self, address: str) -> str:
+        if self.images_home and re.fullmatch(r"[\w.%-]+", address):
+            return urljoin(self.images_home if self.base_url == self.home else self.base_url, address)
+        return address
+
 
 def is_stand_in(address: str) -> bool:
-    """Tell whether an address is what a page shows until the photo is loaded.
+    """Tell whether an address is what a page shows until the photo is loaded, or an icon.
 
     >>> [is_stand_in(each) for each in ("data:image/gif;base64,R0", "/img/placeholder.svg", "/photos/1.jpg")]
     [True, True, False]
     """
     name = re.split("[?#]", address, maxsplit=1)[0].rpartition("/")[2].lower()
-    return address.lower().startswith("data:") or "placeholder" in name or name.endswith(".svg")
+    return address.lower().startswith(("data:", "about:")) or "placeholder" in name or name.endswith(".svg")
 
 
 def _largest(srcset: str) -> str:
-    """Give the address of the largest picture of a ``srcset``.
+    """Give the address of the largest picture of a ``srcset`` that is no stand-in.
 
     >>> _largest("/a.jpg?w=400 400w, /a.jpg?w=1280 1280w"), _largest("/a.jpg, /b.jpg 2x"), _largest("")
     ('/a.jpg?w=1280', '/b.jpg', '')
+    >>> _largest("/c/w_400,h_300/a.jpg 400w,/c/w_800,h_600/a.jpg 800w, data:image/gif;base64,R0 900w")
+    '/c/w_800,h_600/a.jpg'
     """
     found: list[tuple[float, str]] = []
-    for address, size in re.findall(r"([^\s,]\S*[^\s,]|[^\s,])(?:\s+([0-9.]+)[wx])?\s*(?:,|$)", srcset):
-        found.append((float(size or 1), address))
-    return max(found, default=(0.0, ""), key=lambda each: each[0])[1]
+    address, size = "", 1.0
+    for word in srcset.split():
+        if not address:
+            address, comma, following = word.rstrip(","), word[-1] == ",", ""
+        else:
+            # A comma ends the sizes, and only there may the next address follow without a space.
+            sizes, found_comma, following = word.partition(",")
+            comma = bool(found_comma)
+            size = float(sizes[:-1]) if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?[wx]", sizes) else size
+        if comma:
+            found.append((size, address))
+            address, size = following, 1.0
+    found.append((size, address))
+    shown = (each for each in found if each[1] and not is_stand_in(each[1]))
+    return max(shown, default=(0.0, ""), key=lambda each: each[0])[1]
+
+
+def _join(response: Response, href: str) -> str:
+    """Give the whole address of a link; nothing for what is none."""
+    try:
+        return response.urljoin(href)
+    except ValueError:  # brackets that hold no IPv6 address, and the like
+        return ""
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.lower().removeprefix("www.")
+
+
+def _split_lines(lines: list[str]) -> tuple[str | None, str | None]:
+    """Split the title in the first of *lines*; one that is a known make alone goes on in the next lines.
+
+    >>> _split_lines(["DEFENDER", "LAND ROVER"]), _split_lines(["Land Rover", "Defender HSE", "Verð: 8.590.000 kr."])
+    (('DEFENDER', None), ('Land Rover', 'Defender HSE'))
+    >>> _split_lines(["7/2020 181 000 km."])
+    (None, None)
+    """
+    pair = split_title(_FACTS.split(lines[0], maxsplit=1)[0])
+    if pair[0] and not pair[1] and canonical(*pair).known:
+        return split_title(_FACTS.split(" ".join(lines[:2]), maxsplit=1)[0])
+    return pair
 
 
 # --- reading pages ---
+
+
+def _title_of(response: Response) -> str:
+    """Give the page's title, digits apart: pages of a list have the same."""
+    return re.sub("[0-9]+", "", text_of(response.css("head > title")) or "")
 
 
 def text_of(selector: Any) -> str | None:

@@ -22,6 +22,7 @@ from carscraper.base_spiders.base import (
     read_count,
     read_flag,
     reason_of,
+    status_of,
 )
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
@@ -52,6 +53,10 @@ class DealerSpider(CarscraperSpider):
     """The stored name of the site, e.g. ``Bilasolur``."""
     home: ClassVar[str]
     """The site's address, unless ``base_url`` is given."""
+    has_details: ClassVar[bool] = True
+    """Whether a car's own page is known to say more than its card."""
+    gone_by_status: ClassVar[bool] = False
+    """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
 
     def configure(self) -> None:
         """Turn the arguments into attributes.
@@ -116,6 +121,10 @@ class DealerSpider(CarscraperSpider):
         """Give the spider's name."""
         return self.name
 
+    def page_url(self, item: CarItem) -> str | None:
+        """Give the car's own page, if anything is known of it."""
+        return item.url if self.has_details else None
+
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
         """Read the photos of *item* from its own page."""
         return self.read_images(response, item.external_id)
@@ -165,7 +174,7 @@ class DealerSpider(CarscraperSpider):
         )
 
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
-        if not self.with_details:
+        if not self.with_details or not self.has_details:
             return False
         if state is None or state.details_at is None or state.card_hash != card.card_hash:
             return True
@@ -262,9 +271,14 @@ class DealerSpider(CarscraperSpider):
             self.count("details/gone")
             yield GoneCar(source=self.source, external_id=external_id, url=response.url)
 
-    def missing_failed(self, failure: Failure) -> None:
-        """Conclude nothing from a page that does not come."""
-        logger.info("A missing car's page does not come: %r", failure.request.url)  # type: ignore[attr-defined]
+    def missing_failed(self, failure: Failure) -> Iterator[Any]:
+        """Conclude nothing from a page that does not come, unless the site says so that there is none."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        if self.gone_by_status and status_of(failure) in {404, 410}:
+            self.count("details/gone")
+            yield GoneCar(source=self.source, external_id=request.cb_kwargs["external_id"], url=request.url)
+            return
+        logger.info("A missing car's page does not come: %r (%s)", request.url, reason_of(failure))
 
 
 def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: timedelta) -> bool:

@@ -10,7 +10,7 @@ import html
 import logging
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 from form2request import form2request
 from scrapy import Request
@@ -22,7 +22,7 @@ from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import make_slug, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from scrapy.http import Response
     from twisted.python.failure import Failure
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDENTITY_PARAMETERS = ("s", "c", "p")
+_REPEATED = 2  # result pages: the first one, and the one past the end, which repeats it
+_SUSPICIOUS = 10  # cars; with fewer there is nothing to scroll
 _CAR_PARAMETERS = ("bid", "cid", "sid")
 
 
@@ -39,6 +41,8 @@ class RoggSpider(CardSpider):
     """A site on the Rögg platform."""
 
     # Where things are.
+    home_path = ""
+    results_page = "searchresults.aspx"
     form = "form:has([name$='btnSearch'])"
     make_select = "select[name$='search_f1']"
     submit = "[name$='btnSearch']"
@@ -49,6 +53,9 @@ class RoggSpider(CardSpider):
     details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.swiper-slide"
     description = ".description p, .car-description p"
     dealer_name = ".dealer-name"
+
+    # DealerSpider
+    gone_by_status = False  # the platform says it in words
 
     # CardSpider
     card = ".sr-item"
@@ -73,7 +80,7 @@ class RoggSpider(CardSpider):
 
     def _home(self, make: str | None, *, tries: int = 1) -> Request:
         return Request(
-            self.base_url,
+            urljoin(self.base_url, self.home_path),
             callback=self.parse_home,
             errback=self.search_failed,
             cb_kwargs={"make": make, "tries": tries},
@@ -81,8 +88,18 @@ class RoggSpider(CardSpider):
             priority=20,
         )
 
-    def parse_home(self, response: Response, make: str | None, tries: int) -> Iterator[Request]:
-        """Send the whole search form, as a browser does."""
+    def _is_results(self, response: Response) -> bool:
+        """Tell whether home has led to the results; where it is asked for results, cards are those."""
+        if urlsplit(response.url).path.lower().endswith(self.results_page):
+            return True
+        return bool(self.home_path) and bool(response.css(f"{self.card} {self.card_link}"))
+
+    async def parse_home(self, response: Response, make: str | None, tries: int) -> AsyncIterator[Any]:
+        """Send the whole search form, as a browser does; some sites show the results at once."""
+        if self._is_results(response):
+            async for each in self.parse_results(response, make):
+                yield each
+            return
         forms = response.css(self.form)
         if not forms:
             self.fail(f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed.")
@@ -234,6 +251,7 @@ class RoggSpider(CardSpider):
         item.colour = parsing.parse_colour(_after(text, "Litur"))
         item.description = parsing.clean_text(" ".join(response.css(self.description).css("::text").getall()))
         item.dealer_name = text_of(response.css(self.dealer_name))
+        item.registration_plate = parsing.parse_registration_plate(text)
         if item.registration_month is None:
             year, month = parsing.parse_year_month(_after(text, "Nýskráning") or _after(text, "Skráning"))
             if year is not None and item.year in {None, year}:
@@ -245,6 +263,74 @@ class RoggSpider(CardSpider):
             image.position = position
         item.image_urls = [image.source_url for image in item.images]
         yield item
+
+
+class RoggTileSpider(RoggSpider):
+    """A dealer's own site on the platform: other cards, and a list that grows while one scrolls.
+
+    What the scrolling fetches is taken to be further pages of ``SearchResults.aspx``: no browser is needed.
+    """
+
+    # Where things are.
+    card_make = ".sr-title .sr-make"
+    card_model = ".sr-title .sr-model"
+    card_title = ".sr-title .title-text"
+    card_year = ".sr-yr-pr .pull-left"
+    card_price = ".sr-yr-pr .pull-right"
+    card_facts = ".sr-item-info .sr-item-wrapper"
+    distance_label = "Akstur"
+
+    # CardSpider
+    card_images = "figure img, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
+    next_page = ""
+
+    def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
+        """Read make and model from elements of their own, else from the title."""
+        make, model = card.text(self.card_make), card.text(self.card_model)
+        return split_make_model(make, " ".join(filter(None, (make, model))) if model else card.text(self.card_title))
+
+    def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
+        """Read ``4/2022``."""
+        return parsing.parse_year_month(card.text(self.card_year))
+
+    def get_kilometers(self, card: Card) -> int | None:
+        """Read the row ``Akstur``: ``29 þ.km.`` or ``Nýtt``."""
+        rows = (row for row in card.texts(self.card_facts) if row and row.startswith(self.distance_label))
+        return parsing.parse_kilometers(next(rows, None))
+
+    def get_fuel(self, card: Card) -> str | None:
+        """Read it from the rows, where one has it."""
+        return parsing.parse_fuel(self._facts(card))
+
+    def get_transmission(self, card: Card) -> str | None:
+        """Read it from the rows, where one has it."""
+        return parsing.parse_transmission(self._facts(card))
+
+    def _facts(self, card: Card) -> str:
+        return " · ".join(fact for fact in card.texts(self.card_facts) if fact)
+
+    def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
+        """Read the car's own page, and there what these cards do not show.
+
+        Raises:
+            ValueError: it is not this car's page.
+        """
+        text = visible_text(response)
+        for found in super().parse_details(response, item):
+            found.fuel = found.fuel or parsing.parse_fuel(_after(text, "Eldsneyti") or _after(text, "\nVél\n"))
+            found.transmission = found.transmission or _near(text, "skipt", parsing.parse_transmission)
+            yield found
+
+    async def conclude(self) -> list[Request]:
+        """Say so when the second page only repeated the first: then the scrolling may fetch something else."""
+        pages = self.crawler.stats.get_value("carscraper/pages/results", 0)
+        if not self.is_partial and pages <= _REPEATED and len(self.seen) >= _SUSPICIOUS:
+            logger.warning(
+                "All %d cars were on the first page. If the site shows more while one scrolls, "
+                "its list is fetched in another way than by page=2.",
+                len(self.seen),
+            )
+        return await super().conclude()
 
 
 def _parameters(url: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import queries, schema, work
+from carscraper.db import fill, kinship, queries, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
@@ -202,6 +202,37 @@ class Ledger:
         """Write that these photos of the folder are not there any more: they are to be fetched again."""
         await self._write(work.lose_images, listing_id, identities)
 
+    async def save_fill(self, record: fill.Record) -> bool:
+        """Write what a crawl could read of its cars; tell whether later ones are measured by it."""
+        try:
+            return await self._write(fill.save, record)
+        except DBAPIError as error:
+            logger.warning("The database refuses what could be read of the cars: %s", _first_line(error))
+            return False
+
+    # --- one car, many sites ---
+
+    async def due_links(self, after: int, limit: int) -> list[int]:
+        """Give listings behind *after* that may have to be linked, in the order of their ids."""
+        return await self._ask(kinship.due, after, limit)
+
+    async def settle_alone(self, limit: int) -> int | None:
+        """Where all listings are of one site, let *limit* be due no more; ``None`` if there are several sites."""
+        return await self._write(kinship.settle_alone, limit)
+
+    async def to_compare(self, ids: list[int], location: str, max_bytes: int) -> dict[int, list[kinship.StoredPhoto]]:
+        """Give for listings of *ids* the photos in the store *location* whose looks would decide about their links."""
+        return await self._ask(kinship.to_compare, ids, location, max_bytes)
+
+    async def save_likeness(self, looks: dict[str, str | None]) -> None:
+        """Keep perceptual hashes by the SHA-256 of the bytes."""
+        if looks:
+            await self._write(kinship.save_likeness, looks)
+
+    async def link(self, ids: list[int], undecided: frozenset[int]) -> kinship.Linked:
+        """Link the listings *ids* and those around them; all but *undecided* are due no more."""
+        return await self._write(kinship.link, ids, undecided)
+
     async def release_images(self, row_ids: list[int]) -> None:
         """Let these photos be fetched again: the spool that had them is gone."""
         await self._write(queries.release_images, row_ids)
@@ -227,7 +258,7 @@ class Ledger:
             return [0] * len(photos)
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
-        return await self._ask(queries.known_images, cars)
+        return await self._ask(queries.known_images, cars, True)
 
     async def _known_bytes(self, asked: list[tuple[str, str]]) -> list[queries.KnownBytes | None]:
         return await self._ask(queries.known_bytes, asked, self._rules)

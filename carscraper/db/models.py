@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    text,
     true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -37,11 +38,29 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text, datetime: DateTime, float: Float, date: Date}
 
 
+def _partial(*columns: str, where: str, sqlite_where: str | None = None) -> Index:
+    """Give an index of the rows for which *where* holds."""
+    name = f"ix_car_listings_{'_'.join(columns)}"
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(sqlite_where or where))
+
+
 class CarListing(Base):
     """One car at one source."""
 
     __tablename__ = "car_listings"
-    __table_args__ = (Index("uq_car_listings_source_external_id", "source", "external_id", unique=True),)
+    __table_args__ = (
+        Index("uq_car_listings_source_external_id", "source", "external_id", unique=True),
+        # For linking (``db.kinship``): each holds only the rows it is asked for, and costs the others nothing.
+        _partial("same_as", where="same_as IS NOT NULL"),
+        _partial("registration_plate", where="registration_plate IS NOT NULL"),
+        _partial("make", "year", where="is_active", sqlite_where="is_active = 1"),
+        Index(
+            "ix_car_listings_link_due",
+            "id",
+            postgresql_where=text("link_due AND external_id IS NOT NULL"),
+            sqlite_where=text("link_due = 1 AND external_id IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     source: Mapped[str | None]
@@ -81,6 +100,11 @@ class CarListing(Base):
     details_at: Mapped[datetime | None]
     """When the details page was last read."""
     card_hash: Mapped[str | None]
+    registration_plate: Mapped[str | None]
+    same_as: Mapped[int | None] = mapped_column(ForeignKey("car_listings.id", ondelete="SET NULL"))
+    """The preferred listing of the same car; ``None`` for that one and for a car that has only one listing."""
+    link_due: Mapped[bool] = mapped_column(server_default=true())
+    """Something changed that may make or undo a link; the end of a crawl looks at it."""
 
 
 class CarImageRow(Base):
@@ -115,6 +139,17 @@ class CarImageRow(Base):
     first_seen_at: Mapped[datetime]
     last_attempt_at: Mapped[datetime | None]
     stored_at: Mapped[datetime | None]
+
+
+class ImageLikeness(Base):
+    """What a photo looks like: computed once for the same bytes, and only where cars have to be compared."""
+
+    __tablename__ = "image_likeness"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    """Of the stored bytes."""
+    phash: Mapped[str | None]
+    """Perceptual hash, 16 hexadecimal digits; ``None`` for a picture that says nothing."""
 
 
 class PriceChange(Base):
@@ -154,3 +189,23 @@ class AccessLog(Base):
     position: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """Bytes (uncompressed) that are counted."""
     counted_at: Mapped[datetime]
+
+
+class DealerFill(Base):
+    """How many of its cars a dealer's crawl could read which fields of: a row a crawl."""
+
+    __tablename__ = "dealer_fill"
+    __table_args__ = (Index("ix_dealer_fill_source", "source"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    source: Mapped[str]
+    finished_at: Mapped[datetime]
+    cars: Mapped[int]
+    fields: Mapped[str]
+    """JSON: the number of cars with each field, as ``carscraper.fill`` counts them."""
+    complete: Mapped[bool]
+    """The crawl ended by itself, saw the whole site and did not fail."""
+    good: Mapped[bool]
+    """Later crawls are measured by it."""
+    why: Mapped[str | None]
+    """Why it failed."""

@@ -26,6 +26,9 @@ _listings = cast("Table", CarListing.__table__)
 _images = cast("Table", CarImageRow.__table__)
 _changes = cast("Table", PriceChange.__table__)
 
+SHARED_IDS = ("BR", "Bilaland", "Bilasolur", "Henry")
+"""Sources on the Rögg platform: the same id is the same car, and the same photo's identity the same photo."""
+
 _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
 
 PERMANENT_REASONS = frozenset(
@@ -66,6 +69,7 @@ _KEPT = (
     "seats",
     "horsepower",
     "city_consumption",
+    "registration_plate",
     "dealer_id",
     "dealer_name",
     "description",
@@ -78,6 +82,18 @@ _KEPT = (
 _WHEN_SEEN = ("card_hash", "is_active", "gone_at", "scraped_at", "last_seen_at")
 # These belong to the price: a new price without them means that the offer is over.
 _WITH_PRICE = ("price_before_offer", "price_excludes_vat")
+# What may make or undo a link to another site's listing, see ``db.kinship``.
+_TELLS_KIN = (
+    "make",
+    "year",
+    "registration_month",
+    "price",
+    "price_before_offer",
+    "price_excludes_vat",
+    "kilometers",
+    "registration_plate",
+    "is_active",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,11 +312,18 @@ def image_of(row: Row[Any]) -> CarImage:
     return CarImage(**{name: getattr(row, name) for name in _IMAGE_FIELDS})
 
 
-def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[dict[str, KnownImage]]:
-    """Give for each ``(source, external_id)`` of *cars* its photos by identity."""
+def known_images(
+    connection: Connection, cars: list[tuple[str, str]], siblings: bool = False
+) -> list[dict[str, KnownImage]]:
+    """Give for each ``(source, external_id)`` of *cars* its photos by identity.
+
+    With *siblings* also those that are stored, or deleted on request, for the same car of another site whose ids are
+    the same: a photo that is not stored for the car itself is then as that site's.
+    """
     found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
+    others: dict[tuple[str, str], dict[str, KnownImage]] = {}
     due = due_condition(utcnow()).label("due")
-    for these in of_cars(car for car in found if car[1]):
+    for these in _with_siblings(found) if siblings else of_cars(car for car in found if car[1]):
         query = (
             select(_listings.c.source, _listings.c.external_id, _images, due)
             .join(_listings, _listings.c.id == _images.c.listing_id)
@@ -309,8 +332,39 @@ def known_images(connection: Connection, cars: list[tuple[str, str]]) -> list[di
         for row in connection.execute(query):
             image = image_of(row)
             known = KnownImage(image=image, due=bool(row.due))
-            found[row.source, row.external_id][image.identity] = known
+            car = (row.source, row.external_id)
+            (found[car] if car in found else others.setdefault(car, {}))[image.identity] = known
+    if siblings:
+        _let_inherit(found, {car: dict(photos) for car, photos in (found | others).items()})
     return [found[car] for car in cars]
+
+
+def _with_siblings(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
+    """Give conditions that together hold for *cars* and those that have the same id at a site that shares it."""
+    shared = sorted({external_id for source, external_id in cars if source in SHARED_IDS and external_id})
+    for chunk in chunks(shared):
+        yield and_(_listings.c.source.in_(SHARED_IDS), _listings.c.external_id.in_(chunk))
+    yield from of_cars(car for car in cars if car[1] and car[0] not in SHARED_IDS)
+
+
+def _let_inherit(
+    found: dict[tuple[str, str], dict[str, KnownImage]], everything: dict[tuple[str, str], dict[str, KnownImage]]
+) -> None:
+    for (source, external_id), photos in found.items():
+        theirs: dict[str, KnownImage] = {}
+        for other in SHARED_IDS if source in SHARED_IDS else ():
+            for identity, known in everything.get((other, external_id), {}).items():
+                deleted = known.image.reason == "deleted"  # whatever another site has
+                if deleted or (known.image.status == "stored" and identity not in theirs):
+                    theirs[identity] = KnownImage(image=known.image, due=False)
+        for identity, known in theirs.items():
+            own = photos.get(identity)
+            if identity.startswith(f"{external_id}/") and not (own and _is_settled(own.image)):
+                photos[identity] = known
+
+
+def _is_settled(image: CarImage) -> bool:
+    return image.status == "stored" or image.reason == "deleted"
 
 
 def known_bytes(
@@ -417,7 +471,9 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     if changes:
         connection.execute(insert(_changes), changes)
     with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
-    found = _save_images(connection, with_images, rules, now)
+    found, touched = _save_images(connection, with_images, rules, now)
+    for values in updates:
+        values["new_link_due"] |= values["row_id"] in touched
     if found:
         first = next(iter(results))
         results[first] = replace(results[first], placeholders=found)
@@ -429,7 +485,10 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         values["new_image_url"] = next(iter(covers.get(row.id, ())), None) or _temporary_cover(item, current)
     columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
     statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
-    connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
+    written: dict[str, Any] = {name: bindparam(f"new_{name}") for name in columns}
+    # Other writes set it, too, that of a placeholder a moment ago.
+    written["link_due"] = or_(_listings.c.link_due, bindparam("new_link_due", type_=Boolean))
+    connection.execute(statement.values(written), updates)
     return results
 
 
@@ -514,6 +573,9 @@ def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bo
         values |= now_true | {"scraped_at": now, "last_seen_at": now}
     else:
         values |= {name: getattr(row, name) for name in _WHEN_SEEN}
+    differs = any(values[name] != getattr(row, name) for name in _TELLS_KIN)
+    fetched = any(image.attempts and image.status == "stored" for image in item.images)
+    values["link_due"] = differs or fetched
     return {f"new_{name}": value for name, value in values.items()} | {"row_id": row.id}
 
 
@@ -553,9 +615,9 @@ def _mark_seen(connection: Connection, cars: list[CarItem]) -> None:
     for source, external_ids in by_source.items():
         for chunk in chunks(external_ids):
             where = and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
-            connection.execute(
-                update(_listings).where(where).values(last_seen_at=now, scraped_at=now, is_active=True, gone_at=None)
-            )
+            back = or_(_listings.c.link_due, _listings.c.is_active.is_(False))
+            values = {"last_seen_at": now, "scraped_at": now, "is_active": True, "gone_at": None, "link_due": back}
+            connection.execute(update(_listings).where(where).values(values))
 
 
 def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
@@ -568,7 +630,7 @@ def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
                 _listings.c.external_id == car.external_id,
                 _listings.c.is_active,
             )
-            .values(is_active=False, gone_at=now)
+            .values(is_active=False, gone_at=now, link_due=True)
         )
 
 
@@ -612,11 +674,11 @@ def set_cover(connection: Connection, listing_id: int, url: str | None) -> None:
 
 def _save_images(
     connection: Connection, with_images: dict[int, list[CarImage]], rules: PlaceholderRules, now: datetime
-) -> int:
+) -> tuple[int, set[int]]:
     """Write the photos of each listing; the listings' rows are locked, so nobody else writes them.
 
     Returns:
-        How many photos proved to be placeholders.
+        How many photos proved to be placeholders, and the listings that have photos which they did not have.
     """
     existing: dict[tuple[int, str], Row[Any]] = {}
     wanted = [(listing_id, image.identity) for listing_id, images in with_images.items() for image in images]
@@ -628,6 +690,7 @@ def _save_images(
     inserts = []
     updates = []
     stored = set()
+    touched = set()
     for listing_id, images in with_images.items():
         for image in {image.identity: image for image in images}.values():
             row = existing.get((listing_id, image.identity))
@@ -636,6 +699,8 @@ def _save_images(
                 continue
             if image.status == "stored" and image.source_sha256 and (row is None or row.status != "stored"):
                 stored.add(image.source_sha256)
+            if row is None or values["source_sha256"] != row.source_sha256:
+                touched.add(listing_id)
             if row is None:
                 inserts.append(values | {"listing_id": listing_id, "first_seen_at": now})
             else:
@@ -646,7 +711,7 @@ def _save_images(
         columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
         statement = update(_images).where(_images.c.id == bindparam("row_id"))
         connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), updates)
-    return _find_placeholders(connection, stored, rules) if rules.families and stored else 0
+    return _find_placeholders(connection, stored, rules) if rules.families and stored else 0, touched
 
 
 def _image_values(
@@ -714,6 +779,8 @@ def image_stored(
     if listing_id is None:
         return False
     save_images(connection, [(listing_id, replace(image, status="stored", reason=None))], rules)
+    # What could not be read back while it was in the spool can be compared now.
+    connection.execute(update(_listings).where(_listings.c.id == listing_id).values(link_due=True))
     return True
 
 
@@ -766,4 +833,18 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
     for listing_id in listing_ids:
         cover = next(iter(covers.get(listing_id, ())), None)
         connection.execute(update(_listings).where(_listings.c.id == listing_id).values(image_url=cover))
+    _unlink_later(connection, found)
     return number
+
+
+def _unlink_later(connection: Connection, placeholders: list[str]) -> None:
+    """Let the next linking look at cars again that may be linked by what proved to be a placeholder."""
+    showing = (
+        select(_listings.c.id)
+        .where(_listings.c.id.in_(select(_images.c.listing_id).where(_images.c.source_sha256.in_(placeholders))))
+        .where(_listings.c.link_due.is_(False))
+        .order_by(_listings.c.source, _listings.c.external_id)
+        .with_for_update()
+    )
+    for chunk in chunks(connection.execute(showing).scalars().all()):
+        connection.execute(update(_listings).where(_listings.c.id.in_(chunk)).values(link_due=True))

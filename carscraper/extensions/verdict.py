@@ -124,6 +124,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(number("images/left"), "photo", "left by the limit"),
         _count(number("backfill/left"), "car", "left for the next run"),
         _count(gone, "photo", "of gone cars not to be had"),
+        _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)
     if "carscraper/backfill/plan" in stats:

@@ -9,6 +9,7 @@ from scrapy.exceptions import DropItem
 
 from carscraper.items import CarItem
 from carscraper.parsing import clean_text
+from carscraper.vehicles import canonical
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,6 +52,8 @@ class ValidatePipeline:
         """
         if isinstance(item, CarItem):
             self._clean(item)
+            if item.seen and item.make and not canonical(item.make, item.model).known:
+                self._stats.inc_value("carscraper/makes/unknown")
         if not (item.source and item.external_id and item.url):
             self._stats.inc_value("carscraper/cars/failed")
             raise DropItem(f"A car without source, id or address: {item.url!r}")

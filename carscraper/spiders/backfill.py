@@ -141,9 +141,8 @@ class BackfillSpider(CarscraperSpider):
 
     def page_url(self, item: CarItem) -> str | None:
         """Give the address of the car's page, on ``base_url`` if that is given."""
-        if item.source not in self.dealers:
-            return None
-        return self.addresses.at_base(item.url, item.source)
+        dealer = self.dealers.get(item.source)
+        return self.addresses.at_base(item.url, item.source) if dealer and dealer.has_details else None
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
         """Read the photos with the dealer's own parser."""

@@ -193,9 +193,14 @@ def card(
     </a></div>"""
 
 
+def read_first(spider: BilasolurSpider, response: HtmlResponse) -> CarItem:
+    found = response.css(RoggSpider.card)[0]
+    return spider.read_card(response, found, response.urljoin(found.css(RoggSpider.card_link).attrib["href"]))
+
+
 def read(spider: BilasolurSpider, html: str) -> CarItem:
     response = HtmlResponse(PAGE, body=f"<html><body>{html}</body></html>", encoding="utf-8")
-    return spider.read_card(response, response.css(RoggSpider.card)[0])
+    return read_first(spider, response)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,7 @@ def test_the_address_is_on_the_crawls_own_site() -> None:
     crawler = make_crawler(BilasolurSpider)
     spider = BilasolurSpider.from_crawler(crawler, base_url="http://127.0.0.1:8000/is")
     response = HtmlResponse("http://127.0.0.1:8000/is/", body=f"<html><body>{card()}</body></html>", encoding="utf-8")
-    item = spider.read_card(response, response.css(RoggSpider.card)[0])
+    item = read_first(spider, response)
     assert item.url == "http://127.0.0.1:8000/is/CarDetails.aspx?bid=76&cid=296487&sid=555"
 
 

@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.dealers.server import SimulatedSite
+
 
 @pytest.fixture
-def new_site() -> Iterator[Callable[..., SimulatedBilasolur]]:
+def new_site() -> Iterator[Callable[..., Any]]:
     """Starts simulated sites that end with the test, in which none of them may have made a mistake itself."""
     sites = []
     with contextlib.ExitStack() as stack:
 
-        def start(**options: Any) -> SimulatedBilasolur:
-            site = SimulatedBilasolur(**{"cars": 10, "photos": 2, "photo_bytes_average": 20_000} | options)
+        def start(site: SimulatedSite | None = None, **options: Any) -> SimulatedSite:
+            """Start *site*, or without it a `SimulatedBilasolur` with these options."""
+            if site is None:
+                site = SimulatedBilasolur(**{"cars": 10, "photos": 2, "photo_bytes_average": 20_000} | options)
             sites.append(stack.enter_context(site))
             return site
 
@@ -32,10 +36,13 @@ def new_site() -> Iterator[Callable[..., SimulatedBilasolur]]:
 
 
 @pytest.fixture
-def new_world(tmp_path: Path, sqlite_url: str, new_site: Callable[..., SimulatedBilasolur]) -> Callable[..., World]:
-    """A site with these options, SQLite, and photos in a folder."""
+def new_world(tmp_path: Path, sqlite_url: str, new_site: Callable[..., Any]) -> Callable[..., World]:
+    """The site ``site=`` of the spider ``spider=``, else a bilasolur with these options; SQLite; photos in a folder."""
 
-    def make(*, database_url: str = sqlite_url, env: dict[str, str] | None = None, **options: Any) -> World:
-        return World(site=new_site(**options), folder=tmp_path, database_url=database_url, env=env or {})
+    def make(
+        *, database_url: str = sqlite_url, env: dict[str, str] | None = None, spider: str = "bilasolur", **options: Any
+    ) -> World:
+        site = new_site(**options)
+        return World(site=site, folder=tmp_path, database_url=database_url, env=env or {}, spider=spider)
 
     return make

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy
 
 from carscraper.db.models import CarListing
+from carscraper.db.schema import HEAD
 from tests.crawl.legacy import OLD, Legacy, old_url, upgrade
 from tests.crawl.world import World, last_words, truth_of, verdict
 
@@ -33,7 +34,7 @@ def test_an_older_schema_refuses_and_names_the_command(legacy: Legacy) -> None:
     assert legacy.world.site.served.requests == []
     assert legacy.rows() == before
     version = legacy.world.command("database", "version")
-    assert version.stdout == "version none; this program needs 0002: run `scrapy database upgrade`\n"
+    assert version.stdout == f"version none; this program needs {HEAD}: run `scrapy database upgrade`\n"
 
 
 def test_a_dry_run_changes_nothing_and_json_is_for_machines(legacy: Legacy) -> None:
@@ -42,13 +43,13 @@ def test_a_dry_run_changes_nothing_and_json_is_for_machines(legacy: Legacy) -> N
     assert json.loads(upgrade(legacy.world, "--dry-run", "--json").stdout) == {
         "before": None,
         "version": None,
-        "needed": "0002",
+        "needed": HEAD,
     }
     done = upgrade(legacy.world, "--json")
-    assert json.loads(done.stdout) == {"before": None, "version": "0002", "needed": "0002"}
+    assert json.loads(done.stdout) == {"before": None, "version": HEAD, "needed": HEAD}
     # Again: nothing to do.
-    assert upgrade(legacy.world).stdout == "version 0002\n"
-    assert json.loads(legacy.world.command("database", "version", "--json").stdout)["version"] == "0002"
+    assert upgrade(legacy.world).stdout == f"version {HEAD}\n"
+    assert json.loads(legacy.world.command("database", "version", "--json").stdout)["version"] == HEAD
     assert legacy.rows() == before
 
 
@@ -149,7 +150,7 @@ def test_an_empty_database_is_created_at_first_use_and_newer_tables_are_refused(
 ) -> None:
     world = new_world(cars=1, photos=0)
     world.crawl()
-    assert upgrade(world).stdout == "version 0002\n"
+    assert upgrade(world).stdout == f"version {HEAD}\n"
     world.sql("UPDATE alembic_version SET version_num = '9999'")
     world.site.reset()
     done = world.crawl(code=4)

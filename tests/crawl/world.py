@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 
+import carscraper.spiders
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from tests import services
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.dealers.bilasolur import SimulatedBilasolur
     from tests.dealers.cars import Car, Photo
 
 IMPOLITE = {
@@ -26,8 +27,16 @@ IMPOLITE = {
 }
 """A simulated site needs no mercy."""
 
-KEY = re.compile(r"bilasolur/(\d{4}|unknown)/[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/\d+_[0-9a-f]{12}\.(jpg|png|webp|gif|avif)")
-"""The scheme of keys."""
+
+def keys_of(spider: str) -> re.Pattern[str]:
+    """The scheme of keys."""
+    return re.compile(
+        spider + r"/(\d{4}|unknown)/[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/\d+_[0-9a-f]{12}\.(jpg|png|webp|gif|avif)"
+    )
+
+
+KEY = keys_of("bilasolur")
+SPIDERS = [module.name for module in pkgutil.iter_modules(carscraper.spiders.__path__)]
 
 FUELS = {
     "Bensín": "petrol",
@@ -102,17 +111,20 @@ def truth_of(car: Car, base_url: str) -> dict[str, Any]:
 class World:
     """Where crawls of one test take place."""
 
-    site: SimulatedBilasolur
+    site: Any
+    """The `SimulatedSite`; a `SimulatedBilasolur` unless the test says otherwise."""
     folder: Path
     """The crawls' working directory."""
     database_url: str
     env: dict[str, str] = field(default_factory=dict)
     """Of every crawl, the database excepted."""
+    spider: str = "bilasolur"
+    """That reads the site."""
 
     def crawl(
         self,
         *arguments: str,
-        spider: str = "bilasolur",
+        spider: str | None = None,
         env: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         code: int | None = 0,
@@ -121,7 +133,7 @@ class World:
     ) -> services.CompletedCrawl:
         """Crawl the site to the end, and see that the exit code is *code*."""
         done = services.crawl(
-            spider,
+            spider or self.spider,
             *arguments,
             cwd=self.folder,
             env={"DATABASE_URL": self.database_url} | self.env | dict(env or {}),
@@ -197,6 +209,9 @@ def verdict(done: services.CompletedCrawl) -> str:
     return found[1]
 
 
+_LAST_WORDS = re.compile(rf"(?:^|\] [A-Z]+: )(?:{'|'.join(SPIDERS)}): ")
+
+
 def last_words(done: services.CompletedCrawl) -> str:
     """The verdict's lines: all that name the spider at their beginning."""
-    return "\n".join(line for line in done.stderr.splitlines() if re.search("(bilasolur|backfill): ", line))
+    return "\n".join(line for line in done.stderr.splitlines() if _LAST_WORDS.search(line))

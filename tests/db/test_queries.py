@@ -159,6 +159,7 @@ FULL: dict[str, Any] = {
     "seats": 5,
     "horsepower": 150,
     "city_consumption": 5.3,
+    "registration_plate": "AB123",
     "dealer_id": "76",
     "dealer_name": "Bílasala",
     "description": "Góður bíll; DROP TABLE car_listings",

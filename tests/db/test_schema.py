@@ -251,7 +251,24 @@ class TestModels:
             context = MigrationContext.configure(
                 connection, opts={"compare_type": True, "compare_server_default": True}
             )
-            assert compare_metadata(context, Base.metadata) == []
+            differences = compare_metadata(context, Base.metadata)
+            if connection.dialect.name == "sqlite":
+                # SQLAlchemy does not read what a column that was added later says about ON DELETE; see the next test.
+                differences = [each for each in differences if each[0] not in {"add_fk", "remove_fk"}]
+            assert differences == []
+
+    def test_a_preferred_listing_that_somebody_deletes_leaves_the_others(self, engine: Engine) -> None:
+        schema.ensure(engine)
+        with engine.begin() as connection:
+            for number in (1, 2):
+                item = CarItem(source="B", external_id=str(number), url=f"u{number}")
+                queries.save(connection, [item], PlaceholderRules())
+            connection.execute(text("UPDATE car_listings SET same_as = 1 WHERE id = 2"))
+        with pytest.raises(IntegrityError), engine.begin() as connection:
+            connection.execute(text("UPDATE car_listings SET same_as = 99 WHERE id = 2"))
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM car_listings WHERE id = 1"))
+            assert connection.execute(text("SELECT id, same_as FROM car_listings")).all() == [(2, None)]
 
     def test_every_field_has_its_column(self) -> None:
         columns = set(CarListing.__table__.columns.keys())

@@ -87,7 +87,7 @@ GARBAGE = (
 
 
 @dataclasses.dataclass(slots=True)
-class _Search:
+class Search:
     number: int
     """The ``schid`` in the links of its results."""
     make: int | None
@@ -112,6 +112,8 @@ class SimulatedBilasolur(SimulatedSite):
         disallow: paths that robots.txt forbids.
     """
 
+    first_page = "page=1&"
+    """What the address of the first result page has before the search's ``id``."""
     page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE}
     settable = SimulatedSite.settable | {
         "per_page",
@@ -172,7 +174,7 @@ class SimulatedBilasolur(SimulatedSite):
         self._generation = 0
         self._card_faults: dict[int, str] = {}
         self._viewstates: dict[str, float] = {}
-        self._searches: dict[str, _Search] = {}
+        self._searches: dict[str, Search] = {}
         self._numbers = itertools.count(1)
         self._rendered: dict[tuple[int, int], float] = {}
         self._expired_at = float("-inf")
@@ -348,16 +350,23 @@ class SimulatedBilasolur(SimulatedSite):
         chosen = form[f"{PREFIX}search_f1"]
         if chosen != "-1" and chosen not in {str(number) for number, _ in invented.MAKES.values()}:
             return _server_error("Invalid postback or callback argument. search_f1")
+        return self._new_search(None if chosen == "-1" else int(chosen))
+
+    def _new_search(self, make: int | None) -> Response:
+        """Store a search and lead to its first page."""
         number = next(self._numbers)
         guid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._seed}/{number}"))
-        self._searches[guid] = _Search(number, None if chosen == "-1" else int(chosen))
-        return _redirect(f"/SearchResults.aspx?page=1&id={guid}")
+        self._searches[guid] = Search(number, make)
+        return _redirect(f"/SearchResults.aspx?{self.first_page}id={guid}")
 
     def _results(self, which: str, request: Request) -> Response:
         guid = request.query.get("id", "")
         search = self._searches.get(guid.lower())
         if search is None:
             return _redirect("/")
+        return self._result_page(search, guid, which)
+
+    def _result_page(self, search: Search, guid: str, which: str) -> Response:
         asked = max(1, int(which) if which.isdecimal() else 1)
         found = [car for car in list(self.cars) if not car.sold and _is_of(car, search.make)]
         if not found:
@@ -373,6 +382,13 @@ class SimulatedBilasolur(SimulatedSite):
             cards.append(self._card(car, search.number, asked))
             if self.ads_every and place % self.ads_every == 0:
                 cards.append(_AD_CARDS[place // self.ads_every % len(_AD_CARDS)])
+        return _page(
+            "Leitarniðurstöður",
+            f'<div class="search-result">\n{"".join(cards)}</div>\n{self._paging(asked, last, guid)}',
+        )
+
+    def _paging(self, asked: int, last: int, guid: str) -> str:
+        """What leads from a result page to the others."""
         arrow = '<i class="fa fa-angle-{}"></i>'
         cells = []
         if asked > 1:
@@ -381,10 +397,7 @@ class SimulatedBilasolur(SimulatedSite):
         if asked < last or self.last_page_links_on or self.endless:
             cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))
         paging = "".join(f'<div class="pagingCell">{cell}</div>' for cell in cells)
-        return _page(
-            "Leitarniðurstöður",
-            f'<div class="search-result">\n{"".join(cards)}</div>\n<div class="paging">{paging}</div>',
-        )
+        return f'<div class="paging">{paging}</div>'
 
     def _known_or_made(self, number: int) -> Car:
         cid = invented.FIRST_CID + invented.CID_STEP * number
@@ -398,7 +411,7 @@ class SimulatedBilasolur(SimulatedSite):
             self._image(car, photo, (400, 784)[place % 2], "swiper-slide")
             for place, photo in enumerate(car.photos[:CARD_PHOTOS])
         )
-        first, second, price = _when_and_fuel(car), _distance_and_gears(car), _price(car)
+        first, second, price = _when_and_fuel(car), _distance_and_gears(car), price_of(car)
         make, model = html.escape(car.make.upper()), html.escape(car.model)
         if fault == "garbage":
             first, second, price = "13/20x9 · ¿", "∞ km. · ", "kr. 2.99O.000,- / ²"
@@ -449,7 +462,7 @@ class SimulatedBilasolur(SimulatedSite):
 <div class="thumbs">
 {thumbs}</div>
 <h1 class="car-make-and-model"><span class="car-make">{make}</span> {model}</h1>
-<div class="car-price">{_price(car)}</div>
+<div class="car-price">{price_of(car)}</div>
 <div class="tech-details"><div>{_when_and_fuel(car)}</div><div>{_distance_and_gears(car)}</div></div>
 <div class="info-line">Raðnúmer {car.cid}</div>
 <div class="info-line">Nýskráning {when}</div>
@@ -540,7 +553,7 @@ def _krona(amount: int) -> str:
     return f"kr. {amount:,}".replace(",", ".")
 
 
-def _price(car: Car) -> str:
+def price_of(car: Car) -> str:
     """The price in the words the site has for it (HTML)."""
     if car.price is None:
         return "Tilboð óskast"
@@ -562,7 +575,8 @@ def _when_and_fuel(car: Car) -> str:
     return html.escape(" · ".join(filter(None, (when, car.fuel))))
 
 
-def _distance_and_gears(car: Car) -> str:
+def distance_of(car: Car) -> str:
+    """The distance in the words the site has for it, "" where it does not tell."""
     if car.is_new:
         distance = "Nýtt ökutæki"
     elif car.kilometers is None:
@@ -573,7 +587,11 @@ def _distance_and_gears(car: Car) -> str:
         distance = f"{car.kilometers:,} km.".replace(",", ".")
     if car.number % 4 == 2:
         distance = distance.replace(" ", "\N{NO-BREAK SPACE}")
-    return html.escape(" · ".join(filter(None, (distance, car.transmission))))
+    return distance
+
+
+def _distance_and_gears(car: Car) -> str:
+    return html.escape(" · ".join(filter(None, (distance_of(car), car.transmission))))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -47,6 +47,14 @@ def test_nothing_is_none(world: World, name: str) -> None:
     assert getattr(world.clean(**{name: " \x00\n"}), name) is None
 
 
+def test_makes_that_nobody_knows_pass_and_are_counted(world: World) -> None:
+    known = [world.clean(make=make, model="X") for make in ("Skoda", "Alfa Romeo", None)]
+    unknown = [world.clean(make=make, model="601") for make in ("Trabant", "=cmd|calc")]
+    world.clean(make="Wartburg", seen=False)  # of a backfill: not seen on its site
+    assert [item.make for item in [*known, *unknown]] == ["Skoda", "Alfa Romeo", None, "Trabant", "=cmd|calc"]
+    assert world.crawler.stats.get_value("carscraper/makes/unknown") == 2
+
+
 def test_long_text_is_cut(world: World) -> None:
     item = world.clean(title="x" * 5000, description="y" * 50_000, url="https://x/" + "z" * 5000)
     assert len(item.title or "") == 300

@@ -17,7 +17,6 @@ from dataclasses import MISSING, asdict, fields
 from datetime import UTC, date, datetime, tzinfo
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from scrapy.http import HtmlResponse
@@ -84,10 +83,16 @@ def read_results(spider: CardSpider, response: HtmlResponse) -> dict[str, Any]:
 
 
 def read_details(spider: CardSpider, response: HtmlResponse) -> dict[str, Any]:
-    """As for a card that said nothing but which car it is."""
-    external_id = parse_qs(urlsplit(response.url).query)["cid"][0]
+    """As for a card that said nothing but which car it is; where the page is not known to say more, its photos."""
+    external_id = spider.car_id(response.url)
+    assert external_id
     item = CarItem(source=spider.source, external_id=external_id, url=response.url)
-    (found,) = spider.parse_details_safely(response, item)
+    if spider.has_details:
+        (found,) = spider.parse_details_safely(response, item)
+    else:
+        found = item
+        found.images = spider.fresh_images(response, item)
+        found.image_urls = [image.source_url for image in found.images]
     assert spider.crawler.stats.get_value("carscraper/details/failed") is None
     return {"gone": spider.is_gone(response), "car": known(found)}
 

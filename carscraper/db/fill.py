@@ -1,0 +1,105 @@
+"""The SQL of ``scrapy checkdealers``: what crawls could read of their cars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy import insert, select, update
+
+from carscraper.db.models import DealerFill
+from carscraper.fill import Fill, drops
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection, Row, Select, Table
+
+_fills = cast("Table", DealerFill.__table__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What one crawl could read."""
+
+    source: str
+    finished_at: datetime
+    """UTC, without a zone."""
+    fill: Fill
+    complete: bool
+    """It ended by itself, saw the whole site and did not fail."""
+    why: str | None = None
+    """Why it failed, its own sentence."""
+    good: bool = False
+    """Later crawls are measured by it."""
+    id: int | None = None
+
+
+def save(connection: Connection, record: Record) -> bool:
+    """Write what a crawl could read.
+
+    A complete crawl is good unless a field fell against the last good one: else a changed page would be the measure
+    of the next crawl, and show once only.
+
+    Returns:
+        Whether it is good.
+    """
+    measure = last(connection, record.source, good=True) if record.complete else None
+    good = record.complete and not (measure and drops(measure.fill, record.fill))
+    connection.execute(
+        insert(_fills).values(
+            source=record.source,
+            finished_at=record.finished_at,
+            cars=record.fill.cars,
+            fields=record.fill.to_json(),
+            complete=record.complete,
+            good=good,
+            why=record.why,
+        )
+    )
+    return good
+
+
+def last(
+    connection: Connection,
+    source: str,
+    *,
+    good: bool = False,
+    before: int | None = None,
+    until: datetime | None = None,
+) -> Record | None:
+    """Give the last crawl of *source*.
+
+    Args:
+        connection: in a transaction of the caller.
+        source: as in ``car_listings``.
+        good: only those that others are measured by.
+        before: only those written before this one.
+        until: only those that ended before then.
+    """
+    query: Select[tuple[object, ...]] = select(_fills).where(_fills.c.source == source)
+    if good:
+        query = query.where(_fills.c.good)
+    if before is not None:
+        query = query.where(_fills.c.id < before)
+    if until is not None:
+        query = query.where(_fills.c.finished_at < until)
+    row = connection.execute(query.order_by(_fills.c.id.desc()).limit(1)).first()
+    return _record(row) if row else None
+
+
+def accept(connection: Connection, record_id: int) -> None:
+    """Measure later crawls by this one."""
+    connection.execute(update(_fills).where(_fills.c.id == record_id).values(good=True))
+
+
+def _record(row: Row[tuple[object, ...]]) -> Record:
+    return Record(
+        id=row.id,
+        source=row.source,
+        finished_at=row.finished_at,
+        fill=Fill.from_json(row.cars, row.fields),
+        complete=row.complete,
+        why=row.why,
+        good=row.good,
+    )

@@ -1,0 +1,105 @@
+"""Counts what a dealer's crawl can read of its cars and writes it at the end, for ``scrapy checkdealers``."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from scrapy import signals
+from scrapy.exceptions import NotConfigured
+
+from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.db.fill import Record
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import CarscraperError
+from carscraper.fill import Fill
+from carscraper.items import CarItem
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+
+    from carscraper.settings import Secret
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = 10.0  # seconds; the crawl has ended, and these numbers are worth no longer wait
+
+
+class FillRecord:
+    """A mistake here costs its numbers only, never the crawl."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        """Take the crawler."""
+        self._crawler = crawler
+        self._fill = Fill()
+        self._seen: set[str] = set()
+        self._started = False
+        crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
+        crawler.signals.connect(self.request_scheduled, signal=signals.request_scheduled)
+        crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
+        crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Only a dealer's spider is of interest.
+
+        Raises:
+            NotConfigured: it is another one.
+        """
+        if not issubclass(crawler.spidercls, DealerSpider):
+            raise NotConfigured
+        return cls(crawler)
+
+    def spider_opened(self) -> None:
+        """Note that the crawl could begin."""
+        self._started = self._crawler.stats.get_value("carscraper/failed") is None
+
+    def request_scheduled(self, request: Request) -> None:
+        """Count a card whose car's own page is asked for: afterwards nobody can tell what was on which."""
+        item = request.cb_kwargs.get("item")
+        if isinstance(item, CarItem):
+            self._add_card(item)
+
+    def item_scraped(self, item: Any) -> None:
+        """Count a car that went through the pipelines."""
+        if not isinstance(item, CarItem):
+            return
+        self._add_card(item)
+        if item.details_at is not None:
+            self._fill.add_page(item)
+
+    def _add_card(self, item: CarItem) -> None:
+        if item.external_id not in self._seen:
+            self._seen.add(item.external_id)
+            self._fill.add_card(item)
+
+    async def spider_closed(self, spider: DealerSpider, reason: str) -> None:
+        """Write the numbers; those of a failed or partial crawl never become the measure of others."""
+        stats = self._crawler.stats
+        if not self._started or reason in {"configuration", "database_away"}:
+            return
+        self._fill.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
+        why = stats.get_value("carscraper/failed")
+        broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
+        limited = spider.makes or spider.limit or spider.max_pages
+        record = Record(
+            source=spider.source,
+            finished_at=datetime.now(UTC).replace(tzinfo=None),
+            fill=self._fill,
+            complete=reason == "finished" and not broken and not limited,
+            why=why,
+        )
+        secret: Secret = self._crawler.settings["DATABASE_URL"]
+        timeout = min(_TIMEOUT, self._crawler.settings.getfloat("DATABASE_TIMEOUT"))
+        # One of its own: that of the crawl is closed by the same signal.
+        ledger = Ledger(secret.reveal(), timeout=timeout, patience=0)
+        try:
+            await ledger.save_fill(record)
+        except CarscraperError as error:
+            logger.warning("What could be read of the cars is not written, for `scrapy checkdealers`: %s", error)
+        finally:
+            ledger.close()

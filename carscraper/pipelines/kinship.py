@@ -1,0 +1,124 @@
+"""After the last car: listings of one car at several sites are linked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from scrapy.exceptions import NotConfigured
+
+from carscraper.db.ledger import Ledger
+from carscraper.exceptions import DatabaseUnavailableError, StoreError
+from carscraper.storage.likeness import perceptual_hash
+from carscraper.storage.store import build_store
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+
+    from carscraper.db.kinship import StoredPhoto
+    from carscraper.storage.store import ImagesFilesStore
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 200  # listings in one transaction, some 0.1 s
+_SECONDS = 120.0  # for all of it; the first time, an old database has more to do than one crawl should wait for
+_PHOTOS = 2_000  # to read back in one crawl
+_AT_ONCE = 4
+_GONE = ""  # the object is not in the store: the audit's business, and nothing is kept of it
+
+
+class KinshipPipeline:
+    """Looks at the listings that have changed since the last linking, whatever crawl has changed them."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        """Take the crawler, for its ledger, settings and stats."""
+        self._crawler = crawler
+        self._store: ImagesFilesStore | None = None
+        self._photos_left = _PHOTOS
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Read ``LINK_SAME_CARS``."""
+        if not crawler.settings.getbool("LINK_SAME_CARS"):
+            raise NotConfigured
+        return cls(crawler)
+
+    async def close_spider(self) -> None:
+        """Link; what can't be done now is done by the next crawl, of whatever dealer."""
+        if self._crawler.stats.get_value("carscraper/failed") is not None:
+            return  # perhaps because there is no database
+        self._ledger = Ledger.of(self._crawler)
+        try:
+            await self._link_all()
+        except DatabaseUnavailableError as error:
+            logger.warning("The listings of one car are linked by the next crawl: %s", error)
+        finally:
+            if self._store:
+                await self._store.close()
+
+    async def _link_all(self) -> None:
+        deadline = time.monotonic() + _SECONDS
+        while (alone := await self._ledger.settle_alone(_BATCH * 5)) and time.monotonic() < deadline:
+            pass
+        if alone is not None:
+            return
+        last = 0
+        while time.monotonic() < deadline:
+            ids = await self._ledger.due_links(last, _BATCH)
+            if not ids:
+                return
+            last = ids[-1]
+            undecided = await self._compare(ids)
+            done = await self._ledger.link(ids, undecided)
+            self._crawler.stats.inc_value("carscraper/kinship/linked", done.linked)
+            self._crawler.stats.inc_value("carscraper/kinship/unlinked", done.unlinked)
+        logger.info("More listings are to be linked than fit into %.0f s; the next crawl goes on", _SECONDS)
+
+    # --- what photos look like ---
+
+    async def _compare(self, ids: list[int]) -> frozenset[int]:
+        """Find out what the photos look like that could prove two listings to be of one car.
+
+        Returns:
+            Those of *ids* that wait for photos which could not be read now.
+        """
+        location = self._location()
+        wanted = await self._ledger.to_compare(ids, location, self._max_bytes) if location else {}
+        photos = {photo.sha256: photo for each in wanted.values() for photo in each}
+        looked_at: set[str] = set()
+        for start in range(0, len(photos), _AT_ONCE):
+            group = list(photos.values())[start : start + _AT_ONCE][: self._photos_left]
+            try:
+                looks = dict(await asyncio.gather(*(self._look_at(photo) for photo in group)))
+            except StoreError as error:
+                logger.warning("Photos can't be compared now, the next crawl does it: %s", error)
+                self._photos_left = 0
+                break
+            self._photos_left -= len(group)
+            await self._ledger.save_likeness({sha256: phash for sha256, phash in looks.items() if phash != _GONE})
+            looked_at |= looks.keys()
+        self._crawler.stats.inc_value("carscraper/kinship/compared", len(looked_at))
+        return frozenset(
+            listing_id for listing_id, each in wanted.items() if any(photo.sha256 not in looked_at for photo in each)
+        )
+
+    def _location(self) -> str | None:
+        settings = self._crawler.settings
+        if settings.getbool("USE_S3_STORAGE"):
+            return f"s3://{settings.get('AWS_S3_BUCKET')}"
+        return "folder" if settings.get("IMAGES_STORE") else None
+
+    @property
+    def _max_bytes(self) -> int:
+        return self._crawler.settings.getint("IMAGES_MAX_BYTES")
+
+    async def _look_at(self, photo: StoredPhoto) -> tuple[str, str | None]:
+        if self._store is None:
+            self._store = build_store(self._crawler.settings)
+        assert self._store
+        data = await self._store.get(photo.key, max_bytes=self._max_bytes)
+        return photo.sha256, _GONE if data is None else await asyncio.to_thread(perceptual_hash, data)

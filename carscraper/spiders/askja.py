@@ -1,0 +1,45 @@
+"""notadir.is, the used cars of Askja."""
+
+from parsel import Selector
+
+from carscraper import parsing
+from carscraper.base_spiders.browser import BrowserSpider, background_address, lasting_query, query_id
+from carscraper.base_spiders.cards import Card
+
+
+class AskjaSpider(BrowserSpider):
+    """Cards that are made by React; a button brings the next ones, and the query of a link names the car."""
+
+    # DealerSpider
+    name = "askja"
+    source = "Askja"
+    home = "https://notadir.is/"
+    has_details = False
+
+    # CardSpider
+    card = "div.vehicle"
+    card_link = "a.vehicle__image[href*='/soluskra?']"
+    card_images = "a.vehicle__image[style]"
+
+    # BrowserSpider
+    more_button = "button:has-text('Sjá fleiri'), [role='button']:has-text('Sjá fleiri'), a:text-is('Sjá fleiri')"
+
+    def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
+        """Read two elements."""
+        return card.text("h4.vehicle__title"), card.text("p.vehicle__subtitle")
+
+    def get_price(self, card: Card) -> parsing.Price:
+        """Read the price's own element, or the two of an offer."""
+        return parsing.parse_price(" ".join(filter(None, card.texts("em span"))))
+
+    def picture_address(self, picture: Selector) -> str | None:
+        """Read the link's background."""
+        return background_address(picture.attrib.get("style"))
+
+    def car_id(self, url: str) -> str | None:
+        """Read the query."""
+        return query_id(url)
+
+    def canonical_url(self, url: str) -> str:
+        """Keep the query."""
+        return lasting_query(url)

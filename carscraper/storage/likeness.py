@@ -1,0 +1,39 @@
+"""What a photo looks like, as a number: nearly equal photos have nearly equal ones.
+
+For the same photo that two sites show in two sizes. Milliseconds of work: call it in a thread.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final
+
+from PIL import Image
+
+from carscraper.exceptions import ImageRejectedError
+from carscraper.storage.derivatives import thumbnail
+
+_SMALL: Final = (256, 256)
+_FLAT: Final = 24  # of 256 shades of grey: between darkest and lightest
+
+
+def perceptual_hash(data: bytes, *, max_pixels: int = 16_000_000) -> str | None:
+    """Give 64 bits as 16 hexadecimal digits; the more bits differ, the less two photos look alike.
+
+    The same photo scaled, encoded anew or turned upright differs in 8 bits at most (measured on the tests' photos at
+    three widths, at quality 50 and cropped by a hundredth). ``None`` for what can't be decoded, has more than
+    *max_pixels*, or shows next to nothing: an empty picture would look like every other one.
+    """
+    # numpy and scipy take a tenth of a second and 50 MB: only for crawls that have photos to compare.
+    import imagehash  # noqa: PLC0415
+
+    try:
+        small = thumbnail(data, _SMALL, max_pixels=max_pixels, quality=90)
+    except ImageRejectedError:
+        return None
+    with Image.open(BytesIO(small), formats=("JPEG",)) as picture:
+        grey = picture.convert("L")
+    shades = [shade for shade, pixels in enumerate(grey.histogram()) if pixels]
+    if shades[-1] - shades[0] < _FLAT:
+        return None
+    return str(imagehash.phash(grey))

@@ -1,0 +1,209 @@
+"""What the simulated sites of cards share: result pages, cars' own pages, photos, and what may be wrong with a card.
+
+A site writes ``results`` (its page of cards), ``card`` and ``photo_tags``, and says what its cards tell::
+
+    with SimulatedHekla(cars=40, photos=1) as site:
+        site.sell(site.cars[3].cid)          # it leaves the list, and its own page answers 404
+        site.set_card(cid, title="x" * 5000) # parts of a card, word for word as HTML
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import html
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from tests.dealers import cars as invented
+from tests.dealers.cars import Car, Photo
+from tests.dealers.faults import Response, page
+from tests.dealers.photos import PhotoFactory
+from tests.dealers.server import Request, SimulatedSite
+
+WIDTHS = (400, 1280)
+
+
+class SimulatedListing(SimulatedSite):
+    """A site of result pages with cards.
+
+    Args:
+        cars: how many there are at first.
+        photos: how many each of them has.
+        per_page: cars on a result page.
+        ads_every: an advertisement card after so many cars; 0 for none.
+        past_end: what a page past the last one is: "repeat" (of the last), "empty" or "404".
+        sold_as: the status of a sold car's own page.
+        seed: another seed, other cars.
+    """
+
+    settable = SimulatedSite.settable | {"per_page", "ads_every", "past_end", "sold_as"}
+    orders = SimulatedSite.orders | {"sell", "set_car", "set_card", "set_photo", "drop"}
+
+    results_path: ClassVar[str]
+    """Of the first result page, with its slash."""
+    car_path: ClassVar[str]
+    """Of a car's own page, up to its id."""
+    title: ClassVar[str]
+    ads: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        cars: int = 10,
+        photos: int = 1,
+        per_page: int = 40,
+        ads_every: int = 4,
+        past_end: str = "repeat",
+        sold_as: int = 404,
+        seed: int = 1,
+        photo_bytes_average: int = 20_000,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        super().__init__(host=host, port=port)
+        self.per_page = per_page
+        self.ads_every = ads_every
+        self.past_end = past_end
+        self.sold_as = sold_as
+        self.factory = PhotoFactory(photo_bytes_average)
+        self.cars: list[Car] = [invented.make_car(number, photos, seed) for number in range(cars)]
+        """The truth, in the order of the results; change a car's fields at will."""
+        self._all = {car.cid: car for car in self.cars}
+        self._card_parts: dict[int, dict[str, str]] = {}
+        self.max_asked_page = 0
+
+    # What a site writes
+
+    def results(self, cards: str, number: int, last: int) -> str:
+        """The page's body; *number* is the page that was asked for."""
+        raise NotImplementedError
+
+    def card(self, parts: dict[str, str]) -> str:
+        """The card of these parts (HTML): title, price, when, distance, fuel, gears, drive, photos, link."""
+        raise NotImplementedError
+
+    def parts(self, car: Car) -> dict[str, str]:
+        """The parts of the car's card as the site prints them (HTML)."""
+        raise NotImplementedError
+
+    def shown_photos(self, car: Car) -> list[Photo]:
+        """Those that the card shows."""
+        return car.photos[:1]
+
+    def photo_address(self, car: Car, photo: Photo) -> str:
+        """The whole address at which a crawl is to ask for the photo, of those that the card offers."""
+        raise NotImplementedError
+
+    # Orders
+
+    def car(self, cid: int) -> Car:
+        """The car with that *cid*. Raises KeyError."""
+        return self._all[cid]
+
+    def sell(self, cid: int) -> None:
+        """The car leaves the results, and its own page says by its status that it is not there."""
+        self.car(cid).sold = True
+
+    def drop(self, cid: int) -> None:
+        """The car leaves the results; its own page lives on."""
+        self.cars = [car for car in self.cars if car.cid != cid]
+
+    def set_car(self, cid: int, **fields: Any) -> None:
+        """Change any field of a car. Raises AttributeError for an unknown one."""
+        for name, value in fields.items():
+            setattr(self.car(cid), name, value)
+
+    def set_card(self, cid: int, **parts: str) -> None:
+        """Print these parts of a car's card word for word, as HTML; none: as they are."""
+        self._card_parts[cid] = parts
+
+    def set_photo(self, cid: int, number: int, *, kind: str = "jpeg", src: str | None = None) -> None:
+        """Serve a photo as *kind*; pages print *src*, word for word, as its only address."""
+        self.car(cid).photos[number].kind = kind
+        self.car(cid).photos[number].src = src
+
+    def identity(self, car: Car, photo: Photo) -> str:
+        """The identity of a photo: the car's id and a digest of the path, sizes apart."""
+        path = urlsplit(self.photo_address(car, photo)).path
+        return f"{car.cid}/{hashlib.sha256(path.encode()).hexdigest()[:24]}"
+
+    def photo_bytes(self, c: int, p: int, w: int | None = None) -> bytes:
+        """What is served for that photo when nothing goes wrong. Raises KeyError."""
+        car = self.car(c)
+        (photo,) = [each for each in car.photos if each.p == p]
+        return b"".join(self.factory.photo(photo.name, car.look, photo.view, w, photo.kind)[0])
+
+    def truth(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(car) for car in self.cars]
+
+    # The site
+
+    def classify(self, request: Request) -> tuple[str, str]:
+        route = request.route
+        if route == "/robots.txt":
+            return "robots", ""
+        if route.rstrip("/") == self.results_path.rstrip("/"):
+            return "results", request.query.get("page", "1")
+        if route.startswith(self.car_path):
+            return "details", route.removeprefix(self.car_path)
+        name = route.rpartition("/")[2]
+        if name.endswith(".jpg") and name.count("-") == 1:
+            return "photo", name.removesuffix(".jpg").replace("-", "/")
+        return "other", ""
+
+    def answer(self, kind: str, which: str, request: Request) -> Response:
+        if kind == "robots":
+            return Response(body="User-agent: *\nDisallow:\n", content_type="text/plain")
+        if kind == "results" and which.isdecimal():
+            return self._results(int(which))
+        if kind == "details" and which.isdecimal() and int(which) in self._all:
+            return self._details(self._all[int(which)])
+        if kind == "photo":
+            return self._photo(which, request.query.get("w", ""))
+        return page("404", "Síðan fannst ekki.", status=404)
+
+    def _results(self, asked: int) -> Response:
+        self.max_asked_page = max(self.max_asked_page, asked)
+        found = [car for car in list(self.cars) if not car.sold]
+        last = max(1, -(-len(found) // self.per_page))
+        if asked > last and self.past_end == "404":
+            return page("404", "Síðan fannst ekki.", status=404)
+        shown = last if asked > last and self.past_end == "repeat" else asked
+        cards = []
+        for place, car in enumerate(found[(shown - 1) * self.per_page : shown * self.per_page], 1):
+            cards.append(self.card(self.parts(car) | {"link": self.link(car)} | self._card_parts.get(car.cid, {})))
+            if self.ads_every and place % self.ads_every == 0:
+                cards.append(self.ads[place // self.ads_every % len(self.ads)])
+        return self._page(self.title.format(asked), self.results("\n".join(cards), asked, last))
+
+    def link(self, car: Car) -> str:
+        """The address of the car's own page, as a card prints it."""
+        return f"{self.car_path}{car.cid}"
+
+    def _details(self, car: Car) -> Response:
+        """Nothing is known of these pages but that they are there."""
+        if car.sold:
+            return page(str(self.sold_as), "Síðan fannst ekki.", status=self.sold_as)
+        return self._page(html.escape(car.model), f"<h1>{html.escape(f'{car.make} {car.model}')}</h1>")
+
+    def _photo(self, which: str, w: str) -> Response:
+        cid, _, p = which.partition("/")
+        try:
+            car = self._all[int(cid)]
+            (photo,) = [each for each in car.photos if each.p == int(p)]
+        except (KeyError, ValueError):
+            return page("404", "Myndin fannst ekki.", status=404)
+        width = int(w) if w.isdecimal() else None
+        parts, content_type = self.factory.photo(photo.name, car.look, photo.view, width, photo.kind)
+        return Response(body=parts, content_type=content_type)
+
+    @staticmethod
+    def _page(title: str, body: str) -> Response:
+        head = f'<head><meta charset="utf-8"><title>{title}</title></head>'
+        return Response(body=f'<!DOCTYPE html>\n<html lang="is">{head}\n<body>\n{body}\n</body></html>\n'.encode())
+
+
+def dotted(number: int) -> str:
+    """``6.290.000``."""
+    return f"{number:,}".replace(",", ".")
