@@ -1,0 +1,1 @@
+"""What ``scrapy newdealer`` makes files from, read with :mod:`importlib.resources`."""

@@ -1,0 +1,134 @@
+"""What each dealer's last crawl could read, against an earlier one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from carscraper.db import fill as stored
+from carscraper.exceptions import ConfigurationError
+from carscraper.fill import Drop, drops
+from carscraper.upkeep.dealers import Place, where_read
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from carscraper.db.fill import Record
+
+GOOD, PREVIOUS = "good", "previous"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One dealer."""
+
+    dealer: str
+    """The spider's name."""
+    now: Record | None
+    """The last crawl."""
+    before: Record | None
+    """What it is measured by."""
+    fallen: list[tuple[Drop, Place]]
+    """The fields that fell, and where each is read."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether somebody should look: a field fell, or the crawl failed."""
+        return bool(self.fallen) or self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last crawl failed."""
+        return self.now is not None and self.now.why is not None
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether there are two crawls to compare."""
+        return self.now is not None and self.before is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as JSON shows it."""
+        return {
+            "dealer": self.dealer,
+            "now": _as_json(self.now),
+            "before": _as_json(self.before),
+            "dropped": [
+                {
+                    "field": drop.name,
+                    "before": drop.before,
+                    "now": drop.now,
+                    "hook": place.hook,
+                    "spider": place.spider,
+                    "file": place.file,
+                    "selectors": place.selectors,
+                }
+                for drop, place in self.fallen
+            ],
+        }
+
+
+def _as_json(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "finished_at": record.finished_at.isoformat(timespec="seconds"),
+        "cars": record.fill.cars,
+        "pages": record.fill.pages,
+        "complete": record.complete,
+        "good": record.good,
+        "why": record.why,
+        "fields": record.fill.shares(),
+    }
+
+
+def read_against(text: str) -> str | datetime:
+    """Read ``--against``: ``good``, ``previous``, or the end of a day.
+
+    Raises:
+        ConfigurationError: it is nothing of these.
+
+    >>> read_against("previous"), read_against("2026-02-01")
+    ('previous', datetime.datetime(2026, 2, 2, 0, 0))
+    """
+    if text in {GOOD, PREVIOUS}:
+        return text
+    try:
+        return datetime.strptime(text, "%Y-%m-%d") + timedelta(days=1)  # noqa: DTZ007 - UTC, as in the tables
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"--against is {text!r}; write good, previous, or a day such as 2026-02-01.") from None
+
+
+def check(connection: Connection, dealer: str, spider: Any, *, against: str | datetime = GOOD, points: float) -> Check:
+    """Compare the last crawl of *dealer* with the last good one before it, or with what *against* says.
+
+    Args:
+        connection: in a transaction of the caller.
+        dealer: the spider's name.
+        spider: its class.
+        against: as :func:`read_against` gives it; at the end of a day the last crawl that was good.
+        points: by how many percentage points a field must fall to be named.
+    """
+    now = stored.last(connection, spider.source)
+    before = None
+    if now is not None:
+        until = against if isinstance(against, datetime) else None
+        before = stored.last(connection, spider.source, good=against != PREVIOUS, before=now.id, until=until)
+    fallen = drops(before.fill, now.fill, points) if now and before else []
+    return Check(
+        dealer=dealer, now=now, before=before, fallen=[(drop, where_read(spider, drop.name)) for drop in fallen]
+    )
+
+
+def accept(connection: Connection, found: list[Check]) -> list[str]:
+    """Make each dealer's last crawl the measure of the next ones; a failed or partial one can't be.
+
+    Returns:
+        The dealers that were accepted.
+    """
+    accepted = []
+    for each in found:
+        if each.now is not None and each.now.id is not None and each.now.complete:
+            stored.accept(connection, each.now.id)
+            accepted.append(each.dealer)
+    return accepted
