@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
 APT_TEST_PACKAGES := postgresql chromium
 
-# One worker a core; a file stays with one worker, as its fixtures are shared.
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# One worker more than cores, as much of the time is waiting; a file stays with one, as its fixtures are shared.
+PYTEST_ARGS ?= --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=
@@ -51,10 +51,12 @@ test: setup test-packages ## The tests, real crawls against real services includ
 coverage: setup test-packages ## The tests, and which lines they don't reach
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff and mypy; secrets in files, and known vulnerabilities of what is locked
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python scripts/secret_scan.py
+	@$(BIN)/python scripts/dependency_audit.py
 
 format: setup ## Lays the code out as lint wants it
 	@$(BIN)/ruff check --fix

@@ -123,7 +123,9 @@ def test_only_its_own_crawl_has_a_browser() -> None:
 
 
 def test_the_browser_is_for_the_scheme_in_use_only(program: str) -> None:
-    spider = AskjaSpider.from_crawler(make_crawler(AskjaSpider, CHROMIUM_PATH=program), base_url="http://127.0.0.1:1/")
+    crawler = make_crawler(CHROMIUM_PATH=program)
+    crawler.spidercls = AskjaSpider  # not made by make_crawler, which knows no base_url
+    spider = AskjaSpider.from_crawler(crawler, base_url="http://127.0.0.1:1/")
     assert spider.argument_problem is None
     handlers = spider.settings.getdict("DOWNLOAD_HANDLERS")
     assert [scheme for scheme, handler in handlers.items() if handler] == ["http"]
