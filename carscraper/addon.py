@@ -11,24 +11,46 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from scrapy.exceptions import CloseSpider
+from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.settings import default_settings
 
+from carscraper import logs
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
-from carscraper.settings import Secret, checks, secret_names
+from carscraper.settings import Secret, checks, exposed_env_file, secret_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from scrapy.crawler import Crawler
     from scrapy.settings import BaseSettings
+
+logger = logging.getLogger(__name__)
 
 # Libraries whose DEBUG lines carry signed headers or are of no use to the person who runs a crawl.
 _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alembic", "sqlalchemy")
 
 
 class CarscraperAddon:
-    """Wraps secrets so that no log line shows them, checks values, derives the photos' download slot."""
+    """Puts up the log, wraps secrets so that no line shows them, checks values, derives the photos' download slot."""
+
+    def __init__(self, spider: str | None = None, job: str | None = None) -> None:
+        """Take the spider's name and the job's id, for the log."""
+        self._spider = spider
+        self._job = job
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Ask for the spider's name and its job's id: Scrapy has made the spider by now."""
+        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None))
+
+    @classmethod
+    def update_pre_crawler_settings(cls, settings: BaseSettings) -> None:
+        """Put up the log in Scrapy's place: this is called before its first line, by whatever runs crawls."""
+        if settings.getbool("LOG_INSTALL_ROOT_HANDLER"):
+            name = "LOG_INSTALL_ROOT_HANDLER"
+            settings.set(name, value=False, priority=settings.getpriority(name) or 0)
+            settings.set("CARSCRAPER_LOG_PROBLEM", logs.install(settings), priority="project")
 
     def update_settings(self, settings: BaseSettings) -> None:
         """Change *settings* in place; a wrong value is remembered for :func:`aborting`, not raised here.
@@ -40,6 +62,10 @@ class CarscraperAddon:
             if value is not None and not isinstance(value, Secret):
                 settings.set(name, Secret(value), priority=settings.getpriority(name) or 0)
         problems = []
+        if "CARSCRAPER_LOG_PROBLEM" in settings:  # the log is ours: what the spider says of it counts too
+            logs.identify(spider=self._spider, job=self._job)
+            problem = logs.install(settings) or settings["CARSCRAPER_LOG_PROBLEM"]
+            problems += [problem] if problem else []
         for name, check in checks.items():
             value = settings.get(name)
             try:
@@ -54,9 +80,11 @@ class CarscraperAddon:
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
         if not problems:
             self._derive(settings)
-        for logger in _QUIET:
-            logging.getLogger(logger).setLevel(logging.WARNING)
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
+        if exposed := exposed_env_file():
+            logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
 
     @staticmethod
     def _derive(settings: BaseSettings) -> None:
@@ -100,6 +128,16 @@ def _raise_problems(crawler: Crawler) -> None:
     problem = problems[0] if problems else getattr(crawler.spider, "argument_problem", None)
     if problem:
         raise ConfigurationError(problem)
+
+
+def for_our_spiders(crawler: Crawler) -> None:
+    """Keep what knows our spiders only out of ``scrapy shell``, ``fetch`` and other programs' spiders.
+
+    Raises:
+        NotConfigured: the crawler's spider is none of ours.
+    """
+    if not hasattr(crawler.spidercls, "spooled_sources"):
+        raise NotConfigured
 
 
 def end_as_failed(crawler: Crawler, why: str) -> None:

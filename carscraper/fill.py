@@ -46,6 +46,8 @@ READABLE = "readable"
 """Cards that could be read at all (per cent)."""
 PAGE = "page."
 """What stands before the names of what is read from cars' own pages."""
+MEASURED = (READABLE, *CARD_FIELDS, PHOTO, *(PAGE + name for name in (*PAGE_FIELDS, PHOTO)))
+"""What has a share of the cars."""
 DROP = 20.0
 """Percentage points by which a field may fall before the page counts as changed."""
 
@@ -96,6 +98,10 @@ class Fill:
                     found[prefix + name] = 100 * self.counts[prefix + name] / cars
             found[prefix + PHOTOS] = self.counts.get(f"{prefix}photos", 0) / cars
         return {name: round(share, 1) for name, share in found.items()}
+
+    def having(self, name: str) -> int:
+        """Give the number of cars (or cards) that have the field *name*; 0 if it was not looked at."""
+        return self.cars if name == READABLE else self.counts.get(name, 0)
 
     def size_of(self, name: str) -> int:
         """Give the number of cars (or cards) that the share *name* is of."""

@@ -6,6 +6,7 @@ Unknown is ``None``, never 0 or an empty string.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class CarImage:
     """The key it must get (a manifest's), instead of one made from the car. Not a column."""
     insist: bool = False
     """Fetch it though an earlier run gave it up (``only=failed``). Not a column."""
+    seen_at: float = field(default_factory=monotonic, compare=False, repr=False)
+    """When the page that shows it was read, by this process's monotonic clock in seconds. Not a column."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,6 +108,8 @@ class CarItem:
     """The car was on its site in this run. False: only its photos are written, nothing is said about the car."""
     listing_id: int | None = None
     """The id of its row, once it is written."""
+    news: str | None = None
+    """``new`` or ``changed``, once its row is written and it is. Not a column."""
     gone: bool = False
     """Its page says that it is gone: no page can give fresh addresses for its photos."""
 

@@ -22,6 +22,7 @@ from scrapy.utils.conf import closest_scrapy_cfg
 
 from carscraper import __version__
 from carscraper.exceptions import ConfigurationError
+from carscraper.fill import MEASURED
 
 
 class Secret(str):
@@ -71,14 +72,26 @@ class Secret(str):
         return format("***", format_spec)
 
 
-def _read_environment() -> dict[str, str]:
+def _find_env_file() -> Path:
     beside_project = Path(closest_scrapy_cfg() or "scrapy.cfg").parent / ".env"
-    path = os.environ.get("CARSCRAPER_ENV_FILE") or beside_project
-    from_file = dotenv_values(path, interpolate=False) if Path(path).is_file() else {}
-    return {**{name: value for name, value in from_file.items() if value is not None}, **os.environ}
+    return Path(os.environ.get("CARSCRAPER_ENV_FILE") or beside_project)
 
 
-_environment = _read_environment()
+def _read_env_file() -> dict[str, str]:
+    path = _find_env_file()
+    found = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def exposed_env_file() -> Path | None:
+    """Give the ``.env`` if it has a secret in it and everybody on this machine may read it."""
+    if not any(name in secret_names and value for name, value in _read_env_file().items()):
+        return None
+    path = _find_env_file()
+    return path if path.stat().st_mode & 0o004 else None
+
+
+_environment = {**_read_env_file(), **os.environ}
 
 
 def _env(name: str, default: Any = None) -> Any:
@@ -100,7 +113,7 @@ ITEM_PIPELINES = {
     "carscraper.pipelines.kinship.KinshipPipeline": 350,
 }
 EXTENSIONS = {
-    "carscraper.extensions.verdict.Verdict": 0,
+    "carscraper.extensions.run.Run": 0,
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
     "carscraper.extensions.fill.FillRecord": 0,
@@ -116,6 +129,8 @@ DOWNLOADER_MIDDLEWARES = {
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
+    # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
+    "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
     # Of no use on dealers' sites, and each costs CPU for every photo.
     "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
     "scrapy.downloadermiddlewares.redirect.MetaRefreshMiddleware": None,
@@ -281,6 +296,10 @@ CRAWL_MAX_LOOKUPS = _env("CRAWL_MAX_LOOKUPS", 1000)
 #: Used by ``base_spiders.rogg``.
 CRAWL_MAX_PAGES = _env("CRAWL_MAX_PAGES", 1000)
 
+#: Never crawl a source twice at the same time: the second crawl says so, fetches nothing and exits with 0.
+#: Used by ``extensions.run``.
+CRAWL_LOCK = _env("CRAWL_LOCK", True)
+
 #: At the end of each crawl, link the listings of one car at several sites (``car_listings.same_as``).
 #: Used by ``pipelines.kinship``.
 LINK_SAME_CARS = _env("LINK_SAME_CARS", True)
@@ -346,6 +365,9 @@ RETRY_BACKOFF = _env("RETRY_BACKOFF", 1.0)
 #: The longest ``Retry-After`` in seconds that is waited for; a longer one fails the request.
 #: Used by ``middlewares.retry``.
 RETRY_AFTER_MAX = _env("RETRY_AFTER_MAX", 120)
+#: Share the delays above with all other crawls of this database (PostgreSQL); ``scrapy worker`` switches it on.
+#: Used by ``middlewares.pace``.
+SHARED_PACE = _env("SHARED_PACE", False)
 # Default ERROR with a line a request; the photo's or page's own outcome is logged where it is decided.
 RETRY_GIVE_UP_LOG_LEVEL = "DEBUG"
 # Icelandic first: dealers' sites choose the language by it.
@@ -353,6 +375,24 @@ DEFAULT_REQUEST_HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "Accept-Language": "is,en;q=0.5",
 }
+
+# --- More than one machine --------------------------------------------------------------------------------------
+
+#: Crawls that workers put into the queue by themselves, as JSON: ``{"bilasolur": "17 3,15 * * *"}``; times are UTC.
+#: Used by ``jobs.app``.
+WORKER_SCHEDULE = _env("WORKER_SCHEDULE", {})
+
+#: How often a crawl that did not end well is tried again, before it stays failed.
+#: Used by ``jobs.worker``.
+WORKER_RETRIES = _env("WORKER_RETRIES", 3)
+
+#: Seconds until a partial crawl is tried again, three times longer each time; a failed one waits four times as long.
+#: Used by ``jobs.worker``.
+WORKER_RETRY_DELAY = _env("WORKER_RETRY_DELAY", 300)
+
+#: Seconds between two signs of life of a worker; after four without one another worker takes its crawls over.
+#: Used by ``jobs.worker``.
+WORKER_HEARTBEAT = _env("WORKER_HEARTBEAT", 15)
 
 # --- The browser ------------------------------------------------------------------------------------------------
 
@@ -372,6 +412,49 @@ TWISTED_DNS_RESOLVER = "carscraper.network.GuardedResolver"
 # A page must not make the crawl read local files or other protocols.
 DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
 
+# --- What a run leaves ------------------------------------------------------------------------------------------
+
+#: The folder in which each run gets a folder of its own for its items and its log. Set to nothing: none is written.
+#: Used by ``runs.outputs``.
+OUTPUTS_DIR = _environment.get("OUTPUTS_DIR", "var/jobs").strip()
+
+#: Days after which a run's folder is removed, at the start of another; 0 keeps all. One not yet uploaded stays.
+#: Used by ``runs.outputs``.
+OUTPUTS_KEEP_DAYS = _env("OUTPUTS_KEEP_DAYS", 30)
+
+#: At the end of each run, upload its items and its log to S3; they stay in ``OUTPUTS_DIR``, too.
+#: Used by ``runs.outputs``.
+S3_UPLOAD_ON_COMPLETION = _env("S3_UPLOAD_ON_COMPLETION", False)
+
+#: The bucket for them; ``AWS_S3_BUCKET`` unless set. Server, region, credentials and ``S3_SSE`` are those of photos.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_BUCKET = _env("S3_OUTPUT_BUCKET")
+
+#: What stands there before a run's folder, ``{yyyymmdd_hhmmss}_{job}/``; ``S3_PREFIX`` is not put before it.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_PREFIX = _environment.get("S3_OUTPUT_PREFIX", "outputs/").strip()
+
+#: Which files are uploaded, and which of those are not: patterns of their names, comma separated, such as ``*.log``.
+#: Used by ``runs.outputs``.
+S3_OUTPUT_INCLUDE = _env("S3_OUTPUT_INCLUDE", "*")
+S3_OUTPUT_EXCLUDE = _env("S3_OUTPUT_EXCLUDE", "")
+
+#: Seconds for the upload of a run's files with all retries.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_TIMEOUT = _env("S3_OUTPUT_TIMEOUT", 300)
+
+#: Retries of each file after its first try.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_RETRIES = _env("S3_OUTPUT_RETRIES", 3)
+
+#: Tag the objects with client, type (``items`` or ``log``) and date. Off for servers that do not know tags.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_TAGS = _env("S3_OUTPUT_TAGS", True)
+
+#: The value of the tag ``client``: whose outputs these are.
+#: Used by ``storage.outputs``.
+S3_OUTPUT_CLIENT = _env("S3_OUTPUT_CLIENT", "carscraper")
+
 # --- What people see --------------------------------------------------------------------------------------------
 
 #: Seconds between two progress lines when the output is not a terminal.
@@ -386,16 +469,60 @@ if LOG_LEVEL not in logging.getLevelNamesMapping():
 #: A file for the log, instead of standard error.
 #: Used by Scrapy.
 LOG_FILE = _env("LOG_FILE")
+#: A line of the log: ``json`` makes each line a JSON object, anything else is a %-format.
+#: Used by ``logs``. (Scrapy's own name.)
+LOG_FORMAT = _env("LOG_FORMAT", "%(asctime)s [%(name)s] %(levelname)s: %(message)s")
 # The progress extension says it better.
 LOGSTATS_INTERVAL = 0
 # A wall of numbers after every crawl hides the verdict; at DEBUG Scrapy's own keep coming.
 STATS_DUMP = LOG_LEVEL == "DEBUG"
 LOG_VERSIONS: list[str] = []
 
+# --- Limits and notices -----------------------------------------------------------------------------------------
+
+#: The fewest cars that a whole crawl of a dealer sees; 0 means no limit. A limit that is not kept: exit code 3.
+#: Used by ``runs.monitors``.
+MONITOR_MIN_CARS = _env("MONITOR_MIN_CARS", 0)
+
+#: The share of a run's photos that may fail, such as ``0.05``; not set, there is no limit.
+#: Used by ``runs.monitors``.
+MONITOR_MAX_FAILED_PHOTOS = _env("MONITOR_MAX_FAILED_PHOTOS")
+
+#: Share of the cars that have a field, at least, as JSON: ``{"price": 0.8, "photo": 0.9}``.
+#: Used by ``runs.monitors``.
+MONITOR_MIN_FILL = _env("MONITOR_MIN_FILL", {})
+
+#: The share by which a whole crawl's cars may be fewer than the median of earlier ones; not set, there is no limit.
+#: Used by ``runs.monitors``.
+MONITOR_MAX_DROP = _env("MONITOR_MAX_DROP")
+
+#: How many earlier runs ``MONITOR_MAX_DROP`` looks at: the last complete ones of the spider with the same arguments.
+#: Used by ``runs.monitors``.
+MONITOR_HISTORY = _env("MONITOR_HISTORY", 10)
+
+#: Who is told how a run ended: webhooks (``https://…``) and addresses of apprise (``mailtos://…``), comma separated.
+#: Used by ``runs.notices``.
+NOTIFY_URLS = _env("NOTIFY_URLS")
+
+#: Which ends of a run are told, comma separated: ``failed``, ``partial``, ``success``, ``skipped``, ``interrupted``.
+#: Used by ``runs.notices``.
+NOTIFY_ON = _env("NOTIFY_ON", "failed,partial")
+
+#: The node exporter's textfile folder: each spider has a file of metrics there. Not set, none is written.
+#: Used by ``runs.metrics``.
+METRICS_DIR = _env("METRICS_DIR")
+
 
 # --- Checks -----------------------------------------------------------------------------------------------------
 
-secret_names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABASE_URL", "HENRY_API_KEY")
+secret_names = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "DATABASE_URL",
+    "HENRY_API_KEY",
+    "NOTIFY_URLS",
+)
 """Settings that are never printed; ``addon`` wraps them."""
 
 Check = Callable[[str, Any], Any]
@@ -441,6 +568,57 @@ def _share(name: str, value: Any) -> float:
     return number
 
 
+def _optional_share(name: str, value: Any) -> float | None:
+    return None if value is None or value == "" else _share(name, value)
+
+
+def _fill_shares(name: str, value: Any) -> dict[str, float]:
+    shares = _json_object(name, value)
+    for label, share in shares.items():
+        if (
+            label not in MEASURED
+            or isinstance(share, bool)
+            or not isinstance(share, int | float)
+            or not 0 <= share <= 1
+        ):
+            fields = ", ".join(MEASURED)
+            raise ConfigurationError(
+                f'{name} is {value!r}; write JSON such as {{"price": 0.8}} with shares between 0 and 1 of: {fields}.'
+            )
+    return {label: float(share) for label, share in shares.items()}
+
+
+def _notify_urls(name: str, value: Any) -> Secret | None:
+    plain = value.reveal() if isinstance(value, Secret) else str(value or "")
+    # A comma inside an address, as in ?to=a@x,b@x, parts nothing.
+    addresses = [each for each in re.split(r"\s+|,(?=\s|$|[A-Za-z][A-Za-z0-9+.-]*://)", plain) if each]
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/].*", each) for each in addresses):
+        # Not shown: the path of a webhook is its key, and a mail address has its password.
+        raise ConfigurationError(f"{name} is no list of addresses; write https://… or mailtos://…, comma separated.")
+    return Secret(" ".join(addresses)) if addresses else None
+
+
+def _endings(name: str, value: Any) -> str:
+    words = str(value or "").lower().replace(",", " ").split()
+    if not set(words) <= {"failed", "partial", "success", "skipped", "interrupted"}:
+        raise ConfigurationError(
+            f"{name} is {value!r}; write any of failed, partial, success, skipped, interrupted, comma separated."
+        )
+    return ",".join(words)
+
+
+def _log_format(name: str, value: Any) -> str:
+    if str(value).strip().lower() == "json":
+        return "json"
+    try:
+        logging.Formatter(value or None).format(logging.makeLogRecord({}))
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(
+            f"{name} is {value!r}; write json, or a format such as %(levelname)s: %(message)s."
+        ) from None
+    return str(value or "%(message)s")
+
+
 def _families(name: str, value: Any) -> int:
     number: int = _number(int, 0)(name, value)
     if number == 1:
@@ -454,6 +632,9 @@ def _http_url(name: str, value: Any) -> str | None:
     try:
         parts = urlsplit(str(value))
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        if "@" in parts.netloc:
+            # Not shown: what stands there may be a password, which would then be in the log and in permanent URLs.
+            raise ConfigurationError(f"{name} is an address with a user in it; write it without what stands before @.")
     except ValueError:
         good = False
     if not good:
@@ -513,6 +694,21 @@ def _encryption(name: str, value: Any) -> str | None:
     return value or None
 
 
+def _output_prefix(name: str, value: Any) -> str:
+    text = str(value or "")
+    if not re.fullmatch(r"[A-Za-z0-9!_.*'()/=+@:,-]{0,700}", text) or {".", ".."} & set(text.split("/")):
+        raise ConfigurationError(
+            f"{name} is {value!r}; write a folder of the bucket such as outputs/, in letters, digits and !_.*'()=+@:,-."
+        )
+    return text
+
+
+def _output_client(name: str, value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9 +=._:/@-]{1,256}", str(value or "")):
+        raise ConfigurationError(f"{name} is {value!r}; write 1 to 256 letters, digits, spaces and +=._:/@-.")
+    return str(value)
+
+
 def _database_url(name: str, value: Any) -> Secret:
     plain = value.reveal() if isinstance(value, Secret) else str(value or "")
     if not re.match(r"(sqlite|postgres(ql)?(\+psycopg)?):", plain):
@@ -542,19 +738,40 @@ def _thumbs(name: str, value: Any) -> dict[str, tuple[int, int]]:
     return thumbs
 
 
+def _schedule(name: str, value: Any) -> dict[str, str]:
+    schedule = _json_object(name, value)
+    for spider, times in schedule.items():
+        # Five fields of the characters that cron knows; the worker reads them exactly.
+        if not re.fullmatch(r"\w+", str(spider)) or not re.fullmatch(r"[\w*,/?#-]+( [\w*,/?#-]+){4}", str(times)):
+            raise ConfigurationError(
+                f'{name} is {value!r}; write JSON with a crontab\'s times, such as {{"bilasolur": "17 3,15 * * *"}}.'
+            )
+    return {str(spider): str(times) for spider, times in schedule.items()}
+
+
 def _log_level(name: str, value: Any) -> Any:
-    given = _env(name, "INFO")
-    if given.upper() not in logging.getLevelNamesMapping():
+    given = _env(name, "INFO") if value == LOG_LEVEL else value  # a wrong one is INFO by now
+    if not isinstance(given, int) and str(given).upper() not in logging.getLevelNamesMapping():
         raise ConfigurationError(f"{name} is {given!r}; write DEBUG, INFO, WARNING, ERROR or CRITICAL.")
     return value
 
 
 checks: dict[str, Check] = {
     "LOG_LEVEL": _log_level,
+    "LOG_FORMAT": _log_format,
+    "MONITOR_MIN_CARS": _number(int, 0),
+    "MONITOR_MAX_FAILED_PHOTOS": _optional_share,
+    "MONITOR_MIN_FILL": _fill_shares,
+    "MONITOR_MAX_DROP": _optional_share,
+    "MONITOR_HISTORY": _number(int, 1),
+    "NOTIFY_URLS": _notify_urls,
+    "NOTIFY_ON": _endings,
     "USE_S3_STORAGE": _boolean,
     "AUTOTHROTTLE_ENABLED": _boolean,
+    "SHARED_PACE": _boolean,
     "IMAGES_STRIP_METADATA": _boolean,
     "LINK_SAME_CARS": _boolean,
+    "CRAWL_LOCK": _boolean,
     "AWS_S3_BUCKET": _bucket,
     "AWS_S3_REGION": _region,
     "CHROMIUM_PATH": _program,
@@ -567,6 +784,14 @@ checks: dict[str, Check] = {
     "HENRY_API_KEY": _api_key,
     "IMAGES_THUMBS": _thumbs,
     "S3_TAGS": _json_object,
+    "OUTPUTS_KEEP_DAYS": _number(float, 0),
+    "S3_UPLOAD_ON_COMPLETION": _boolean,
+    "S3_OUTPUT_BUCKET": _bucket,
+    "S3_OUTPUT_PREFIX": _output_prefix,
+    "S3_OUTPUT_TIMEOUT": _number(float, 1),
+    "S3_OUTPUT_RETRIES": _number(int, 0),
+    "S3_OUTPUT_TAGS": _boolean,
+    "S3_OUTPUT_CLIENT": _output_client,
     "S3_MAX_PARALLEL_UPLOADS": _number(int, 1),
     "S3_UPLOAD_TIMEOUT": _number(float, 1),
     "S3_MAX_RETRIES": _number(int, 0),
@@ -592,6 +817,10 @@ checks: dict[str, Check] = {
     "RETRY_TIMES": _number(int, 0),
     "RETRY_BACKOFF": _number(float, 0),
     "RETRY_AFTER_MAX": _number(float, 0),
+    "WORKER_SCHEDULE": _schedule,
+    "WORKER_RETRIES": _number(int, 0),
+    "WORKER_RETRY_DELAY": _number(float, 0),
+    "WORKER_HEARTBEAT": _number(float, 0.1),
     "PROGRESS_INTERVAL": _number(float, 0.1),
 }
 """What a value must be; each check gives the typed value or raises ``ConfigurationError``."""

@@ -223,6 +223,7 @@ def _clean(text: str | None, longest: int) -> str | None:
     return cleaned if _has_word(cleaned) else None
 
 
+@functools.lru_cache(maxsize=4096)  # thousands of cars are of a few hundred models
 def canonical(make: str | None, model: str | None) -> Vehicle:
     """Make and model in their one stored form; applying it to its own answer changes nothing.
 

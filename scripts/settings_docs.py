@@ -53,7 +53,7 @@ INTRODUCTION = """\
 
 Highest first: `-s NAME=value` on the command line (and scrapyd's `setting=NAME=value`), the environment, the file
 `.env` beside `scrapy.cfg`, the default given here. `CARSCRAPER_ENV_FILE` names another file than `.env`. A variable
-that is set to nothing counts as not set, except `IMAGES_STORE`.
+that is set to nothing counts as not set, except `IMAGES_STORE`, `OUTPUTS_DIR` and `S3_OUTPUT_PREFIX`.
 
 Relative paths (`var/…`) begin at the folder in which `scrapy` is started. A wrong value ends the crawl before
 anything is fetched, with one sentence that names the setting and exit code 4.

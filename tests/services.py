@@ -1178,11 +1178,11 @@ class CompletedCrawl:
 def parse_stats(log: str) -> dict[str, Any]:
     r"""The last stats in a log.
 
-    >>> log = ["Dumping Scrapy stats:", "{'a': 1,", " 'b': datetime.datetime(2026, 2, 1, 3, 4)}"]
+    >>> log = ["Dumping Scrapy stats:", "    {'a': 1,", "     'b': datetime.datetime(2026, 2, 1, 3, 4)}"]
     >>> parse_stats("\n".join(log))
     {'a': 1, 'b': datetime.datetime(2026, 2, 1, 3, 4)}
     """
-    dumps = re.findall(r"Dumping Scrapy stats:\n(\{.*?\})$", log, re.DOTALL | re.MULTILINE)
+    dumps = re.findall(r"Dumping Scrapy stats:\n *(\{.*?\})$", log, re.DOTALL | re.MULTILINE)
     if not dumps:
         return {}
     tree = ast.parse(dumps[-1], mode="eval").body

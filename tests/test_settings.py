@@ -272,7 +272,42 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
     ],
     "HENRY_API_KEY": [("", None), (None, None), ("5f-Ab_9+/=", Secret("5f-Ab_9+/=")), (Secret("k"), Secret("k"))],
+    "LOG_FORMAT": [
+        *((value, "json") for value in ("json", " JSON ")),
+        ("%(levelname)s %(message)s", "%(levelname)s %(message)s"),
+        ("", "%(message)s"),
+    ],
+    **dict.fromkeys(
+        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"),
+        (("", None), (None, None), ("0", 0.0), (0.05, 0.05), (1, 1.0)),
+    ),
+    "MONITOR_MIN_FILL": [
+        *((value, {}) for value in ("", None, {}, "{}")),
+        ('{"price": 0.8, "page.colour": 1}', {"price": 0.8, "page.colour": 1.0}),
+        ({"readable": 0, "photo": 0.9, "page.photo": 0.5}, {"readable": 0.0, "photo": 0.9, "page.photo": 0.5}),
+    ],
+    "NOTIFY_URLS": [
+        *((value, None) for value in ("", None, " , ")),
+        (Secret("https://h/x"), Secret("https://h/x")),
+        ("https://h/x,mailtos://u:p@h?to=a@x,b@x", Secret("https://h/x mailtos://u:p@h?to=a@x,b@x")),
+        ("http://127.0.0.1:1/x,\n tgram://bot/chat", Secret("http://127.0.0.1:1/x tgram://bot/chat")),
+    ],
+    "NOTIFY_ON": [
+        ("", ""),
+        (None, ""),
+        ("Failed, success", "failed,success"),
+        ("skipped interrupted", "skipped,interrupted"),
+    ],
     "CHROMIUM_PATH": [("", None), (None, None), ("/usr/bin/chromium", "/usr/bin/chromium")],
+    "WORKER_SCHEDULE": [
+        ("", {}),
+        (None, {}),
+        ('{"bilasolur": "17 3,15 * * *"}', {"bilasolur": "17 3,15 * * *"}),
+        ({"br": "*/5 * * * mon-fri"}, {"br": "*/5 * * * mon-fri"}),
+    ],
+    "S3_OUTPUT_BUCKET": [("car-outputs", "car-outputs"), ("", None), (None, None)],
+    "S3_OUTPUT_PREFIX": [("", ""), (None, ""), ("outputs/", "outputs/"), ("/a/b=c", "/a/b=c"), ("a..b", "a..b")],
+    "S3_OUTPUT_CLIENT": [("carscraper", "carscraper"), ("Garage 7: a/b@c", "Garage 7: a/b@c")],
     "S3_SSE": [
         ("", None),
         (None, None),
@@ -310,7 +345,24 @@ BAD: dict[str, Sequence[Any]] = {
         *("https://hunter2@h/", "https://h/#hunter2", "https://h/ hunter2", "h?hunter2"),
     ],
     "HENRY_API_KEY": ["hunter2 hunter2", "hunter2\n", "hunter2þ", "https://h/?apikey=hunter2", "apikey=hunter2"],
+    "WORKER_SCHEDULE": [
+        *("{", "[1]", "5", '{"br": "daily"}', '{"br": "1 2 3 4"}', '{"br": "1 2 3 4 5 6"}', '{"br": 5}'),
+        *('{"br; rm": "1 2 3 4 5"}', '{"br": "1 2 3 4 5\\n"}', '{"br": ["1 2 3 4 5"]}', {"br": None}),
+    ],
     "CHROMIUM_PATH": ["chromium", "./chromium", "~/chromium", "usr/bin/chromium", 5],
+    "S3_OUTPUT_BUCKET": ["ab", "My-Bucket", "s3://bucket", "bucket\n"],
+    "S3_OUTPUT_PREFIX": ["../x", "a/../b", "a/./b", "..", "a b", "þ/", "a\n", "a\\b", "a" * 701],
+    "S3_OUTPUT_CLIENT": ["", None, "þór", "a\n", "a&b", "a" * 257],
+    "LOG_FORMAT": ["jsn", "%(x)s", "%(message)", "%d", 5, "{message}"],
+    **dict.fromkeys(("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")),
+    "MONITOR_MIN_FILL": [
+        *('{"prise": 0.8}', '{"price": 80}', '{"price": -0.1}', '{"price": "0.8"}', '{"price": true}'),
+        *('{"price": null}', "price=0.8", "[1]", "5", '{"price": NaN}'),
+    ],
+    "NOTIFY_URLS": [
+        *("hunter2", "https://h/x hunter2", "hunter2://", "://hunter2", "mailto:hunter2@h", "https:///hunter2"),
+    ],
+    "NOTIFY_ON": ["always", "failed,partly", "failed;partial"],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
 }
 NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL"}]

@@ -6,6 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from scrapy import Spider
 from scrapy.exceptions import CloseSpider
@@ -15,6 +16,7 @@ from carscraper.addon import end_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError
 from carscraper.network import GUARD
+from carscraper.parsing import clean_text
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from carscraper.items import CarImage, CarItem
 
+_LONGEST_JOB = 200  # characters
+
 
 class CarscraperSpider(Spider):
     """A spider whose cars go through the pipelines of this program."""
@@ -34,12 +38,15 @@ class CarscraperSpider(Spider):
     """The spider's arguments as they were given."""
     argument_problem: str | None
     """What is wrong with them; the pipelines end the crawl with this sentence."""
+    job_id: str
+    """Scrapyd's or the queue's name of this run, or one of its own."""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
         """Read arguments and settings; a mistake is kept for the pipelines, which end the crawl with one sentence."""
         spider = super().from_crawler(crawler, name=cls.name)
         # Scrapyd hands every job its id as `_job`.
+        spider.job_id = (clean_text(str(kwargs.get("_job") or "")) or "")[:_LONGEST_JOB] or uuid4().hex[:12]
         spider.arguments = {name: str(value) for name, value in kwargs.items() if not name.startswith("_")}
         spider.argument_problem = None
         try:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -183,9 +181,9 @@ class RoggFeedSpider(RoggSpider):
     def _keep_codes(self, data: bytes) -> None:
         path = self._codes_file
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)  # noqa: PTH105 - the name is a string
+        part = path.with_suffix(".part")
+        part.write_bytes(data)
+        part.replace(path)
 
     def _to_codes(self, data: bytes) -> Codes:
         root = read_xml(data)

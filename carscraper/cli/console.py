@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+__all__ = ["Console", "human_bytes", "printable", "table"]
 
 _EVERY = 0.5  # seconds between two progress lines
 
@@ -100,12 +103,3 @@ def human_bytes(number: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-
-
-def printable(text: str) -> str:
-    r"""Give *text* without what would forge a line or command a terminal.
-
-    >>> printable("a\nb\x1b[31m þ")
-    'a\\nb\\x1b[31m þ'
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import selectors
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,12 @@ _LAST_LINES = 20
 _LONGEST_LINE = 1 << 20  # bytes; a line that never ends must not fill the memory
 _PATIENCE = 2  # signals that are passed on; the next one kills
 _OUTCOMES = {DONE: "success", PARTIAL: "partial"}
-_TOLD = re.compile(r"(success|partial|failed)\. |not kept: |kept all the same: |stopped on request")
+_VERDICT = "carscraper.extensions.verdict"
+"""The logger's name."""
+_TOLD = re.compile(
+    r"(success|partial|failed|skipped)\. |(?:limit )?not kept: |outputs not all kept: |kept all the same: "
+    r"|stopped on request"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +47,7 @@ class Outcome:
 
     dealer: str
     outcome: str
-    """``success``, ``partial``, ``failed``, or ``not started``."""
+    """``success``, ``partial``, ``failed``, ``skipped`` (another crawl of it is under way), or ``not started``."""
     code: int | None
     """The exit code, negative for a signal; ``None``: not started."""
     seconds: float
@@ -51,9 +57,8 @@ class Outcome:
     def line(self) -> str:
         """Give the line that says most, without the dealer's name and the outcome."""
         lines = self.said.splitlines()
-        chosen = (
-            next((each for each in lines if each.startswith("not kept: ")), "") if self.outcome == "partial" else ""
-        )
+        losses = (each for each in lines if each.startswith(("not kept: ", "limit not kept: ")))
+        chosen = next(losses, "") if self.outcome == "partial" else ""
         line = chosen or next(iter(lines), "")
         return line.removeprefix(f"{self.outcome}. ")
 
@@ -69,7 +74,13 @@ class Outcome:
 
 
 def command_of(
-    dealer: str, arguments: Mapping[str, str], *, settings: Iterable[str], level: str | None, log_file: str | None
+    dealer: str,
+    arguments: Mapping[str, str],
+    *,
+    settings: Iterable[str],
+    level: str | None,
+    log_file: str | None,
+    log_name: str | None = None,
 ) -> list[str]:
     """Give the command of one dealer's crawl.
 
@@ -79,6 +90,7 @@ def command_of(
         settings: each ``NAME=value``, as they were given.
         level: of the log, as it was given.
         log_file: the log of all; each crawl gets one of its own beside it.
+        log_name: what tells its log from the others'; the dealer unless given.
     """
     command = [sys.executable, "-m", "scrapy", "crawl", dealer]
     for each in settings:
@@ -87,7 +99,7 @@ def command_of(
     if level:
         command += ["-L", level]
     if log_file:
-        command += ["-s", f"LOG_FILE={own_log(log_file, dealer)}"]
+        command += ["-s", f"LOG_FILE={own_log(log_file, log_name or dealer)}"]
     for name, value in arguments.items():
         command += ["-a", f"{name}={value}"]
     return command
@@ -104,11 +116,11 @@ def own_log(log_file: str, dealer: str) -> str:
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """Give the exit code of all: 0 if each succeeded, 4 if each failed or none was started, else 3."""
+    """Give the exit code of all: 0 if none failed or was in vain, 4 if each failed or none was started, else 3."""
     words = {each.outcome for each in outcomes}
-    if words == {"success"}:
+    if words and words <= {"success", "skipped"}:
         return DONE
-    return PARTIAL if words & {"success", "partial"} else FAILED
+    return PARTIAL if words & {"success", "partial", "skipped"} else FAILED
 
 
 def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str]:
@@ -121,58 +133,85 @@ def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str
     return table(["dealer", "outcome", "code", "seconds", "last line"], rows, right=[2, 3])
 
 
+class Hearing:
+    """Hears what one crawl says: parts its output into lines, and keeps the last ones and the verdict."""
+
+    def __init__(self, dealer: str) -> None:
+        """Take the spider's name, by which the verdict's lines are known."""
+        self._dealer = dealer
+        self._unfinished = b""
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._told: list[str] = []
+
+    def feed(self, data: bytes) -> list[str]:
+        """Give the lines that *data* completes, printable."""
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        if len(self._unfinished) > _LONGEST_LINE:
+            lines, self._unfinished = [*lines, self._unfinished], b""
+        return [self._take(line) for line in lines]
+
+    def end(self) -> list[str]:
+        """Give what is left when there is no more to come."""
+        line, self._unfinished = self._unfinished, b""
+        return [self._take(line)] if line else []
+
+    def _take(self, raw: bytes) -> str:
+        line = printable(raw.decode("utf-8", "replace").rstrip("\r"))
+        if line.strip():
+            self._lines.append(line)
+        own = re.match(rf"{self._dealer}: (.*)", _of_verdict(line))
+        if own and (found := _TOLD.match(own[1])):
+            if found[1]:
+                self._told.clear()
+            self._told.append(own[1])
+        return line
+
+    def outcome(self, code: int, *, seconds: float, stopped: bool) -> Outcome:
+        """Tell how the crawl ended with exit code *code*; *stopped*: it had been told to."""
+        outcome = _OUTCOMES.get(code, "failed")
+        said = "\n".join(self._told) or (self._lines[-1] if self._lines else "it said nothing")
+        if code == DONE and said.startswith("skipped. "):
+            outcome = "skipped"
+        if not self._told and code < 0:
+            said = f"ended by signal {-code}"
+        elif not self._told and code == DONE and stopped:
+            # Gone before it could give a verdict, with whatever code was there.
+            outcome, said = "partial", "broken off on request"
+        return Outcome(dealer=self._dealer, outcome=outcome, code=code, seconds=seconds, said=said)
+
+
+def _of_verdict(line: str) -> str:
+    """Give what the verdict says in *line*: by itself, or in the log's own line; never from within another's."""
+    if not line.startswith("{"):
+        return re.sub(rf"^\S+ \S+ \[{re.escape(_VERDICT)}\] [A-Z]+: ", "", line)
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    is_its = isinstance(record, dict) and record.get("logger") == _VERDICT
+    return printable(str(record.get("message"))) if is_its else ""
+
+
 @dataclass(kw_only=True, slots=True)
 class _Child:
     dealer: str
     process: subprocess.Popen[bytes]
     since: float
-    unfinished: bytes = b""
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
-    told: list[str] = field(default_factory=list)
+    hearing: Hearing
 
     def read(self) -> Iterator[str]:
         """Give the lines that are there."""
         assert self.process.stdout is not None
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.process.stdout.fileno(), 1 << 16):
-                *lines, self.unfinished = (self.unfinished + data).split(b"\n")
-                if len(self.unfinished) > _LONGEST_LINE:
-                    lines, self.unfinished = [*lines, self.unfinished], b""
-                for line in lines:
-                    yield self._take(line)
-        if self.process.returncode is not None and self.unfinished:
-            line, self.unfinished = self.unfinished, b""
-            yield self._take(line)
-
-    def _take(self, raw: bytes) -> str:
-        line = printable(raw.decode("utf-8", "replace").rstrip("\r"))
-        if line.strip():
-            self.lines.append(line)
-        # As the verdict prints it by itself, or in the log's own line; never from within another's.
-        own = re.match(rf"(?:\S+ \S+ \[carscraper\.extensions\.verdict\] [A-Z]+: )?{self.dealer}: (.*)", line)
-        if own and (found := _TOLD.match(own[1])):
-            if found[1]:
-                self.told.clear()
-            self.told.append(own[1])
-        return line
+                yield from self.hearing.feed(data)
+        if self.process.returncode is not None:
+            yield from self.hearing.end()
 
     def outcome(self, *, stopped: bool) -> Outcome:
         """Tell how it ended; *stopped*: it had been told to."""
         code = self.process.returncode
-        outcome = _OUTCOMES.get(code, "failed")
-        said = "\n".join(self.told) or (self.lines[-1] if self.lines else "it said nothing")
-        if not self.told and code < 0:
-            said = f"ended by signal {-code}"
-        elif not self.told and code == DONE and stopped:
-            # Gone before it could give a verdict, with whatever code was there.
-            outcome, said = "partial", "broken off on request"
-        return Outcome(
-            dealer=self.dealer,
-            outcome=outcome,
-            code=code,
-            seconds=time.monotonic() - self.since,
-            said=said,
-        )
+        return self.hearing.outcome(code, seconds=time.monotonic() - self.since, stopped=stopped)
 
 
 class Crawls:
@@ -250,11 +289,11 @@ class Crawls:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - there are no threads here
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - there are no threads here
         )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        child = _Child(dealer=dealer, process=process, since=time.monotonic())
+        child = _Child(dealer=dealer, process=process, since=time.monotonic(), hearing=Hearing(dealer))
         self._running.append(child)
         self._selector.register(process.stdout, selectors.EVENT_READ, child)
 
@@ -288,7 +327,7 @@ def _not_begun(dealer: str, said: str, *, outcome: str = "not started") -> Outco
     return Outcome(dealer=dealer, outcome=outcome, code=None, seconds=0.0, said=said)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """Have the kernel end a child with this process, however that ends; on Linux only."""
     if not sys.platform.startswith("linux"):
         return None

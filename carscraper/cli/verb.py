@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from carscraper.db import schema
-from carscraper.db.engine import open_engine
+from carscraper.db.engine import is_there, open_engine
+from carscraper.exceptions import ConfigurationError
 from carscraper.storage.client import S3Options, open_client
 
 if TYPE_CHECKING:
@@ -67,16 +68,22 @@ class Context:
         return open_client(self.options)
 
     @contextlib.contextmanager
-    def database(self, *, read_only: bool = False) -> Iterator[Engine]:
+    def database(self, *, read_only: bool = False, create: bool = True) -> Iterator[Engine]:
         """Open the database.
+
+        Args:
+            read_only: refuse every write.
+            create: make tables in an empty database.
 
         Raises:
             ConfigurationError: it can't be reached, or its tables are not this program's.
         """
         secret: Secret = self.settings["DATABASE_URL"]
+        if not create and not is_there(secret.reveal()):
+            raise ConfigurationError("There is no database at DATABASE_URL yet: run a crawl first.")
         engine = open_engine(secret.reveal(), timeout=_A_LONG_TIME, read_only=read_only)
         try:
-            schema.ensure(engine, create=not read_only)
+            schema.ensure(engine, create=create and not read_only)
             yield engine
         finally:
             engine.dispose()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from carscraper.exceptions import ConfigurationError
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def parse_url(database_url: str) -> URL:
@@ -33,6 +37,30 @@ def parse_url(database_url: str) -> URL:
     if url.drivername in {"postgres", "postgresql"}:
         url = url.set(drivername="postgresql+psycopg")
     return url
+
+
+def is_there(database_url: str) -> bool:
+    """Tell whether there can be tables: false for an SQLite file that nobody has made yet.
+
+    Raises:
+        ConfigurationError: the URL can't be read.
+    """
+    url = parse_url(database_url)
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what the database refuses into one sentence, for commands.
+
+    Raises:
+        DatabaseUnavailableError: with the database's own first line.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise DatabaseUnavailableError(f"The database of DATABASE_URL refuses: {reason}") from None
 
 
 def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -> Engine:

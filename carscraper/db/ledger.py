@@ -18,14 +18,15 @@ from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import fill, kinship, queries, schema, work
-from carscraper.db.engine import open_engine
+from carscraper.db import fill, kinship, queries, runs, schema, work
+from carscraper.db.engine import explained, open_engine
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
+    from carscraper.db.locks import Locks
     from carscraper.items import CarImage, CarItem, GoneCar
 
 logger = logging.getLogger(__name__)
@@ -131,9 +132,11 @@ class Ledger:
         """List the rows of photos that wait in a spool, of *sources* or of all: id, key and identity."""
         return await self._ask(queries.spooled_images, sources)
 
-    async def listed(self, sources: list[str] | None, *, include_inactive: bool) -> list[work.Listed]:
+    async def listed(
+        self, sources: list[str] | None, *, include_inactive: bool, shard: tuple[int, int] | None = None
+    ) -> list[work.Listed]:
         """List the cars that a backfill may have to do with, the soonest lost first."""
-        return await self._ask(work.listed, sources, include_inactive)
+        return await self._ask(work.listed, sources, include_inactive, shard)
 
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
         """Give the cars *row_ids* as the tables have them, with their photos."""
@@ -209,6 +212,44 @@ class Ledger:
         except DBAPIError as error:
             logger.warning("The database refuses what could be read of the cars: %s", _first_line(error))
             return False
+
+    # --- runs; each raises DatabaseUnavailableError, also for what the database refuses ---
+
+    async def is_ready(self) -> bool:
+        """Tell whether the tables are there and this program's; nothing is made."""
+
+        def look() -> bool:
+            with self._engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+                return schema.current(connection) == schema.HEAD
+
+        with explained():
+            return await self._run(look)
+
+    async def start_run(self, run: dict[str, Any], locks: Locks | None = None) -> int:
+        """Write the row of a run and take its lock; give the row's id."""
+        with explained():
+            return await self._write(runs.start, run, locks)
+
+    async def finish_run(self, run: dict[str, Any]) -> None:
+        """Write how it ended."""
+        with explained():
+            await self._write(runs.finish, run)
+
+    async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+        """Give the last runs that *run* can be measured by."""
+        with explained():
+            return await self._ask(runs.earlier, run, limit)
+
+    async def run_under_way(self, source: str) -> dict[str, Any] | None:
+        """Give the run of *source* that is under way."""
+        with explained():
+            return await self._ask(runs.under_way, source)
+
+    async def interrupt_dead_runs(self, locks: Locks) -> list[dict[str, Any]]:
+        """Write of runs whose locks nobody holds that they never came to their end, and give them."""
+        with explained():
+            dead = await self._ask(runs.dead, locks)
+            return await self._write(runs.interrupt, dead, locks) if dead else []
 
     # --- one car, many sites ---
 

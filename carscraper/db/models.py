@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -209,3 +210,55 @@ class DealerFill(Base):
     """Later crawls are measured by it."""
     why: Mapped[str | None]
     """Why it failed."""
+
+
+class CrawlRun(Base):
+    """One run of a spider; ``carscraper.runs.record`` describes its fields."""
+
+    __tablename__ = "crawl_runs"
+    __table_args__ = (
+        Index("ix_crawl_runs_spider_started_at", "spider", "started_at"),
+        Index("ix_crawl_runs_job_id", "job_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    spider: Mapped[str]
+    source: Mapped[str | None]
+    job_id: Mapped[str]
+    arguments: Mapped[str] = mapped_column(server_default="{}")
+    """JSON, as all the texts below that hold more than one value."""
+    settings: Mapped[str] = mapped_column(server_default="{}")
+    version: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int | None]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    status: Mapped[str]
+    exit_code: Mapped[int | None]
+    why: Mapped[str | None]
+    complete: Mapped[bool] = mapped_column(server_default=false())
+    cars_new: Mapped[int] = mapped_column(server_default="0")
+    cars_changed: Mapped[int] = mapped_column(server_default="0")
+    cars_unchanged: Mapped[int] = mapped_column(server_default="0")
+    cars_gone: Mapped[int] = mapped_column(server_default="0")
+    images_stored: Mapped[int] = mapped_column(server_default="0")
+    images_linked: Mapped[int] = mapped_column(server_default="0")
+    images_known: Mapped[int] = mapped_column(server_default="0")
+    images_failed: Mapped[str] = mapped_column(server_default="{}")
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    requests: Mapped[int] = mapped_column(server_default="0")
+    safe_p50: Mapped[float | None]
+    safe_p95: Mapped[float | None]
+    monitors: Mapped[str] = mapped_column(server_default="[]")
+    output: Mapped[str] = mapped_column(server_default="{}")
+
+
+class DealerPace(Base):
+    """When the next request to a dealer may begin, whichever machine makes it."""
+
+    __tablename__ = "dealer_pace"
+
+    slot: Mapped[str] = mapped_column(primary_key=True)
+    """The dealer's pages or its photos: Scrapy's download slot, with the dealer's source."""
+    next_at: Mapped[datetime]
+    """UTC by the database's clock."""

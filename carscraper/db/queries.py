@@ -82,6 +82,8 @@ _KEPT = (
 _WHEN_SEEN = ("card_hash", "is_active", "gone_at", "scraped_at", "last_seen_at")
 # These belong to the price: a new price without them means that the offer is over.
 _WITH_PRICE = ("price_before_offer", "price_excludes_vat")
+# What a changed car has changed.
+_TOLD = (*(name for name in _KEPT if name != "details_at"), *_WITH_PRICE)
 # What may make or undo a link to another site's listing, see ``db.kinship``.
 _TELLS_KIN = (
     "make",
@@ -166,6 +168,10 @@ class Saved:
 
     listing_id: int | None = field(default=None, compare=False)
     created: bool = False
+    changed: bool = False
+    """It was known, and something that is said of it is not as it was."""
+    card_hash: str | None = field(default=None, compare=False)
+    """What its row had before."""
     price_changed: bool = False
     error: str | None = None
     """Why this car can't be written, whatever is tried."""
@@ -463,11 +469,18 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         car = (item.source, item.external_id)
         row = before[car]
         listing_ids[car] = row.id
-        changed = item.seen and row.price is not None and item.price is not None and row.price != item.price
-        if changed:
+        repriced = item.seen and row.price is not None and item.price is not None and row.price != item.price
+        if repriced:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
-        updates.append(_listing_values(item, row, now, keep_url=row.id in staying or not item.seen))
-        results[number] = Saved(listing_id=row.id, created=car in created, price_changed=changed)
+        values = _listing_values(item, row, now, keep_url=row.id in staying or not item.seen)
+        updates.append(values)
+        results[number] = Saved(
+            listing_id=row.id,
+            created=car in created,
+            changed=car not in created and any(values[f"new_{name}"] != getattr(row, name) for name in _TOLD),
+            card_hash=row.card_hash,
+            price_changed=repriced,
+        )
     if changes:
         connection.execute(insert(_changes), changes)
     with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}

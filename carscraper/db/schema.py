@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.resources
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from carscraper.exceptions import SchemaOutdatedError
+from carscraper.exceptions import ConfigurationError, SchemaOutdatedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
+
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-HEAD = "0004"
+HEAD = "0005"
 """The version this program needs: the last migration's. A test holds the two together."""
 
 _LOCK = 0x63617273  # "cars": any number, the same in every carscraper
+_NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -44,15 +53,59 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
     Returns:
         The version before (``None``: none) and after.
+
+    Raises:
+        ConfigurationError: this role of PostgreSQL may not do that.
     """
+    try:
+        return _upgrade(engine)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
+            raise
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise ConfigurationError(
+            f"The role of DATABASE_URL may not create or change the tables ({reason}): "
+            "run `scrapy database upgrade` as the role that owns them."
+        ) from None
+
+
+def _upgrade(engine: Engine) -> tuple[str | None, str]:
     from alembic import command  # noqa: PLC0415 - see above
 
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         before = current(connection)
-        command.upgrade(alembic_config(connection), "head")
+        config = alembic_config(connection)
+        with _migrations() as folder:
+            config.set_main_option("script_location", str(folder).replace("%", "%%"))
+            command.upgrade(config, "head")
         return before, HEAD
+
+
+@contextlib.contextmanager
+def _migrations() -> Iterator[Path]:
+    """Give the folder with the migrations: a copy if this package is imported from a zip, as scrapyd's eggs are.
+
+    Alembic reads them as files, and asks ``importlib.resources.as_file`` for them, which takes folders only since
+    Python 3.12.
+    """
+    found = importlib.resources.files("carscraper.db").joinpath("migrations")
+    if isinstance(found, Path):
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="carscraper-migrations-") as folder:
+        _copy_modules(found, Path(folder))
+        yield Path(folder)
+
+
+def _copy_modules(source: Traversable, target: Path) -> None:
+    for each in source.iterdir():
+        if each.is_dir():
+            (target / each.name).mkdir()
+            _copy_modules(each, target / each.name)
+        elif each.name.endswith(".py"):
+            (target / each.name).write_bytes(each.read_bytes())
 
 
 def ensure(engine: Engine, *, create: bool = True) -> None:

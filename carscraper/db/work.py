@@ -58,11 +58,19 @@ class Sizes:
     photos_per_car: float
 
 
-def listed(connection: Connection, sources: list[str] | None, include_inactive: bool) -> list[Listed]:
+def listed(
+    connection: Connection, sources: list[str] | None, include_inactive: bool, shard: tuple[int, int] | None = None
+) -> list[Listed]:
     """List the cars of *sources* (``None``: all) that a backfill may have to do with.
 
     Active cars first, then those whose photo addresses are newest: these are the soonest to be lost that can still
     be had.
+
+    Args:
+        connection: in a transaction of the caller.
+        sources: of the cars.
+        include_inactive: cars that are not for sale any more, too.
+        shard: only the part with this index (from 0) of so many parts.
     """
 
     def number(condition: Any) -> Any:
@@ -90,6 +98,8 @@ def listed(connection: Connection, sources: list[str] | None, include_inactive: 
         query = query.where(_listings.c.source.in_(sources))
     if not include_inactive:
         query = query.where(_listings.c.is_active)
+    if shard is not None:
+        query = query.where(_listings.c.id % shard[1] == shard[0])  # a row's id is never another's, and never changes
     return [Listed(*row) for row in connection.execute(query)]
 
 

@@ -54,6 +54,11 @@ class FillRecord:
             raise NotConfigured
         return cls(crawler)
 
+    @property
+    def fill(self) -> Fill:
+        """What was counted so far."""
+        return self._fill
+
     def spider_opened(self) -> None:
         """Note that the crawl could begin."""
         self._started = self._crawler.stats.get_value("carscraper/failed") is None
@@ -80,7 +85,7 @@ class FillRecord:
     async def spider_closed(self, spider: DealerSpider, reason: str) -> None:
         """Write the numbers; those of a failed or partial crawl never become the measure of others."""
         stats = self._crawler.stats
-        if not self._started or reason in {"configuration", "database_away"}:
+        if not self._started or reason in {"configuration", "database_away", "skipped"}:
             return
         self._fill.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
         why = stats.get_value("carscraper/failed")

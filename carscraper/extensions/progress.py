@@ -12,6 +12,8 @@ from rich.table import Table
 from scrapy import signals
 from scrapy.utils.asyncio import create_looping_call
 
+from carscraper import logs
+
 if TYPE_CHECKING:
     from typing import Any, Self
 
@@ -33,8 +35,7 @@ class Progress:
         """
         self._crawler = crawler
         self._interval = interval
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True) if live else None
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True) if live else None
         self._loop: Any = None
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
@@ -73,7 +74,7 @@ class Progress:
             self._live.update(table, refresh=True)
             return
         line = ", ".join(f"{name} {value}" for name, value in numbers.items())
-        self._console.print(f"{self._crawler.spidercls.name}: {line}", highlight=False, soft_wrap=True)
+        logs.say(self._crawler.settings, f"{self._crawler.spidercls.name}: {line}", name=__name__)
 
     def _numbers(self) -> dict[str, str]:
         stats = self._crawler.stats.get_stats()

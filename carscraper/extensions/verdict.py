@@ -1,75 +1,40 @@
 """The verdict on a crawl: its last lines and the process's exit code.
 
 0: all that was seen is kept. 3: partial, some cars or photos failed, and it says which kind and why. 4: failed, nothing
-is concluded from it. (Scrapy itself exits with 0 after all of these.)
+is concluded from it. (Scrapy itself exits with 0 after all of these.) ``extensions.run`` asks for it.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
-from scrapy import signals
 from scrapy.commands import ScrapyCommand
 
-if TYPE_CHECKING:
-    from typing import Self
+from carscraper import logs
 
+if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 logger = logging.getLogger(__name__)
 
 SUCCESS, PARTIAL, FAILED = 0, 3, 4
-_WORDS = {SUCCESS: "success", PARTIAL: "partial", FAILED: "failed"}
+WORDS = {SUCCESS: "success", PARTIAL: "partial", FAILED: "failed"}
 _FAILED_IMAGES = "carscraper/images/failed/"
 
 
-class Verdict:
-    """Reads the stats when the engine has stopped, after everything else."""
-
-    def __init__(self, crawler: Crawler) -> None:
-        """Take the crawler."""
-        self._crawler = crawler
-        crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
-        crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
-        crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
-        crawler.signals.connect(self.item_error, signal=signals.item_error)
-        self._started = False
-
-    @classmethod
-    def from_crawler(cls, crawler: Crawler) -> Self:
-        """No settings."""
-        return cls(crawler)
-
-    def spider_opened(self) -> None:
-        """Note that the pipelines are open."""
-        self._started = self._crawler.stats.get_value("carscraper/failed") is None
-
-    def spider_closed(self, reason: str) -> None:
-        """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
-        self._crawler.stats.set_value("carscraper/closed", reason)
-        if not self._started:
-            from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
-
-            reactor.addSystemEventTrigger("before", "shutdown", self.engine_stopped)  # type: ignore[arg-type]
-
-    def item_error(self) -> None:
-        """Count a car that a mistake in a pipeline has cost; Scrapy logs it and goes on."""
-        self._crawler.stats.inc_value("carscraper/cars/failed")
-
-    def engine_stopped(self) -> None:
-        """Say what was kept and set the exit code."""
-        code, lines = judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name)
-        level = {SUCCESS: logging.INFO, PARTIAL: logging.WARNING, FAILED: logging.ERROR}[code]
-        for line in lines:
-            logger.log(level, "%s", line)
-        settings = self._crawler.settings
-        if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
-            print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - the log does not show it
-        self._crawler.stats.set_value("carscraper/exit_code", code)
-        # cmdline.execute() ends with sys.exit(cmd.exitcode); the class attribute is what every command starts from.
-        ScrapyCommand.exitcode = max(ScrapyCommand.exitcode, code)
+def announce(crawler: Crawler, code: int, lines: list[str]) -> None:
+    """Say what was kept and set the process's exit code; of two the worse counts."""
+    level = {SUCCESS: logging.INFO, PARTIAL: logging.WARNING, FAILED: logging.ERROR}[code]
+    for line in lines:
+        logger.log(level, "%s", line)
+    settings = crawler.settings
+    if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
+        for line in lines:  # the log does not show it
+            logs.say(settings, line, name=__name__, level=level)
+    crawler.stats.set_value("carscraper/exit_code", max(code, crawler.stats.get_value("carscraper/exit_code", 0)))
+    # cmdline.execute() ends with sys.exit(cmd.exitcode); the class attribute is what every command starts from.
+    ScrapyCommand.exitcode = max(ScrapyCommand.exitcode, code)
 
 
 def _too_quiet(log_level: Any, level: int) -> bool:
@@ -84,7 +49,11 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     0
     >>> judge({"carscraper/failed": "No form.", "carscraper/closed": "site"}, "x")
     (4, ['x: failed. No form.'])
+    >>> judge({"carscraper/skipped": "Another crawl of X is under way.", "carscraper/closed": "skipped"}, "x")
+    (0, ['x: skipped. Another crawl of X is under way.'])
     """
+    if "carscraper/skipped" in stats:
+        return SUCCESS, [f"{name}: skipped. {stats['carscraper/skipped']}"]
 
     def number(key: str) -> int:
         value: int = stats.get(f"carscraper/{key}", 0)
@@ -109,6 +78,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),
     ]
     troubles = [trouble for trouble in troubles if trouble]
+    limits: list[str] = stats.get("carscraper/monitors/failed", [])
     why = stats.get("carscraper/failed")
     closed = stats.get("carscraper/closed", "finished")
     kept = (
@@ -139,10 +109,11 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         code = FAILED
         lines.append(f"{name}: failed. The crawl ended early ({closed}).")
     else:
-        code = PARTIAL if troubles or closed == "shutdown" else SUCCESS
-        lines.append(f"{name}: {_WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
+        code = PARTIAL if troubles or limits or closed == "shutdown" else SUCCESS
+        lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
     if troubles:
         lines.append(f"{name}: not kept: {'; '.join(troubles)}.")
+    lines += [f"{name}: limit not kept: {limit}" for limit in limits]
     if closed == "shutdown":
         lines.append(f"{name}: stopped on request; the same command goes on where this one ended.")
     return code, lines

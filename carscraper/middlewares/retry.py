@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
+HOST_PAUSED = object()
+"""The signal that a host wants peace: ``host`` (with its port) and ``seconds``."""
+
 _FACTOR = 3  # 1 s, 3 s, 9 s
 _LOOK_EVERY = 0.25  # seconds between two looks whether the crawl is being stopped
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -73,7 +76,9 @@ class PatientRetryMiddleware(RetryMiddleware):
             return response
         else:
             self.crawler.stats.inc_value("carscraper/retry_after")
-            self._paused_until[urlparse_cached(request).netloc] = time.monotonic() + wait
+            host = urlparse_cached(request).netloc
+            self._paused_until[host] = time.monotonic() + wait
+            self.crawler.signals.send_catch_log(HOST_PAUSED, host=host, seconds=wait)
         return retry if await self._sleep(wait) else response
 
     async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.exceptions import DropItem
 
-from carscraper.addon import aborting, stop_as_failed
+from carscraper.addon import aborting, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -37,6 +37,7 @@ class DatabasePipeline:
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Read the settings."""
+        for_our_spiders(crawler)
         return cls(crawler, spool=CarSpool(Path(crawler.settings.get("SPOOL_DIR"))))
 
     async def open_spider(self) -> None:
@@ -91,16 +92,26 @@ class DatabasePipeline:
             stats.inc_value("carscraper/cars/gone")
         elif isinstance(item, CarItem):
             stats.inc_value("carscraper/cars/saved")
-            count_saved(stats, saved)
+            count_saved(stats, saved, item)
+            if item.news != "new":  # that is counted when it comes into being
+                stats.inc_value(f"carscraper/cars/{item.news or 'unchanged'}")
         return item
 
     def _stop(self, why: str) -> None:
         stop_as_failed(self._crawler, why, reason="database_away")
 
 
-def count_saved(stats: StatsCollector, saved: Saved) -> None:
-    """Count what saving a car found out; a car with photos to fetch is saved before them and after."""
+def count_saved(stats: StatsCollector, saved: Saved, item: CarItem) -> None:
+    """Count what saving *item* found out; a car with photos to fetch is saved before them and after."""
+    if saved.created:
+        item.news = "new"
+    elif item.news is None and (saved.changed or (item.seen and _is_another_card(saved.card_hash, item.card_hash))):
+        item.news = "changed"
     stats.inc_value("carscraper/cars/new", int(saved.created))
     stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
     if saved.placeholders:
         stats.inc_value("carscraper/images/failed/placeholder", saved.placeholders)
+
+
+def _is_another_card(before: str | None, now: str | None) -> bool:
+    return before is not None and now is not None and before != now

@@ -9,6 +9,7 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from scrapy.http import Request
 from scrapy.http.request import NO_CALLBACK
 from scrapy.pipelines.images import ImagesPipeline
 
-from carscraper.addon import aborting, end_as_failed, stop_as_failed
+from carscraper.addon import aborting, end_as_failed, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import (
     BlockedAddressError,
@@ -35,6 +36,7 @@ from carscraper.exceptions import (
 from carscraper.items import CarImage, CarItem
 from carscraper.network import GUARD
 from carscraper.pipelines.database import count_saved
+from carscraper.runs.latency import Latency
 from carscraper.storage.derivatives import thumbnail
 from carscraper.storage.folder import FolderStore
 from carscraper.storage.inspection import Photo, inspect
@@ -124,6 +126,7 @@ class CarImagesPipeline(ImagesPipeline):
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Make the pipeline; the store is built in :meth:`open_spider`, where a mistake can end the crawl."""
+        for_our_spiders(crawler)
         return cls("the store is built when the spider opens", crawler=crawler)
 
     def _get_store(self, uri: str) -> Any:
@@ -136,6 +139,7 @@ class CarImagesPipeline(ImagesPipeline):
         self._fingerprinter = _OwnFingerprint()
         self._visits: dict[tuple[str, str], asyncio.Task[dict[str, CarImage]]] = {}
         self.store = None
+        self._latency = Latency()
         with aborting(self.crawler):
             self.rules = ImageRules.from_settings(self.crawler.settings)
             self._gate = asyncio.Semaphore(self.rules.in_flight)
@@ -159,6 +163,8 @@ class CarImagesPipeline(ImagesPipeline):
                 end_as_failed(self.crawler, self.store.refused)
             self.crawler.stats.set_value("carscraper/spool/waiting", self.store.waiting())
             self.crawler.stats.inc_value("carscraper/images/pending", self.store.damaged())
+        for name, share in (("safe_p50", 0.5), ("safe_p95", 0.95)):
+            self.crawler.stats.set_value(f"carscraper/images/{name}", self._latency.quantile(share))
 
     # --- one car ---
 
@@ -222,17 +228,18 @@ class CarImagesPipeline(ImagesPipeline):
             return []
         return [image for image in item.images if image.status == "pending" and image.reason is None]
 
-    async def _announce(self, item: CarItem) -> int | None:
+    async def _announce(self, item: CarItem, *, images: bool = True) -> int | None:
         """Write the car and what photos it has before they are fetched; each becomes stored as its bytes are safe.
 
         Without the card's hash and the time of the details: a crawl that dies now reads this car again.
         """
         try:
-            saved = await self.ledger.save(replace(item, card_hash=None, details_at=None))
+            told = replace(item, card_hash=None, details_at=None, images=item.images if images else [])
+            saved = await self.ledger.save(told)
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
             return None
-        count_saved(self.crawler.stats, saved)
+        count_saved(self.crawler.stats, saved, item)
         return saved.listing_id
 
     # --- photos that we have already, somewhere ---
@@ -247,7 +254,7 @@ class CarImagesPipeline(ImagesPipeline):
         What is not there after all leaves the item; the spider hears of it.
         """
         held = self._held(item)
-        item.listing_id = await self._announce(replace(item, images=[]))
+        item.listing_id = await self._announce(item, images=False)
         if item.listing_id is None or self.store is None:
             item.images = [image for image in item.images if image not in held]
             return
@@ -454,6 +461,7 @@ class CarImagesPipeline(ImagesPipeline):
         row |= {"source": item.source, "external_id": item.external_id, "identity": image.identity}
         upload = Upload(name=image.key, data=data, content_type=image.content_type or "", metadata=metadata, row=row)
         safe = await self.store.put(upload)
+        self._latency.add(monotonic() - image.seen_at)  # in the store or in the spool
         if self.store.refused:
             stop_as_failed(self.crawler, self.store.refused, reason="store_refused")
         if safe:

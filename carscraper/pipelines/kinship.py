@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scrapy.exceptions import NotConfigured
 
+from carscraper.addon import for_our_spiders
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
 from carscraper.storage.likeness import perceptual_hash
@@ -43,14 +44,16 @@ class KinshipPipeline:
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Read ``LINK_SAME_CARS``."""
+        for_our_spiders(crawler)
         if not crawler.settings.getbool("LINK_SAME_CARS"):
             raise NotConfigured
         return cls(crawler)
 
     async def close_spider(self) -> None:
         """Link; what can't be done now is done by the next crawl, of whatever dealer."""
-        if self._crawler.stats.get_value("carscraper/failed") is not None:
-            return  # perhaps because there is no database
+        stats = self._crawler.stats
+        if stats.get_value("carscraper/failed") is not None or stats.get_value("carscraper/skipped"):
+            return  # perhaps because there is no database, or another crawl of the same source is at it
         self._ledger = Ledger.of(self._crawler)
         try:
             await self._link_all()

@@ -170,6 +170,7 @@ class BackfillSpider(CarscraperSpider):
                 strip_prefix=self.options.strip_prefix,
                 ledger=self.plan,
                 stats=self.crawler.stats,
+                shard=self.options.shard,
             )
         try:
             self.worklist.check_store()

@@ -77,8 +77,12 @@ class S3Options:
     retries: int = 5
 
     @classmethod
-    def from_settings(cls, settings: BaseSettings) -> Self:
+    def from_settings(cls, settings: BaseSettings, *, bucket: str | None = None) -> Self:
         """Read the ``AWS_…`` and ``S3_…`` settings.
+
+        Args:
+            settings: checked ones.
+            bucket: another one than ``AWS_S3_BUCKET``.
 
         Raises:
             ConfigurationError: no bucket is named.
@@ -88,7 +92,7 @@ class S3Options:
             value = settings.get(name)
             return value.reveal() if isinstance(value, Secret) else value
 
-        bucket = settings.get("AWS_S3_BUCKET")
+        bucket = bucket or settings.get("AWS_S3_BUCKET")
         if not bucket:
             raise ConfigurationError("AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.")
         return cls(
@@ -159,7 +163,17 @@ def explained(bucket: str, action: str) -> Iterator[None]:
     except ClientError as error:
         raise explain(error, bucket, action) from error
     except BotoCoreError as error:
-        raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).") from error
+        raise silent(error) from error
+
+
+def silent(error: BotoCoreError) -> StoreError:
+    """Say in a sentence why no answer came."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return StoreRefusedError(
+            "The S3 server's certificate can't be verified (CERTIFICATE_VERIFY_FAILED): set AWS_CA_BUNDLE to the file "
+            "of the authority that signed it, or correct AWS_ENDPOINT_URL."
+        )
+    return StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).")
 
 
 def explain(error: ClientError, bucket: str, action: str) -> StoreError:
@@ -213,7 +227,7 @@ def session(options: S3Options) -> boto3.Session:
         raise ConfigurationError(f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID.") from error
     if credentials is None:
         raise ConfigurationError(
-            "USE_S3_STORAGE is on but there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "or AWS_PROFILE, or give the machine a role."
         )
     return found

@@ -58,6 +58,17 @@ _ADMINISTRATION = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """Where runs leave their items and logs (``S3_UPLOAD_ON_COMPLETION``)."""
+
+    bucket: str
+    prefix: str
+    """With its slash, or nothing."""
+    tags: bool = True
+    """They get tags (``S3_OUTPUT_TAGS``)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scope:
     """The bucket that a policy is about, and what the settings ask of it."""
 
@@ -71,6 +82,8 @@ class Scope:
     """``S3_SSE``: only ``aws:kms:<key>`` asks for more rights."""
     distribution: str | None = None
     """``CLOUDFRONT_DISTRIBUTION_ID``."""
+    outputs: Outputs | None = None
+    """``None``: they are not uploaded."""
 
     @property
     def partition(self) -> str:
@@ -115,7 +128,9 @@ def crawl(scope: Scope) -> Document:
     return document(
         _allow("StorePhotos", put, scope.objects_arn()),
         _allow("OptionalCheckAtTheStart", "s3:ListBucket", scope.bucket_arn),
-        *_key(scope, "kms:GenerateDataKey"),
+        *_outputs(scope),
+        # Outputs are sent in parts, and read back where an ETag is no MD5: both decrypt.
+        *_key(scope, *(("kms:Decrypt",) if scope.outputs else ()), "kms:GenerateDataKey"),
     )
 
 
@@ -127,6 +142,7 @@ def backfill(scope: Scope) -> Document:
         _allow("TellMissingFromForbidden", "s3:ListBucket", scope.bucket_arn),
         _allow("ReadPhotos", "s3:GetObject", scope.objects_arn()),
         _allow("ClearRehearsals", "s3:DeleteObject", scope.objects_arn(PROBES)),
+        *_outputs(scope),
         *_key(scope, "kms:Decrypt", "kms:GenerateDataKey"),
     )
 
@@ -140,6 +156,7 @@ def admin(scope: Scope) -> Document:
         _allow("SetUpTheBucket", list(_ADMINISTRATION), scope.bucket_arn),
         # The whole bucket: `delete`, `audit` and `discover` also meet what earlier programs put beside S3_PREFIX.
         _allow("HandleObjects", objects, f"{scope.bucket_arn}/*"),
+        *_outputs(scope),
         *_key(scope, "kms:Decrypt", "kms:GenerateDataKey"),
     ]
     if scope.distribution:
@@ -153,6 +170,17 @@ def admin(scope: Scope) -> Document:
 
 def _allow(sid: str, action: str | list[str], resource: str | list[str]) -> Statement:
     return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
+
+
+def _outputs(scope: Scope) -> list[Statement]:
+    """Give the right to put a run's files and to compare them; never to delete one."""
+    if scope.outputs is None:
+        return []
+    actions = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
+    if scope.outputs.tags:
+        actions.append("s3:PutObjectTagging")
+    resource = f"arn:{scope.partition}:s3:::{scope.outputs.bucket}/{scope.outputs.prefix}*"
+    return [_allow("StoreOutputs", actions, resource)]
 
 
 def _key(scope: Scope, *actions: str) -> list[Statement]:

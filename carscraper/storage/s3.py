@@ -24,7 +24,7 @@ from botocore.httpsession import URLLib3Session
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import FATAL, S3Options, keys, open_client, session
+from carscraper.storage.client import FATAL, S3Options, keys, open_client, session, silent
 from carscraper.storage.encryption import contradicts, encryption
 from carscraper.storage.keys import permanent_url
 from carscraper.storage.upload import IMMUTABLE
@@ -85,7 +85,7 @@ class S3Store:
         try:
             status, region = self._head_bucket()
         except BotoCoreError as error:
-            raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error})") from error
+            raise silent(error) from error
         if region and region != options.region:
             raise StoreRefusedError(
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "

@@ -168,7 +168,7 @@ class ImagesFilesStore:
 
     def _went_away(self, why: str) -> None:
         if not self.away:
-            logger.warning("Store away (%s): photos wait in the spool until it is back", why)
+            logger.warning("Store away (%s): photos wait in the spool until it is back", why.rstrip("."))
         self.away = why
 
     def _refuse(self, why: str) -> None:

@@ -22,7 +22,6 @@ KINDS = {
 }
 """What a site can be like, and the base for it."""
 
-_TEMPLATES = "carscraper.templates.dealer"
 _NOT_NAMES = {"backfill", "test"}
 
 
@@ -60,7 +59,7 @@ def plan(name: str, address: str, *, kind: str, today: date) -> dict[Path, str]:
         fixture / "expected.json": "expected.json.tmpl",
         Path("docs", "sites", f"{name}.md"): "site.md.tmpl",
     }
-    templates = importlib.resources.files(_TEMPLATES)
+    templates = importlib.resources.files("carscraper.templates").joinpath("dealer")  # no package: found in a zip, too
     return {
         path: Template(templates.joinpath(template).read_text("utf-8")).substitute(values)
         for path, template in files.items()

@@ -208,6 +208,8 @@ def test_a_crash_is_told_by_its_last_line_and_stops_no_other() -> None:
             "b": "raise KeyError('price')",
             "c": "import sys; sys.exit(7)",
             "d": "import sys; sys.stderr.write('d: success. 2 cars.')",
+            "e": "print('e: skipped. Another crawl of E is under way.')",
+            "f": "print('f: partial. 2 cars.\\nf: limit not kept: min_cars: 2'); exit(3)",
         },
         parallel=1,
     )
@@ -217,8 +219,11 @@ def test_a_crash_is_told_by_its_last_line_and_stops_no_other() -> None:
         ("b", "failed", 1, "KeyError: 'price'"),
         ("c", "failed", 7, "it said nothing"),
         ("d", "success", 0, "success. 2 cars."),
+        ("e", "skipped", 0, "skipped. Another crawl of E is under way."),
+        ("f", "partial", 3, "partial. 2 cars.\nlimit not kept: min_cars: 2"),
     ]
     assert exit_code(outcomes) == 3
+    assert outcomes[-1].line() == "limit not kept: min_cars: 2"
 
 
 def test_a_verdict_is_not_forged_by_what_a_page_says() -> None:
@@ -347,6 +352,8 @@ def outcome(word: str, said: str = "") -> Outcome:
     [
         (["success", "success"], 0),
         (["success", "failed"], 3),
+        (["success", "skipped"], 0),
+        (["skipped", "failed"], 3),
         (["partial"], 3),
         (["partial", "failed", "not started"], 3),
         (["failed", "failed"], 4),

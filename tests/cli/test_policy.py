@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import urllib.request
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,13 +14,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from carscraper.exceptions import StoreRefusedError
+from carscraper.runs.outputs import KINDS, folder_name
+from carscraper.storage import outputs
 from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.s3 import S3Store
 from carscraper.storage.upload import Upload
 from tests import services
+from tests.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.cli.conftest import Storage
 
@@ -132,6 +139,62 @@ def test_the_administration_may_set_up_and_change_rules(
     client.delete_object(Bucket=options.bucket, Key=KEY)
     refused(client.delete_bucket, Bucket=options.bucket)
     refused(client.list_buckets)
+
+
+@pytest.mark.parametrize("role", ["crawl", "backfill"])
+def test_outputs_may_be_put_tagged_and_compared_and_never_deleted(
+    role: str, storage: Storage, moto_s3: services.S3, user: Callable[[str], S3Options], tmp_path: Path
+) -> None:
+    moto_s3.client.create_bucket(Bucket="car-outputs", CreateBucketConfiguration={"LocationConstraint": moto_s3.region})
+    asked = {"S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_BUCKET": "car-outputs", "S3_OUTPUT_PREFIX": "runs"}
+    options = user(printed(storage, moto_s3, role, **asked))
+    files = []
+    for name, data in (("run.log", DATA), ("items.jsonl.gz", b"x" * (2 * outputs.PART))):
+        (tmp_path / name).write_bytes(data)
+        files.append(
+            outputs.OutputFile(
+                path=tmp_path / name, key=f"runs/a/{name}", kind="log", date="2026-11-21", content_type="text/plain"
+            )
+        )
+    its = outputs.OutputOptions(s3=replace(options, bucket="car-outputs"), prefix="runs/", client="us", retries=0)
+    done = outputs.upload(its, files)
+    assert done.errors == []
+    assert len(done.urls) == 2
+    client = open_client(options)
+    assert client.get_object(Bucket="car-outputs", Key="runs/a/run.log")["Body"].read() == DATA
+    parts = client.create_multipart_upload(Bucket="car-outputs", Key="runs/a/b")
+    client.abort_multipart_upload(Bucket="car-outputs", Key="runs/a/b", UploadId=parts["UploadId"])
+    refused(client.delete_object, Bucket="car-outputs", Key="runs/a/run.log")
+    refused(client.put_object, Bucket="car-outputs", Key="others/a", Body=b"")
+    beside = replace(files[0], key="others/run.log")
+    assert "allow s3:PutObject" in outputs.upload(its, [beside]).errors[0]
+
+
+def test_outputs_have_no_rights_unless_they_are_uploaded(storage: Storage, moto_s3: services.S3) -> None:
+    for role in ("crawl", "backfill", "admin"):
+        off = json.loads(printed(storage, moto_s3, role, S3_OUTPUT_BUCKET="car-outputs"))
+        on = json.loads(printed(storage, moto_s3, role, S3_UPLOAD_ON_COMPLETION="true", S3_OUTPUT_TAGS="false"))
+        (added,) = [each for each in on["Statement"] if each not in off["Statement"]]
+        assert added == {
+            "Sid": "StoreOutputs",
+            "Effect": "Allow",
+            "Action": ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"],
+            "Resource": f"arn:aws:s3:::{moto_s3.bucket}/outputs/*",
+        }
+        assert "car-outputs" not in str(off)
+
+
+@pytest.mark.parametrize("prefix", ["", "outputs", "cars"])
+def test_the_public_never_reads_outputs(prefix: str, storage: Storage, moto_s3: services.S3) -> None:
+    """Whatever S3_PREFIX and S3_OUTPUT_PREFIX are, and whatever a job is called."""
+    settings = {"S3_PREFIX": prefix, "S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_PREFIX": "outputs"}
+    storage.settings = moto_s3.env | settings
+    (statement,) = json.loads(storage("policy", "--bucket-policy", "public").out)["Statement"]
+    its = outputs.OutputOptions.from_settings(make_settings(**storage.settings))
+    for job in ("job", "a.jpg", "b.png"):
+        for name in KINDS:
+            arn = f"arn:aws:s3:::{moto_s3.bucket}/{its.key(folder_name(datetime.now(UTC), job), name)}"
+            assert not [each for each in statement["Resource"] if fnmatch.fnmatchcase(arn, each)]
 
 
 def test_it_is_for_the_bucket_and_prefix_of_the_settings(storage: Storage, moto_s3: services.S3) -> None:

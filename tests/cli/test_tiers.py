@@ -234,13 +234,19 @@ def test_at_every_moment_a_photo_is_somewhere(
         missing: list[str] = []
         stop = threading.Event()
 
+        def is_whole(place: Path, key: str) -> bool:
+            try:
+                return place.read_bytes() == f"bytes of {key}".encode()
+            except FileNotFoundError:
+                return False
+
         def watch() -> None:
             assert rclone_s3.folder
             while not stop.is_set():
                 for key in keys:
                     places = [shop.folder / key, rclone_s3.folder / key]
                     # In this order: it moves from the first to the second.
-                    held = any(place.exists() and place.read_bytes() == f"bytes of {key}".encode() for place in places)
+                    held = any(is_whole(place, key) for place in places)
                     if not held and not places[1].exists():
                         missing.append(key)
 

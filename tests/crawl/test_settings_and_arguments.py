@@ -288,7 +288,7 @@ def assert_one_sentence(done: services.CompletedCrawl, named: str) -> None:
     assert named in verdict(done), done
     assert verdict(done).startswith("bilasolur: failed. "), done
     # Scrapy's list of settings aside, it is said once, and no error beside it.
-    lines = [line for line in done.stderr.splitlines() if not line.startswith((" '", "{'"))]
+    lines = [line for line in done.stderr.splitlines() if not line.lstrip().startswith(("'", "{'"))]
     assert len([line for line in lines if named in line]) == 1, done
     assert len([line for line in lines if re.search(" (ERROR|CRITICAL): ", line)]) == 1, done
 
@@ -490,3 +490,17 @@ def test_the_user_agent_names_the_contact(new_world: Callable[..., World]) -> No
     world.crawl(env={"CONTACT": "https://example.is/bot"})
     agents = {asked.user_agent for asked in world.site.served.requests}
     assert agents == {"carscraper/0.1.0 (+https://example.is/bot)"}
+
+
+# ── Scrapy's own tools ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_look_at_a_page_needs_no_database_and_leaves_nothing(tmp_path: Path) -> None:
+    """``scrapy shell`` and ``fetch`` crawl with a spider that is none of ours."""
+    nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    shell = services.run_scrapy("shell", "--nolog", "-c", "spider, 6 * 7", cwd=tmp_path, env=nowhere)
+    assert (shell.returncode, shell.stdout.strip()) == (0, "(None, 42)")
+    # Inside a private network: no connection is made, for a page that a person asks for neither.
+    fetch = services.run_scrapy("fetch", f"http://127.0.0.1:{services.free_port()}/", cwd=tmp_path, env=nowhere)
+    assert "Traceback" not in fetch.stderr
+    assert not (tmp_path / "var").exists()

@@ -1,17 +1,15 @@
-"""The verdict: exit codes and last lines, by the signals that a crawl sends."""
+"""The verdict: exit codes and last lines."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scrapy import Spider, signals
+from scrapy import Spider
 from scrapy.commands import ScrapyCommand
 
-from carscraper.extensions.verdict import FAILED, PARTIAL, SUCCESS, Verdict, judge
+from carscraper.extensions.verdict import FAILED, PARTIAL, SUCCESS, announce, judge
 from tests.fakes import make_crawler
 
 KEPT = {
@@ -90,6 +88,21 @@ class TestJudge:
         assert code == PARTIAL
         assert lines[-1] == "bilasolur: stopped on request; the same command goes on where this one ended."
 
+    def test_a_limit_that_is_not_kept_is_partial_and_said(self) -> None:
+        limits = {"carscraper/monitors/failed": ["min_cars: 12 cars, at least 50 are expected", "x: y"]}
+        code, lines = judge({**KEPT, **limits, "carscraper/closed": "finished"}, "bilasolur")
+        assert code == PARTIAL
+        assert lines == [
+            f"bilasolur: partial. {SENTENCE}",
+            "bilasolur: limit not kept: min_cars: 12 cars, at least 50 are expected",
+            "bilasolur: limit not kept: x: y",
+        ]
+        assert judge({**KEPT, **limits, "carscraper/failed": "No form."}, "x")[0] == FAILED
+
+    def test_one_that_never_began_because_another_is_at_it_is_no_failure(self) -> None:
+        stats = {"carscraper/skipped": "Another crawl is under way.", "carscraper/closed": "skipped"}
+        assert judge(stats, "bilasolur") == (SUCCESS, ["bilasolur: skipped. Another crawl is under way."])
+
     def test_nothing_at_all(self) -> None:
         assert judge({}, "x")[0] == SUCCESS
 
@@ -98,37 +111,14 @@ class BilasolurSpider(Spider):
     name = "bilasolur"
 
 
-class World:
-    """A crawler with the extension, and what it sends."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.crawler = make_crawler(BilasolurSpider, **settings)
-        self.verdict = Verdict.from_crawler(self.crawler)
-
-    def crawl(self, stats: dict[str, Any], *, reason: str = "finished") -> None:
-        self.send(signals.spider_opened)
-        self.end(stats, reason)
-        self.send(signals.engine_stopped)
-
-    def end(self, stats: dict[str, Any], reason: str) -> None:
-        for name, value in stats.items():
-            self.crawler.stats.set_value(name, value)
-        self.send(signals.spider_closed, reason=reason)
-
-    def send(self, signal: object, **arguments: Any) -> None:
-        for _, result in self.crawler.signals.send_catch_log(signal, spider=self.crawler.spider, **arguments):
-            assert not isinstance(result, Exception)
-            assert not hasattr(result, "raiseException"), result
-
-
-def test_a_car_that_a_mistake_has_cost_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    world = World()
-    world.send(signals.spider_opened)
-    world.send(signals.item_error, item={}, response=None, failure=None)
-    world.end(KEPT, "finished")
-    world.send(signals.engine_stopped)
-    assert ScrapyCommand.exitcode == PARTIAL
-    assert "1 car not written" in caplog.text
+def end(stats: dict[str, Any], reason: str = "finished", **settings: Any) -> Any:
+    """A crawl that ended with *stats* has its verdict; gives its crawler."""
+    crawler = make_crawler(BilasolurSpider, **settings)
+    crawler.stats.set_value("carscraper/closed", reason)
+    for name, value in stats.items():
+        crawler.stats.set_value(name, value)
+    announce(crawler, *judge(crawler.stats.get_stats(), "bilasolur"))
+    return crawler
 
 
 @pytest.fixture(autouse=True)
@@ -148,21 +138,25 @@ def _exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_code_and_log(
     stats: dict[str, Any], reason: str, code: int, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World()
     with caplog.at_level(logging.INFO):
-        world.crawl(stats, reason=reason)
+        crawler = end(stats, reason)
     assert ScrapyCommand.exitcode == code
-    assert world.crawler.stats.get_value("carscraper/exit_code") == code
-    assert world.crawler.stats.get_value("carscraper/closed") == reason
+    assert crawler.stats.get_value("carscraper/exit_code") == code
     ours = [record for record in caplog.records if record.name == "carscraper.extensions.verdict"]
     assert {record.levelno for record in ours} == {level}
     assert ours[0].message.startswith("bilasolur: ")
 
 
 def test_of_two_crawls_in_a_process_the_worse_counts() -> None:
-    World().crawl({"carscraper/failed": "No form."})
-    World().crawl(KEPT)
+    end({"carscraper/failed": "No form."})
+    end(KEPT)
     assert ScrapyCommand.exitcode == 4
+
+
+def test_what_is_said_behind_the_verdict_makes_it_worse_never_better() -> None:
+    crawler = end({**KEPT, "carscraper/images/failed/http-404": 1})
+    announce(crawler, SUCCESS, ["bilasolur: more"])
+    assert (ScrapyCommand.exitcode, crawler.stats.get_value("carscraper/exit_code")) == (PARTIAL, PARTIAL)
 
 
 @pytest.mark.parametrize(
@@ -181,21 +175,7 @@ def test_of_two_crawls_in_a_process_the_worse_counts() -> None:
 def test_a_log_that_hides_the_verdict_does_not_hide_it(
     settings: dict[str, Any], shown: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    World(**settings).crawl(KEPT)
+    end(KEPT, **settings)
     captured = capsys.readouterr()
     assert ("bilasolur: success." in captured.err) is shown
     assert captured.out == ""
-
-
-def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    triggers: list[tuple[Any, ...]] = []
-    reactor = SimpleNamespace(addSystemEventTrigger=lambda *arguments: triggers.append(arguments))
-    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
-    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
-    world = World()
-    world.end({"carscraper/failed": "AWS_S3_BUCKET is missing."}, "configuration")
-    assert ScrapyCommand.exitcode == 0, "Scrapy does not send engine_stopped for it"
-    ((when, event, function),) = triggers
-    assert (when, event) == ("before", "shutdown")
-    function()
-    assert ScrapyCommand.exitcode == 4

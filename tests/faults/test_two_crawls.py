@@ -16,7 +16,7 @@ from tests.faults.helpers import Ended, World, assert_nothing_lost, ended
 
 
 def two_crawls(world: World) -> list[Ended]:
-    with world.start() as first, world.start() as second:
+    with world.start(CRAWL_LOCK="false") as first, world.start(CRAWL_LOCK="false") as second:
         return [ended(first.wait()), ended(second.wait())]
 
 

@@ -19,6 +19,7 @@ from carscraper.db.queries import PlaceholderRules
 from carscraper.exceptions import DatabaseUnavailableError, StoreUnavailableError
 from carscraper.items import CarImage, CarItem
 from carscraper.pipelines.kinship import KinshipPipeline
+from carscraper.spiders.bilasolur import BilasolurSpider
 from tests.dealers.photos import Look, PhotoFactory
 from tests.fakes import make_crawler
 
@@ -67,7 +68,7 @@ class Ended:
 
     def crawl_ends(self, **settings: Any) -> dict[str, Any]:
         """Run the station as after a crawl's last car; what it counted."""
-        crawler = make_crawler(DATABASE_URL=self.url, IMAGES_STORE=str(self.folder), **settings)
+        crawler = make_crawler(BilasolurSpider, DATABASE_URL=self.url, IMAGES_STORE=str(self.folder), **settings)
         return asyncio.run(self._close(crawler))
 
     @staticmethod
@@ -201,19 +202,19 @@ def test_of_one_site_alone_nothing_is_compared(ended: Ended) -> None:
 
 def test_photos_that_are_kept_nowhere_are_not_looked_for(ended: Ended) -> None:
     show_one_car_twice(ended)
-    crawler = make_crawler(DATABASE_URL=ended.url, IMAGES_STORE="")
+    crawler = make_crawler(BilasolurSpider, DATABASE_URL=ended.url, IMAGES_STORE="")
     assert asyncio.run(ended._close(crawler))["compared"] == 0
     assert ended.due() == 0
 
 
 def test_it_can_be_switched_off(sqlite_url: str) -> None:
     with pytest.raises(NotConfigured):
-        KinshipPipeline.from_crawler(make_crawler(DATABASE_URL=sqlite_url, LINK_SAME_CARS="false"))
+        KinshipPipeline.from_crawler(make_crawler(BilasolurSpider, DATABASE_URL=sqlite_url, LINK_SAME_CARS="false"))
 
 
 def test_a_crawl_that_failed_links_nothing(ended: Ended) -> None:
     show_one_car_twice(ended)
-    crawler = make_crawler(DATABASE_URL=ended.url, IMAGES_STORE=str(ended.folder))
+    crawler = make_crawler(BilasolurSpider, DATABASE_URL=ended.url, IMAGES_STORE=str(ended.folder))
     crawler.stats.set_value("carscraper/failed", "No bucket.")
     assert asyncio.run(ended._close(crawler)) == {}
     assert ended.due() == 3

@@ -54,7 +54,7 @@ def known(item: CarItem | CarImage) -> dict[str, Any]:
     for field in fields(item):
         value = getattr(item, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if value == default or field.name == "card_hash":
+        if value == default or field.name == "card_hash" or not field.compare:
             continue
         if isinstance(value, datetime | date):
             value = value.isoformat()

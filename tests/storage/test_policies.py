@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -11,7 +12,7 @@ import pytest
 
 from carscraper.backfill.rehearsal import TEST_PREFIX
 from carscraper.storage import policies
-from carscraper.storage.policies import Scope
+from carscraper.storage.policies import Outputs, Scope
 from tests.services import REPO
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ FULL = Scope(
     tags=True,
     sse=f"aws:kms:{KEY}",
     distribution="E2QWRUHEXAMPLE",
+    outputs=Outputs(bucket="car-outputs", prefix="outputs/"),
 )
 DISTRIBUTION = "arn:aws:cloudfront::123456789012:distribution/E2QWRUHEXAMPLE"
 
@@ -95,7 +97,9 @@ def test_a_backfill_reads_too_and_deletes_below_test_only() -> None:
 
 def test_tags_and_a_key_need_more() -> None:
     assert actions_of(*policies.crawl(FULL)["Statement"]) >= {"s3:PutObjectTagging", "kms:GenerateDataKey"}
-    assert "kms:Decrypt" not in actions_of(*policies.crawl(FULL)["Statement"])
+    # Parts of an upload, and what is read back, are decrypted.
+    assert "kms:Decrypt" in actions_of(*policies.crawl(FULL)["Statement"])
+    assert "kms:Decrypt" not in actions_of(*policies.crawl(replace(FULL, outputs=None))["Statement"])
     assert actions_of(*policies.backfill(FULL)["Statement"]) >= {"kms:Decrypt"}
     assert "s3:PutObjectTagging" in actions_of(*policies.admin(FULL)["Statement"])
 

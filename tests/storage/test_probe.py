@@ -173,7 +173,7 @@ NONE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give
     [
         (
             {"access_key": None, "secret_key": None},
-            "USE_S3_STORAGE is on but there are no credentials",
+            "There are no credentials for S3",
             NONE,
         ),
         (

@@ -398,7 +398,7 @@ def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: servic
 
 class TestCredentials:
     def test_none(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"no credentials: set AWS_ACCESS_KEY_ID .* or AWS_PROFILE"):
+        with pytest.raises(ConfigurationError, match=r"no credentials for S3: set AWS_ACCESS_KEY_ID .* or AWS_PROFILE"):
             S3Store(S3Options(bucket="car-photos", region="eu-north-1"))
 
     @pytest.mark.parametrize(

@@ -27,6 +27,12 @@ _BUCKET = ("public", "cloudfront", "tls")
 def scope(context: Context, bucket: str | None = None) -> policies.Scope:
     """Give what policies are about: the settings' bucket, or another one by its name."""
     options = context.options
+    outputs = None
+    if context.settings.getbool("S3_UPLOAD_ON_COMPLETION"):
+        from carscraper.storage.outputs import OutputOptions  # noqa: PLC0415 - only where they are uploaded
+
+        its = OutputOptions.from_settings(context.settings)
+        outputs = policies.Outputs(bucket=its.s3.bucket, prefix=its.prefix, tags=bool(its.client))
     return policies.Scope(
         bucket=bucket or options.bucket,
         region=options.region,
@@ -34,6 +40,7 @@ def scope(context: Context, bucket: str | None = None) -> policies.Scope:
         tags=bool(options.tags),
         sse=options.sse,
         distribution=context.settings.get("CLOUDFRONT_DISTRIBUTION_ID"),
+        outputs=outputs,
     )
 
 

@@ -1,0 +1,91 @@
+"""What ``scrapy storage`` and ``scrapy runs`` share: a command that is a set of verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from scrapy.commands import ScrapyCommand
+from scrapy.exceptions import UsageError
+
+from carscraper.addon import CarscraperAddon
+from carscraper.cli.console import Console
+from carscraper.cli.verb import FAILED, Context, Verb
+from carscraper.db.engine import explained
+from carscraper.exceptions import CarscraperError, ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+class VerbCommand(ScrapyCommand):
+    """Finds the verb, runs it, turns what goes wrong into a sentence and an exit code."""
+
+    requires_project = True
+    requires_crawler_process = False
+    name: str
+    """As it is typed behind ``scrapy``."""
+    default: str | None = None
+    """The verb that is meant when none is said."""
+
+    def verbs(self) -> list[Verb]:
+        """Give its verbs, in the order in which they are shown."""
+        raise NotImplementedError
+
+    def syntax(self) -> str:
+        """Give the usage."""
+        return "VERB [options]"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add a parser for each verb."""
+        super().add_options(parser)
+        self._parser = parser
+        found = parser.add_subparsers(dest="verb", metavar="VERB", required=self.default is None)
+        for verb in self.verbs():
+            its = found.add_parser(verb.name, help=verb.summary, description=verb.summary)
+            # Scrapy's own option, also behind the verb.
+            its.add_argument("-s", "--set", dest="set_behind", action="append", default=[], metavar="NAME=VALUE")
+            if verb.json:
+                its.add_argument("--json", action="store_true", help="print the result as JSON")
+            if verb.changes:
+                its.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+                its.add_argument("--yes", action="store_true", help="do not ask")
+            verb.arguments(its)
+            its.set_defaults(the_verb=verb)
+
+    def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
+        """Take settings from before and behind the verb, or the verb that is meant without one."""
+        if opts.verb is None:
+            left = [str(self.default), *args]
+            args.clear()
+            self._parser.parse_args(left, opts)
+        opts.set = [*opts.set, *opts.set_behind]
+        super().process_options(args, opts)
+
+    def run(self, args: list[str], opts: argparse.Namespace) -> None:
+        """Run the verb; exit code 4 with a sentence if it can't be done."""
+        if args:
+            raise UsageError(f"`scrapy {self.name} {opts.verb}` does not know {' '.join(args)}", print_help=False)
+        verb: Verb = opts.the_verb
+        console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
+        try:
+            with explained():
+                self.exitcode = verb.run(self._context(console), opts)
+            sys.stdout.flush()
+        except CarscraperError as error:
+            console.note(str(error))
+            self.exitcode = FAILED
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; what is still buffered goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            console.end_progress()
+
+    def _context(self, console: Console) -> Context:
+        assert self.settings is not None
+        CarscraperAddon().update_settings(self.settings)
+        problems = self.settings.getlist("CARSCRAPER_PROBLEMS")
+        if problems:
+            raise ConfigurationError(" ".join(problems))
+        return Context(self.settings, console)

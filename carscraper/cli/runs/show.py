@@ -1,0 +1,29 @@
+"""``scrapy runs show``: all that is known of one run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from carscraper.cli.runs.common import find, open_runs
+from carscraper.cli.runs.words import in_words
+from carscraper.cli.verb import DONE, Verb
+
+if TYPE_CHECKING:
+    from carscraper.cli.verb import Context
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="its id, or its job's")
+
+
+def _show(context: Context, options: argparse.Namespace) -> int:
+    with open_runs(context) as connection:
+        record = find(connection, options.id)
+    words = in_words(record)
+    width = max(map(len, words))
+    context.console.result(record.as_json(), (f"{name:{width}}  {value}" for name, value in words.items()))
+    return DONE
+
+
+VERBS = [Verb(name="show", summary="All that is known of one run", arguments=_arguments, run=_show)]

@@ -1,0 +1,339 @@
+"""A run from its lock to its last word; ``carscraper.runs`` has the order of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scrapy import signals
+from scrapy.exceptions import CloseSpider
+
+from carscraper import __version__, logs
+from carscraper.addon import aborting, for_our_spiders
+from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.db.engine import is_there
+from carscraper.db.ledger import Ledger
+from carscraper.db.locks import Locks, open_locks
+from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
+from carscraper.extensions.fill import FillRecord
+from carscraper.extensions.verdict import PARTIAL, SUCCESS, WORDS, announce, judge
+from carscraper.runs import record as words
+from carscraper.runs.metrics import write_metrics
+from carscraper.runs.monitors import check, failed
+from carscraper.runs.notices import tell
+from carscraper.runs.outputs import JobFolder, upload
+from carscraper.runs.record import RunRecord, overridden, saw_all, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from scrapy.crawler import Crawler
+
+    from carscraper.settings import Secret
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PATIENCE = 15.0  # seconds that a database may be away when the run has ended
+_TIMEOUT = 10.0  # seconds for one of its answers then
+_QUICKLY = 2.0  # the same for a run that never began
+_WATCH_EVERY = 15.0  # seconds between two looks at the locks
+_LOCK_PATIENCE = 5.0  # seconds for giving them back
+_LOOKS = 5  # for the row of the run that has the lock: it is written a moment later
+_PAUSE = 0.2  # seconds between them
+
+
+class Run:
+    """Takes the locks, writes the row, opens the job folder; at the end gives the verdict and writes it all down."""
+
+    def __init__(self, crawler: Crawler, *, locks: bool) -> None:
+        """Take the crawler, and whether two crawls of the same source exclude each other."""
+        self._crawler = crawler
+        self._excludes = locks
+        self._since = _now()
+        self._started = False
+        self._record: RunRecord | None = None
+        self._folder: JobFolder | None = None
+        self._locks: Locks | None = None
+        self._watch: asyncio.Task[None] | None = None
+        # Of its own: a database that hangs must not take a thread from those who work.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="locks")
+        crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
+        crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
+        crawler.signals.connect(self.item_error, signal=signals.item_error)
+        crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
+        crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        """Read ``CRAWL_LOCK``."""
+        for_our_spiders(crawler)
+        return cls(crawler, locks=crawler.settings.getbool("CRAWL_LOCK"))
+
+    # --- the beginning ---
+
+    async def spider_opened(self) -> None:
+        """Begin, before the first request.
+
+        Raises:
+            CloseSpider: another crawl of the source is under way, or the run can't be written down.
+        """
+        if self._crawler.stats.get_value("carscraper/failed") is not None:
+            return
+        if not self._rehearses():
+            with aborting(self._crawler):
+                await self._begin()
+        self._started = True
+
+    async def _begin(self) -> None:
+        record = self._new_record()
+        settings = self._crawler.settings
+        ledger = Ledger.of(self._crawler)
+        locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
+        dead = await ledger.interrupt_dead_runs(locks)
+        if record.source and self._excludes and not await self._in_thread(locks.acquire, f"source-{record.source}"):
+            self._crawler.stats.set_value("carscraper/skipped", await self._who_else(ledger, record.source))
+            raise CloseSpider("skipped")
+        folder = JobFolder.from_settings(
+            settings, spider=record.spider, job_id=record.job_id, started_at=record.started_at
+        )
+        if folder:
+            record.output = folder.output()
+        record.id = await ledger.start_run(asdict(record), locks)
+        self._record, self._folder = record, folder
+        logs.identify(run=record.id)
+        self._crawler.stats.set_value("carscraper/run/id", record.id)
+        if folder:
+            folder.open()
+        self._watch = asyncio.create_task(self._look_after(locks, [RunRecord(**each) for each in dead]))
+
+    async def _who_else(self, ledger: Ledger, source: str) -> str:
+        for _ in range(_LOOKS):
+            other = await ledger.run_under_way(source)
+            if other:
+                since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
+                return f"Another crawl of {source} is under way: run {other['id']} on {other['host']} since {since}."
+            await asyncio.sleep(_PAUSE)
+        return f"Another crawl of {source} is under way."
+
+    async def _look_after(self, locks: Locks, dead: list[RunRecord]) -> None:
+        """Tell of runs that were found dead, then take the locks again whenever the connection that held them broke."""
+        await asyncio.gather(*(self._safely(tell, self._crawler.settings, each) for each in dead))
+        before: set[str] | None = set()
+        while True:
+            await asyncio.sleep(_WATCH_EVERY)
+            try:
+                lost: set[str] | None = await self._in_thread(locks.renew)
+            except CarscraperError:
+                lost = None  # the ledger says it, and waits
+            if lost and lost != before:
+                logger.warning(
+                    "The connection that held this crawl's locks broke, and another crawl has taken %s since; "
+                    "this one goes on",
+                    ", ".join(sorted(lost)),
+                )
+            before = lost
+
+    def item_scraped(self, item: Any) -> None:
+        """Write the item into the job folder."""
+        if self._folder:
+            self._folder.write(item)
+
+    def item_error(self) -> None:
+        """Count a car that a mistake in a pipeline has cost; Scrapy logs it and goes on."""
+        self._crawler.stats.inc_value("carscraper/cars/failed")
+
+    # --- the end ---
+
+    async def spider_closed(self, reason: str) -> None:
+        """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
+        self._crawler.stats.set_value("carscraper/closed", reason)
+        if self._started:
+            return
+        if self._watch:
+            self._watch.cancel()
+        code, lines = self._judge()
+        await self._write_unstarted(code, lines)
+        await self._give_back()
+        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
+
+        reactor.addSystemEventTrigger("before", "shutdown", announce, self._crawler, code, lines)  # type: ignore[arg-type]
+
+    async def engine_stopped(self) -> None:
+        """Give the verdict, then everything that comes after it."""
+        if not self._started:
+            return
+        if self._folder:
+            self._folder.close_items()
+        record, settings = self._record, self._crawler.settings
+        if record is None:  # a rehearsal
+            announce(self._crawler, *self._judge())
+            return
+        if self._watch:
+            self._watch.cancel()
+        record.finished_at = _now()
+        record.take(self._crawler.stats.get_stats())
+        ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
+        try:
+            await self._look_at_limits(record, ledger)
+            code, lines = self._judge()
+            announce(self._crawler, code, lines)
+            self._conclude(record, code, lines)
+            await self._upload(record)
+            await ledger.finish_run(asdict(record))
+        except CarscraperError as error:
+            logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
+        finally:
+            ledger.close()
+        await self._safely(write_metrics, settings, record)
+        await self._safely(tell, settings, record)
+        await self._give_back()
+
+    async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:
+        self._conclude(record, *self._judge())
+        extension = self._crawler.get_extension(FillRecord)
+        earlier: list[RunRecord] | None = None
+        try:
+            try:
+                history = self._crawler.settings.getint("MONITOR_HISTORY")
+                earlier = [RunRecord(**each) for each in await ledger.earlier_runs(asdict(record), history)]
+            except CarscraperError as error:
+                logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
+            record.monitors = check(self._crawler.settings, record, earlier, extension.fill if extension else None)
+        except Exception:
+            logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")
+            record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
+        not_kept = failed(record.monitors)
+        if not_kept:
+            self._crawler.stats.set_value("carscraper/monitors/failed", not_kept)
+
+    async def _upload(self, record: RunRecord) -> None:
+        """Upload what the run wrote; an upload that fails makes it partial, and is said behind the verdict."""
+        folder = self._folder
+        if not folder:
+            return
+        folder.close_log()
+        about = {"job_id": record.job_id, "started_at": record.started_at, "spider": record.spider}
+        output = await self._safely(upload, self._crawler.settings, folder.path, **about, trouble=folder.trouble)
+        record.output = output or {**record.output, "status": words.FAILED, "errors": ["a mistake of carscraper"]}
+        if record.output["status"] == words.SUCCESS:
+            return
+        what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
+        if record.exit_code == SUCCESS:
+            record.exit_code, record.status, what = PARTIAL, words.PARTIAL, f"partial. Its {what}"
+            record.why = what
+        announce(self._crawler, PARTIAL, [f"{record.spider}: {what}"])
+
+    def _conclude(self, record: RunRecord, code: int, lines: list[str]) -> None:
+        stats = self._crawler.stats.get_stats()
+        record.exit_code = code
+        record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
+        record.why = lines[0].removeprefix(f"{record.spider}: ")
+        # A backfill sees no whole site.
+        whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
+        record.complete = whole and saw_all(stats)
+
+    async def _write_unstarted(self, code: int, lines: list[str]) -> None:
+        """Write the row of a run that never began, if there is where to write it."""
+        if self._rehearses():
+            return
+        record = self._record or self._new_record()
+        record.finished_at = _now()
+        record.take(self._crawler.stats.get_stats())
+        self._conclude(record, code, lines)
+        if self._folder:
+            self._folder.close_items()
+            self._folder.close_log()
+        try:
+            if is_there(self._database_url):
+                ledger = self._new_ledger(0, _QUICKLY)
+                try:
+                    if record.id is not None:
+                        await ledger.finish_run(asdict(record))
+                    elif await ledger.is_ready():
+                        record.id = await ledger.start_run(asdict(record))
+                finally:
+                    ledger.close()
+        except CarscraperError as error:
+            logger.debug("There is no row of this run: %s", error)
+        await self._safely(write_metrics, self._crawler.settings, record)
+        await self._safely(tell, self._crawler.settings, record)
+
+    async def _give_back(self) -> None:
+        if self._locks:
+            try:
+                await self._in_thread(self._locks.close, within=_LOCK_PATIENCE)
+            except CarscraperError as error:
+                logger.debug("The locks end with the process: %s", error)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # --- how ---
+
+    def _judge(self) -> tuple[int, list[str]]:
+        return judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name)
+
+    def _rehearses(self) -> bool:
+        """Tell whether the backfill only tries what it would do: it leaves no row and excludes nobody."""
+        spider = self._crawler.spider
+        options = getattr(spider, "options", None)
+        if options is None:  # an argument is wrong, or it takes none of these
+            return bool({"dry_run", "sample"} & getattr(spider, "arguments", {}).keys())
+        return bool(options.rehearses)
+
+    def _new_record(self) -> RunRecord:
+        spider = self._crawler.spider
+        return RunRecord(
+            spider=self._crawler.spidercls.name,
+            source=spider.source if isinstance(spider, DealerSpider) else None,
+            job_id=getattr(spider, "job_id", ""),
+            arguments=shown(getattr(spider, "arguments", {})),
+            settings=overridden(self._crawler.settings),
+            version=__version__,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._since,
+        )
+
+    @property
+    def _database_url(self) -> str:
+        secret: Secret = self._crawler.settings["DATABASE_URL"]
+        return secret.reveal()
+
+    def _new_ledger(self, patience: float, timeout: float) -> Ledger:
+        """Give one of its own: that of the crawl is closed with the spider."""
+        settings = self._crawler.settings
+        if self._crawler.stats.get_value("carscraper/closed") == "database_away":
+            patience = 0  # it was waited for already
+        return Ledger(
+            self._database_url,
+            timeout=min(timeout, settings.getfloat("DATABASE_TIMEOUT")),
+            patience=min(patience, settings.getfloat("DATABASE_PATIENCE")),
+        )
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any, within: float | None = None) -> T:
+        within = within or self._crawler.settings.getfloat("DATABASE_TIMEOUT") + 5
+        called = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        try:
+            return await asyncio.wait_for(called, within)
+        except TimeoutError:
+            raise DatabaseUnavailableError(f"The database does not answer (no answer for {within:.0f} s).") from None
+
+    async def _safely(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T | None:
+        """Call in a thread what must not cost the run its end; ``None`` if it made a mistake."""
+        try:
+            return await asyncio.to_thread(function, *arguments, **named)
+        except Exception:
+            logger.exception("%s failed by a mistake of carscraper", function.__name__)
+            return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

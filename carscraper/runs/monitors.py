@@ -1,0 +1,134 @@
+"""Limits that a run has to keep (``MONITOR_…``). Pure.
+
+A limit that is set has to be seen to be kept: where there is nothing to look at, it is not. A limit that is not set, or
+that is about whole crawls when this one was to be a part by its arguments, says nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from carscraper.fill import READABLE
+from carscraper.runs.record import PARTIAL, SUCCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from scrapy.settings import BaseSettings
+
+    from carscraper.fill import Fill
+    from carscraper.runs.record import RunRecord
+
+_PARTS = ("limit", "makes", "max_pages")
+"""Arguments by which a crawl is only a part of the dealer's cars."""
+_NOBODYS = "car-gone"
+"""The reason of a photo that nobody could have kept."""
+
+
+def check(
+    settings: BaseSettings, record: RunRecord, earlier: Sequence[RunRecord] | None, fill: Fill | None
+) -> list[dict[str, Any]]:
+    """Look at each limit that is set.
+
+    Args:
+        settings: of the crawl.
+        record: the run, with its numbers; its status is not needed yet.
+        earlier: runs before it; those that are not like it are passed over. ``None``: they could not be read.
+        fill: what could be read of the cars; ``None``: it was not counted.
+
+    Returns:
+        For each limit its ``name``, whether it ``passed``, and what is to be ``said`` of it, a sentence with numbers.
+    """
+    found: list[tuple[str, bool, str]] = []
+    whole = record.source is not None and not any(_means_something(record.arguments.get(name)) for name in _PARTS)
+    fewest = settings.getint("MONITOR_MIN_CARS")
+    if fewest and whole:
+        found.append(("min_cars", record.cars >= fewest, f"{record.cars} cars, at least {fewest} are expected"))
+    worst = settings.get("MONITOR_MAX_FAILED_PHOTOS")
+    if worst is not None:
+        found.append(_failed_photos(record, worst))
+    if record.source is not None:
+        found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
+    drop = settings.get("MONITOR_MAX_DROP")
+    if drop is not None and whole:
+        found.append(_drop(record, earlier, drop, settings.getint("MONITOR_HISTORY")))
+    return [{"name": name, "passed": passed, "said": said} for name, passed, said in found]
+
+
+def failed(monitors: Sequence[dict[str, Any]]) -> list[str]:
+    """Give what is said of the limits that were not kept.
+
+    >>> failed([{"name": "a", "passed": True, "said": "x"}, {"name": "b", "passed": False, "said": "3 cars, …"}])
+    ['b: 3 cars, …']
+    """
+    return [f"{each['name']}: {each['said']}" for each in monitors if not each["passed"]]
+
+
+def _means_something(argument: str | None) -> bool:
+    return (argument or "").strip() not in {"", "0"}
+
+
+def _failed_photos(record: RunRecord, worst: float) -> tuple[str, bool, str]:
+    lost = sum(number for reason, number in record.images_failed.items() if reason != _NOBODYS)
+    photos = record.images_stored + record.images_linked + record.images_known + lost
+    name, limit = "max_failed_photos", f"at most {_percent(worst)} may"
+    if not photos:
+        # A backfill may have nothing to do; a dealer always has photos.
+        return name, record.source is None, f"there was no photo to look at, {limit} fail"
+    return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({_percent(lost / photos)}), {limit}"
+
+
+def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
+    for field, least in shares.items():
+        size = fill.size_of(field) if fill else 0
+        number = fill.having(field) if fill else 0
+        limit = f"at least {_percent(least)} are expected"
+        if not size:
+            yield f"min_fill.{field}", False, f"there was no car to look for {field} at, {limit}"
+            continue
+        what = "cards are readable" if field == READABLE else f"cars have {field}"
+        yield (
+            f"min_fill.{field}",
+            number / size >= least,
+            f"{number} of {size} {what} ({_percent(number / size)}), {limit}",
+        )
+
+
+def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float, most: int) -> tuple[str, bool, str]:
+    name = "max_drop"
+    if earlier is None:
+        return name, False, "the earlier runs could not be read, so nobody knows whether cars are missing"
+    like = [each for each in earlier if _is_measure_of(record, each)]
+    like = sorted(like, key=lambda each: each.started_at)[-most:]
+    if not like:
+        # There is nothing yet that it could have fallen from; but it has to have cars to be the measure of others.
+        return name, record.cars > 0, f"{record.cars} cars in the first whole run of its kind"
+    median = statistics.median(each.cars for each in like)
+    runs = "the last run" if len(like) == 1 else f"the median of the last {len(like)} runs"
+    said = f"{record.cars} cars, {runs} is {median:g}, they may be {_percent(drop)} fewer"
+    return name, (median - record.cars) / median <= drop, said
+
+
+def _is_measure_of(record: RunRecord, other: RunRecord) -> bool:
+    """Whether *other* is a complete run of the same kind before *record*."""
+    return (
+        other.spider == record.spider
+        and _kind(other) == _kind(record)
+        and other.status in {SUCCESS, PARTIAL}
+        and other.cars > 0
+        and (other.id is None or other.id != record.id)
+    )
+
+
+def _kind(record: RunRecord) -> dict[str, str]:
+    return {name: value for name, value in record.arguments.items() if not name.startswith("_")}  # _job is each its own
+
+
+def _percent(share: float) -> str:
+    """Give a share as per cent.
+
+    >>> _percent(0.05), _percent(0.333333), _percent(0.0001)
+    ('5 %', '33.3 %', '0.01 %')
+    """
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,438 @@
+"""A run's files: its items as JSON Lines (gzip), and its log, in a folder of the run's own.
+
+They are copies for people: what is kept of a car is kept elsewhere. So a disk that is full costs these files, never the
+crawl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy.utils.log import TopLevelFormatter
+
+from carscraper.exceptions import ConfigurationError
+from carscraper.items import CarItem, GoneCar
+from carscraper.logs import formatter, printable
+from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
+from carscraper.settings import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from scrapy.settings import BaseSettings
+
+logger = logging.getLogger(__name__)
+
+PENDING = "pending"
+"""Of an upload: it is still to come."""
+ITEMS, LOG = "items.jsonl.gz", "run.log"
+"""The files' names."""
+KINDS = {ITEMS: ("items", "application/gzip"), LOG: ("log", "text/plain; charset=utf-8")}
+"""Each file's tag ``type`` and its content type."""
+
+_MARK = ".upload-pending"
+"""Lies in a folder that is to be uploaded, until that is done: such a folder is not removed."""
+_TIME = "%Y%m%d_%H%M%S"
+_OURS = re.compile(r"([0-9]{8}_[0-9]{6})_[A-Za-z0-9._-]{1,80}")
+_LONGEST_JOB = 64
+_FLUSH_EVERY = 1.0  # seconds; each flush costs a few bytes of the compression
+_WRITTEN = {
+    kind: [each.name for each in fields(kind) if each.name not in {"images", "image_urls", "card_hash"}]
+    for kind in (CarItem, GoneCar)
+}
+_OF_AN_IMAGE = ("identity", "url", "key", "status", "reason")
+
+
+def folder_name(started_at: datetime, job_id: str) -> str:
+    """Give the name of a run's folder, here and in the bucket: ``{yyyymmdd_hhmmss}_{job}``.
+
+    A job id of other characters than those of file names, or too long, is cut short and gets a digest of the whole.
+
+    >>> folder_name(datetime(2026, 11, 21, 7, 4, 9), "6487ec79947edab326d6db28a2d86511")
+    '20261121_070409_6487ec79947edab326d6db28a2d86511'
+    >>> folder_name(datetime(2026, 11, 21, 7, 4, 9), "../../etc")
+    '20261121_070409_etc-74ccf3c5'
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", job_id).strip(".-")[:_LONGEST_JOB]
+    if safe != job_id or not safe:
+        digest = hashlib.sha256(job_id.encode("utf-8", "backslashreplace")).hexdigest()
+        safe = f"{safe or 'job'}-{digest[:8]}"
+    return f"{started_at.strftime(_TIME)}_{safe}"
+
+
+def line_of(item: CarItem | GoneCar) -> bytes:
+    """Give *item* as one line of JSON: the car's fields, and of each photo what names it and what became of it."""
+    record = {name: getattr(item, name) for name in _WRITTEN[type(item)]}
+    if isinstance(item, CarItem):
+        record["images"] = [{name: getattr(image, name) for name in _OF_AN_IMAGE} for image in item.images]
+    else:
+        record["gone"] = True
+    # Half a surrogate pair becomes JSON's escape for it.
+    return _JSON.encode(record).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain)  # json.dumps would make one for each car
+
+
+def selected(settings: BaseSettings) -> list[str]:
+    """Give the names of the files that are to be uploaded.
+
+    Raises:
+        ConfigurationError: the patterns leave none.
+    """
+    include, exclude = _patterns(settings, "S3_OUTPUT_INCLUDE"), _patterns(settings, "S3_OUTPUT_EXCLUDE")
+    found = [name for name in KINDS if _fits(name, include) and not _fits(name, exclude)]
+    if not found:
+        raise ConfigurationError(
+            f"S3_OUTPUT_INCLUDE and S3_OUTPUT_EXCLUDE leave nothing to upload of {' and '.join(KINDS)}; "
+            "set S3_UPLOAD_ON_COMPLETION=false if that is what you want."
+        )
+    return found
+
+
+def _patterns(settings: BaseSettings, name: str) -> list[str]:
+    return [pattern.strip() for pattern in settings.getlist(name) if pattern.strip()]
+
+
+def _fits(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class JobFolder:
+    """One run's folder, while the run lasts.
+
+    The methods are for the thread of the crawl; none of them raises for what the disk does.
+    """
+
+    def __init__(
+        self, path: Path, *, keep: timedelta | None, enabled: bool, handler: Callable[[Path], _LogFile]
+    ) -> None:
+        """Take plain values; nothing is made before :meth:`open`.
+
+        Args:
+            path: the folder, absolute.
+            keep: how old those beside it may get; ``None``: any age.
+            enabled: it is to be uploaded.
+            handler: makes the log's, given the file.
+        """
+        self.path = path
+        """The folder, absolute."""
+        self.trouble: str | None = None
+        """Why files are missing or not whole, as a sentence."""
+        self._keep = keep
+        self._enabled = enabled
+        self._new_handler = handler
+        self._handler: _LogFile | None = None
+        self._items: gzip.GzipFile | None = None
+        self._flushed = 0.0
+
+    @classmethod
+    def from_settings(cls, settings: BaseSettings, *, spider: str, job_id: str, started_at: datetime) -> Self | None:
+        """Read the settings; ``None`` if ``OUTPUTS_DIR`` is empty.
+
+        Args:
+            settings: checked ones.
+            spider: its name.
+            job_id: anything.
+            started_at: UTC, without a zone.
+
+        Raises:
+            ConfigurationError: an upload is asked for that can't be: no folder, bucket or credentials, no files.
+        """
+        folder = settings.get("OUTPUTS_DIR")
+        enabled = settings.getbool("S3_UPLOAD_ON_COMPLETION")
+        if enabled:
+            from carscraper.storage.outputs import OutputOptions  # noqa: PLC0415 - boto3 only when used
+
+            if not folder:
+                raise ConfigurationError(
+                    "S3_UPLOAD_ON_COMPLETION is on but OUTPUTS_DIR is empty: name the folder for a run's files."
+                )
+            selected(settings)
+            OutputOptions.from_settings(settings).check()
+        if not folder:
+            return None
+        days = settings.getfloat("OUTPUTS_KEEP_DAYS")
+        return cls(
+            Path(folder).absolute() / folder_name(started_at, job_id),
+            keep=timedelta(days=min(days, timedelta.max.days)) if days else None,
+            enabled=enabled,
+            handler=lambda path: _log_file(path, settings),
+        )
+
+    def open(self) -> None:
+        """Remove old folders, make this one, and take the log down from now on."""
+        if self._keep is not None:
+            remove_old(self.path.parent, datetime.now(UTC).replace(tzinfo=None), self._keep)
+        try:
+            self.path.mkdir(parents=True)
+            if self._enabled:
+                (self.path / _MARK).touch()
+            self._items = gzip.open(self.path / ITEMS, "xb", compresslevel=6)  # noqa: SIM115 - while the run lasts
+            self._handler = self._new_handler(self.path / LOG)
+        except OSError as error:
+            self._broken(error)
+        else:
+            self._handler.broken = self._broken
+            logging.root.addHandler(self._handler)
+
+    def write(self, item: Any) -> None:
+        """Write one line for a car; anything else that a spider gives is left out."""
+        if self._items is None or not isinstance(item, CarItem | GoneCar):
+            return
+        try:
+            self._items.write(line_of(item))
+            now = time.monotonic()
+            if now - self._flushed > _FLUSH_EVERY:
+                self._flushed = now
+                self._items.flush()  # what is flushed can be read, whatever becomes of this process
+        except OSError as error:
+            self.close_items()
+            self._broken(error)
+
+    def close_items(self) -> None:
+        """Close the items' file."""
+        items, self._items = self._items, None
+        if items is not None:
+            try:
+                items.close()
+            except OSError as error:
+                self._broken(error)
+
+    def close_log(self) -> None:
+        """Take down no more of the log."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            logging.root.removeHandler(handler)
+            try:
+                handler.close()
+            except OSError as error:
+                self._broken(error)
+
+    def output(self) -> dict[str, Any]:
+        """Give the row's ``output`` while the run lasts."""
+        return _output(self.path, enabled=self._enabled, errors=[self.trouble] if self.trouble else [])
+
+    def _broken(self, error: OSError) -> None:
+        if self.trouble is None:
+            said = error.strerror or str(error)
+            self.trouble = f"The run's folder {self.path} can't be written ({said}); its files are not whole."
+            logger.error("%s The crawl goes on.", self.trouble)
+
+
+class _LogFile(logging.FileHandler):
+    """The log's second copy. It ends when its disk is full, and says so once."""
+
+    broken: Callable[[OSError], None] | None = None
+    """Hears of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Stop at what the disk does; a mistake in a line is told by the console's handler."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and self in logging.root.handlers:
+            logging.root.removeHandler(self)
+            if self.broken:
+                self.broken(error)
+
+
+class _Discreet(logging.Formatter):
+    """The log's own format; a secret that got into a line after all does not get into a file that is uploaded."""
+
+    def __init__(self, settings: BaseSettings) -> None:
+        super().__init__()
+        self._own = formatter(settings)
+        self._secrets = [value for value in settings.values() if isinstance(value, Secret)]
+        self._passwords = []
+        for secret in self._secrets:
+            with contextlib.suppress(ValueError):
+                password = urlsplit(secret.reveal()).password
+                if password:
+                    self._passwords.append(password)
+
+    def format(self, record: logging.LogRecord) -> str:
+        data = self._own.format(record).encode("utf-8", "backslashreplace")
+        for secret in self._secrets:
+            data = secret.redact(data)
+        text = data.decode("utf-8")
+        for password in self._passwords:
+            text = text.replace(f":{password}@", ":***@")
+        return text
+
+
+def _log_file(path: Path, settings: BaseSettings) -> _LogFile:
+    handler = _LogFile(path, mode="x", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_Discreet(settings))
+    handler.setLevel(settings.get("LOG_LEVEL"))
+    if settings.getbool("LOG_SHORT_NAMES"):
+        handler.addFilter(TopLevelFormatter(["scrapy"]))
+    return handler
+
+
+# --- old folders ------------------------------------------------------------------------------------------------
+
+
+def remove_old(parent: Path, now: datetime, keep: timedelta) -> None:
+    """Remove the folders of runs below *parent* that began longer ago than *keep*.
+
+    Only those with a run's name and nothing but a run's files in them, to which nothing was added for as long; and
+    none that is still to be uploaded.
+
+    Args:
+        parent: ``OUTPUTS_DIR``; need not be there.
+        now: UTC, without a zone.
+        keep: how old they may get.
+    """
+    waiting = 0
+    try:
+        for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+            if _is_old(folder, now, keep):
+                waiting += not _remove(folder)
+    except OSError as error:
+        logger.warning("Old folders of runs in %s can't be removed (%s)", parent, error.strerror or error)
+    if waiting:
+        logger.info("%d old folders of runs stay in %s: they are still to be uploaded", waiting, parent)
+
+
+def _is_old(folder: Path, now: datetime, keep: timedelta) -> bool:
+    found = _OURS.fullmatch(folder.name)
+    if not found or folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        began = datetime.strptime(found[1], _TIME)  # noqa: DTZ007 - UTC, as all times here
+        changed = max((each.stat().st_mtime for each in folder.iterdir()), default=0)
+    except (ValueError, FileNotFoundError):  # another run may be at it, too
+        return False
+    last = max(began, datetime.fromtimestamp(changed, UTC).replace(tzinfo=None))
+    return now - last > keep
+
+
+def _remove(folder: Path) -> bool:
+    """Remove *folder*, or give false if it is still to be uploaded."""
+    try:
+        inside = {each.name for each in folder.iterdir()}
+    except FileNotFoundError:
+        return True
+    if _MARK in inside:
+        return False
+    if inside <= KINDS.keys():
+        for name in inside:
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
+    return True
+
+
+# --- the upload -------------------------------------------------------------------------------------------------
+
+
+def upload(
+    settings: BaseSettings,
+    folder: Path,
+    *,
+    job_id: str,
+    started_at: datetime,
+    spider: str,
+    trouble: str | None = None,
+    asked: bool = False,
+) -> dict[str, Any]:
+    """Upload a run's files; blocks, for ``S3_OUTPUT_TIMEOUT`` seconds and a few more at most.
+
+    What S3, the disk or a setting does is in the result, never raised.
+
+    Args:
+        settings: checked ones.
+        folder: the run's.
+        job_id: the run's.
+        started_at: UTC, without a zone.
+        spider: its name, for the log.
+        trouble: ``JobFolder.trouble``: the files are not whole.
+        asked: upload though ``S3_UPLOAD_ON_COMPLETION`` is off.
+
+    Returns:
+        ``RunRecord.output``.
+    """
+    enabled = asked or settings.getbool("S3_UPLOAD_ON_COMPLETION")
+    output = _output(folder, enabled=enabled, errors=[trouble] if trouble else [])
+    if enabled:
+        try:
+            _upload(settings, folder, folder_name(started_at, job_id), output)
+        except (ConfigurationError, OSError) as error:
+            output["errors"].append(str(error))
+    if not output["errors"]:
+        output["status"] = SUCCESS
+    else:
+        output["status"] = PARTIAL if output["filesUploaded"] or not enabled else FAILED
+    if enabled and not asked:
+        _tell(output, spider, job_id)
+    return output
+
+
+def _upload(settings: BaseSettings, folder: Path, name: str, output: dict[str, Any]) -> None:
+    from carscraper.storage import outputs  # noqa: PLC0415 - boto3 only when used
+
+    names = selected(settings)
+    options = outputs.OutputOptions.from_settings(settings)
+    if folder.is_dir():
+        (folder / _MARK).touch()
+    files = []
+    explained = bool(output["errors"])
+    for each in names:
+        path = folder / each
+        if path.is_file() and not path.is_symlink():
+            kind, content_type = KINDS[each]
+            day = f"{name[:4]}-{name[4:6]}-{name[6:8]}"
+            files.append(
+                outputs.OutputFile(
+                    path=path, key=options.key(name, each), kind=kind, date=day, content_type=content_type
+                )
+            )
+        elif not explained:
+            output["errors"].append(f"{path} is not there.")
+    done = outputs.upload(options, files) if files else outputs.Uploaded()
+    output["errors"] += [printable(error) for error in done.errors]
+    output["s3Urls"] = done.urls
+    output["filesUploaded"] = len(done.urls)
+    output["bytesUploaded"] = sum(done.sizes)
+    if done.urls:
+        output["uploadedAt"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if len(done.urls) == len(names):
+        (folder / _MARK).unlink(missing_ok=True)
+
+
+def _output(folder: Path, *, enabled: bool, errors: list[str]) -> dict[str, Any]:
+    return {
+        "enabled": enabled,
+        "status": PENDING,
+        "uploadedAt": None,
+        "s3Urls": [],
+        "filesUploaded": 0,
+        "bytesUploaded": 0,
+        "errors": errors,
+        "folder": str(folder),
+    }
+
+
+def _tell(output: dict[str, Any], spider: str, job_id: str) -> None:
+    if output["status"] == SUCCESS:
+        logger.info("%s: %d bytes uploaded: %s", spider, output["bytesUploaded"], ", ".join(output["s3Urls"]))
+    else:
+        # What went wrong is in the verdict's last line.
+        logger.warning("%s: not all items and log are uploaded; `scrapy runs upload %s` does it again", spider, job_id)

@@ -1,0 +1,160 @@
+"""What is known of one run: a row of ``crawl_runs``, and what is made of a crawl's stats."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from scrapy.settings import SETTINGS_PRIORITIES
+
+from carscraper.settings import Secret
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+RUNNING, SUCCESS, PARTIAL, FAILED = "running", "success", "partial", "failed"
+INTERRUPTED = "interrupted"
+"""It never came to its end: killed, or its machine went down."""
+SKIPPED = "skipped"
+"""It never began: another run of the same source was under way."""
+
+STATUSES = (RUNNING, SUCCESS, PARTIAL, FAILED, INTERRUPTED, SKIPPED)
+
+_FAILED_IMAGES = "carscraper/images/failed/"
+_LONGEST = 1000  # characters of one value
+_SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|credential|signature|cookie|auth(?!or(?!i))", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_SECRET_PARAMETER = re.compile(rf"([?&;#][^=&;#\s]*(?:{_SECRET_NAME.pattern}|sig)[^=&;#\s]*=)[^&;#\s]+", re.IGNORECASE)
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """One run. Times are UTC without a zone, as in all tables."""
+
+    id: int | None = None
+    spider: str
+    source: str | None = None
+    """Of a dealer's spider."""
+    job_id: str
+    """Scrapyd's or the queue's; else made for the run."""
+    arguments: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Those that were overridden for this run; secrets as ``***``."""
+    version: str = ""
+    host: str = ""
+    pid: int | None = None
+    started_at: datetime
+    finished_at: datetime | None = None
+    status: str = RUNNING
+    exit_code: int | None = None
+    why: str | None = None
+    """The verdict's first sentence."""
+    complete: bool = False
+    """It ended by itself, saw the whole site and did not fail: later runs can be measured by it."""
+    cars_new: int = 0
+    cars_changed: int = 0
+    cars_unchanged: int = 0
+    cars_gone: int = 0
+    images_stored: int = 0
+    images_linked: int = 0
+    images_known: int = 0
+    images_failed: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+    bytes: int = 0
+    """Of the photos that were stored."""
+    requests: int = 0
+    """To the dealer."""
+    safe_p50: float | None = None
+    """Seconds from a photo being seen to its bytes being safe: the median."""
+    safe_p95: float | None = None
+    monitors: list[dict[str, Any]] = field(default_factory=list)
+    """Each limit that was looked at: ``name``, ``passed``, ``said``."""
+    output: dict[str, Any] = field(default_factory=dict)
+    """``enabled``, ``status`` (pending, success, partial, failed), ``uploadedAt``, ``s3Urls``, ``filesUploaded``,
+    ``bytesUploaded``, ``errors``; and ``folder``, where the files are on this machine."""
+
+    @property
+    def cars(self) -> int:
+        """How many cars it saw."""
+        return self.cars_new + self.cars_changed + self.cars_unchanged
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it for people's scripts; times in ISO format."""
+        found = asdict(self)
+        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in found.items()}
+
+    def take(self, stats: Mapping[str, Any]) -> None:
+        """Take the numbers from a crawl's *stats*."""
+
+        def number(name: str) -> int:
+            found: int = stats.get(f"carscraper/{name}", 0)
+            return found
+
+        self.cars_new, self.cars_changed = number("cars/new"), number("cars/changed")
+        self.cars_unchanged, self.cars_gone = number("cars/unchanged"), number("cars/gone")
+        self.images_stored, self.images_linked = number("images/stored"), number("images/linked")
+        self.images_known, self.bytes = number("images/known"), number("images/bytes")
+        self.images_failed = {
+            name.removeprefix(_FAILED_IMAGES): count
+            for name, count in sorted(stats.items())
+            if name.startswith(_FAILED_IMAGES) and count
+        }
+        self.requests = stats.get("downloader/request_count", 0)
+        self.safe_p50 = stats.get("carscraper/images/safe_p50")
+        self.safe_p95 = stats.get("carscraper/images/safe_p95")
+
+
+def saw_all(stats: Mapping[str, Any]) -> bool:
+    """Tell whether a crawl with these *stats* ended by itself, missed nothing of the site's list, and did not fail."""
+    missed = ("pages/failed", "pages/capped", "cards/failed", "failed")
+    return stats.get("carscraper/closed") == "finished" and not (
+        any(stats.get(f"carscraper/{name}") for name in missed) or stats.get("spider_exceptions/count")
+    )
+
+
+def overridden(settings: BaseSettings) -> dict[str, Any]:
+    """Give the settings of this run alone: from the command line, from scrapyd's ``setting=``, from its spider."""
+    return {
+        name: _without_secrets(name, value)
+        for name, value in sorted(settings.items())
+        if (settings.getpriority(name) or 0) >= SETTINGS_PRIORITIES["spider"]
+    }
+
+
+def shown(arguments: Mapping[str, str]) -> dict[str, str]:
+    """Give a spider's *arguments* without secrets.
+
+    >>> shown({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})
+    {'base_url': 'https://***@bilasolur.is/?a=1&api_key=***', 'token': '***', 'makes': 'Kia'}
+    """
+    return {name: "***" if _SECRET_NAME.search(name) else _cleaned(value) for name, value in arguments.items()}
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Secret) or _SECRET_NAME.search(name):
+        return "***"
+    if isinstance(value, Mapping):
+        return {_cleaned(str(key)): _without_secrets(str(key), each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_without_secrets("", each) for each in value]
+    return _text(str(value))
+
+
+def _text(text: str) -> Any:
+    if text[:1] in {"{", "["}:  # as ``-s NAME={…}`` is written
+        try:
+            return _without_secrets("", json.loads(text))
+        except ValueError:
+            return _cleaned(text)
+    return _cleaned(text)
+
+
+def _cleaned(text: str) -> str:
+    text = _USER_INFO.sub("***@", text)
+    return _SECRET_PARAMETER.sub(r"\1***", text)[:_LONGEST]

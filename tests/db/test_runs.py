@@ -1,0 +1,170 @@
+"""The rows of runs over both databases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from carscraper.db import runs, schema
+from carscraper.db.engine import open_engine
+from carscraper.db.locks import open_locks
+from carscraper.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+START = datetime(2026, 11, 21, 7, 0, 0)  # noqa: DTZ001 - as the tables hold it
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url, timeout=20)
+    schema.ensure(engine)
+    yield engine
+    engine.dispose()
+
+
+def record(number: int = 0, **changes: Any) -> RunRecord:
+    known: dict[str, Any] = {
+        "spider": "bilasolur",
+        "source": "Bilasolur",
+        "job_id": f"job-{number}",
+        "arguments": {"makes": "Kia", "base_url": "x"},
+        "started_at": START + timedelta(minutes=number),
+    }
+    return RunRecord(**{**known, **changes})
+
+
+def add(engine: Engine, *records: RunRecord) -> list[int]:
+    with engine.begin() as connection:
+        return [runs.start(connection, asdict(each)) for each in records]
+
+
+def test_every_field_comes_back(engine: Engine) -> None:
+    whole = record(
+        settings={"CRAWL_LOCK": False, "x": None, "þ": "\udcff\0"},
+        version="1",
+        host="h",
+        pid=7,
+        finished_at=START,
+        status="partial",
+        exit_code=3,
+        why="þ",
+        complete=True,
+        cars_new=1,
+        cars_changed=2,
+        cars_unchanged=3,
+        cars_gone=4,
+        images_stored=5,
+        images_linked=6,
+        images_known=7,
+        images_failed={"http-404": 8},
+        bytes=2**40,
+        requests=9,
+        safe_p50=0.1,
+        safe_p95=2.5,
+        monitors=[{"name": "a", "passed": False, "said": "b"}],
+        output={"status": "pending", "s3Urls": ["s3://b/k"]},
+    )
+    (run_id,) = add(engine, whole)
+    with engine.connect() as connection:
+        found = runs.get(connection, str(run_id))
+    assert found is not None
+    whole.id = run_id
+    assert RunRecord(**found) == whole
+    assert whole.cars == 6
+
+
+def test_start_finish_and_output(engine: Engine) -> None:
+    first = record()
+    (first.id, other) = add(engine, first, record(1))
+    first.status, first.cars_new, first.images_failed = "failed", 12, {"timeout": 1}
+    with engine.begin() as connection:
+        runs.finish(connection, asdict(first))
+        runs.save_output(connection, first.id, {"status": "success"})
+    with engine.connect() as connection:
+        found = RunRecord(**runs.get(connection, str(first.id)) or {})
+        assert (found.status, found.cars_new, found.images_failed) == ("failed", 12, {"timeout": 1})
+        assert found.output == {"status": "success"}
+        untouched = runs.get(connection, str(other))
+        assert untouched is not None
+        assert untouched["status"] == "running"
+
+
+def test_by_row_or_job(engine: Engine) -> None:
+    one, two, named = add(engine, record(1, job_id="x"), record(2, job_id="x"), record(3, job_id="77"))
+    asked = {"x": two, str(one): one, "77": named, "78": None, "y": None, "": None, "9" * 40: None, "²": None}
+    with engine.connect() as connection:
+        for given, wanted in asked.items():
+            found = runs.get(connection, given)
+            assert (found and found["id"]) == wanted, given
+
+
+def test_lists_are_the_newest_first(engine: Engine) -> None:
+    ids = add(engine, record(2), record(1), record(3, spider="br", status="failed"), record(3, status="failed"))
+    with engine.connect() as connection:
+
+        def listed(**which: Any) -> list[int]:
+            return [ids.index(each["id"]) for each in runs.listed(connection, **which)]
+
+        assert listed() == [3, 2, 0, 1]
+        assert listed(limit=2) == [3, 2]
+        assert listed(spider="bilasolur") == [3, 0, 1]
+        assert listed(spider="bilasolur", status="failed") == [3]
+        assert listed(spider="hekla") == []
+
+
+def test_earlier_runs_are_whole_ones_of_the_same_kind(engine: Engine) -> None:
+    good = {"status": "success", "complete": True}
+    reordered = {"base_url": "x", "makes": "Kia"}
+    ids = add(
+        engine,
+        record(0, **good),
+        record(1, status="partial", complete=True, arguments=reordered),
+        record(2, status="partial"),
+        record(3, status="failed", complete=True),
+        record(4, **good, spider="br"),
+        record(5, **good, arguments={"makes": "Kia"}),
+        record(6),
+        record(7, **good),
+    )
+    now = asdict(record(8))
+    with engine.connect() as connection:
+        assert [ids.index(each["id"]) for each in runs.earlier(connection, now, 10)] == [7, 1, 0]
+        assert [ids.index(each["id"]) for each in runs.earlier(connection, now, 1)] == [7]
+        now["id"] = ids[7]
+        assert [ids.index(each["id"]) for each in runs.earlier(connection, now, 10)] == [1, 0]
+
+
+def test_a_run_without_its_lock_is_interrupted(engine: Engine, database_url: str) -> None:
+    own, other = open_locks(database_url, timeout=10), open_locks(database_url, timeout=10)
+    with engine.begin() as connection:
+        alive = runs.start(connection, asdict(record(0)), own)
+        assert other.held([runs.lock_name(alive)]), "from the first moment that anybody can see the row"
+        killed = runs.start(connection, asdict(record(1)))
+        ended = runs.start(connection, asdict(record(2, status="success")))
+    with engine.begin() as connection:
+        assert runs.dead(connection, other) == [killed]
+        found = runs.interrupt(connection, [killed, ended], other)
+        assert [(each["id"], each["status"]) for each in found] == [(killed, "interrupted")]
+        assert runs.dead(connection, other) == []
+        assert runs.interrupt(connection, [killed], other) == [], "it is told once"
+        under_way = runs.under_way(connection, "Bilasolur")
+        assert under_way is not None
+        assert under_way["id"] == alive
+        assert runs.under_way(connection, "BR") is None
+    own.close()
+    with engine.begin() as connection:
+        assert runs.dead(connection, other) == [alive]
+        # It was only the connection that broke: what the run itself says counts.
+        runs.interrupt(connection, [alive], other)
+        runs.finish(connection, asdict(record(0, id=alive, status="success")))
+        found_again = runs.get(connection, str(alive))
+        assert found_again is not None
+        assert found_again["status"] == "success"
+    other.close()

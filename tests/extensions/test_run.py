@@ -1,0 +1,236 @@
+"""A run's beginning and end, by the signals that a crawl sends; tests/crawl/test_runs.py has real crawls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from scrapy import signals
+from scrapy.commands import ScrapyCommand
+from scrapy.exceptions import CloseSpider
+
+from carscraper.db import runs, schema
+from carscraper.db.engine import open_engine
+from carscraper.db.ledger import Ledger
+from carscraper.db.locks import open_locks
+from carscraper.extensions import run as module
+from carscraper.extensions.run import Run
+from carscraper.runs.record import RunRecord, overridden, shown
+from carscraper.settings import Secret
+from carscraper.spiders.bilasolur import BilasolurSpider
+from tests.db.test_locks import break_connections
+from tests.fakes import make_crawler, make_settings, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("_alone")
+
+
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ScrapyCommand, "exitcode", 0)
+    monkeypatch.chdir(tmp_path)
+
+
+class World:
+    """A crawler with the extension, and what it sends."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.url = url
+        self.crawler = make_crawler(BilasolurSpider, **{"DATABASE_URL": url, "OUTPUTS_DIR": "", **settings})
+        self.crawler.get_extension = lambda _: None  # type: ignore[assignment, method-assign]
+        self.run = Run.from_crawler(self.crawler)
+
+    async def open(self) -> None:
+        await Ledger.of(self.crawler).open()
+        await self.send(signals.spider_opened, dont_log=CloseSpider)
+
+    async def close(self, reason: str = "finished") -> None:
+        await self.send(signals.spider_closed, reason=reason)
+        await self.send(signals.engine_stopped)
+
+    async def send(self, signal: object, **arguments: Any) -> list[Any]:
+        sent = await self.crawler.signals.send_catch_log_async(signal, spider=self.crawler.spider, **arguments)
+        for _, result in sent:
+            if isinstance(result, Exception):
+                raise result
+        return [result for _, result in sent]
+
+    def rows(self) -> list[RunRecord]:
+        engine = open_engine(self.url, timeout=10)
+        try:
+            with engine.begin() as connection:
+                return [RunRecord(**each) for each in runs.listed(connection)]
+        finally:
+            engine.dispose()
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(sqlite_url)
+
+    async def scene() -> None:
+        await world.open()
+        (begun,) = world.rows()
+        assert (begun.status, begun.finished_at, begun.source) == ("running", None, "Bilasolur")
+        world.crawler.stats.set_value("carscraper/cars/new", 2)
+        await world.send(signals.item_error, item={}, response=None, failure=None)
+        await world.close()
+
+    play(scene)
+    assert ScrapyCommand.exitcode == 3
+    assert "1 car not written" in caplog.text, "what a mistake in a pipeline has cost is counted"
+    (ended,) = world.rows()
+    assert (ended.status, ended.exit_code, ended.cars_new) == ("partial", 3, 2)
+    assert ended.finished_at is not None
+    locks = open_locks(sqlite_url, timeout=1)
+    assert locks.held(["source-Bilasolur", "run-1"]) == set()
+
+
+def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("oops")
+
+    fail.__name__ = "fail"
+    for name in ("check", "upload", "write_metrics", "tell"):
+        monkeypatch.setattr(module, name, fail)
+    world = World(sqlite_url, OUTPUTS_DIR="jobs")
+
+    async def scene() -> None:
+        await world.open()
+        await world.close()
+
+    play(scene)
+    (row,) = world.rows()
+    assert (row.status, row.exit_code, ScrapyCommand.exitcode) == ("partial", 3, 3), "no verdict on it is no success"
+    assert row.output["status"] == "failed"
+    assert [each["passed"] for each in row.monitors] == [False]
+    assert caplog.text.count("oops") >= 4
+
+
+def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    triggers: list[tuple[Any, ...]] = []
+    reactor = SimpleNamespace(addSystemEventTrigger=lambda *arguments: triggers.append(arguments))
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    world = World(sqlite_url)
+
+    async def scene() -> None:
+        world.crawler.stats.set_value("carscraper/failed", "AWS_S3_BUCKET is missing.")
+        await world.send(signals.spider_closed, reason="configuration")
+
+    play(scene)
+    assert ScrapyCommand.exitcode == 0, "Scrapy does not send engine_stopped for it"
+    ((when, event, function, *arguments),) = triggers
+    assert (when, event) == ("before", "shutdown")
+    function(*arguments)
+    assert ScrapyCommand.exitcode == 4
+    assert list(tmp_path.iterdir()) == [], "no database is made for it"
+
+    engine = open_engine(sqlite_url, timeout=10)
+    schema.ensure(engine)
+    engine.dispose()
+    play(scene)
+    (row,) = world.rows()
+    assert (row.status, row.exit_code, row.why) == ("failed", 4, "failed. AWS_S3_BUCKET is missing.")
+
+
+def test_a_broken_connection_is_mended_or_said(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_WATCH_EVERY", 0.05)
+    world = World(postgres_url)
+    others = []
+
+    def take() -> bool:
+        others.append(open_locks(postgres_url, timeout=10))
+        return others[-1].acquire("source-Bilasolur")
+
+    async def scene() -> None:
+        await world.open()
+        await asyncio.to_thread(break_connections, postgres_url)
+        await asyncio.sleep(0.5)
+        assert not take(), "it was taken again"
+        assert "broke" not in caplog.text
+        monkeypatch.setattr(module, "_WATCH_EVERY", 0.5)
+        await asyncio.sleep(0.1)
+        break_connections(postgres_url)
+        assert take()
+        await until(lambda: "has taken source-Bilasolur since" in caplog.text)
+        await asyncio.sleep(1)
+        await world.close()
+
+    with caplog.at_level(logging.WARNING):
+        play(scene)
+    assert caplog.text.count("has taken source-Bilasolur since") == 1, "said once"
+    (row,) = world.rows()
+    assert row.status == "success"
+    for each in others:
+        each.close()
+
+
+def test_a_database_that_goes_away_at_the_end(
+    postgres: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    world = World(postgres_url)
+
+    async def scene() -> None:
+        await world.open()
+        postgres.stop()
+        await world.close()
+
+    play(scene)
+    assert ScrapyCommand.exitcode == 0, "what was kept is kept"
+    assert "How run 1 ended can't be written" in caplog.text
+    postgres.start()
+    (row,) = world.rows()
+    assert row.status == "running"
+    late = World(postgres_url)
+
+    async def next_one() -> None:
+        await late.open()
+        assert [each.status for each in late.rows()] == ["running", "interrupted"]
+        await late.close()
+
+    play(next_one)
+
+
+def test_what_was_overridden_is_stored_without_secrets() -> None:
+    settings = make_settings(
+        DOWNLOAD_DELAY=2,
+        DATABASE_URL="postgresql://me:geheim@h/x",
+        AWS_SECRET_ACCESS_KEY="geheim",
+        MY_TOKEN="geheim",
+        HTTP_PROXY="http://me:geheim@proxy:3128/?a=1&apikey=geheim#x",
+        FEEDS={"s3://me:geheim@b/x": {"format": "json", "password": "geheim"}},
+        DEFAULT_REQUEST_HEADERS='{"Authorization": "Bearer geheim", "Accept": "x"}',
+        HEADERS=[{"Cookie": "geheim"}],
+        LONG="x" * 5000,
+        SOME=Secret("geheim"),
+    )
+    found = overridden(settings)
+    assert "geheim" not in repr(found)
+    assert (found["DOWNLOAD_DELAY"], found["AWS_SECRET_ACCESS_KEY"], found["SOME"]) == (2, "***", "***")
+    assert found["HTTP_PROXY"] == "http://***@proxy:3128/?a=1&apikey=***#x"
+    assert found["DEFAULT_REQUEST_HEADERS"] == {"Authorization": "***", "Accept": "x"}
+    assert len(found["LONG"]) == 1000
+    assert "USER_AGENT" not in found
+    assert "geheim" not in repr(asdict(RunRecord(spider="x", job_id="x", started_at=datetime.now(), settings=found)))  # noqa: DTZ005
+    given = {"base_url": "https://me:geheim@h/x?token=geheim&p=2;sig=geheim", "makes": "Kia,Audi", "password": "geheim"}
+    assert shown(given) == {"base_url": "https://***@h/x?token=***&p=2;sig=***", "makes": "Kia,Audi", "password": "***"}
