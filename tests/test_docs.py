@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-import sqlalchemy
 from dotenv import dotenv_values
 from scrapy.settings import default_settings
 
@@ -38,6 +37,9 @@ FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0
 # Names in capitals that are no settings: of other programs, or placeholders.
 NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
     "AWS_ENDPOINT_URL_S3",
+    "SCRAPYD_USERNAME",
+    "SCRAPYD_PASSWORD",
+    "POSTGRES_PASSWORD",
     "STANDARD_IA",
     "ONEZONE_IA",
     "GLACIER_IR",
@@ -154,6 +156,9 @@ def test_commands_exist(page: Path) -> None:
         else:
             known = {"database": {"upgrade", "version"}, "storage": {each.name for each in verbs()} | {"VERB"}}
             known |= {"crawlall": set(), "checkdealers": set(), "newdealer": {"example"}}
+            known |= {"runs": {"list", "show", "compare", "upload"}, "worker": set()}
+            known |= {"queue": {"show", "cancel", "setup"}}
+            known |= {"enqueue": {"crawl", "backfill"}}
             assert not verb or verb in known[command]
     arguments = {"base_url", "makes", "limit", "max_pages", "details"} | {field.name for field in fields(Options)}
     assert set(re.findall(r"-a (\w+)=", text)) <= arguments
@@ -275,44 +280,6 @@ def test_the_example_changes_nothing_as_it_is_and_can_be_read_when_all_is_switch
 # --- deploy/ ----------------------------------------------------------------------------------------------------
 
 DEPLOY = REPO / "deploy"
-UNITS = ("carscraper-bilasolur.service", "carscraper-bilasolur.timer")
-
-
-def test_the_units_are_understood(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed")
-    installed = "/opt/carscraper/.venv/bin/scrapy"
-    for unit in UNITS:
-        text = text_of(DEPLOY / unit)
-        (tmp_path / unit).write_text(text.replace(installed, shutil.which("true") or "/bin/true"), "utf-8")
-    assert installed in text_of(DEPLOY / UNITS[0])
-    command = [program, "verify", "--man=no", *(str(tmp_path / unit) for unit in UNITS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    ours = [line for line in done.stderr.splitlines() if "carscraper" in line]
-    assert not ours
-    calendar = re.findall(r"OnCalendar=(.+)", text_of(DEPLOY / UNITS[1]))
-    done = subprocess.run([program, "calendar", *calendar], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_crontab_runs_one_crawl_at_a_time(tmp_path: Path) -> None:
-    lines = [line for line in text_of(DEPLOY / "crontab").splitlines() if line and not line.startswith("#")]
-    variables = [line for line in lines if re.fullmatch(r"[A-Z_]+=\S+", line)]
-    (entry,) = [line for line in lines if line not in variables]
-    *when, command = entry.split(None, 5)
-    assert all(re.fullmatch(r"[\d*,/-]+", part) for part in when)
-    assert "%" not in command  # cron takes it for the end of the line
-    command = command.replace("/var/lib/carscraper", str(tmp_path)).replace(
-        "/opt/carscraper/.venv/bin/scrapy crawl bilasolur", "sh -c 'echo ran; sleep 3'"
-    )
-    if shutil.which("flock") is None:
-        pytest.skip("flock is not installed")
-    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "ran\n"
-        second = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
-        assert (second.returncode, second.stdout) == (0, "")
 
 
 def policy(bucket: str, prefix: str, *sids: str) -> str:
@@ -381,50 +348,3 @@ def test_the_printed_policy_allows_no_more(
         done = crawl("bilasolur", spider_arguments=arguments, env=environment | {"S3_PREFIX": "others/"}, settings=FAST)
     assert done.returncode == verdict.FAILED, done
     assert done.lines("AccessDenied"), done
-
-
-def test_the_printed_database_roles_are_enough(
-    crawl: Callable[..., services.CompletedCrawl], postgres: services.PostgresCluster, postgres_url: str, tmp_path: Path
-) -> None:
-    page = text_of(REPO / "docs" / "going-to-production.md")
-    found = re.search(r"<!-- database roles -->\n```sql\n(.+?)```", page, re.DOTALL)
-    assert found
-    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-
-    def run(script: str) -> None:
-        with engine.connect() as connection:
-            for statement in script.split(";"):
-                if statement.strip():
-                    connection.exec_driver_sql(statement)
-
-    def as_role(role: str) -> str:
-        url = sqlalchemy.make_url(postgres_url).set(username=role)
-        return url.render_as_string(hide_password=False)
-
-    run(found[1])
-    try:
-        done = services.run_scrapy(
-            "database", "upgrade", cwd=tmp_path, env={"DATABASE_URL": as_role("carscraper_owner")}
-        )
-        assert done.returncode == 0, done
-        with SimulatedBilasolur(cars=3, photos=2) as site:
-            arguments = {"base_url": site.base_url}
-            environment = {"DATABASE_URL": as_role("carscraper_crawl")}
-            for kept in ("6 photos stored", "6 known before"):
-                done = crawl("bilasolur", spider_arguments=arguments, env=environment, settings=FAST)
-                assert done.returncode == 0, done
-                assert done.lines(kept), done
-    finally:
-        run("DROP OWNED BY carscraper_crawl, carscraper_owner; DROP ROLE carscraper_crawl; DROP ROLE carscraper_owner")
-
-
-def test_the_crawl_runs_from_another_folder_as_the_units_do(tmp_path: Path) -> None:
-    """Program here, state there: the settings module by its name, no ``scrapy.cfg``, paths in the working directory."""
-    unit = text_of(DEPLOY / UNITS[0])
-    assert "Environment=SCRAPY_SETTINGS_MODULE=carscraper.settings" in unit
-    environment = services.crawl_environment(tmp_path) | {"CARSCRAPER_ENV_FILE": str(tmp_path / "bilasolur.env")}
-    (tmp_path / "bilasolur.env").write_text("CRAWL_MAX_PAGES=3\nDATABASE_URL=sqlite:///var/here.db\n", "utf-8")
-    command = [sys.executable, "-m", "scrapy", "database", "upgrade"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "var" / "here.db").exists()

@@ -1,0 +1,66 @@
+"""Where secrets lie: a file that everybody may read is spoken of, an address with a password in it is refused."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from carscraper.exceptions import ConfigurationError
+from carscraper.settings import checks, exposed_env_file, secret_names
+from tests.fakes import make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests import services
+
+SENTENCE = "has secrets in it, and everybody on this machine may read it"
+
+
+@pytest.mark.parametrize("name", secret_names)
+@pytest.mark.parametrize(("mode", "exposed"), [(0o644, True), (0o604, True), (0o640, False), (0o600, False)])
+def test_a_file_with_secrets_that_everybody_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: int, exposed: bool
+) -> None:
+    path = tmp_path / "my.env"
+    path.write_text(f"CONTACT=a@example.is\n{name}=hunter2\n")
+    path.chmod(mode)
+    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    assert exposed_env_file() == (path if exposed else None)
+
+
+@pytest.mark.parametrize("content", ["", "CONTACT=a@example.is\n", "AWS_SECRET_ACCESS_KEY=\n#DATABASE_URL=x\n"])
+def test_a_file_without_secrets_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    path = tmp_path / "my.env"
+    path.write_text(content)
+    path.chmod(0o644)
+    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    assert exposed_env_file() is None
+    path.unlink()
+    assert exposed_env_file() is None
+
+
+def test_a_crawl_says_so_once(tmp_path: Path, crawl: Callable[..., services.CompletedCrawl]) -> None:
+    path = tmp_path / "my.env"
+    path.write_text("HENRY_API_KEY=hunter2\n")
+    path.chmod(0o644)
+    done = crawl("bilasolur", env={"CARSCRAPER_ENV_FILE": str(path)}, spider_arguments={"limit": "none"})
+    assert len(done.lines(f"{path} {SENTENCE}")) == 1, done
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "IMAGES_PUBLIC_URL"])
+@pytest.mark.parametrize("address", ["https://me:hunter2@s3.example.is", "http://hunter2@127.0.0.1:9000/x"])
+def test_an_address_with_a_password_is_refused_and_not_shown(
+    name: str, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is an address with a user in it") as caught:
+        checks[name](name, address)
+    assert "hunter2" not in str(caught.value)
+    with caplog.at_level(logging.DEBUG):
+        settings = make_settings(**{name: address})
+    assert settings["CARSCRAPER_PROBLEMS"] == [str(caught.value)]
+    assert "hunter2" not in caplog.text
