@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scrapy.settings import Settings
 
-from carscraper.commands.storage import Command
 from carscraper.storage.client import open_client
 from tests import services
 from tests.cli.shop import Shop
+from tests.commands import Said, call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -67,20 +63,6 @@ def proxy(one_proxy: services.S3Proxy) -> services.S3Proxy:
     return one_proxy
 
 
-@dataclass
-class Said:
-    """What a verb said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        """The JSON on stdout."""
-        return json.loads(self.out)
-
-
 class Storage:
     """Runs ``scrapy storage`` with settings of its own; nothing comes from the environment."""
 
@@ -94,29 +76,10 @@ class Storage:
 
     def __call__(self, *words: object, settings: Mapping[str, Any] | None = None, code: int | None = 0) -> Said:
         """Runs a verb and insists on its exit code (``None``: any)."""
-        loaded = Settings()
-        loaded.setmodule("carscraper.settings", priority="project")
-        for name, value in {**self.settings, **(settings or {})}.items():
-            loaded.set(name, value, priority="cmdline")
-        command = Command()
-        command.settings = loaded
-        parser = argparse.ArgumentParser(prog="scrapy storage")
-        command.add_options(parser)
-        self._capsys.readouterr()
         if self.answer is not None:
             self._monkeypatch.setattr(sys, "stdin", _Terminal(self.answer))
-        try:
-            options, left = parser.parse_known_args([str(word) for word in words])
-            command.process_options(left, options)
-            command.run(left, options)
-            exitcode = command.exitcode
-        except SystemExit as ended:
-            exitcode = int(ended.code or 0)
-        captured = self._capsys.readouterr()
-        said = Said(exitcode, captured.out, captured.err)
-        if code is not None:
-            assert said.code == code, said
-        return said
+        given = {**self.settings, **(settings or {})}
+        return call("storage", *words, settings=given, capsys=self._capsys, code=code)
 
 
 class _Terminal:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests import services
-    from tests.cli.conftest import Said, Storage
+    from tests.cli.conftest import Storage
+    from tests.commands import Said
     from tests.crawl.world import World
 
 __all__ = ["new_site", "new_world"]  # fixtures

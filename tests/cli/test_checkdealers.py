@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,6 @@ import pytest
 import sqlalchemy
 
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.commands.checkdealers import Command
 from carscraper.db import fill as stored
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
@@ -28,8 +25,8 @@ from carscraper.upkeep.checkdealers import accept, check, read_against
 from carscraper.upkeep.dealers import where_read
 from tests import services
 from tests.cli.used_cars import CARD, UsedCars
+from tests.commands import Said, call
 from tests.dealers.bilasolur import SimulatedBilasolur
-from tests.fakes import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,27 +40,12 @@ DAY = datetime.fromisoformat("2026-02-01T03:00:00")
 # --- real crawls ------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Said:
-    out: str
-    err: str
-
-
 @pytest.fixture
 def checkdealers(capsys: pytest.CaptureFixture[str], sqlite_url: str) -> Callable[..., Said]:
     """The command in this process, which is quicker."""
 
     def run(*words: str, code: int) -> Said:
-        command = Command()
-        command.settings = make_settings(DATABASE_URL=sqlite_url)
-        parser = argparse.ArgumentParser(conflict_handler="resolve")
-        command.add_options(parser)
-        capsys.readouterr()
-        opts, left = parser.parse_known_args(words)
-        command.run(left, opts)
-        said = Said(*capsys.readouterr())
-        assert command.exitcode == code, said
-        return said
+        return call("checkdealers", *words, settings={"DATABASE_URL": sqlite_url}, capsys=capsys, code=code)
 
     return run
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests import services
-    from tests.cli.conftest import Said, Storage
+    from tests.cli.conftest import Storage
+    from tests.commands import Said
 
 DEALERS = "https://bilasolur.is/CarImage.aspx?s=16&c=1&p=2&w=1280"
 

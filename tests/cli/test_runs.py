@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scrapy.settings import Settings
 
-from carscraper.commands.runs import Command
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
 from carscraper.db.locks import open_locks
 from carscraper.runs.record import RunRecord
 from tests import services
-from tests.cli.conftest import Said
+from tests.commands import Said, call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,24 +71,10 @@ RECORDS = [
 def scrapy_runs(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
     """``scrapy runs`` in this process."""
 
-    def call(*words: object, code: int = 0) -> Said:
-        settings = Settings()
-        settings.setmodule("carscraper.settings", priority="project")
-        settings.set("DATABASE_URL", sqlite_url, priority="cmdline")
-        command = Command()
-        command.settings = settings
-        parser = argparse.ArgumentParser(prog="scrapy runs")
-        command.add_options(parser)
-        capsys.readouterr()
-        options, left = parser.parse_known_args([str(word) for word in words])
-        command.process_options(left, options)
-        command.run(left, options)
-        captured = capsys.readouterr()
-        said = Said(command.exitcode, captured.out, captured.err)
-        assert said.code == code, said
-        return said
+    def run(*words: object, code: int = 0) -> Said:
+        return call("runs", *words, settings={"DATABASE_URL": sqlite_url}, capsys=capsys, code=code)
 
-    return call
+    return run
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from tests import services
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cli.conftest import Said, Storage
+    from tests.cli.conftest import Storage
+    from tests.commands import Said
 
 WRITES = ("PUT", "POST", "DELETE")
 SQS = "arn:aws:sqs:eu-north-1:123456789012:photos"

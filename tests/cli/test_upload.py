@@ -16,7 +16,8 @@ from tests import services
 from tests.upkeep.stock import Stock, picture
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Said, Storage
+    from tests.cli.conftest import Storage
+    from tests.commands import Said
 
 
 class Folder:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -16,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy
-from scrapy.settings import Settings
 
 from carscraper import logs
 from tests import services
+from tests.commands import Said, call
 from tests.crawl.conftest import new_site  # noqa: F401 - a fixture
 from tests.crawl.world import IMPOLITE
 
@@ -30,20 +28,6 @@ if TYPE_CHECKING:
 
 BEAT = 0.5
 """Seconds: workers of the tests are taken for dead after two."""
-
-
-@dataclass
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        """The JSON on stdout."""
-        return json.loads(self.out)
 
 
 @dataclass(kw_only=True)
@@ -77,30 +61,13 @@ class Fleet:
 
     def __call__(self, command: str, *words: object, code: int | None = 0, **settings: Any) -> Said:
         """Runs ``scrapy enqueue`` or ``scrapy queue`` in this process."""
-        loaded = Settings()
-        loaded.setmodule("carscraper.settings", priority="project")
-        for name, value in {"DATABASE_URL": self.database_url, "WORKER_HEARTBEAT": str(BEAT), **settings}.items():
-            loaded.set(name, value, priority="cmdline")
-        made = importlib.import_module(f"carscraper.commands.{command}").Command()
-        made.settings = loaded
-        parser = argparse.ArgumentParser(prog=f"scrapy {command}")
-        made.add_options(parser)
-        self.capsys.readouterr()
         level = logging.root.level
         try:
-            options, left = parser.parse_known_args([str(word) for word in words])
-            made.process_options(left, options)
-            made.run(left, options)
-            exitcode = made.exitcode
-        except SystemExit as ended:
-            exitcode = int(ended.code or 0)
+            given = {"DATABASE_URL": self.database_url, "WORKER_HEARTBEAT": str(BEAT), **settings}
+            return call(command, *words, settings=given, capsys=self.capsys, code=code)
         finally:
             logs.uninstall()  # which a worker puts up
             logging.root.setLevel(level)
-        captured = self.capsys.readouterr()
-        said = Said(exitcode, captured.out, captured.err)
-        assert code is None or said.code == code, said
-        return said
 
     def enqueue(self, *words: object, **options: Any) -> Said:
         """Crawls of the dealer of this test."""
