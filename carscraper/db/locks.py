@@ -145,8 +145,12 @@ class PostgresLocks:
         return self._wanted - self._got
 
     def close(self) -> None:
-        """Give all back by ending the session."""
+        """Give all back, and end the session."""
         self._wanted.clear()
+        if self._got and self._connection is not None:
+            # The session's end would do it too, a moment later: too late for a crawl that is started at once.
+            with contextlib.suppress(DBAPIError):
+                self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
         self._drop()
         self._engine.dispose()
 
