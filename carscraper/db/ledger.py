@@ -71,6 +71,7 @@ class Ledger:
         self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
         self._executor = self._new_executor()
         self._given_up = False
+        self._opening: asyncio.Future[None] | None = None
         self._saves: Batcher[CarItem | GoneCar, queries.Saved] = Batcher(self._save, size=_GROUP, linger=_LINGER)
         self._photos: Batcher[tuple[int, CarImage], int] = Batcher(self._save_images, size=200, linger=_LINGER)
         self._known: Batcher[tuple[str, str], dict[str, queries.KnownImage]] = Batcher(
@@ -97,11 +98,16 @@ class Ledger:
         return found
 
     async def open(self) -> None:
-        """Connect, and create the tables in an empty database.
+        """Connect, and create the tables in an empty database: once, however many pipelines ask for it at once.
 
         Raises:
             ConfigurationError: the database can't be reached or its tables are not this program's.
         """
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(
                 self._executor, lambda: schema.ensure(self._engine, create=not self._read_only)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 HEAD = "0005"
 """The version this program needs: the last migration's. A test holds the two together."""
 
-# Alembic keeps what it works on in globals, and several pipelines open the ledger at the same time.
-_ALEMBIC = threading.Lock()
 _LOCK = 0x63617273  # "cars": any number, the same in every carscraper
 _NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 
@@ -75,7 +72,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 def _upgrade(engine: Engine) -> tuple[str | None, str]:
     from alembic import command  # noqa: PLC0415 - see above
 
-    with _ALEMBIC, engine.begin() as connection:
+    with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         before = current(connection)
