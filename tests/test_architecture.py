@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": ROOMS | {"upkeep", "runs"},
     "spiders": ROOMS | {"pipelines", "base_spiders", "backfill", "middlewares"},
     "runs": ROOMS,
-    "jobs": ROOMS | {"cli"},
+    "jobs": ROOMS | {"cli", "runs"},
     "extensions": ROOMS | {"pipelines", "base_spiders", "runs"},
     "commands": ROOMS | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "upkeep", "runs", "jobs"},
 }

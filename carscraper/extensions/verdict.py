@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.commands import ScrapyCommand
 
 from carscraper import logs
+from carscraper.runs.record import failed_images
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 SUCCESS, PARTIAL, FAILED = 0, 3, 4
 WORDS = {SUCCESS: "success", PARTIAL: "partial", FAILED: "failed"}
-_FAILED_IMAGES = "carscraper/images/failed/"
 
 
 def announce(crawler: Crawler, code: int, lines: list[str]) -> None:
@@ -59,12 +59,12 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         value: int = stats.get(f"carscraper/{key}", 0)
         return value
 
-    failed_images = {key.removeprefix(_FAILED_IMAGES): n for key, n in stats.items() if key.startswith(_FAILED_IMAGES)}
-    gone = failed_images.pop("car-gone", 0)  # could not be kept by anybody
+    failed = failed_images(stats)
+    gone = failed.pop("car-gone", 0)  # could not be kept by anybody
     # What an earlier run left there counts too: it is not kept yet.
     waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
     troubles = [
-        _count(sum(failed_images.values()), "photo", "failed", failed_images),
+        _count(sum(failed.values()), "photo", "failed", failed),
         _count(waiting, "photo", "in the spool, uploaded by the next run"),
         _count(number("images/pending"), "photo", "not fetched, taken up by the next run"),
         _count(number("cars/failed"), "car", "not written"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
+from carscraper.runs.record import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,12 +68,7 @@ class Job:
         """
         words = [self.spider, *(f"{name}={value}" for name, value in self.arguments.items())]
         words += [f"-s {name}={value}" for name, value in self.settings.items()]
-        return redacted(" ".join(words))
-
-
-def redacted(text: str) -> str:
-    """Give *text* without the users and passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+        return cleaned(" ".join(words))
 
 
 def pairs(given: Iterable[str], option: str) -> dict[str, str]:
@@ -85,7 +81,7 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
     for each in given:
         name, equals, value = each.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z]\w*", name):
-            raise ConfigurationError(f"{option} {redacted(each)} can't be read; write NAME=VALUE.")
+            raise ConfigurationError(f"{option} {cleaned(each)} can't be read; write NAME=VALUE.")
         found[name] = value
     return found
 

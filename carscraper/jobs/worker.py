@@ -22,7 +22,8 @@ from carscraper.db import queue
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.jobs.app import PatientConnector, options_of, quieten
 from carscraper.jobs.child import Child
-from carscraper.jobs.job import TASK, Job, redacted
+from carscraper.jobs.job import TASK, Job
+from carscraper.runs.record import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -283,7 +284,7 @@ class Worker:
             del self._children[job_id]
         if child.was_told and code != DONE:
             outcome = queue.STOPPED
-        await self.ask(queue.end_try, job_id, number, outcome=outcome, exit_code=code, said=redacted(said))
+        await self.ask(queue.end_try, job_id, number, outcome=outcome, exit_code=code, said=cleaned(said))
         if outcome == queue.STOPPED:
             raise AgainError
         if outcome == "skipped" and await self.ask(queue.may_be_locked_out, job_id):

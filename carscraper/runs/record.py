@@ -98,14 +98,19 @@ class RunRecord:
         self.cars_unchanged, self.cars_gone = number("cars/unchanged"), number("cars/gone")
         self.images_stored, self.images_linked = number("images/stored"), number("images/linked")
         self.images_known, self.bytes = number("images/known"), number("images/bytes")
-        self.images_failed = {
-            name.removeprefix(_FAILED_IMAGES): count
-            for name, count in sorted(stats.items())
-            if name.startswith(_FAILED_IMAGES) and count
-        }
+        self.images_failed = failed_images(stats)
         self.requests = stats.get("downloader/request_count", 0)
         self.safe_p50 = stats.get("carscraper/images/safe_p50")
         self.safe_p95 = stats.get("carscraper/images/safe_p95")
+
+
+def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:
+    """Give how many photos failed in a crawl with these *stats*, by reason."""
+    return {
+        name.removeprefix(_FAILED_IMAGES): count
+        for name, count in sorted(stats.items())
+        if name.startswith(_FAILED_IMAGES) and count
+    }
 
 
 def saw_all(stats: Mapping[str, Any]) -> bool:
@@ -156,5 +161,13 @@ def _text(text: str) -> Any:
 
 
 def _cleaned(text: str) -> str:
-    text = _USER_INFO.sub("***@", text)
-    return _SECRET_PARAMETER.sub(r"\1***", text)[:_LONGEST]
+    return cleaned(text)[:_LONGEST]
+
+
+def cleaned(text: str) -> str:
+    """Give *text* without the users, passwords and keys of the addresses in it.
+
+    >>> cleaned("base_url=http://a:b@c@h/?token=x -s LOG_LEVEL=DEBUG")
+    'base_url=http://***@h/?token=*** -s LOG_LEVEL=DEBUG'
+    """
+    return _SECRET_PARAMETER.sub(r"\1***", _USER_INFO.sub("***@", text))
