@@ -37,9 +37,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Making $(VENV) from requirements.lock (a minute or two the first time)"
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
-		--require-hashes --requirement requirements.lock
+		--no-deps --require-hashes --requirement requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 		--no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 
 test-packages:
