@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from carscraper.parsing import Price
+    from carscraper.vehicles import Vehicle
 
 logger = logging.getLogger(__name__)
 
@@ -356,18 +357,12 @@ class CardSpider(DealerSpider):
             raise ValueError(f"no car in {card.link!r}")
         year, month = self.get_year_month(card)
         price = self.get_price(card)
-        vehicle = canonical(*self.get_make_model(card))
-        images = self.images_of(response, selector.css(self.card_images), external_id)
-        seen = [card.text() or "", *(image.identity for image in images)]
-        return CarItem(
-            source=self.source,
+        return self.item_of(
+            canonical(*self.get_make_model(card)),
+            self.images_of(response, selector.css(self.card_images), external_id),
+            shown=card.text() or "",
             external_id=external_id,
             url=self.own_url(card.link),
-            title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
-            make=vehicle.make,
-            model=vehicle.model,
-            display_make=vehicle.display_make,
-            display_name=vehicle.display_name,
             year=year,
             registration_month=month,
             price=price.amount,
@@ -378,10 +373,29 @@ class CardSpider(DealerSpider):
             transmission=self.get_transmission(card),
             drivetrain=self.get_drivetrain(card),
             dealer_id=self.get_dealer_id(card),
+        )
+
+    def item_of(self, vehicle: Vehicle, images: list[CarImage], *, shown: str, **fields: Any) -> CarItem:
+        """Make a car of what was read of it.
+
+        Args:
+            vehicle: its make and model.
+            images: its photos, in their order.
+            shown: in what a change shows; addresses vary with the search and do not belong there.
+            fields: all others of ``CarItem``.
+        """
+        seen = [shown, *(image.identity for image in images)]
+        return CarItem(
+            source=self.source,
+            title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
+            make=vehicle.make,
+            model=vehicle.model,
+            display_make=vehicle.display_make,
+            display_name=vehicle.display_name,
             images=images,
             image_urls=[image.source_url for image in images],
-            # What a person sees on the card; addresses vary with the search and do not count.
             card_hash=hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32],
+            **fields,
         )
 
     def own_url(self, link: str) -> str:

@@ -341,36 +341,25 @@ class RoggFeedSpider(RoggSpider):
         # Without a make the model's first word is not taken for one: the feed has a field for it.
         named = canonical(*split_make_model(make, f"{make} {model or ''}")) if make else canonical(None, model)
         year, month = parsing.parse_year_month(vehicle.text("ARGERD"))
+        fields = {
+            "url": self._page_of(response, vehicle, external_id),
+            "year": year,
+            "registration_month": month,
+            "price": parsing.parse_price(_unit(vehicle.text("VERD"), "þús. kr.")).amount,
+            "kilometers": parsing.parse_kilometers(_unit(vehicle.text("EKINNKM", "EKINN"), "km")),
+            "fuel": parsing.parse_fuel(self._coded(vehicle, "ELDSNEYTI", "eldsneyti")),
+            "transmission": parsing.parse_transmission(self._coded(vehicle, "GIRARTEGUND", "girartegund")),
+            "drivetrain": parsing.parse_drivetrain(self._coded(vehicle, "DRIF", "drif")),
+            "colour": parsing.parse_colour(self._coded(vehicle, "LITUR", "litir")),
+            "body": parsing.parse_body(self._coded(vehicle, "FLOKKUR", "flokkar")),
+            "doors": parsing.parse_doors(vehicle.text("DYR")),
+            "seats": parsing.parse_seats(vehicle.text("MANNA")),
+            "horsepower": parsing.parse_horsepower(vehicle.text("HESTOFL")),
+            "dealer_id": vehicle.text("BILASALAID"),
+            "description": self._equipment(vehicle),
+        }
         images = self._images(response, vehicle, external_id)
-        item = CarItem(
-            source=self.source,
-            external_id=external_id,
-            url=self._page_of(response, vehicle, external_id),
-            title=" ".join(part for part in (named.display_make, named.display_name) if part) or None,
-            make=named.make,
-            model=named.model,
-            display_make=named.display_make,
-            display_name=named.display_name,
-            year=year,
-            registration_month=month,
-            price=parsing.parse_price(_unit(vehicle.text("VERD"), "þús. kr.")).amount,
-            kilometers=parsing.parse_kilometers(_unit(vehicle.text("EKINNKM", "EKINN"), "km")),
-            fuel=parsing.parse_fuel(self._coded(vehicle, "ELDSNEYTI", "eldsneyti")),
-            transmission=parsing.parse_transmission(self._coded(vehicle, "GIRARTEGUND", "girartegund")),
-            drivetrain=parsing.parse_drivetrain(self._coded(vehicle, "DRIF", "drif")),
-            colour=parsing.parse_colour(self._coded(vehicle, "LITUR", "litir")),
-            body=parsing.parse_body(self._coded(vehicle, "FLOKKUR", "flokkar")),
-            doors=parsing.parse_doors(vehicle.text("DYR")),
-            seats=parsing.parse_seats(vehicle.text("MANNA")),
-            horsepower=parsing.parse_horsepower(vehicle.text("HESTOFL")),
-            dealer_id=vehicle.text("BILASALAID"),
-            description=self._equipment(vehicle),
-            images=images,
-            image_urls=[image.source_url for image in images],
-        )
-        seen = [repr(item), *(image.identity for image in images)]
-        item.card_hash = hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32]
-        return item
+        return self.item_of(named, images, shown=repr((named, fields)), external_id=external_id, **fields)
 
     def _coded(self, vehicle: Vehicle, field: str, group: str) -> str | None:
         """Give the name of a field's code; a name that stands there itself is good, too."""
