@@ -107,6 +107,18 @@ class DealerSpider(CarscraperSpider):
         """Give the lasting address of the car's page at *url*, on the same host."""
         return url
 
+    def incomplete(self, why: str) -> None:
+        """Make the crawl partial: a part of the site's list was not seen.
+
+        Args:
+            why: a sentence for the last lines, with the page and what was expected there.
+        """
+        self.is_partial = True
+        sentences: list[str] = self.crawler.stats.get_value("carscraper/incomplete", [])
+        if why not in sentences:
+            logger.warning("%s", why)
+            self.crawler.stats.set_value("carscraper/incomplete", [*sentences, why])
+
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Make of an address the photo it names; ``None`` if it is another car's."""
         raise NotImplementedError

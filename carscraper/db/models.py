@@ -117,6 +117,12 @@ class CarImageRow(Base):
         Index("ix_car_images_source_sha256", "source_sha256"),
         Index("ix_car_images_status", "status"),
         Index("ix_car_images_key", "key"),
+        Index(
+            "ix_car_images_superseded_by",
+            "superseded_by",
+            postgresql_where=text("superseded_by IS NOT NULL"),
+            sqlite_where=text("superseded_by IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
@@ -140,6 +146,14 @@ class CarImageRow(Base):
     first_seen_at: Mapped[datetime]
     last_attempt_at: Mapped[datetime | None]
     stored_at: Mapped[datetime | None]
+    failed_days: Mapped[int] = mapped_column(server_default="0")
+    """On how many different days (UTC) the photo failed for ``reason``; a failure becomes final by it."""
+    failed_on: Mapped[date | None]
+    """The last of these days."""
+    superseded_by: Mapped[int | None] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), ForeignKey("car_images.id", ondelete="SET NULL")
+    )
+    """The row that shows the same picture of the same car now; ``status`` is then ``superseded``."""
 
 
 class ImageLikeness(Base):
@@ -245,6 +259,12 @@ class CrawlRun(Base):
     images_linked: Mapped[int] = mapped_column(server_default="0")
     images_known: Mapped[int] = mapped_column(server_default="0")
     images_failed: Mapped[str] = mapped_column(server_default="{}")
+    images_for_sale: Mapped[int | None]
+    """Photos of cars for sale in the ledger when the run ended; ``None``: not counted."""
+    images_for_sale_stored: Mapped[int | None]
+    """Those of them that are stored."""
+    images_unstored: Mapped[str] = mapped_column(server_default="{}")
+    """JSON: the others, by reason."""
     bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     requests: Mapped[int] = mapped_column(server_default="0")
     safe_p50: Mapped[float | None]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from carscraper.db.locks import Locks
 
 _runs = cast("Table", CrawlRun.__table__)
-_JSON = ("arguments", "settings", "images_failed", "monitors", "output")
+_JSON = ("arguments", "settings", "images_failed", "images_unstored", "monitors", "output")
 _LARGEST_ID = 2**63 - 1
 _RUNNING, _INTERRUPTED = "running", "interrupted"
 

@@ -78,6 +78,7 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),
     ]
     troubles = [trouble for trouble in troubles if trouble]
+    incomplete: list[str] = stats.get("carscraper/incomplete", [])
     limits: list[str] = stats.get("carscraper/monitors/failed", [])
     why = stats.get("carscraper/failed")
     closed = stats.get("carscraper/closed", "finished")
@@ -109,10 +110,11 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         code = FAILED
         lines.append(f"{name}: failed. The crawl ended early ({closed}).")
     else:
-        code = PARTIAL if troubles or limits or closed == "shutdown" else SUCCESS
+        code = PARTIAL if troubles or incomplete or limits or closed == "shutdown" else SUCCESS
         lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
     if troubles:
         lines.append(f"{name}: not kept: {'; '.join(troubles)}.")
+    lines += [f"{name}: not complete: {sentence}" for sentence in incomplete]
     lines += [f"{name}: limit not kept: {limit}" for limit in limits]
     if closed == "shutdown":
         lines.append(f"{name}: stopped on request; the same command goes on where this one ended.")

@@ -64,6 +64,12 @@ class RunRecord:
     images_known: int = 0
     images_failed: dict[str, int] = field(default_factory=dict)
     """By reason."""
+    images_for_sale: int | None = None
+    """Photos of cars for sale in the ledger when the run ended; ``None``: not counted."""
+    images_for_sale_stored: int | None = None
+    """Those of them that are stored."""
+    images_unstored: dict[str, int] = field(default_factory=dict)
+    """The others, by reason."""
     bytes: int = 0
     """Of the photos that were stored."""
     requests: int = 0
@@ -115,7 +121,7 @@ def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:
 
 def saw_all(stats: Mapping[str, Any]) -> bool:
     """Tell whether a crawl with these *stats* ended by itself, missed nothing of the site's list, and did not fail."""
-    missed = ("pages/failed", "pages/capped", "cards/failed", "failed")
+    missed = ("pages/failed", "pages/capped", "cards/failed", "failed", "incomplete")
     return stats.get("carscraper/closed") == "finished" and not (
         any(stats.get(f"carscraper/{name}") for name in missed) or stats.get("spider_exceptions/count")
     )
