@@ -235,12 +235,12 @@ IMAGES_THUMBS = _env("IMAGES_THUMBS", {})
 IMAGES_WIDTH = _env("IMAGES_WIDTH", 1280)
 
 #: Smaller pictures are refused as ``too-small`` (icons, spacers).
-#: Used by ``storage.inspection``.
+#: Used by ``images.inspection``.
 IMAGES_MIN_WIDTH = _env("IMAGES_MIN_WIDTH", 200)
 IMAGES_MIN_HEIGHT = _env("IMAGES_MIN_HEIGHT", 150)
 
 #: Larger pictures are refused as ``too-large`` before anything is decoded.
-#: Used by ``storage.inspection``.
+#: Used by ``images.inspection``.
 IMAGES_MAX_PIXELS = _env("IMAGES_MAX_PIXELS", 40_000_000)
 IMAGES_MAX_BYTES = _env("IMAGES_MAX_BYTES", 20 * 1024**2)
 
@@ -252,7 +252,7 @@ IMAGES_PLACEHOLDER_CARS = _env("IMAGES_PLACEHOLDER_CARS", 3)
 #: Used by ``db.ledger``.
 IMAGES_NOT_PLACEHOLDERS = _env("IMAGES_NOT_PLACEHOLDERS", "")
 
-#: Blank GPS positions and serial numbers inside the file, without touching the picture.
+#: Keep of the file only what draws the picture: no positions, names, serial numbers or other metadata.
 #: Used by ``pipelines.images``.
 IMAGES_STRIP_METADATA = _env("IMAGES_STRIP_METADATA", True)
 

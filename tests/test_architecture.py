@@ -49,7 +49,7 @@ FOUNDATION = {
     "settings",
     "vehicles",
 }
-ROOMS = FOUNDATION | {"db", "storage", "addon"}
+ROOMS = FOUNDATION | {"db", "images", "storage", "addon"}
 ALLOWED: dict[str, set[str]] = {
     "batching": set(),
     "data": set(),
@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "vehicles": {"data", "parsing"},
     "addon": {"exceptions", "logs", "settings"},
     "db": FOUNDATION,
+    "images": {"exceptions"},
     "storage": FOUNDATION,
     "middlewares": FOUNDATION | {"addon", "db"},
     "pipelines": ROOMS | {"runs"},
@@ -86,7 +87,7 @@ OUTSIDE = {
     "boto3": {"storage"},
     "botocore": {"storage"},
     "obstore": {"storage"},
-    "PIL": {"storage"},
+    "PIL": {"images"},
     "dotenv": {"settings"},
     "procrastinate": {"jobs"},
     "prometheus_client": {"runs"},

@@ -196,7 +196,7 @@ def test_every_reason_has_its_line() -> None:
             permanent |= reasons
     assert permanent == PERMANENT_REASONS
     code = text_of(REPO / "carscraper" / "pipelines" / "images.py") + text_of(
-        REPO / "carscraper" / "storage" / "inspection.py"
+        REPO / "carscraper" / "images" / "inspection.py"
     )
     for reason in re.findall(r'(?:return|ImageRejectedError\(|_fail\(image,) "([a-z][a-z-]+)"', code):
         assert reason in named, f"{reason} is not in the table of reasons"

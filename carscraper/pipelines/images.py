@@ -33,15 +33,15 @@ from carscraper.exceptions import (
     ImageRejectedError,
     StoreError,
 )
+from carscraper.images.inspection import Photo, inspect
+from carscraper.images.metadata import strip_metadata, with_end
+from carscraper.images.thumbnails import thumbnail
 from carscraper.items import CarImage, CarItem
 from carscraper.network import GUARD
 from carscraper.pipelines.database import count_saved
 from carscraper.runs.latency import Latency
-from carscraper.storage.derivatives import thumbnail
 from carscraper.storage.folder import FolderStore
-from carscraper.storage.inspection import Photo, inspect
 from carscraper.storage.keys import image_key, thumbnail_key
-from carscraper.storage.metadata import strip_private
 from carscraper.storage.store import build_store
 from carscraper.storage.upload import Upload
 
@@ -399,8 +399,16 @@ class CarImagesPipeline(ImagesPipeline):
             raise ImageRejectedError(f"http-{response.status}", "the dealer's answer")
         image: CarImage = request.meta["car_image"]
         data = response.body
-        photo = self._inspect(data)
         image.source_sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            photo = self._inspect(data)
+        except ImageRejectedError as error:
+            # A download that was cut off differs the next time; what comes twice may only lack its end marker.
+            came_before, request.meta["came"] = request.meta.get("came"), image.source_sha256
+            if error.reason != "truncated" or came_before != image.source_sha256:
+                raise
+            data = await asyncio.to_thread(with_end, data)
+            photo = self._inspect(data)
         known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
         if known and known.deleted:
             raise ImageRejectedError("deleted", "somebody had these bytes deleted")
@@ -413,7 +421,7 @@ class CarImagesPipeline(ImagesPipeline):
             await self._write_down(image, item)
             return
         kept = await self._without_private_metadata(data, photo) if self.rules.strip_metadata else data
-        image.sha256 = image.source_sha256 if kept is data else hashlib.sha256(kept).hexdigest()
+        image.sha256 = hashlib.sha256(kept).hexdigest() if kept is not response.body else image.source_sha256
         self._describe(image, kept, photo)
         await self._store(image, item, self.file_path(request, response, info, item=item), kept)
 
@@ -421,8 +429,8 @@ class CarImagesPipeline(ImagesPipeline):
     async def _without_private_metadata(data: bytes, photo: Photo) -> bytes:
         # 0.02 ms for a photo, up to 2 s for a file that was made to be slow: such a one leaves the event loop alone.
         if len(data) > _LARGE:
-            return await asyncio.to_thread(strip_private, data, photo.format)
-        return strip_private(data, photo.format)
+            return await asyncio.to_thread(strip_metadata, data, photo.format)
+        return strip_metadata(data, photo.format)
 
     def file_path(  # type: ignore[override]
         self, request: Request, response: Response | None = None, info: Any = None, *, item: CarItem
@@ -518,6 +526,7 @@ class CarImagesPipeline(ImagesPipeline):
                 return rejected  # the dealer has taken it off the page
             image.source_url = fresh[image.identity].source_url
         again = self._request(image, item)
+        again.meta["came"] = request.meta.get("came")
         self._modify_media_request(again)
         try:
             response = await self.crawler.engine.download_async(again)

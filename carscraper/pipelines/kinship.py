@@ -12,7 +12,7 @@ from scrapy.exceptions import NotConfigured
 from carscraper.addon import for_our_spiders
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
-from carscraper.storage.likeness import perceptual_hash
+from carscraper.images.likeness import perceptual_hash
 from carscraper.storage.store import build_store
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 from carscraper.db import inventory, queries
 from carscraper.exceptions import ImageRejectedError
+from carscraper.images.inspection import inspect
 from carscraper.items import CarImage
 from carscraper.storage import readback
-from carscraper.storage.inspection import inspect
 from carscraper.storage.keys import image_key, parse_key, permanent_url
 from carscraper.vehicles import canonical, slug
 

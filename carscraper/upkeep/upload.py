@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.db import inventory, queries
 from carscraper.exceptions import ImageRejectedError, StoreError, StoreRefusedError
-from carscraper.storage.inspection import inspect
+from carscraper.images.inspection import inspect
 from carscraper.storage.keys import THUMBNAILS, parse_key
 from carscraper.storage.upload import Upload
 from carscraper.upkeep import entry

@@ -24,8 +24,7 @@ from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.db.objects import rows_of_key
 from tests import services
-from tests.storage import photos, tiff
-from tests.storage.test_metadata import jpeg_with_exif
+from tests.images import photos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,9 +249,10 @@ def test_files_that_put_can_not_read(storage: Storage, moto: services.S3, name: 
 
 
 def test_put_says_what_a_crawl_would_have_cut_out(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
-    (tmp_path / "gps.jpg").write_bytes(jpeg_with_exif(tiff()))
+    data = photos()["jpeg-exif"][1]
+    (tmp_path / "gps.jpg").write_bytes(data)
     assert "a crawl would have cut out" in storage("put", "gps.jpg", KEY).err
-    assert moto.objects() == {KEY: jpeg_with_exif(tiff())}
+    assert moto.objects() == {KEY: data}
 
 
 def test_put_outside_the_prefix(storage: Storage, moto: services.S3, photo: Path) -> None:

@@ -13,7 +13,7 @@ from carscraper.cli.storage import verbs
 from tests import services
 from tests.cli.test_objects import enter
 from tests.conftest import service
-from tests.storage import photos
+from tests.images import photos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import services
-from tests.storage import photos
+from tests.images import photos
 
 if TYPE_CHECKING:
     from pathlib import Path

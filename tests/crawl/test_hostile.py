@@ -103,6 +103,25 @@ def test_a_position_in_a_photo_is_not_published_and_the_picture_stays(
     assert world.image(car)["key"] == row["key"]
 
 
+def test_a_whole_picture_without_its_end_marker_is_stored_once_the_same_bytes_came_twice(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(cars=3, photos=1)
+    jpeg, png, cut = world.site.cars
+    world.site.set_photo(jpeg.cid, None, kind="jpeg-without-end")
+    world.site.set_photo(png.cid, None, kind="png-without-end")
+    world.site.photo_fault(cut.cid, None, ["half"], sticky=True)
+    done = world.crawl(code=3)
+    assert "1 truncated" in last_words(done)
+    for car, end in ((jpeg, b"\xff\xd9"), (png, b"IEND\xaeB`\x82")):
+        row = world.image(car)
+        kept, served = world.kept_file(row), world.served(car)
+        assert (row["status"], row["source_sha256"], row["sha256"]) == ("stored", sha256(served), sha256(kept))
+        assert kept.endswith(end)
+        assert not served.endswith(end)
+    assert world.asked("photo") == 6  # each twice
+
+
 NO_PHOTOS = {
     "html200": "not-an-image",
     "json200": "not-an-image",

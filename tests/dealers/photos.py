@@ -182,6 +182,8 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
     "avif": ("image/avif", lambda image: _saved(image, "AVIF", quality=60, speed=9)),
     "gif": ("image/gif", lambda image: _saved(image, "GIF")),
     "gif-animated": ("image/gif", _animated),
+    "jpeg-without-end": ("image/jpeg", lambda image: _saved(image, "JPEG", quality=85)[:-2]),
+    "png-without-end": ("image/png", lambda image: _saved(image, "PNG")[:-12]),
 }
 """Content type and encoder by the name of the kind."""
 

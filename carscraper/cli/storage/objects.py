@@ -19,12 +19,12 @@ from carscraper.cli.durations import duration, in_words
 from carscraper.cli.verb import DONE, Verb
 from carscraper.db.objects import rows_of_key
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
+from carscraper.images.inspection import inspect
+from carscraper.images.metadata import strip_metadata
 from carscraper.storage import objects
 from carscraper.storage.encryption import contradicts
 from carscraper.storage.folder import write_atomically
-from carscraper.storage.inspection import inspect
 from carscraper.storage.keys import permanent_url
-from carscraper.storage.metadata import strip_private
 from carscraper.storage.upload import IMMUTABLE, Upload
 
 if TYPE_CHECKING:
@@ -266,10 +266,10 @@ def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple
                 f"{printable(str(path))} is no photo a crawl would keep ({error}): say --any to put it all the same."
             ) from error
         return _guessed(path.name) or _UNKNOWN, False
-    if settings.getbool("IMAGES_STRIP_METADATA") and strip_private(data, photo.format) is not data:
+    if settings.getbool("IMAGES_STRIP_METADATA") and strip_metadata(data, photo.format) is not data:
         context.console.note(
-            f"{printable(str(path))} carries a position, a serial number or an owner's name, which a crawl would have "
-            "cut out; here bytes are put as they are."
+            f"{printable(str(path))} carries metadata, such as a position or a name, that a crawl would have cut out; "
+            "put stores bytes as they are."
         )
     return photo.content_type, True
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from carscraper.db.kinship import _NEAR
-from carscraper.storage.likeness import perceptual_hash
+from carscraper.images.likeness import perceptual_hash
 from tests.dealers.photos import COLOURS, Look, PhotoFactory
-from tests.storage import encode, photos, tiff
+from tests.images import encode, photos, tiff
 
 FACTORY = PhotoFactory(20_000)
 VIEWS = [

@@ -1,4 +1,4 @@
-"""Small copies of a photo: upright, RGB, without any metadata. Milliseconds of work: call it in a thread."""
+"""Make small copies of a photo: upright, RGB, without any metadata. Milliseconds of work: call it in a thread."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from carscraper.exceptions import ImageRejectedError
-from carscraper.storage.inspection import inspect
+from carscraper.images.inspection import inspect
+from carscraper.images.metadata import ORIENTATION, strip_metadata
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 """What Pillow may decode here; without such a list an EPS would reach Ghostscript."""
 
-_ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,7 +38,8 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
     photo = inspect(data, min_width=1, min_height=1, max_pixels=max_pixels, max_bytes=len(data))
     output = BytesIO()
     try:
-        with Image.open(BytesIO(data), formats=(photo.format,)) as picture:
+        # Pillow would turn it by XMP and by a PNG's text chunks, too; browsers go by what strip_metadata() leaves.
+        with Image.open(BytesIO(strip_metadata(data, photo.format)), formats=(photo.format,)) as picture:
             _guard(picture, max_pixels)
             _upright(picture, size).save(output, "JPEG", quality=quality, optimize=True)
     except ImageRejectedError:
@@ -78,13 +79,13 @@ def _upright(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:
         return 1  # Damaged metadata is no reason to have no thumbnail.
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    """Give modes L, RGB and CMYK only, on white where the picture is transparent."""
+    """Return the picture in one of the modes L, RGB and CMYK, on white where it is transparent."""
     if picture.mode.startswith("I"):  # 16 bit
         return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if picture.has_transparency_data:

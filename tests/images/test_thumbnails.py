@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from carscraper.exceptions import ImageRejectedError
-from carscraper.storage.derivatives import thumbnail
-from tests.storage import GPS_XMP, SIZE, encode, photos, picture, tiff
+from carscraper.images.thumbnails import thumbnail
+from tests.images import GPS_XMP, SIZE, encode, photos, picture, tiff
 
 
 def opened(data: bytes) -> Image.Image:
@@ -157,7 +157,7 @@ def test_whole_in_its_structure_but_not_to_be_decoded() -> None:
 
 
 @pytest.mark.parametrize("name", ["jpeg-exif", "png-exif", "webp-alpha", "gif-animated", "avif-alpha"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_mutated_photos_have_a_thumbnail_or_are_rejected(name: str, data: st.DataObject) -> None:
     mutated = bytearray(photos()[name][1])

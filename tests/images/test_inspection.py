@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carscraper.exceptions import ImageRejectedError
-from carscraper.storage.inspection import Photo, inspect
-from tests.storage import SIZE, encode, photos, picture, segment, tiff, with_segments
+from carscraper.images.inspection import Photo, inspect
+from carscraper.images.metadata import strip_metadata
+from tests.images import SIZE, encode, photos, picture, pixels, segment, tiff, with_segments
 
 TYPES = {
     "JPEG": ("image/jpeg", "jpg"),
@@ -50,20 +51,30 @@ def png(width: int, height: int, pixels: bytes) -> bytes:
 @pytest.mark.parametrize("name", photos())
 def test_every_kind_of_photo_is_known_by_its_bytes(name: str) -> None:
     image_format, data = photos()[name]
-    assert look(data) == Photo(image_format, *TYPES[image_format], *SIZE)
+    photo = look(data)
+    assert photo == Photo(image_format, *SIZE)
+    assert (photo.content_type, photo.extension) == TYPES[image_format]
 
 
 @pytest.mark.parametrize("name", photos())
 def test_no_strict_prefix_is_whole(name: str) -> None:
     data = photos()[name][1]
     assert reason(b"") == "empty"
-    reasons = {reason(data[:length]) for length in range(40, len(data))}
+    reasons = set()
+    for length in range(40, len(data)):
+        try:
+            look(data[:length])
+        except ImageRejectedError as error:
+            reasons.add(error.reason)
+        else:  # a GIF needs no trailer
+            assert name.startswith("gif")
+            assert pixels(strip_metadata(data[:length], "GIF"))[0] == pixels(data)[0]
     assert reasons == {"truncated"}
     assert {reason(data[:length]) for length in range(1, 40)} <= {"truncated", "not-an-image"}
 
 
 @pytest.mark.parametrize("name", photos())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_mutated_photos_are_photos_or_rejected(name: str, data: st.DataObject) -> None:
     mutated = bytearray(photos()[name][1])
@@ -87,7 +98,7 @@ MAGIC = [
 ]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
 def test_random_bytes_are_never_anything_but_rejected_or_a_photo(magic: bytes, rest: bytes) -> None:
     with contextlib.suppress(ImageRejectedError):
@@ -238,7 +249,7 @@ def test_odd_jpegs() -> None:
     header = plain[at : at + 19]
     assert reason(plain[:at] + header + plain[at:]) == "not-an-image"
     assert reason(plain[:at] + plain[at + 19 :]) == "not-an-image"
-    assert reason(plain[:scan] + b"\xff\xd9") == "not-an-image"
+    assert reason(plain[:scan] + b"\xff\xd9") == "truncated"
     assert reason(plain[: scan + 14] + b"\xff\xd9") == "truncated"
     assert reason(with_segments(plain, b"\xff\xe0\0\0")) == "not-an-image"
     assert reason(with_segments(plain, segment(0xFE, b"") * 20_001)) == "not-an-image"
@@ -265,7 +276,7 @@ def test_an_empty_gif() -> None:
     assert reason(b"GIF89a\x48\0\x30\0\0\0\0;") == "not-an-image"
     assert reason(b"GIF89a\x48\0\x30\0\0\0\0x" + bytes(30)) == "not-an-image"
     assert reason(b"GIF89a\x48\0\x30\0\0\0\0!\xfe" + b"\x01a" * 600_000) == "too-large"
-    assert reason(b"GIF89a\x48\0\x30\0\0\0\0!\xfe" + b"\x01a" * 600_000, max_bytes=10**7) == "not-an-image"
+    assert reason(b"GIF89a\x48\0\x30\0\0\0\0!\xfe" + b"\x01a" * 600_000, max_bytes=10**7) == "truncated"
 
 
 def test_a_webp_without_a_picture() -> None:
@@ -290,6 +301,6 @@ def test_an_avif_whose_data_box_goes_to_the_end_of_the_file() -> None:
 def test_an_avif_of_many_boxes_or_none() -> None:
     head = box(b"ftyp", b"avif\0\0\0\0avif")
     assert reason(head) == "truncated"
-    assert reason(head + box(b"free", b"") * 10_001) == "not-an-image"
+    assert reason(head + box(b"free", b"") * 20_001) == "not-an-image"
     assert reason(head + box(b"meta", b"\0\0\0\0")) == "truncated"
     assert reason(head + box(b"mdat", b"xx")) == "truncated"

@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from carscraper.exceptions import ImageRejectedError
-from carscraper.storage.derivatives import thumbnail
+from carscraper.images.thumbnails import thumbnail
 
 _SMALL: Final = (256, 256)
 _FLAT: Final = 24  # of 256 shades of grey: between darkest and lightest

@@ -1,0 +1,1 @@
+"""What the bytes of a photo are, what of them is kept, and small copies of it."""
