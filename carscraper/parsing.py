@@ -662,8 +662,9 @@ _COLOURS: Final = {
     "bronslitaður": r"brons(?:litaður|lituð|litað)?",
     "túrkísblár": r"t[úu]rk[íi]s(?:blá(?:r|tt)?)?",
     "kremlitaður": r"krem(?:litaður|lituð|litað)|kremaður",
+    "kampavínslitaður": r"kampavín(?:slitaður|slituð|slitað|slitur)?",
 }
-_SHADES = r"(?P<shade>ljós|dökk|dimm|skær|milli|fag|him[ia]n|heið|sæ|kóng[ae]|gras|mos)"
+_SHADES = r"(?P<shade>ljós|perlu|dökk|dimm|skær|milli|fag|him[ia]n|heið|sæ|kóng[ae]|gras|mos)"
 _COLOUR = re.compile(
     rf"\b(?:{_SHADES}[ -]?)?(?:"
     + "|".join(f"(?P<c{index}>{forms})" for index, forms in enumerate(_COLOURS.values()))
@@ -680,6 +681,8 @@ def parse_colour(text: str | None) -> str | None:
 
     >>> [parse_colour(each) for each in ("Hvít", "Ljósgrár", "Svört", "Dökkblár (sans)", "Litur: rautt")]
     ['hvítur', 'ljósgrár', 'svartur', 'dökkblár', 'rauður']
+    >>> [parse_colour(each) for each in ("Perluhvítur", "Hvítur (tvílitur)", "Kampavín")]
+    ['perluhvítur', 'hvítur', 'kampavínslitaður']
     >>> parse_colour("Leðursæti") is None
     True
     """

@@ -54,7 +54,7 @@ FUELS = {
 }
 TRANSMISSIONS = {"Sjálfskipting": "automatic", "Beinskipting": "manual"}
 DRIVETRAINS = {"Fjórhjóladrif": "4wd", "Framhjóladrif": "fwd", "Afturhjóladrif": "rwd"}
-COLOURS = {"Silfur": "silfurgrár"}
+COLOURS = {"Silfur": "silfurgrár", "Hvítur (tvílitur)": "hvítur", "Kampavín": "kampavínslitaður"}
 MAKES = {"Škoda": ("Skoda", "skoda"), "Citroën": ("Citroen", "citroen")}
 """Stored make and its slug, where these are not the site's word and that in lower case."""
 DISPLAY_MAKES = {"Kia": "KIA"}
