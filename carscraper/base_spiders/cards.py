@@ -160,7 +160,7 @@ class CardSpider(DealerSpider):
                 f"({' with '.join(filter(None, (self.card, self.card_link)))}): "
                 "the site has changed or shows something else."
             )
-        if not cards and page == 1 and not self.makes:
+        if not cards and page == 1 and not self.makes and not self.changed_days:
             self.fail(f"The search of the whole site found nothing ({response.url}).")
         if missing := self._missing_from_all(response, cards):
             self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")

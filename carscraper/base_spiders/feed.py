@@ -98,6 +98,7 @@ class RoggFeedSpider(RoggSpider):
 
     # DealerSpider
     has_details = False
+    changes_within = ()
 
     codes: Codes = MappingProxyType({})
     pages: int | None = None

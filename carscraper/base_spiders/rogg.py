@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 from form2request import form2request
 from scrapy import Request
+from scrapy.http import TextResponse
+from twisted.python.failure import Failure
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, reason_of
@@ -22,10 +24,10 @@ from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import make_slug, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from typing import ClassVar
 
     from scrapy.http import Response
-    from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,12 @@ class RoggSpider(CardSpider):
 
     # Where things are.
     home_path = ""
+    advanced_path = "SearchCars.aspx"
     results_page = "searchresults.aspx"
     form = "form:has([name$='btnSearch'])"
     make_select = "select[name$='search_f1']"
+    days_select = "select[name$='search_modage']"
+    number_field = "input[name$='search_cid']"
     submit = "[name$='btnSearch']"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
@@ -56,6 +61,7 @@ class RoggSpider(CardSpider):
 
     # DealerSpider
     gone_by_status = False  # the platform says it in words
+    changes_within: ClassVar[tuple[int, ...]] = (1, 7, 30, 60, 90, 120)
 
     # CardSpider
     card = ".sr-item"
@@ -70,7 +76,7 @@ class RoggSpider(CardSpider):
     # --- the search ---
 
     def start_search(self) -> Iterator[Request]:
-        """Begin at home: one search for everything, or one for each of ``makes``."""
+        """Begin with the form: one search for everything, or one for each of ``makes``."""
         for make in self.searches():
             yield self._home(make)
 
@@ -78,9 +84,10 @@ class RoggSpider(CardSpider):
         """One for everything, or one for each of ``makes``."""
         return [*self.makes] or [None]
 
-    def _home(self, make: str | None, *, tries: int = 1) -> Request:
+    def _home(self, make: str | None, *, tries: int = 1, advanced: bool = False) -> Request:
+        """Ask for the page with the search form; the times of changes are in the advanced one only."""
         return Request(
-            urljoin(self.base_url, self.home_path),
+            urljoin(self.base_url, self.advanced_path if advanced or self.changed_days else self.home_path),
             callback=self.parse_home,
             errback=self.search_failed,
             cb_kwargs={"make": make, "tries": tries},
@@ -100,30 +107,100 @@ class RoggSpider(CardSpider):
             async for each in self.parse_results(response, make):
                 yield each
             return
-        forms = response.css(self.form)
-        if not forms:
-            self.fail(f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed.")
-        data = {}
-        if make:
-            select = forms[0].css(self.make_select)
-            value = _option(select, make)
+        forms = self._forms(response)
+        if not forms and not self._is_advanced(response.url):
+            yield self._home(make, tries=tries, advanced=True)
+            return
+        chosen = {self.days_select: str(self.changed_days)} if self.changed_days else {}
+        if make and forms:
+            value = _option(forms[0].css(self.make_select), make)
             if value is None:
                 self.fail(f"makes={make!r} is not among the makes of {response.url}; write them as the site does.")
-            data[select.attrib["name"]] = value
-        request = form2request(forms[0], data, click=forms[0].css(self.submit)[0])
-        yield request.to_scrapy(
-            self.parse_results,
+            chosen[self.make_select] = value
+        try:
+            request = self._filled_form(response, chosen)
+        except ValueError as error:
+            self.fail(str(error))
+        yield request.replace(
+            callback=self.parse_results,
             errback=self.search_failed,
             cb_kwargs={"make": make, "page": 1, "tries": tries},
-            dont_filter=True,
             priority=20,
         )
+
+    def _is_advanced(self, url: str) -> bool:
+        return urlsplit(url).path.lower().endswith(self.advanced_path.lower())
+
+    def _forms(self, response: Response) -> Any:
+        return response.css(self.form) if isinstance(response, TextResponse) else []
+
+    def _filled_form(self, response: Response, chosen: Mapping[str, str]) -> Request:
+        """Return what a browser sends when the search form's button is pressed.
+
+        Args:
+            response: the page with the form.
+            chosen: the value of each field that is not left as it is, by the field's selector.
+
+        Raises:
+            ValueError: the page has no such form, or the form no such field or choice.
+        """
+        forms = self._forms(response)
+        if not forms:
+            raise ValueError(
+                f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed."
+            )
+        data = {}
+        for selector, value in chosen.items():
+            field = forms[0].css(selector)
+            if not field or (field[0].root.tag == "select" and value not in field.css("option::attr(value)").getall()):
+                raise ValueError(f"The search form on {response.url} offers no {value!r} in {selector}.")
+            data[field[0].attrib["name"]] = value
+        filled = form2request(forms[0], data, click=forms[0].css(self.submit)[0])
+        request: Request = filled.to_scrapy(None, dont_filter=True)
+        return request
+
+    def find_car(
+        self,
+        external_id: str,
+        callback: Callable[..., Any],
+        errback: Callable[..., Any],
+        cb_kwargs: dict[str, Any] | None = None,
+    ) -> Request:
+        """Return the first request of a search for one car by its number (*raðnúmer*).
+
+        Args:
+            external_id: the number.
+            callback: called with the results page (of one car, or none: ``says_empty``), or with the car's own page
+                if the site leads there (``car_id(response.url)``).
+            errback: called with a failure when a page does not come or has no such form.
+            cb_kwargs: further arguments of *callback*, and in the ``cb_kwargs`` of the failed request.
+        """
+        arguments = cb_kwargs or {}
+
+        def ask(response: Response, **_: Any) -> Any:
+            try:
+                request = self._filled_form(response, {self.number_field: external_id})
+            except ValueError as error:
+                failure: Any = Failure(error)  # type: ignore[no-untyped-call]
+                failure.request = response.request
+                return errback(failure)
+            return [request.replace(callback=callback, errback=errback, cb_kwargs=arguments)]
+
+        url = urljoin(self.base_url, self.advanced_path)
+        return Request(url, callback=ask, errback=errback, cb_kwargs=arguments, dont_filter=True)
 
     def search_failed(self, failure: Failure) -> Iterator[Request]:
         """Begin the search once more with a fresh page state; then the site counts as unreachable."""
         request: Request = failure.request  # type: ignore[attr-defined]
         arguments = request.cb_kwargs
         why = reason_of(failure)
+        if request.callback == self.parse_home and self._is_advanced(request.url):
+            self.fail(
+                f"changed_days needs the advanced search form, and {request.url} can't be reached ({why})."
+                if self.changed_days
+                else f"The search form ({self.form}) is neither on {urljoin(self.base_url, self.home_path)} "
+                f"nor on {request.url} ({why}): the site has changed or is closed."
+            )
         if arguments["tries"] > 1 or request.callback == self.parse_home:
             self.fail(f"{request.url} can't be reached ({why}).")
         logger.warning("The search was refused (%s); once more with a fresh form", why)
