@@ -19,14 +19,15 @@ from twisted.python.failure import Failure
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, reason_of
-from carscraper.base_spiders.cards import Card, CardSpider, says, text_of, visible_text
+from carscraper.base_spiders.cards import Card, CardSpider, says, set_vehicle, text_of, visible_text
 from carscraper.items import CarImage, CarItem
-from carscraper.vehicles import make_slug, split_make_model
+from carscraper.vehicles import canonical, make_slug, split_make_model, split_title
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import ClassVar
 
+    from parsel import Selector
     from scrapy.http import Response
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ _IDENTITY_PARAMETERS = ("s", "c", "p")
 _REPEATED = 2  # result pages: the first one, and the one past the end, which repeats it
 _SUSPICIOUS = 10  # cars; with fewer there is nothing to scroll
 _CAR_PARAMETERS = ("bid", "cid", "sid")
+_PERHAPS_PLUGGED = frozenset({"petrol/electric", "diesel/electric", "hybrid"})
+_LEAST_PLUGGED = 5.0  # kWh; hybrids without a plug have one or two
 
 
 class RoggSpider(CardSpider):
@@ -53,11 +56,17 @@ class RoggSpider(CardSpider):
     submit = "[name$='btnSearch']"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
-    card_facts = ".tech-details div"
+    card_mark = "a.car-anchor[name^='rnr_']"
+    card_note = ".short-note"
+    card_facts = ".tech-details > *"
     card_price = ".car-price"
-    details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.swiper-slide"
-    description = ".description p, .car-description p"
-    dealer_name = ".dealer-name"
+    details_name = ".cd-make-and-model"
+    details_price = ".cd-price"
+    details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.cd-car-photo, img.swiper-slide"
+    details_fuel = ".col-6.text-right .font-weight-bold"
+    details_gears = ".col-6.font-weight-bold"
+    description = ".row.mt-3.text-overflow-ellipsis .col-12, .description p, .car-description p"
+    dealer_name = ".seller-name, .dealer-name"
 
     # DealerSpider
     gone_by_status = False  # the platform says it in words
@@ -71,7 +80,12 @@ class RoggSpider(CardSpider):
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
-    gone_text = "Engar upplýsingar fundust um ökutæki"
+    gone_texts = (
+        "Engar upplýsingar fundust um ökutæki",
+        "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum",
+    )
+    price_before = "Verð áður"
+    plug_texts = ("Tegund hleðslutengils", "Tengill fyrir heimahleðslu")
 
     # --- the search ---
 
@@ -208,29 +222,48 @@ class RoggSpider(CardSpider):
 
     # --- a card ---
 
+    def read_card(self, response: Response, selector: Selector, link: str) -> CarItem:
+        """Read a result card; an anchor right before it names the car as well as its link.
+
+        Raises:
+            ValueError: neither names a car.
+        """
+        mark = selector.xpath("preceding-sibling::*[1]").css(self.card_mark) or selector.css(self.card_mark)
+        if self.car_id(link) is None and mark:
+            names = dict(zip(_CAR_PARAMETERS, mark[0].attrib["name"].split("_")[1:], strict=False))
+            link = self._car_url(names, self.base_url)
+        item = super().read_card(response, selector, link)
+        item.description = parsing.clean_text(text_of(selector.css(self.card_note)))
+        return item
+
+    def facts(self, card: Card) -> list[str]:
+        """Return what the card says in a few words each, ``6/2019`` or ``45.000 km.``; the order varies."""
+        return [part for text in card.texts(self.card_facts) for part in (text or "").split("·")]
+
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read the make, and the model that follows it."""
         return split_make_model(card.text(self.card_make), card.text(self.card_make_and_model))
 
     def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
-        """Read ``6/2019 · Bensín``."""
-        return parsing.parse_year_month(card.text(self.card_facts))
+        """Read ``6/2019``."""
+        found = map(parsing.parse_year_month, self.facts(card))
+        return next((each for each in found if each[0]), (None, None))
 
     def get_fuel(self, card: Card) -> str | None:
-        """Read ``6/2019 · Bensín``."""
-        return parsing.parse_fuel(card.text(self.card_facts))
+        """Read ``Bensín / Rafmagn``."""
+        return _first(map(parsing.parse_fuel, self.facts(card)))
 
     def get_kilometers(self, card: Card) -> int | None:
-        """Read ``45.000 km. · Sjálfskipting``."""
-        return parsing.parse_kilometers(card.text(self.card_facts, 1))
+        """Read ``45.000 km.`` or ``128 þ.km``; ``270 klst.`` are hours."""
+        return _first(map(parsing.parse_kilometers, self.facts(card)))
 
     def get_transmission(self, card: Card) -> str | None:
-        """Read ``45.000 km. · Sjálfskipting``."""
-        return parsing.parse_transmission(card.text(self.card_facts, 1))
+        """Read ``Sjálfskipting``."""
+        return _first(map(parsing.parse_transmission, self.facts(card)))
 
     def get_drivetrain(self, card: Card) -> str | None:
-        """Leave it to the car's own page."""
-        return None
+        """Read ``Fjórhjóladrif``."""
+        return _first(map(parsing.parse_drivetrain, self.facts(card)))
 
     def get_price(self, card: Card) -> parsing.Price:
         """Read the price's own element."""
@@ -303,11 +336,11 @@ class RoggSpider(CardSpider):
     # --- the car's own page ---
 
     def is_gone(self, response: Response) -> bool:
-        """Tell whether the page says that the car is sold or removed."""
-        return says(response, self.gone_text)
+        """Return whether the page says that the car is sold or removed."""
+        return any(says(response, words) for words in self.gone_texts)
 
     def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
-        """Add to *item* what only the details page has.
+        """Add to *item* what the card does not say.
 
         Raises:
             ValueError: it is not this car's page (a login or maintenance page with status 200).
@@ -316,23 +349,27 @@ class RoggSpider(CardSpider):
         images = self.read_images(response, item.external_id)
         if not images and any(image.identity.startswith(f"{item.external_id}/") for image in item.images):
             raise ValueError("no photo of the car is on its page, though its card shows some")
-        if not images and item.external_id not in text and "hestöfl" not in text:
+        if not images and item.external_id not in text and "hestöfl" not in text.lower():
             raise ValueError("neither the car's photos nor its number are on the page")
-        item.horsepower = _near(text, "hestöfl", parsing.parse_horsepower)
-        item.city_consumption = parsing.parse_consumption(_after(text, "Innanbæjareyðsla"))
-        item.source_updated_at = parsing.parse_date(_after(text, "Síðast uppfært"))
-        item.drivetrain = _near(text, "hjóladrif", parsing.parse_drivetrain)
-        item.doors = _near(text, "dyra", parsing.parse_doors)
-        item.seats = _near(text, "manna", parsing.parse_seats)
-        item.body = parsing.parse_body(_after(text, "Yfirbygging") or _after(text, "Flokkur"))
-        item.colour = parsing.parse_colour(_after(text, "Litur"))
-        item.description = parsing.clean_text(" ".join(response.css(self.description).css("::text").getall()))
+        # A seller's words about horsepower and wheels are no facts.
+        lines = visible_text(response, without=self.description).split("\n")
+        self._read_name_and_price(response, lines, item)
+        self._read_facts(response, lines, item)
+        item.horsepower = _labelled(lines, "Hestöfl", parsing.parse_horsepower) or _alone(
+            lines, parsing.parse_horsepower
+        )
+        item.city_consumption = _labelled(lines, "Innanbæjareyðsla", parsing.parse_consumption)
+        item.source_updated_at = _labelled(lines, "Síðast uppfært", parsing.parse_date)
+        item.doors = _alone(lines, parsing.parse_doors)
+        item.seats = _alone(lines, parsing.parse_seats)
+        item.body = _labelled(lines, "Yfirbygging", parsing.parse_body) or _labelled(
+            lines, "Flokkur", parsing.parse_body
+        )
+        item.colour = _labelled(lines, "Litur", parsing.parse_colour)
+        notes = " ".join(response.css(self.description).css("::text").getall())
+        item.description = parsing.clean_text(notes) or item.description
         item.dealer_name = text_of(response.css(self.dealer_name))
         item.registration_plate = parsing.parse_registration_plate(text)
-        if item.registration_month is None:
-            year, month = parsing.parse_year_month(_after(text, "Nýskráning") or _after(text, "Skráning"))
-            if year is not None and item.year in {None, year}:
-                item.year, item.registration_month = year, month
         # What only the card shows was seen too.
         known = {image.identity for image in images}
         item.images = images + [image for image in item.images if image.identity not in known]
@@ -340,6 +377,48 @@ class RoggSpider(CardSpider):
             image.position = position
         item.image_urls = [image.source_url for image in item.images]
         yield item
+
+    def _read_name_and_price(self, response: Response, lines: list[str], item: CarItem) -> None:
+        """Add to *item* the name and the price, as far as the card did not have them."""
+        name = text_of(response.css(self.details_name))
+        if item.make is None and name:
+            set_vehicle(item, canonical(*split_title(name)))
+        if item.price is None and (price := text_of(response.css(self.details_price))):
+            found = parsing.parse_price(price)
+            item.price, item.price_excludes_vat = found.amount, found.excludes_vat
+            item.price_before_offer = found.before_offer
+        before = _labelled(lines, self.price_before, lambda text: parsing.parse_price(text).amount)
+        if before and item.price and item.price < before:
+            item.price_before_offer = before
+
+    def _read_facts(self, response: Response, lines: list[str], item: CarItem) -> None:
+        """Add to *item* the facts that one layout has on the card and another on the page."""
+        if item.registration_month is None:
+            year, month = _labelled(lines, "(?:Ný)?skráning", _year_month) or (None, None)
+            if year is not None and item.year in {None, year}:
+                item.year, item.registration_month = year, month
+        if item.kilometers is None:
+            item.kilometers = _labelled(lines, "Akstur", parsing.parse_kilometers)
+        if item.fuel is None:
+            item.fuel = (
+                _first(parsing.parse_fuel(each) for each in _texts(response, self.details_fuel))
+                or _labelled(lines, "Eldsneyti", parsing.parse_fuel)
+                or _labelled(lines, "Vél", parsing.parse_fuel)
+            )
+        if item.fuel in _PERHAPS_PLUGGED and self._has_plug(lines):
+            item.fuel = "plug-in-hybrid"
+        if item.transmission is None:
+            item.transmission = _first(
+                parsing.parse_transmission(each) for each in _texts(response, self.details_gears)
+            ) or _alone(lines, parsing.parse_transmission, words=4)
+        item.drivetrain = item.drivetrain or _alone(lines, parsing.parse_drivetrain, words=4)
+
+    def _has_plug(self, lines: list[str]) -> bool:
+        """Return whether the equipment names a plug, or a battery that is too large for a hybrid without one."""
+        if any(line.startswith(self.plug_texts) for line in lines):
+            return True
+        capacity = _labelled(lines, "Stærð rafhlöðu", parsing.parse_kilowatt_hours)
+        return capacity is not None and capacity >= _LEAST_PLUGGED
 
 
 class RoggTileSpider(RoggSpider):
@@ -375,29 +454,6 @@ class RoggTileSpider(RoggSpider):
         rows = (row for row in card.texts(self.card_facts) if row and row.startswith(self.distance_label))
         return parsing.parse_kilometers(next(rows, None))
 
-    def get_fuel(self, card: Card) -> str | None:
-        """Read it from the rows, where one has it."""
-        return parsing.parse_fuel(self._facts(card))
-
-    def get_transmission(self, card: Card) -> str | None:
-        """Read it from the rows, where one has it."""
-        return parsing.parse_transmission(self._facts(card))
-
-    def _facts(self, card: Card) -> str:
-        return " · ".join(fact for fact in card.texts(self.card_facts) if fact)
-
-    def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
-        """Read the car's own page, and there what these cards do not show.
-
-        Raises:
-            ValueError: it is not this car's page.
-        """
-        text = visible_text(response)
-        for found in super().parse_details(response, item):
-            found.fuel = found.fuel or parsing.parse_fuel(_after(text, "Eldsneyti") or _after(text, "\nVél\n"))
-            found.transmission = found.transmission or _near(text, "skipt", parsing.parse_transmission)
-            yield found
-
     async def conclude(self) -> list[Request]:
         """Say so when the second page only repeated the first: then the scrolling may fetch something else."""
         pages = self.crawler.stats.get_value("carscraper/pages/results", 0)
@@ -418,28 +474,54 @@ def _parameters(url: str) -> dict[str, str]:
     return parameters
 
 
-def _after(text: str, label: str) -> str | None:
-    """Give the 80 characters that begin with *label*.
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
 
-    >>> _after("Vél 150 hestöfl Litur: Blár", "Litur")
-    'Litur: Blár'
+
+def _texts(response: Response, css: str) -> list[str]:
+    """Return the text of each element at *css*."""
+    return [text_of(each) or "" for each in response.css(css)]
+
+
+def _year_month(text: str) -> tuple[int | None, int | None] | None:
+    found = parsing.parse_year_month(text)
+    return found if found[0] else None
+
+
+def _labelled(lines: list[str], label: str, parse: Callable[[str], T | None]) -> T | None:
+    """Read what follows *label*, a pattern, on its line or else on the next one.
+
+    >>> _labelled(["Hestöfl frá", "Vél", "Hestöfl", "177 hö.", "Litur: Blár"], "Hestöfl", parsing.parse_horsepower)
+    177
+    >>> _labelled(["Litur: Blár"], "Litur", parsing.parse_colour)
+    'blár'
     """
-    found = re.search(rf"{re.escape(label)}[\s\S]{{0,80}}", text, re.IGNORECASE)
-    return found.group(0) if found else None
+    for number, line in enumerate(lines):
+        found = re.match(rf"{label}\b\s?:?\s?(.*)", line, re.IGNORECASE)
+        if found:
+            value = parse(found[1] or "".join(lines[number + 1 : number + 2]))
+            if value is not None:
+                return value
+    return None
 
 
-def _near(text: str, word: str, parse: Callable[[str], T | None]) -> T | None:
-    r"""Read the first occurrence of *word* that *parse* can read, with the line before it.
+def _alone(lines: list[str], parse: Callable[[str], T | None], *, words: int = 2) -> T | None:
+    """Read a fact that stands alone on its line, or with its number on the line before.
 
-    The page may split number and word over two elements, and search forms use the same words as labels.
+    A number alone says nothing, and neither does a fact in a sentence: a line of more than *words*.
 
-    >>> _near("Hestöfl frá\nVél\n150\nhestöfl\nLitur", "hestöfl", parsing.parse_horsepower)
-    150
+    >>> lines = ["Um 400 hestöfl eftir breytingu", "5", "150", "hestöfl", "7 manna"]
+    >>> _alone(lines, parsing.parse_horsepower), _alone(lines, parsing.parse_seats), _alone(lines, parsing.parse_doors)
+    (150, 7, None)
     """
-    for found in re.finditer(rf"(?:[^\n]{{0,80}}\n)?[^\n]{{0,80}}{re.escape(word)}[^\n]{{0,20}}", text, re.IGNORECASE):
-        value = parse(found.group(0).replace("\n", " "))
-        if value is not None:
-            return value
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.isdecimal():
+            continue
+        number = before if before.isdecimal() else ""
+        for text in (line, f"{number} {line}") if number else (line,):
+            value = parse(text) if len(text.split()) <= words else None
+            if value is not None:
+                return value
     return None
 
 
