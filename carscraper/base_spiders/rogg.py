@@ -17,7 +17,7 @@ from scrapy import Request
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, reason_of
-from carscraper.base_spiders.cards import Card, CardSpider, says, text_of, visible_text
+from carscraper.base_spiders.cards import Card, CardSpider, says, text_of, title_of, visible_text
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import make_slug, split_make_model
 
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDENTITY_PARAMETERS = ("s", "c", "p")
-_REPEATED = 2  # result pages: the first one, and the one past the end, which repeats it
-_SUSPICIOUS = 10  # cars; with fewer there is nothing to scroll
 _CAR_PARAMETERS = ("bid", "cid", "sid")
 
 
@@ -61,11 +59,16 @@ class RoggSpider(CardSpider):
     card = ".sr-item"
     card_link = "a.sr-link[href]"
     card_images = "img.swiper-slide, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
+    card_mark = "a.car-anchor[name^='rnr_']"
     next_page = ".pagingCell .fa-angle-right"
+    is_numbered = True
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
     gone_text = "Engar upplýsingar fundust um ökutæki"
+
+    _home_shows: tuple[str, list[str | None]] = ("", [])
+    """The title of home, and its featured cars: where they are at the address of results, the search was forgotten."""
 
     # --- the search ---
 
@@ -88,6 +91,17 @@ class RoggSpider(CardSpider):
             priority=20,
         )
 
+    def search_afresh(self, make: str | None) -> Request:
+        """Begin the search once more: the site may have forgotten it, and leads home then."""
+        return self._home(make, tries=2)
+
+    def is_result_page(self, response: Response, page: int) -> bool:
+        """Return whether *response* shows results of this search, not the cars that home shows."""
+        if page == 1 and not self._is_results(response):
+            return False
+        shown = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
+        return super().is_result_page(response, page) and (not shown or self._home_shows != (title_of(response), shown))
+
     def _is_results(self, response: Response) -> bool:
         """Tell whether home has led to the results; where it is asked for results, cards are those."""
         if urlsplit(response.url).path.lower().endswith(self.results_page):
@@ -100,7 +114,12 @@ class RoggSpider(CardSpider):
             async for each in self.parse_results(response, make):
                 yield each
             return
+        cars = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
+        self._home_shows = title_of(response), cars
         forms = response.css(self.form)
+        if not forms and self.walk(make).url:
+            self.incomplete(f"The search could not be begun afresh: its form ({self.form}) is not on {response.url}.")
+            return
         if not forms:
             self.fail(f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed.")
         data = {}
@@ -124,6 +143,9 @@ class RoggSpider(CardSpider):
         request: Request = failure.request  # type: ignore[attr-defined]
         arguments = request.cb_kwargs
         why = reason_of(failure)
+        if self.walk(arguments["make"]).url:
+            self.incomplete(f"The search could not be begun afresh: {request.url} can't be reached ({why}).")
+            return
         if arguments["tries"] > 1 or request.callback == self.parse_home:
             self.fail(f"{request.url} can't be reached ({why}).")
         logger.warning("The search was refused (%s); once more with a fresh form", why)
@@ -283,6 +305,7 @@ class RoggTileSpider(RoggSpider):
     # CardSpider
     card_images = "figure img, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
     next_page = ""
+    is_numbered = False  # nobody has seen it on a site that scrolls
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read make and model from elements of their own, else from the title."""
@@ -320,17 +343,6 @@ class RoggTileSpider(RoggSpider):
             found.fuel = found.fuel or parsing.parse_fuel(_after(text, "Eldsneyti") or _after(text, "\nVél\n"))
             found.transmission = found.transmission or _near(text, "skipt", parsing.parse_transmission)
             yield found
-
-    async def conclude(self) -> list[Request]:
-        """Say so when the second page only repeated the first: then the scrolling may fetch something else."""
-        pages = self.crawler.stats.get_value("carscraper/pages/results", 0)
-        if not self.is_partial and pages <= _REPEATED and len(self.seen) >= _SUSPICIOUS:
-            logger.warning(
-                "All %d cars were on the first page. If the site shows more while one scrolls, "
-                "its list is fetched in another way than by page=2.",
-                len(self.seen),
-            )
-        return await super().conclude()
 
 
 def _parameters(url: str) -> dict[str, str]:
