@@ -257,9 +257,14 @@ class RoggFeedSpider(RoggSpider):
         if misses < _MISSES and page < (self.pages or 0) and page != self.max_pages:
             yield request.replace(url=self._address_of(page + 1), cb_kwargs={"page": page + 1, "tries": misses + 1})
 
-    def _next_address(self, response: Response, page: int) -> str | None:
+    def lead(self, response: Response, page: int) -> tuple[str | None, bool]:
+        """Return the address of the next page; the feed says how many there are."""
         self._last_page = page
-        return self._address_of(page + 1) if self.pages is None or page < self.pages else None
+        return (self._address_of(page + 1), True) if self.pages is None or page < self.pages else (None, False)
+
+    def is_cut(self, response: Response) -> bool:
+        """Return no: XML that was cut can't be read."""
+        return False
 
     def says_empty(self, response: Response) -> bool:
         """Tell whether the page says that there is no car."""

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, reason_of
-from carscraper.base_spiders.cards import Card, CardSpider, says, set_vehicle, text_of, visible_text
+from carscraper.base_spiders.cards import Card, CardSpider, says, set_vehicle, text_of, title_of, visible_text
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_make_model, split_title
 
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDENTITY_PARAMETERS = ("s", "c", "p")
-_REPEATED = 2  # result pages: the first one, and the one past the end, which repeats it
-_SUSPICIOUS = 10  # cars; with fewer there is nothing to scroll
 _CAR_PARAMETERS = ("bid", "cid", "sid")
 _PERHAPS_PLUGGED = frozenset({"petrol/electric", "diesel/electric", "hybrid"})
 _LEAST_PLUGGED = 5.0  # kWh; hybrids without a plug have one or two
@@ -56,7 +54,6 @@ class RoggSpider(CardSpider):
     submit = "[name$='btnSearch']"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
-    card_mark = "a.car-anchor[name^='rnr_']"
     card_note = ".short-note"
     card_facts = ".tech-details > *"
     card_price = ".car-price"
@@ -76,7 +73,9 @@ class RoggSpider(CardSpider):
     card = ".sr-item"
     card_link = "a.sr-link[href]"
     card_images = "img.swiper-slide, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
+    card_mark = "a.car-anchor[name^='rnr_']"
     next_page = ".pagingCell .fa-angle-right"
+    is_numbered = True
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
@@ -86,6 +85,9 @@ class RoggSpider(CardSpider):
     )
     price_before = "Verð áður"
     plug_texts = ("Tegund hleðslutengils", "Tengill fyrir heimahleðslu")
+
+    _home_shows: tuple[str, list[str | None]] = ("", [])
+    """The title of home, and its featured cars: where they are at the address of results, the search was forgotten."""
 
     # --- the search ---
 
@@ -109,6 +111,17 @@ class RoggSpider(CardSpider):
             priority=20,
         )
 
+    def search_afresh(self, make: str | None) -> Request:
+        """Begin the search once more: the site may have forgotten it, and leads home then."""
+        return self._home(make, tries=2)
+
+    def is_result_page(self, response: Response, page: int) -> bool:
+        """Return whether *response* shows results of this search, not the cars that home shows."""
+        if page == 1 and not self._is_results(response):
+            return False
+        shown = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
+        return super().is_result_page(response, page) and (not shown or self._home_shows != (title_of(response), shown))
+
     def _is_results(self, response: Response) -> bool:
         """Tell whether home has led to the results; where it is asked for results, cards are those."""
         if urlsplit(response.url).path.lower().endswith(self.results_page):
@@ -122,9 +135,12 @@ class RoggSpider(CardSpider):
                 yield each
             return
         forms = self._forms(response)
-        if not forms and not self._is_advanced(response.url):
-            yield self._home(make, tries=tries, advanced=True)
-            return
+        if not self._is_advanced(response.url):
+            cars = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
+            self._home_shows = title_of(response), cars
+            if not forms:
+                yield self._home(make, tries=tries, advanced=True)
+                return
         chosen = {self.days_select: str(self.changed_days)} if self.changed_days else {}
         if make and forms:
             value = _option(forms[0].css(self.make_select), make)
@@ -134,6 +150,9 @@ class RoggSpider(CardSpider):
         try:
             request = self._filled_form(response, chosen)
         except ValueError as error:
+            if self.walk(make).url:
+                self.incomplete(f"The search could not be begun afresh. {error}")
+                return
             self.fail(str(error))
         yield request.replace(
             callback=self.parse_results,
@@ -208,6 +227,9 @@ class RoggSpider(CardSpider):
         request: Request = failure.request  # type: ignore[attr-defined]
         arguments = request.cb_kwargs
         why = reason_of(failure)
+        if self.walk(arguments["make"]).url:
+            self.incomplete(f"The search could not be begun afresh: {request.url} can't be reached ({why}).")
+            return
         if request.callback == self.parse_home and self._is_advanced(request.url):
             self.fail(
                 f"changed_days needs the advanced search form, and {request.url} can't be reached ({why})."
@@ -439,6 +461,7 @@ class RoggTileSpider(RoggSpider):
     # CardSpider
     card_images = "figure img, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
     next_page = ""
+    is_numbered = False  # nobody has seen it on a site that scrolls
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read make and model from elements of their own, else from the title."""
@@ -453,17 +476,6 @@ class RoggTileSpider(RoggSpider):
         """Read the row ``Akstur``: ``29 þ.km.`` or ``Nýtt``."""
         rows = (row for row in card.texts(self.card_facts) if row and row.startswith(self.distance_label))
         return parsing.parse_kilometers(next(rows, None))
-
-    async def conclude(self) -> list[Request]:
-        """Say so when the second page only repeated the first: then the scrolling may fetch something else."""
-        pages = self.crawler.stats.get_value("carscraper/pages/results", 0)
-        if not self.is_partial and pages <= _REPEATED and len(self.seen) >= _SUSPICIOUS:
-            logger.warning(
-                "All %d cars were on the first page. If the site shows more while one scrolls, "
-                "its list is fetched in another way than by page=2.",
-                len(self.seen),
-            )
-        return await super().conclude()
 
 
 def _parameters(url: str) -> dict[str, str]:
