@@ -17,7 +17,7 @@ from parsel import Selector
 from PIL import Image
 
 from tests.dealers import photos
-from tests.dealers.bilasolur import GONE, NOTHING_FOUND, PREFIX, SimulatedBilasolur
+from tests.dealers.bilasolur import ADVANCED, GONE, GONE_TOO, NOTHING_FOUND, PREFIX, SESSION, SimulatedBilasolur
 from tests.dealers.cars import FUELS, MAKES
 from tests.dealers.server import Remote, run_as_process
 
@@ -48,7 +48,8 @@ def ask(base_url: str, address: str, form: dict[str, str] | None = None, timeout
 
 def filled_form(home: Selector) -> dict[str, str]:
     """What a browser would send for the search form when its button is pressed."""
-    form = {field.attrib["name"]: field.attrib["value"] for field in home.css("form input")}
+    fields = home.css("form input:not([type=checkbox])")
+    form = {field.attrib["name"]: field.attrib["value"] for field in fields}
     for select in home.css("form select"):
         form[select.attrib["name"]] = select.css("option[selected]").attrib["value"]
     return form
@@ -58,6 +59,15 @@ def search(base_url: str, make: str = "-1") -> str:
     """Search as a browser does; the address of the first result page."""
     form = filled_form(ask(base_url, "/").page) | {PREFIX + "search_f1": make}
     answer = ask(base_url, "/", form)
+    assert answer.status == 302
+    return answer.headers["Location"]
+
+
+def advanced_search(base_url: str, **chosen: str) -> str:
+    """Search at SearchCars.aspx, and give the address that it leads to."""
+    form = filled_form(ask(base_url, "SearchCars.aspx").page)
+    form |= {ADVANCED + name: value for name, value in chosen.items()}
+    answer = ask(base_url, "SearchCars.aspx", form)
     assert answer.status == 302
     return answer.headers["Location"]
 
@@ -297,6 +307,139 @@ def test_a_card_can_be_unreadable(site: SimulatedBilasolur) -> None:
     assert "cid=" not in cards[0].css("a").attrib["href"]
     assert "∞" in text(cards[1])
     assert text(cards[2]) == ""
+
+
+# The layout of 2026
+
+
+@pytest.fixture
+def site_of_2026() -> Iterator[SimulatedBilasolur]:
+    with SimulatedBilasolur(cars=110, photos=(10, 28), layout="2026") as running:
+        yield running
+    assert running.errors == []
+
+
+def test_a_page_of_2026_has_48_cars_each_behind_its_anchor(site_of_2026: SimulatedBilasolur) -> None:
+    site = site_of_2026
+    first = search(site.base_url)
+    assert re.fullmatch(r"/SearchResults\.aspx\?id=[0-9a-f-]{36}", first)
+    pages = [ask(site.base_url, f"{first}&page={number}").page for number in (1, 2, 3, 4)]
+    assert [len(cids(page)) for page in pages] == [48, 48, 14, 14]
+    assert cids(pages[2]) == cids(pages[3])
+    anchors = pages[0].css("a.car-anchor::attr(name)").getall()
+    assert anchors == [f"rnr_{car.bid}_{car.cid}_{car.sid}" for car in site.cars[:48]]
+    assert len(pages[0].css(".sr-item")) == 52, "the advertisements have no anchor"
+    links = pages[1].css(".paging a:has(i.bisicon)::attr(href)").getall()
+    guid = first.rpartition("=")[2]
+    assert links[1:] == [f"SearchResults.aspx?page={number}&id={guid}" for number in (1, 3)]
+    assert links[0].startswith("javascript:__doPostBack"), "sorting is a way to another search"
+    assert all(10 <= len(car.photos) <= 28 for car in site.cars)
+    assert len({len(car.photos) for car in site.cars}) > 10
+
+
+def test_cards_of_2026_show_every_form_that_is_known(site_of_2026: SimulatedBilasolur) -> None:
+    site_of_2026.per_page = 110
+    page = ask(site_of_2026.base_url, search(site_of_2026.base_url)).page
+    cards = page.css(".sr-item:has(a.sr-link[href])")
+    prices = [text(card.css(".car-price")[0]) for card in cards]
+    facts = [" | ".join(map(text, card.css(".tech-details div"))) for card in cards]
+    for pattern in (r"kr\. [\d.]+", r"Flott verð kr\. [\d.]+", r"kr\. [\d.]+ án vsk\.", "Tilboð óskast"):
+        assert any(re.fullmatch(pattern, price) for price in prices), pattern
+    assert any(re.fullmatch(r"Tilboð kr\. [\d.]+ kr\. [\d.]+", price) for price in prices)
+    for pattern in (
+        r"\d+/\d{4} · [\d.]{5,} km\. \| \w+ \| \w+drif",
+        r"\d+/\d{4} · \d+ þ\.km \| .+",
+        r"\d{4} · .+ \| \w+drif",
+        r".+ · Nýtt ökutæki \| .+",
+        r".+ · \d+ klst\. \| .+",
+        r"\d+/\d{4} \| \w+ \| \w+drif",
+        r".+ \| Bensín / Rafmagn \| .+",
+        r".+ \| Bensín/Rafmagn \| .+",
+    ):
+        assert any(re.fullmatch(pattern, fact) for fact in facts), pattern
+    assert not any("skipting" in fact for fact in facts)
+    assert page.css(".short-note::text").getall()
+    assert set(page.css(".pill::attr(title)").getall()) == {"Tilboð", "Á staðnum"}
+    assert page.css(".car-price span::text").get()
+
+
+def test_a_cars_page_of_2026_tells_the_truth(site_of_2026: SimulatedBilasolur) -> None:
+    for car in site_of_2026.cars[:24]:
+        page = ask(site_of_2026.base_url, f"CarDetails.aspx?bid={car.bid}&cid={car.cid}").page
+        shown = text(page)
+        lines = page.css(".mb-1::text").getall()
+        assert lines[lines.index("Hestöfl") + 1] == f"{car.horsepower} hö."
+        for word in (car.tyres, f"{car.doors} dyra", f"{car.seats} manna", car.drivetrain):
+            assert word in lines
+        assert ("Tengill fyrir heimahleðslu" in lines) == (car.has_plug or car.fuel == "Rafmagn")
+        assert text(page.css(".serial-number")[0]) == f"Raðnúmer{car.cid}"
+        assert ("Verð áður" in shown) == (car.price_before_offer is not None)
+        assert page.css(".col-6.font-weight-bold::text").get() == car.transmission
+        assert (page.css(".col-6.text-right .font-weight-bold::text").get() or None) == car.fuel_words
+        assert page.css(".seller-name a[href^=BilasalaDetails]::text").get() == car.dealer_name
+        assert (page.css(".row.mt-3.text-overflow-ellipsis .col-12::text").get() or "") == car.description
+        sources = page.css("img.pswp-popup-area.cd-car-photo::attr(src)").getall()
+        assert [re.search(r"c=(\d+)&p=(\d+)", source).group(1, 2) for source in sources] == [  # type: ignore[union-attr]
+            tuple(identity.split("/")) for identity in car.identities
+        ]
+    words = set()
+    for car in site_of_2026.cars[:2]:
+        site_of_2026.sell(car.cid)
+        words.add(text(ask(site_of_2026.base_url, f"CarDetails.aspx?cid={car.cid}").page.css(".car-details")[0]))
+    assert words == {GONE, GONE_TOO}
+
+
+def test_the_advanced_form_finds_one_car_a_make_a_dealer_and_what_changed(site_of_2026: SimulatedBilasolur) -> None:
+    site = site_of_2026
+    site.per_page = 110
+
+    def found(**chosen: str) -> list[int]:
+        return cids(ask(site.base_url, advanced_search(site.base_url, **chosen)).page)
+
+    car = site.cars[70]
+    assert found(search_cid=str(car.cid)) == [car.cid]
+    assert found() == [each.cid for each in site.cars]
+    assert found(search_f1="7") == [each.cid for each in site.cars if each.make == "Kia"]
+    assert found(search_btshid="203") == [each.cid for each in site.cars if each.bid == 203]
+    today = [each.cid for each in site.cars if (site.today - each.updated).days <= 1]
+    assert found(search_modage="1") == today
+    assert len(today) < 10
+    assert found(search_modage="2") == [each.cid for each in site.cars], "what is not offered is ignored"
+    site.touch(car.cid)
+    assert car.cid in found(search_modage="1")
+    site.sell(car.cid)
+    assert NOTHING_FOUND in text(ask(site.base_url, advanced_search(site.base_url, search_cid=str(car.cid))).page)
+    site.cid_leads_to = "details"
+    assert "CarDetails.aspx" in advanced_search(site.base_url, search_cid=str(site.cars[3].cid))
+
+
+def test_forms_may_be_missing(site_of_2026: SimulatedBilasolur) -> None:
+    site_of_2026.forms = ["advanced"]
+    assert not ask(site_of_2026.base_url, "/").page.css("form")
+    site_of_2026.forms = ["home"]
+    assert ask(site_of_2026.base_url, "SearchCars.aspx").status == 404
+    with SimulatedBilasolur(cars=1, layout="2019") as old:
+        assert ask(old.base_url, "SearchCars.aspx").status == 404
+
+
+@pytest.mark.parametrize("layout", ["2019", "2026"])
+def test_home_shows_featured_cars(layout: str) -> None:
+    with SimulatedBilasolur(cars=10, layout=layout) as site:
+        shown = cids(ask(site.base_url, "/").page)
+    assert shown == [car.cid for car in site.cars[-4:]]
+
+
+def test_every_page_sets_a_session_until_the_client_has_one(site_of_2026: SimulatedBilasolur) -> None:
+    site = site_of_2026
+    site.session_cookie = True
+    car = site.cars[0]
+    for address in ("/", "SearchCars.aspx", search(site.base_url), f"CarDetails.aspx?cid={car.cid}"):
+        assert ask(site.base_url, address).headers["Set-Cookie"].startswith(f"{SESSION}="), address
+    assert ask(site.base_url, photo_address(site)).headers["Set-Cookie"] is None
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=5)
+    connection.request("GET", "/", headers={"Cookie": f"{SESSION}=abc"})
+    assert connection.getresponse().headers["Set-Cookie"] is None
+    connection.close()
 
 
 # Photos

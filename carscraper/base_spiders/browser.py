@@ -213,9 +213,12 @@ class BrowserSpider(CardSpider):
                 return
             await asyncio.sleep(self.settings.getfloat("DOWNLOAD_DELAY") * random.uniform(0.5, 1.5))  # noqa: S311
 
-    def next_request(self, response: Response, make: str | None, page: int) -> Request | None:
-        """Give none: the list was read to its end."""
-        return None
+    def lead(self, response: Response, page: int) -> tuple[None, bool]:
+        """Return none: the list was read to its end."""
+        return None, False
+
+    def _again(self, request: Request, make: str | None, page: int) -> None:
+        """Return none: the browser has tried what there is to try."""
 
     def read_cards(self, response: Response) -> tuple[list[CarItem], int]:
         """Read every card of the page; two different cars under one id would be one lost, and are told."""

@@ -3,7 +3,8 @@
 A subclass says where things are (CSS, under ``# CardSpider``) and overrides the ``get_…`` methods of what its cards
 write in their own way. What every site needs is here: advertisements are skipped, a card that can't be read is counted
 and the crawl goes on, a page without any car, or whose cars all lack the same, ends the crawl with the name of the
-missing selector, and the last page is noticed whether a site repeats it for ever, shows none after it or answers 404.
+missing selector. A list is complete only when its end was seen: a page past the last repeats its cars, says that there
+are none or is not there, or the pager says ``N / N``. Whatever ends it otherwise makes the crawl partial.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
+from parsel import css2xpath
 from scrapy import Request
 from scrapy.http import TextResponse
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, forget_tree, is_web_address, reason_of, status_of
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.base_spiders.paging import Walk, find_next, is_whole, join, last_of_pager, numbered, place_of
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
 
@@ -53,6 +56,9 @@ _PRICE = re.compile(r"[0-9]\s?kr\b|\bkr\.?\s?[0-9]|\bverð\b|\btilboð\b", re.IG
 _STEPS_OUT = 3  # from a link to its card's outermost element, where no other car says how far the card goes
 _MANY = 5  # cards that are not all without a price by chance
 _NOT_THERE = frozenset({404, 410})
+_BARREN = 4  # pages in a row without a new car, after which a list that does not end is left
+_MISSING = 2  # pages in a row that can't be read
+_SUSPICIOUS = 10  # cars; with fewer a list may well have one page
 
 
 class Card:
@@ -101,8 +107,12 @@ class CardSpider(DealerSpider):
     car_in_address: ClassVar[str] = ""
     """What of the address of a car's page is the car's id: a pattern with one group."""
     card_images: ClassVar[str] = "img"
+    card_mark: ClassVar[str] = ""
+    """What stands once for each car of a result page besides its card: a second count of them."""
     next_page: ClassVar[str] = ""
-    """The link to the next page, or something inside it; empty: pages are numbered, ``?page=2``."""
+    """The link to the next page, or something inside it, where it is not found by its address, rel, label or text."""
+    is_numbered: ClassVar[bool] = False
+    """Whether ``?page=2`` is known to be the second page, whatever leads to it."""
     no_results: ClassVar[str] = ""
     """What the page of an empty search says."""
 
@@ -119,6 +129,7 @@ class CardSpider(DealerSpider):
             ConfigurationError: an argument is unknown or wrong.
         """
         super().configure()
+        self._walks: dict[str | None, Walk] = {}
         parts = urlsplit(self.base_url)
         root = parts.path.rstrip("/").removesuffix("/" + self.results_path.strip("/"))
         if self.results_path and root != parts.path.rstrip("/"):
@@ -147,52 +158,215 @@ class CardSpider(DealerSpider):
 
     # --- result pages ---
 
+    def walk(self, make: str | None) -> Walk:
+        """Return how far the search for *make* has been read."""
+        return self._walks.setdefault(make, Walk())
+
     async def parse_results(
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
     ) -> AsyncIterator[CarItem | Request]:
-        """Read one result page; go on until a page adds no new car."""
-        if not isinstance(response, TextResponse):
-            self.fail(f"Result page {page} ({response.url}) is no text, so there is no {self.card_link}.")
-        cards, unreadable = self.read_cards(response)
-        if not cards and (unreadable or not self._may_be_empty(response, page)):
-            self.fail(
-                f"Result page {page} ({response.url}) has no car that can be read "
-                f"({' with '.join(filter(None, (self.card, self.card_link)))}): "
-                "the site has changed or shows something else."
-            )
-        if not cards and page == 1 and not self.makes:
-            self.fail(f"The search of the whole site found nothing ({response.url}).")
-        if missing := self._missing_from_all(response, cards):
-            self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
+        """Read one result page, and go on until the end of the list is seen."""
+        walk = self.walk(make)
+        cards: list[CarItem] = []
+        unreadable = 0
+        why = self._not_results(response, walk, page)
+        if not why:
+            cards, unreadable = self.read_cards(response)
+            why = "" if cards else self._not_empty(response, walk, page, unreadable)
+        if why:
+            forget_tree(response)
+            for request in await self._go_without(response.request, make, page, why, url=response.url):
+                yield request
+            return
+        walk.url = response.url if cards else walk.url
+        walk.repeated, walk.missing = False, 0
+        new = {card.external_id for card in cards} - self.seen
         if cards:
-            self.count("pages/results")
-            self._results_title = _title_of(response)
-        new = [card for card in cards if card.external_id not in self.seen]
-        for result in await self.follow_cards([card for card in cards if self._is_asked_for(card)]):
-            yield result
-        self.seen.update(card.external_id for card in new)
-        following = self.next_request(response, make, page) if new else None
+            self._check_cards(response, page, cards, unreadable)
+            for result in await self.follow_cards([card for card in cards if self._is_asked_for(card)]):
+                yield result
+            self.seen.update(new)
+        self._note(response, walk, page, cards, new)
+        requests = await self._go_on(response, make, page, is_new=bool(new))
         forget_tree(response)
-        requests = [following] if following else await self._search_finished()
         for request in requests:
             yield request
+
+    def _not_results(self, response: Response, walk: Walk, page: int) -> str:
+        """Say why this is not the result page that was asked for, or did not come whole; nothing if it is."""
+        if not isinstance(response, TextResponse):
+            return f"is no text, so there is no {self.card_link}"
+        if not self.is_result_page(response, page):
+            return "is no result page of this search: it was forgotten, or the site shows something else"
+        if self.is_cut(response):
+            if not walk.repeated or response.request is None:
+                return "was cut off"
+            self.incomplete(f"Result page {page} ({response.url}) was cut off, twice: some of its cars may be missing.")
+        return ""
+
+    def is_cut(self, response: Response) -> bool:
+        """Return whether the page did not come to its end."""
+        return not is_whole(response)
+
+    def is_result_page(self, response: Response, page: int) -> bool:
+        """Return whether *response* is what was asked for, and no other page that the site leads to instead."""
+        if page == 1 or response.request is None:
+            return True
+        return place_of(response.url).is_list_of(place_of(_asked(response.request)))
+
+    def _not_empty(self, response: Response, walk: Walk, page: int, unreadable: int) -> str:
+        """Say why a page without a car that could be read is not past the end of the list; nothing if it is."""
+        if unreadable or not self._may_be_empty(response, page):
+            where = " with ".join(filter(None, (self.card, self.card_link)))
+            return f"has no car that can be read ({where}): the site has changed or shows something else"
+        if page > 1:
+            return f"says that there is no car, though page {page - 1} leads to it" if walk.linked else ""
+        if walk.url:
+            return "says that there is no car, though there were some"
+        if (self.makes or self.changed_days) and (walk.repeated or walk.restarted):
+            return ""
+        return f"says that the search of {'one make' if self.makes else 'the whole site'} found nothing"
+
+    def _check_cards(self, response: Response, page: int, cards: list[CarItem], unreadable: int) -> None:
+        """Compare the cards of a page with what else it says of them.
+
+        Raises:
+            CloseSpider: all of them lack the same.
+        """
+        if missing := self._missing_from_all(response, cards):
+            self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
+        self.count("pages/results")
+        self._results_title = title_of(response)
+        marks = len(response.css(self.card_mark)) if self.card_mark else 0
+        read = len(cards) + unreadable
+        where = f"{self.card} with {self.card_link}"
+        if marks and marks != read:
+            self.incomplete(
+                f"Result page {page} ({response.url}) has {marks} cars by {self.card_mark} and {read} by {where}: "
+                "it can't be read whole, the site has changed."
+            )
+        elif self.card and not marks:
+            urls = (join(response, link.attrib["href"]) for link in response.css("a[href]"))
+            linked = {self.car_id(url) for url in urls if self._is_ours(url)} - {None}
+            others = len(linked - {card.external_id for card in cards})
+            if others >= max(_MANY, read / 2):
+                self.incomplete(
+                    f"Result page {page} ({response.url}) links to {others} more cars than the {read} of {where}: "
+                    "it can't be read whole, the site has changed."
+                )
+
+    def _note(self, response: Response, walk: Walk, page: int, cards: list[CarItem], new: set[str]) -> None:
+        """Enter in *walk* what the page says of the list's end."""
+        if walk.front > 0 or walk.resume:
+            return
+        shown = {card.external_id for card in cards}
+        walk.again += len(shown) - len(new) if page > 1 else 0
+        if new or (cards and page == 1):
+            walk.sizes[page], walk.last, walk.shifted = len(cards), shown, walk.again
+            walk.past = walk.barren = 0
+            return
+        walk.barren += 1
+        repeats = 2 * len(shown & walk.last) >= len(shown)
+        moved = place_of(response.url).number not in {None, page}  # the site has no such page and shows another one
+        walk.echoed |= bool(cards) and repeats and not walk.linked
+        walk.past += not cards or repeats or (moved and not walk.linked)
+
+    async def _go_on(self, response: Response, make: str | None, page: int, *, is_new: bool) -> list[Request]:
+        """Return what follows a result page that was read."""
+        walk = self.walk(make)
+        if walk.resume:
+            page, walk.resume = walk.resume, 0
+            return self._ask(numbered(response.url, page), make, page)
+        if walk.front > 0:
+            walk.front = walk.front - 1 if is_new else 0
+            if walk.front:
+                return self._ask(numbered(response.url, page + 1), make, page + 1)
+            walk.front = -1
+            return await self._search_finished()
+        if walk.past >= walk.needed() or self._pager_ends(response, page):
+            return await self._end_seen(make, walk)
+        if walk.barren >= _BARREN:
+            self.incomplete(
+                f"{_BARREN} result pages up to page {page} ({response.url}) showed no new car and did not repeat "
+                "the last page either: the end of the list was not seen."
+            )
+            return await self._search_finished()
+        following = self.next_request(response, make, page)
+        return [following] if following else await self._search_finished()
+
+    async def _end_seen(self, make: str | None, walk: Walk) -> list[Request]:
+        """Return what is to be asked for after the last page of a list."""
+        for page in walk.short_pages(first_counts=self.is_numbered):
+            most = max(walk.sizes.values())
+            self.incomplete(f"Result page {page} showed {walk.sizes[page]} cars where others show {most}.")
+        size = walk.sizes.get(1, 0)
+        if len(walk.sizes) == 1 and walk.echoed and size >= _SUSPICIOUS and not self.is_numbered:
+            self.incomplete(
+                f"All {size} cars were on the first page ({walk.url}), and page=2 repeated them. "
+                "If the site shows more while one scrolls, its list goes on in another way."
+            )
+        if walk.shifted and not self.limit and not self.max_pages and not walk.front:
+            # What came in at the front meanwhile was on no page that was read.
+            walk.front = walk.shifted // max(walk.sizes.values()) + 1
+            return self._ask(numbered(walk.url, 1), make, 1)
+        return await self._search_finished()
+
+    async def _go_without(
+        self, request: Request | None, make: str | None, page: int, why: str, *, url: str
+    ) -> list[Request]:
+        """Ask for a page once more, at first as it is, then in a new search; else go on without it.
+
+        Raises:
+            CloseSpider: it is the first one of the list.
+        """
+        walk = self.walk(make)
+        if request and (again := self._again(request, make, page)):
+            logger.warning("Result page %d (%r) %s; once more", page, url, why)
+            return [again]
+        if not walk.url:
+            self.fail(f"Result page {page} ({url}) {why}.")
+        lost, walk.resume = walk.resume or page, 0
+        self.count("pages/failed")
+        self.incomplete(f"Result page {lost} ({url}) {why}.")
+        walk.missing += 1
+        walk.repeated = walk.linked = False
+        following: list[Request] = []
+        if lost == page and walk.missing < _MISSING and walk.front <= 0:
+            following = self._ask(numbered(walk.url, page + 1), make, page + 1)
+        return following or await self._search_finished()
+
+    def _again(self, request: Request, make: str | None, page: int) -> Request | None:
+        """Ask for a page once more, or search afresh; ``None`` when both were tried."""
+        walk = self.walk(make)
+        if not walk.repeated:
+            walk.repeated = True
+            return request.replace(url=request.url if page == 1 else _asked(request), meta={}, dont_filter=True)
+        if page > walk.restarted and walk.front <= 0 and not walk.resume and (search := self.search_afresh(make)):
+            walk.restarted = page
+            walk.resume = page if walk.url else 0
+            return search
+        return None
+
+    def search_afresh(self, make: str | None) -> Request | None:
+        """Begin the search for *make* once more; ``None`` where pages belong to no search."""
+        return None
 
     _finished_searches = 0
 
     async def _search_finished(self) -> list[Request]:
-        """Give what is to be looked up once all searches are through."""
+        """Return what is to be looked up once all searches are through."""
         self._finished_searches += 1
         return await self.conclude() if self._finished_searches == len(self.searches()) else []
 
     def _may_be_empty(self, response: Response, page: int) -> bool:
-        """Tell whether a page without cars is the site's word, not a change of it.
+        """Return whether a page without cars is the site's word, not a change of it.
 
-        Past the last numbered page comes one like the others, without cars; a login or a maintenance page has another
-        title, and cars in another layout still have prices.
+        Where that word is not known: past the last numbered page comes one like the others, without cars; a login or a
+        maintenance page has another title, and cars in another layout still have prices.
         """
         if self.says_empty(response):
             return True
-        if page == 1 or self.next_page or _title_of(response) != self._results_title:
+        if self.no_results or page == 1 or title_of(response) != self._results_title:
             return False
         return not _PRICE.search(visible_text(response))
 
@@ -239,11 +413,11 @@ class CardSpider(DealerSpider):
         if self.card:
             for selector in response.css(self.card):
                 hrefs = selector.css(self.card_link).xpath("@href").getall()
-                if own := next((href for href in hrefs if self._is_ours(_join(response, href))), None):
+                if own := next((href for href in hrefs if self._is_ours(join(response, href))), None):
                     yield selector, own
             return
-        links = [link for link in response.css(self.card_link) if self._is_ours(_join(response, link.attrib["href"]))]
-        cars = {link.root: self.car_id(_join(response, link.attrib["href"])) for link in links}
+        links = [link for link in response.css(self.card_link) if self._is_ours(join(response, link.attrib["href"]))]
+        cars = {link.root: self.car_id(join(response, link.attrib["href"])) for link in links}
         found: dict[str, tuple[Selector, str]] = {}
         for find in (self._around, self._about):
             for link in links:
@@ -290,35 +464,48 @@ class CardSpider(DealerSpider):
         return bool(self.no_results) and says(response, self.no_results)
 
     def next_request(self, response: Response, make: str | None, page: int) -> Request | None:
-        """Ask for the page after this one; ``None`` at the end, or where the crawl's arguments end it."""
-        address = self._next_address(response, page)
-        if not address or (self.limit and self.taken >= self.limit) or page == self.max_pages:
-            return None
-        if page >= self.settings.getint("CRAWL_MAX_PAGES"):
+        """Ask for the page after this one; ``None`` where the crawl's arguments or a cap end the list."""
+        request, self.walk(make).linked = self.lead(response, page)
+        return next(iter(self._ask(request, make, page + 1)), None) if request else None
+
+    def lead(self, response: Response, page: int) -> tuple[Request | str | None, bool]:
+        """Return what asks for the page after this one, and whether this one leads to it; else it is a guess."""
+        found, leads = None, False
+        if isinstance(response, TextResponse):
+            found, leads = find_next(response, page, self.next_page, self._is_no_car)
+        if found is None:
+            return numbered(response.url, page + 1), leads
+        return found.replace(url=self._at_base(found.url)), leads
+
+    def _ask(self, address: Request | str, make: str | None, page: int) -> list[Request]:
+        """Return the request for a result page; none where the crawl's arguments or a cap end the list."""
+        if (self.limit and self.taken >= self.limit) or (self.max_pages and page > self.max_pages):
+            return []
+        if page > self.settings.getint("CRAWL_MAX_PAGES"):
             self.is_partial = True
             self.count("pages/capped")
-            logger.warning("Stopped after %d result pages (CRAWL_MAX_PAGES)", page)
-            return None
-        return Request(
-            address,
+            logger.warning("Stopped after %d result pages (CRAWL_MAX_PAGES)", page - 1)
+            return []
+        request = Request(address) if isinstance(address, str) else address
+        following = request.replace(
             callback=self.parse_results,
             errback=self.page_failed,
-            cb_kwargs={"make": make, "page": page + 1},
+            cb_kwargs={"make": make, "page": page},
             dont_filter=True,  # an arrow that points at its own page must end the search, not lose it
             priority=10,  # the list first: while it is read it shifts little
         )
+        return [following]
 
-    def _next_address(self, response: Response, page: int) -> str | None:
-        if not self.next_page:
-            parts = urlsplit(response.url)
-            query = dict(parse_qsl(parts.query)) | {"page": str(page + 1)}
-            return parts._replace(query=urlencode(query)).geturl()
-        # :has() would need the paging cell to hold nothing else; the ancestor is what the arrow belongs to.
-        hrefs = response.css(self.next_page).xpath("ancestor-or-self::a[@href][1]/@href").getall()
-        addresses = (_join(response, href) for href in hrefs)
-        # Arrows that turn the photos of a card are no way to the next page.
-        ours = (each for each in addresses if self._is_ours(each) and self.car_id(each) is None)
-        return next(map(self._at_base, ours), None)
+    def _is_no_car(self, url: str) -> bool:
+        """Return whether a page is on the dealer's site and no car's: arrows that turn photos lead to no page."""
+        return self._is_ours(url) and self.car_id(url) is None
+
+    def _pager_ends(self, response: Response, page: int) -> bool:
+        """Return whether a pager says that this page is the last one."""
+        if not isinstance(response, TextResponse) or not (found := [*last_of_pager(response, page)]):
+            return False
+        cards = {selector.root for selector, _ in self._select_cards(response)}
+        return any(not {each.root for each in element.xpath("ancestor-or-self::*")} & cards for element in found)
 
     def _is_ours(self, url: str) -> bool:
         """Tell whether a page is on the dealer's site, whatever other sites are linked."""
@@ -330,18 +517,25 @@ class CardSpider(DealerSpider):
         return urlsplit(url)._replace(scheme=base.scheme, netloc=base.netloc).geturl()
 
     async def page_failed(self, failure: Failure) -> AsyncIterator[Request]:
-        """Count a result page that does not come: what follows it is unknown, so nothing is concluded.
+        """Go on after a result page that does not come.
 
-        Of numbered pages one that the site does not have (404, 410) is the end of the list.
+        A page that the site does not have (404, 410) and that no page led to is past the end of the list.
         """
-        url = failure.request.url  # type: ignore[attr-defined]
-        if not self.next_page and status_of(failure) in _NOT_THERE:
-            for request in await self._search_finished():
-                yield request
-            return
-        self.is_partial = True
-        self.count("pages/failed")
-        logger.error("Result page does not come: %r (%s); the pages after it were not seen", url, reason_of(failure))
+        request: Request = failure.request  # type: ignore[attr-defined]
+        make, page = request.cb_kwargs["make"], request.cb_kwargs["page"]
+        walk = self.walk(make)
+        if status_of(failure) in _NOT_THERE and not walk.linked and walk.sizes:
+            walk.past += 1
+            walk.barren += 1
+            following = self._ask(numbered(walk.url, page + 1), make, page + 1) if walk.past < walk.needed() else []
+            requests = following or await self._end_seen(make, walk)
+        else:
+            # What was tried again already, or was refused, need not be tried once more as it is.
+            walk.repeated |= bool(status_of(failure) or request.meta.get("retry_times"))
+            why = f"does not come ({reason_of(failure)})"
+            requests = await self._go_without(request, make, page, why, url=request.url)
+        for each in requests:
+            yield each
 
     # --- a card ---
 
@@ -385,18 +579,15 @@ class CardSpider(DealerSpider):
             fields: all others of ``CarItem``.
         """
         seen = [shown, *(image.identity for image in images)]
-        return CarItem(
+        item = CarItem(
             source=self.source,
-            title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
-            make=vehicle.make,
-            model=vehicle.model,
-            display_make=vehicle.display_make,
-            display_name=vehicle.display_name,
             images=images,
             image_urls=[image.source_url for image in images],
             card_hash=hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32],
             **fields,
         )
+        set_vehicle(item, vehicle)
+        return item
 
     def own_url(self, link: str) -> str:
         """Give the lasting address of the car's page that a card links to, on the crawl's own site."""
@@ -504,6 +695,13 @@ class CardSpider(DealerSpider):
         return address
 
 
+def set_vehicle(item: CarItem, vehicle: Vehicle) -> None:
+    """Write make and model into *item*, and the title made of them."""
+    item.title = " ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None
+    item.make, item.model = vehicle.make, vehicle.model
+    item.display_make, item.display_name = vehicle.display_make, vehicle.display_name
+
+
 def is_stand_in(address: str) -> bool:
     """Tell whether an address is what a page shows until the photo is loaded, or an icon.
 
@@ -540,12 +738,10 @@ def _largest(srcset: str) -> str:
     return max(shown, default=(0.0, ""), key=lambda each: each[0])[1]
 
 
-def _join(response: Response, href: str) -> str:
-    """Give the whole address of a link; nothing for what is none."""
-    try:
-        return response.urljoin(href)
-    except ValueError:  # brackets that hold no IPv6 address, and the like
-        return ""
+def _asked(request: Request) -> str:
+    """Return the address that was asked for, before the site led elsewhere."""
+    addresses: list[str] = request.meta.get("redirect_urls") or [request.url]
+    return addresses[0]
 
 
 def _host(url: str) -> str:
@@ -569,7 +765,7 @@ def _split_lines(lines: list[str]) -> tuple[str | None, str | None]:
 # --- reading pages ---
 
 
-def _title_of(response: Response) -> str:
+def title_of(response: Response) -> str:
     """Give the page's title, digits apart: pages of a list have the same."""
     return re.sub("[0-9]+", "", text_of(response.css("head > title")) or "")
 
@@ -580,9 +776,16 @@ def text_of(selector: Any) -> str | None:
     return parsing.clean_text(" ".join(first.css("::text").getall()))
 
 
-def visible_text(response: Response) -> str:
-    """Give the page's text a line for each element, without scripts, styles and the options of a search form."""
+def visible_text(response: Response, *, without: str = "") -> str:
+    """Return the page's text a line for each element, without scripts, styles and the options of a search form.
+
+    Args:
+        response: the page.
+        without: the elements at this selector are left out, too.
+    """
     path = "//body//text()[not(ancestor::script or ancestor::style or ancestor::select or ancestor::noscript)]"
+    if without:
+        path = f"set:difference({path}, ({css2xpath(without)})//text())"
     lines = (parsing.clean_text(text) for text in response.xpath(path).getall())
     return "\n".join(line for line in lines if line)
 

@@ -71,7 +71,7 @@ class Vehicle:
 
 
 class RoggFeedSpider(RoggSpider):
-    """A feed on the Rögg platform. A subclass says which settings hold its address and its key.
+    """A feed on the Rögg platform. A subclass says which settings hold its address, its key and leave to store photos.
 
     ``base_url`` overrides the setting with the address; all other arguments are as everywhere. There are no details
     pages to read: ``details`` changes nothing.
@@ -79,6 +79,8 @@ class RoggFeedSpider(RoggSpider):
 
     address_setting: ClassVar[str]
     key_setting: ClassVar[str]
+    store_setting: ClassVar[str]
+    """Whether the feed's photos may be stored; its terms are said to allow links only."""
 
     # Where things are.
     feed_page = "get.aspx"
@@ -98,6 +100,7 @@ class RoggFeedSpider(RoggSpider):
 
     # DealerSpider
     has_details = False
+    changes_within = ()
 
     codes: Codes = MappingProxyType({})
     pages: int | None = None
@@ -152,6 +155,12 @@ class RoggFeedSpider(RoggSpider):
         """Ask for the codes unless they were fetched within a day, then for the first page."""
         if self.argument_problem:
             return
+        if not self.settings.getbool(self.store_setting):
+            logger.warning(
+                "The feed's photos are linked and not stored, as its terms are said to ask; "
+                "%s=true stores them for who has leave.",
+                self.store_setting,
+            )
         self.codes, is_fresh = await asyncio.to_thread(self._read_kept_codes)
         if is_fresh:
             yield self._first_page()
@@ -256,9 +265,14 @@ class RoggFeedSpider(RoggSpider):
         if misses < _MISSES and page < (self.pages or 0) and page != self.max_pages:
             yield request.replace(url=self._address_of(page + 1), cb_kwargs={"page": page + 1, "tries": misses + 1})
 
-    def _next_address(self, response: Response, page: int) -> str | None:
+    def lead(self, response: Response, page: int) -> tuple[str | None, bool]:
+        """Return the address of the next page; the feed says how many there are."""
         self._last_page = page
-        return self._address_of(page + 1) if self.pages is None or page < self.pages else None
+        return (self._address_of(page + 1), True) if self.pages is None or page < self.pages else (None, False)
+
+    def is_cut(self, response: Response) -> bool:
+        """Return no: XML that was cut can't be read."""
+        return False
 
     def says_empty(self, response: Response) -> bool:
         """Tell whether the page says that there is no car."""
@@ -380,6 +394,13 @@ class RoggFeedSpider(RoggSpider):
                 image.position = len(images)
                 images[image.identity] = image
         return list(images.values())
+
+    def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
+        """Return the photo that an address names; without leave to store it, it is linked only."""
+        image = super().image(join, address, external_id)
+        if image and image.status == "pending" and not self.settings.getbool(self.store_setting):
+            image.reason = "terms"
+        return image
 
     def _fill(self, vehicle: Vehicle, photo: str) -> str:
         """Write a photo's address by the feed's template."""

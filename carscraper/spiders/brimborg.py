@@ -16,3 +16,4 @@ class BrimborgSpider(CardSpider):
     results_path = "is"
     card_link = "a[href*='/notadir-bilar/bill/']"
     car_in_address = r"/bill/([\w-]+)"
+    is_numbered = True

@@ -17,7 +17,7 @@ class HeklaSpider(CardSpider):
     results_path = "is/bilar/notadir-bilar"
     card_link = "a[href*='/bilar/notadir-bilar/view/']"
     car_in_address = r"/view/([\w-]+)"
-    next_page = "a:contains('Næsta')"
+    is_numbered = True
 
     def get_kilometers(self, card: Card) -> int | None:
         """Read the line that is nothing but a number and no year."""

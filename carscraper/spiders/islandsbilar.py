@@ -18,5 +18,5 @@ class IslandsbilarSpider(CardSpider):
     card_link = "a[href*='/car/']"
     card_images = "img.card__img"
     car_in_address = r"/car/([\w-]+)"
-    next_page = "a[rel='next'], .next, .pagination__next, a:contains('Næsta')"
+    next_page = ".next, .pagination__next"
     images_home = "https://assets.mango.is/"

@@ -19,7 +19,9 @@ from twisted.python.failure import Failure
 
 from carscraper.base_spiders.cards import CardSpider, _largest
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.base_spiders.paging import place_of
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.brimborg import BrimborgSpider
 from carscraper.spiders.hekla import HeklaSpider
 from carscraper.spiders.islandsbilar import IslandsbilarSpider
@@ -241,33 +243,96 @@ def test_the_largest_of_a_srcset_goes_before_what_is_shown_at_first() -> None:
 # --- the next page ----------------------------------------------------------------------------------------------
 
 
-def following(cls: type[CardSpider], body: str, *, url: str, base_url: str | None = None) -> str | None:
+def following(cls: type[CardSpider], body: str, *, url: str, base_url: str | None = None) -> tuple[str, bool]:
+    """The address of the page after *url*, and whether a link or a button leads there."""
     spider = make_spider(cls, **({"base_url": base_url} if base_url else {}))
     request = spider.next_request(page(body, url=url), None, 1)
-    return request.url if request else None
+    return request.url, spider.walk(None).linked
 
 
 def test_arrows_that_turn_photos_lead_nowhere() -> None:
     url = "https://islandsbilar.is/soluskra/"
     turn = '<div class="card"><a href="/car/1"><i class="next">x</i></a><a class="next" href="javascript:x">x</a></div>'
-    assert following(IslandsbilarSpider, turn, url=url) is None
-    on = '<a rel="next" href="?page=2">x</a>'
-    assert following(IslandsbilarSpider, turn + on, url=url) == f"{url}?page=2"
+    assert following(IslandsbilarSpider, turn, url=url) == (f"{url}?page=2", False)
+    on = '<a rel="next" href="?p=2">x</a>'
+    assert following(IslandsbilarSpider, turn + on, url=url) == (f"{url}?p=2", True)
 
 
 def test_the_next_page_is_on_the_same_site() -> None:
-    assert following(HeklaSpider, '<a href="https://evil.example/x">Næsta</a>', url=HEKLA) is None
-    assert following(HeklaSpider, '<a href="http://[/x">Næsta</a>', url=HEKLA) is None
+    guess = (f"{HEKLA}?page=2", False)
+    assert following(HeklaSpider, '<a href="https://evil.example/x">Næsta</a>', url=HEKLA) == guess
+    assert following(HeklaSpider, '<a href="http://[/x">Næsta</a>', url=HEKLA) == guess
     base = "http://127.0.0.1:8000"
     linked = f'<a href="{HEKLA}?page=2">Næsta</a>'
-    assert following(HeklaSpider, linked, url=base, base_url=base) == f"{base}/is/bilar/notadir-bilar?page=2"
-    assert following(HeklaSpider, linked, url=HEKLA) == f"{HEKLA}?page=2"
+    at_base = f"{base}/is/bilar/notadir-bilar"
+    assert following(HeklaSpider, linked, url=at_base, base_url=base) == (f"{at_base}?page=2", True)
+    assert following(HeklaSpider, linked, url=HEKLA) == (f"{HEKLA}?page=2", True)
 
 
 def test_numbered_pages_keep_what_the_address_says() -> None:
     assert following(BrimborgSpider, "", url="https://notadir.brimborg.is/is?brand=4&page=1") == (
-        "https://notadir.brimborg.is/is?brand=4&page=2"
+        "https://notadir.brimborg.is/is?brand=4&page=2",
+        False,
     )
+
+
+GUID = "0d5bb3a0-1c7e-4d33-9d0c-6f7e5c1a2b3c"
+RESULTS = f"https://bilasolur.is/SearchResults.aspx?page=1&id={GUID}"
+SECOND = f"SearchResults.aspx?page=2&id={GUID}"
+
+
+@pytest.mark.parametrize(
+    "pager",
+    [
+        f'<a href="SearchResults.aspx?page=2&amp;id={GUID}"><i class="bisicon bi-chevron-right"></i></a>',
+        f'<a href="SearchResults.aspx?id={GUID}&page=2">Næsta</a>',
+        f'<a href="/searchresults.aspx?ID={GUID.upper()}&amp;PAGE=2">2</a>',
+        f'<a href="https://www.bilasolur.is/SearchResults.aspx?page=2&amp;id={GUID}"></a>',
+        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a><a href="./{SECOND}#top">&raquo;</a>',
+        f'<link rel="next" href="{SECOND}">',
+        f'<form action="?"><input name="id" value="{GUID}"><button name="page" value="2">2</button></form>',
+        """<a href="javascript:__doPostBack('ctl00$pager','next')">Næsta</a>""",
+        """<a href="javascript:__doPostBack('ctl00$pager','2')">2</a><a href="SearchResults.aspx?page=2&id=0">x</a>""",
+    ],
+)
+def test_the_next_page_is_found_by_its_address_however_it_is_written(pager: str) -> None:
+    url, leads = following(BilasolurSpider, pager, url=RESULTS)
+    assert leads
+    assert place_of(url) == place_of(RESULTS.replace("page=1", "page=2"))
+
+
+@pytest.mark.parametrize(
+    "pager",
+    [
+        "",
+        f'<a href="SearchResults.aspx?page=1&amp;id={GUID}"><i class="fa fa-angle-left"></i></a>',
+        '<a href="SearchResults.aspx?page=2&amp;id=another">2 dyra</a>',
+        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a>',
+        """<a href="javascript:__doPostBack('ctl00$sort','price')">Verð</a>""",
+        "<form><input type=submit value=Leita></form>",
+    ],
+)
+def test_what_leads_elsewhere_is_no_next_page(pager: str) -> None:
+    assert following(BilasolurSpider, pager, url=RESULTS) == (RESULTS.replace("page=1", "page=2"), False)
+
+
+@pytest.mark.parametrize(
+    ("pager", "ends"),
+    [
+        ('<div class="paging"><span>5 / 5</span></div>', True),
+        ("<nav><b>5</b> / <b>5</b></nav>", True),
+        ('<p class="pagination">Síða 5 af 5</p>', True),
+        ('<p class="pagination">Síða 5 af 6</p>', False),
+        ('<p class="pagination">4 / 4</p>', False),
+        ("<p>5 / 5</p>", False),
+        (
+            '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>',
+            False,
+        ),
+    ],
+)
+def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not(pager: str, ends: bool) -> None:
+    assert make_spider(BilasolurSpider)._pager_ends(page(pager, url=RESULTS), 5) == ends
 
 
 # --- the site is not what it was --------------------------------------------------------------------------------
@@ -309,6 +374,8 @@ def test_past_the_last_numbered_page_comes_the_same_page_without_cars() -> None:
         assert not spider._may_be_empty(other, 2)
         assert BrimborgSpider.card_link in run(spider, other, page=2)
     assert not spider._may_be_empty(brimborg_page(""), 1)
+    # Where the site's own words are known, nothing else is taken for them.
+    assert not make_spider(BilasolurSpider)._may_be_empty(page("", title=""), 2)
 
 
 def test_what_no_car_of_a_page_has_is_another_layout() -> None:

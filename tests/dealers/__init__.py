@@ -2,6 +2,7 @@
 
 * ``server.py``    a small, fast HTTP/1.1 server, the request log and the control surface every site shares
 * ``faults.py``    what can go wrong with an answer, as short words (``"503"``, ``"half"``, ``"redirect:http://…"``)
+* ``drifts.py``    how a site's pages change with the years: a table of names, ``site.drift = "pager-gone"``
 * ``cars.py``      the invented cars: the truth a crawl is compared with
 * ``photos.py``    the photo factory: real pictures, each with bytes of its own
 * ``bilasolur.py`` the aggregator bilasolur.is (also ``python -m tests.dealers.bilasolur``)

@@ -27,6 +27,7 @@ class SimulatedBilaland(SimulatedBilasolur):
 
     def __init__(self, **options: Any) -> None:
         small = {"cars": 12, "photos": 2, "per_page": 5, "ads_every": 4, "photo_bytes_average": 20_000}
+        small |= {"layout": "2019", "featured": 0}  # nobody has told whether it follows bilasolur's changes
         super().__init__(**small | options)
 
     def _paging(self, asked: int, last: int, guid: str) -> str:

@@ -8,14 +8,19 @@ In process::
 
 As a process of its own, steered through ``/_control/`` (see server.py) or by `server.Remote`::
 
-    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 5 --labelled
+    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 10-28 --layout 2026 --labelled
 
 What it does as the real site was seen to do: a POST needs a ``__VIEWSTATE`` that a page view gave out
 and the whole form, and ends at ``SearchResults.aspx?page=1&id=<GUID>``; an unknown GUID goes to the home
-page; **a page past the last one repeats the last page's cars, with a link to the page after it, for
-ever**; advertisements stand among the cards; a sold car's page says so with status 200; a photo is named
-by ``c`` and ``p``, whatever ``w`` and ``s`` are, and may stop answering until a page that shows it was
-rendered again.
+page, where a few featured cars stand as cards; **a page past the last one repeats the last page's cars,
+with a link to the page after it, for ever**; advertisements stand among the cards; a sold car's page says
+so with status 200; a photo is named by ``c`` and ``p``, whatever ``w`` and ``s`` are, and may stop
+answering until a page that shows it was rendered again.
+
+The site was seen in two layouts. ``2019``: 40 cars a page, fuel and gears on the card, ``150 hestöfl``.
+``2026``: 48 cars a page, an anchor ``rnr_<bid>_<cid>_<sid>`` before each card, distance, fuel and drive on
+the card, icons from a font of the site's own, car pages with ``cd-`` classes, and the advanced search at
+``SearchCars.aspx``, which finds one car by its number and the cars that changed within so many days.
 """
 
 from __future__ import annotations
@@ -23,9 +28,11 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
+import datetime as dt
 import hashlib
 import html
 import itertools
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -37,7 +44,13 @@ from tests.dealers.faults import Response, apply_step, page
 from tests.dealers.photos import KINDS, PhotoFactory
 from tests.dealers.server import Request, SimulatedSite, serve_until_stopped
 
+LAYOUT = "2019"
+"""The layout of a site that is not told otherwise."""
+PER_PAGE = {"2019": 40, "2026": 48}
+FORMS = {"2019": ("home",), "2026": ("home", "advanced")}
 PREFIX = "ctl00$contentSearchEngine$ctl00$"
+ADVANCED = "ctl00$contentSearchEngine$searchCars$"
+SESSION = "ASP.NET_SessionId"
 GENERATOR = "CA0B0334"
 SELECTS = {
     "search_vf": ("Verð frá", range(500_000, 10_500_000, 500_000)),
@@ -51,15 +64,52 @@ SELECTS = {
 HIDDEN = ("src_f1_hidden", "src_g1_hidden")
 FORM_FIELDS = {"__EVENTTARGET", "__EVENTARGUMENT", *(PREFIX + f for f in ("search_f1", *SELECTS, *HIDDEN))}
 """What has to come along in a POST besides the two checked by value and the button."""
+ADVANCED_TEXTS = ("search_cid",)
+ADVANCED_SELECTS: dict[str, tuple[str, Iterable[object]]] = {
+    "search_g1": ("Gerð", ()),
+    "search_btshid": ("Bílasala", invented.DEALERS),
+    "search_modage": ("Breytt innan", (1, 7, 30, 60, 90, 120)),
+    "search_vf": ("Verð frá (þús.)", range(500, 10_500, 500)),
+    "search_vt": ("Verð til (þús.)", range(500, 10_500, 500)),
+    "search_arf": ("Árgerð frá", range(2026, 1989, -1)),
+    "search_art": ("Árgerð til", range(2026, 1989, -1)),
+    "search_ef": ("Ekinn frá (þús.)", range(10, 210, 10)),
+    "search_et": ("Ekinn til (þús.)", range(10, 210, 10)),
+}
+"""The selects of the advanced form besides the make."""
+ADVANCED_BOXES = {
+    "search_off": "Flott verð",
+    "search_p": "Á staðnum",
+    "search_fe": "Rafmagn",
+    "search_fh": "Hybrid",
+    "search_fph": "Plug-in hybrid",
+    "search_ft_0": "Bensín",
+    "search_ft_1": "Dísel",
+    "search_drv_1": "Framhjóladrif",
+    "search_drv_2": "Afturhjóladrif",
+    "search_drv_4": "Fjórhjóladrif",
+    "search_xma": "Beinskipting",
+    "search_xmm": "Sjálfskipting",
+}
+"""Its checkboxes. The search filters by make, number, dealer and time of change; the others may come along."""
+ADVANCED_FIELDS = {
+    "__EVENTTARGET",
+    "__EVENTARGUMENT",
+    *(ADVANCED + name for name in ("search_f1", *ADVANCED_TEXTS, *ADVANCED_SELECTS)),
+}
 VIEWSTATE_SECONDS = 1200.0
 CARD_PHOTOS = 3
 GONE = "Engar upplýsingar fundust um ökutæki."
+GONE_TOO = "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum."
+"""What the page of every other car says in 2026."""
 NOTHING_FOUND = "Engar niðurstöður"
+ARROWS = {"2019": '<i class="fa fa-angle-{}"></i>', "2026": '<i class="bisicon bi-chevron-{}"></i>'}
 KINDS_BY_ROUTE = {
     "/": "home",
     "/default.aspx": "home",
     "/section.aspx": "home",
     "/searchresults.aspx": "results",
+    "/searchcars.aspx": "advanced",
     "/cardetails.aspx": "details",
     "/carimage.aspx": "photo",
     "/robots.txt": "robots",
@@ -70,13 +120,16 @@ NEW_LAYOUT = (
     ("sr-item", "vehicle-tile"),
     ("sr-link", "vehicle-link"),
     ("car-", "vehicle-"),
+    ("cd-", "vd-"),
     ("CarImage.aspx", "media.ashx"),
     ("tech-details", "facts"),
     ("hestöfl", "hö"),
+    ("Hestöfl", "Afl"),
 )
 """Step ``layout``: the site was redesigned, so nothing is found where it was."""
 GARBAGE = (
     ("hestöfl", "000000000000000000000 hestöfl"),
+    (" hö.", "000000000000000000000 hö."),
     ("Síðast uppfært ", "Síðast uppfært 31.2."),
     ("Innanbæjareyðsla ", "Innanbæjareyðsla ∞,"),
     ("Raðnúmer", "Raðnúmer ²"),
@@ -90,8 +143,13 @@ GARBAGE = (
 class Search:
     number: int
     """The ``schid`` in the links of its results."""
-    make: int | None
+    make: int | None = None
     """The make's number, None for all."""
+    cid: int | None = None
+    """The one car that is looked for."""
+    bid: int | None = None
+    days: int | None = None
+    """Changed within so many days."""
 
 
 class SimulatedBilasolur(SimulatedSite):
@@ -99,8 +157,9 @@ class SimulatedBilasolur(SimulatedSite):
 
     Args:
         cars: how many there are at first.
-        photos: how many each of them has.
-        per_page: cars on a result page.
+        photos: how many each of them has; two numbers: from the first to the second.
+        layout: "2019" or "2026".
+        per_page: cars on a result page; None for the layout's 40 or 48.
         ads_every: an advertisement card after so many cars; 0 for none.
         seed: another seed, other cars.
         photo_bytes_average: about how big a photo of full size is.
@@ -110,12 +169,17 @@ class SimulatedBilasolur(SimulatedSite):
         last_page_links_on: False: the last page has no next link.
         endless: every page past the last one is full of cars that were never seen before.
         disallow: paths that robots.txt forbids.
+        featured: cards on the home page.
+        session_cookie: every page sets ``ASP.NET_SessionId`` for who has none.
+        forms: "home" and "advanced", the search forms that are there; None for those of the layout.
+        cid_leads_to: what a search for one car's number leads to, "results" or "details".
     """
 
     first_page = "page=1&"
     """What the address of the first result page has before the search's ``id``."""
-    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE}
+    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE, "no-days": (("search_modage", "search_age"),)}
     settable = SimulatedSite.settable | {
+        "layout",
         "per_page",
         "ads_every",
         "photo_ttl",
@@ -123,11 +187,16 @@ class SimulatedBilasolur(SimulatedSite):
         "last_page_links_on",
         "endless",
         "disallow",
+        "featured",
+        "session_cookie",
+        "forms",
+        "cid_leads_to",
     }
     orders = SimulatedSite.orders | {
         "sell",
         "change_price",
         "relist",
+        "touch",
         "set_car",
         "set_photo",
         "add_photo",
@@ -142,8 +211,9 @@ class SimulatedBilasolur(SimulatedSite):
         self,
         *,
         cars: int = 40,
-        photos: int = 3,
-        per_page: int = 40,
+        photos: int | tuple[int, int] = 3,
+        layout: str = LAYOUT,
+        per_page: int | None = None,
         ads_every: int = 10,
         seed: int = 1,
         photo_bytes_average: int = 60_000,
@@ -153,17 +223,27 @@ class SimulatedBilasolur(SimulatedSite):
         last_page_links_on: bool = True,
         endless: bool = False,
         disallow: Iterable[str] = (),
+        featured: int = 4,
+        session_cookie: bool = False,
+        forms: Iterable[str] | None = None,
+        cid_leads_to: str = "results",
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         super().__init__(host=host, port=port)
-        self.per_page = per_page
+        self.layout = layout
+        self.per_page = per_page or PER_PAGE[layout]
         self.ads_every = ads_every
         self.photo_ttl = photo_ttl
         self.expired_as = expired_as
         self.last_page_links_on = last_page_links_on
         self.endless = endless
         self.disallow = list(disallow)
+        self.featured = featured
+        self.session_cookie = session_cookie
+        self.forms = list(FORMS[layout] if forms is None else forms)
+        self.cid_leads_to = cid_leads_to
+        self.today = invented.TODAY
         self.factory = PhotoFactory(photo_bytes_average, labelled=labelled)
         self.cars: list[Car] = []
         """The truth, in the order of the results; change a car's fields at will."""
@@ -201,6 +281,10 @@ class SimulatedBilasolur(SimulatedSite):
         """The car comes (back) with a new ``sid``."""
         self.car(cid).sold = False
         self.car(cid).sid += 1_000_000
+
+    def touch(self, cid: int) -> None:
+        """The car is changed (or only said to be) today."""
+        self.car(cid).updated = self.today
 
     def change_price(self, cid: int, price: int | None, before_offer: int | None = None) -> None:
         self.set_car(cid, price=price, price_before_offer=before_offer)
@@ -272,7 +356,7 @@ class SimulatedBilasolur(SimulatedSite):
             return kind, request.query.get("cid", "")
         if kind == "results":
             return kind, request.query.get("page", "")
-        if kind == "home" and request.method == "POST":
+        if kind in {"home", "advanced"} and request.method == "POST":
             return "search", ""
         return kind, ""
 
@@ -283,11 +367,16 @@ class SimulatedBilasolur(SimulatedSite):
             "results": self._results,
             "search": self._search,
             "home": self._home,
+            "advanced": self._advanced,
             "robots": self._robots,
         }
-        if kind in answers:
-            return answers[kind](which, request)
-        return page("404", "Síðan fannst ekki.", status=404)
+        if kind not in answers:
+            return page("404", "Síðan fannst ekki.", status=404)
+        response = answers[kind](which, request)
+        if self.session_cookie and kind not in {"photo", "robots"} and SESSION not in request.header("Cookie"):
+            session = hashlib.sha256(f"session {next(self._numbers)}".encode()).hexdigest()[:24]
+            response.headers += (("Set-Cookie", f"{SESSION}={session}; path=/; HttpOnly; SameSite=Lax"),)
+        return response
 
     def _command(self, command: str, order: dict[str, Any], request: Request) -> Any:
         if command == "photo":
@@ -310,54 +399,97 @@ class SimulatedBilasolur(SimulatedSite):
         return Response(body="\n".join(lines) + "\n", content_type="text/plain")
 
     def _home(self, _which: str, _request: Request) -> Response:
+        search = ""
+        if "home" in self.forms:
+            fields = "".join(_select(PREFIX + name, label, values) for name, (label, values) in SELECTS.items())
+            fields += "".join(f'<input type="hidden" name="{PREFIX}{name}" value="" />\n' for name in HIDDEN)
+            search = self._form("./", PREFIX, fields)
+        on_sale = [car for car in list(self.cars) if not car.sold]
+        featured = "".join(self._card(car, 0, 1) for car in on_sale[-self.featured :] if self.featured)
+        content = f'{search}\n<div class="featured">\n{featured}</div>' if featured else search
+        return _page("Bílasölur.is - Notaðir bílar og nýir", content)
+
+    def _advanced(self, _which: str, _request: Request) -> Response:
+        if "advanced" not in self.forms:
+            return page("404", "Síðan fannst ekki.", status=404)
+        fields = "".join(f'<input type="text" name="{ADVANCED}{name}" value="" />\n' for name in ADVANCED_TEXTS)
+        fields += "".join(_select(ADVANCED + name, label, values) for name, (label, values) in ADVANCED_SELECTS.items())
+        fields += "".join(
+            f'<label><input type="checkbox" name="{ADVANCED}{name}" />{label}</label>\n'
+            for name, label in ADVANCED_BOXES.items()
+        )
+        return _page("Ítarleg leit", self._form("./SearchCars.aspx", ADVANCED, fields))
+
+    def _form(self, action: str, prefix: str, fields: str) -> str:
+        """A form with what every page of WebForms has, the makes and the button."""
         text = hashlib.sha256(f"{self._seed}/{next(self._numbers)}".encode()).digest() * 4
         viewstate = base64.b64encode(text).decode()
         self._viewstates[viewstate] = time.monotonic()
         makes = "".join(
             f'<option value="{number}">{html.escape(make)}</option>' for make, (number, _) in invented.MAKES.items()
         )
-        selects = "".join(
-            f'<select name="{PREFIX}{name}"><option selected="selected" value="-1">{label}</option>'
-            + "".join(f'<option value="{value}">{value}</option>' for value in values)
-            + "</select>\n"
-            for name, (label, values) in SELECTS.items()
-        )
-        hidden = "".join(f'<input type="hidden" name="{PREFIX}{name}" value="" />\n' for name in HIDDEN)
-        return _page(
-            "Bílasölur.is - Notaðir bílar og nýir",
-            f"""<form method="post" action="./" id="aspnetForm">
+        return f"""<form method="post" action="{action}" id="aspnetForm">
 <div class="aspNetHidden">
 <input type="hidden" name="__EVENTTARGET" id="__EVENTTARGET" value="" />
 <input type="hidden" name="__EVENTARGUMENT" id="__EVENTARGUMENT" value="" />
 <input type="hidden" name="__VIEWSTATE" id="__VIEWSTATE" value="{viewstate}" />
 <input type="hidden" name="__VIEWSTATEGENERATOR" id="__VIEWSTATEGENERATOR" value="{GENERATOR}" />
 </div>
-<select name="{PREFIX}search_f1">
+<select name="{prefix}search_f1">
 <option selected="selected" value="-1">Allir framleiðendur</option>{makes}</select>
-{selects}{hidden}<input type="submit" name="{PREFIX}btnSearch" value="Leita" class="btn-search" />
-</form>""",
-        )
+{fields}<input type="submit" name="{prefix}btnSearch" value="Leita" class="btn-search" />
+</form>"""
 
     def _search(self, which: str, request: Request) -> Response:
         form = request.form
+        advanced = request.route == "/searchcars.aspx"
+        prefix, fields = (ADVANCED, ADVANCED_FIELDS) if advanced else (PREFIX, FORM_FIELDS)
+        if ("advanced" if advanced else "home") not in self.forms:
+            return page("404", "Síðan fannst ekki.", status=404)
         issued = self._viewstates.get(form.get("__VIEWSTATE", ""), float("-inf"))
         if time.monotonic() - issued > VIEWSTATE_SECONDS or form.get("__VIEWSTATEGENERATOR") != GENERATOR:
             return _server_error("Validation of viewstate MAC failed.")
-        if missing := FORM_FIELDS - form.keys():
+        if missing := fields - form.keys():
             return _server_error(f"Invalid postback or callback argument. {min(missing)}")
-        if f"{PREFIX}btnSearch" not in form:
-            return self._home(which, request)  # no button was pressed: WebForms shows the page again
-        chosen = form[f"{PREFIX}search_f1"]
+        if f"{prefix}btnSearch" not in form:  # no button was pressed: WebForms shows the page again
+            return self._advanced(which, request) if advanced else self._home(which, request)
+        chosen = form[f"{prefix}search_f1"]
         if chosen != "-1" and chosen not in {str(number) for number, _ in invented.MAKES.values()}:
             return _server_error("Invalid postback or callback argument. search_f1")
-        return self._new_search(None if chosen == "-1" else int(chosen))
+        make = None if chosen == "-1" else int(chosen)
+        if not advanced:
+            return self._new_search(make)
 
-    def _new_search(self, make: int | None) -> Response:
+        def number(name: str) -> int | None:
+            """What was chosen or written; what is not offered is silently ignored."""
+            value = form.get(ADVANCED + name, "").strip()
+            offered = ADVANCED_SELECTS.get(name, ("", ()))[1]
+            known = not offered or value in map(str, offered)
+            return int(value) if value.isdecimal() and known else None
+
+        cid = number("search_cid")
+        car = self._by_cid.get(cid) if cid is not None else None
+        if self.cid_leads_to == "details" and car is not None and not car.sold:
+            return _redirect(f"/CarDetails.aspx?bid={car.bid}&cid={car.cid}&sid={car.sid}")
+        return self._new_search(make, cid=cid, bid=number("search_btshid"), days=number("search_modage"))
+
+    def _new_search(self, make: int | None, **what: int | None) -> Response:
         """Store a search and lead to its first page."""
         number = next(self._numbers)
         guid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._seed}/{number}"))
-        self._searches[guid] = Search(number, make)
-        return _redirect(f"/SearchResults.aspx?{self.first_page}id={guid}")
+        self._searches[guid] = Search(number, make, **what)
+        first_page = self.first_page if self.layout == "2019" else ""
+        return _redirect(f"/SearchResults.aspx?{first_page}id={guid}")
+
+    def _finds(self, search: Search, car: Car) -> bool:
+        """Whether the car is a result of that search."""
+        return (
+            not car.sold
+            and _is_of(car, search.make)
+            and search.cid in {None, car.cid}
+            and search.bid in {None, car.bid}
+            and (search.days is None or self.today - car.updated <= dt.timedelta(days=search.days))
+        )
 
     def _results(self, which: str, request: Request) -> Response:
         guid = request.query.get("id", "")
@@ -368,7 +500,7 @@ class SimulatedBilasolur(SimulatedSite):
 
     def _result_page(self, search: Search, guid: str, which: str) -> Response:
         asked = max(1, int(which) if which.isdecimal() else 1)
-        found = [car for car in list(self.cars) if not car.sold and _is_of(car, search.make)]
+        found = [car for car in list(self.cars) if self._finds(search, car)]
         if not found:
             return _page("Leitarniðurstöður", f'<div class="search-result"><p>{NOTHING_FOUND}</p></div>')
         last = -(-len(found) // self.per_page)
@@ -389,14 +521,18 @@ class SimulatedBilasolur(SimulatedSite):
 
     def _paging(self, asked: int, last: int, guid: str) -> str:
         """What leads from a result page to the others."""
-        arrow = '<i class="fa fa-angle-{}"></i>'
+        arrow = ARROWS[self.layout]
         cells = []
         if asked > 1:
             cells.append(_link(f"SearchResults.aspx?page={asked - 1}&id={guid}", arrow.format("left")))
         cells.append(f"<span>{asked}</span>")
         if asked < last or self.last_page_links_on or self.endless:
             cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))
-        paging = "".join(f'<div class="pagingCell">{cell}</div>' for cell in cells)
+        css = {"2019": "pagingCell", "2026": "sr-page"}[self.layout]
+        paging = "".join(f'<div class="{css}">{cell}</div>' for cell in cells)
+        if self.layout == "2026":
+            sort = "javascript:__doPostBack('ctl00$contentCenter$sort$price','')"
+            paging = _link(sort, '<i class="bisicon bi-sort"></i> Verð') + "\n" + paging
         return f'<div class="paging">{paging}</div>'
 
     def _known_or_made(self, number: int) -> Car:
@@ -404,6 +540,8 @@ class SimulatedBilasolur(SimulatedSite):
         return self._by_cid.get(cid) or self._make(number)
 
     def _card(self, car: Car, schid: int, page_number: int) -> str:
+        if self.layout == "2026":
+            return self._card_of_2026(car, schid, page_number)
         fault = self._card_faults.get(car.cid, "")
         cid = "" if fault == "no-cid" else f"&cid={car.cid}"
         link = f"CarDetails.aspx?bid={car.bid}{cid}&sid={car.sid}&schid={schid}&schpage={page_number}"
@@ -434,14 +572,17 @@ class SimulatedBilasolur(SimulatedSite):
         number = invented.number_of(int(which)) if which.isdecimal() else None
         car = self._by_cid.get(int(which)) if number is not None else None
         if car is None or car.sold:
-            return _page("Bíll", f'<div class="car-details"><p>{GONE}</p></div>')
+            words = GONE_TOO if self.layout == "2026" and car is not None and car.number % 2 else GONE
+            return _page("Bíll", f'<div class="car-details"><p>{words}</p></div>')
+        if self.layout == "2026":
+            return self._details_of_2026(car)
         # Each photo twice, as a slider and its thumbnails have it: one photo, two widths.
         slides = "".join(self._image(car, photo, 784, "slide") for photo in car.photos)
         thumbs = "".join(self._image(car, photo, 400, "thumb") for photo in car.photos)
         consumption = car.city_consumption
         engine = [
             car.fuel,
-            f"{car.horsepower} hestöfl",
+            car.horsepower and f"{car.horsepower} hestöfl",
             consumption and f"Innanbæjareyðsla {consumption:.1f} l/100km".replace(".", ","),
         ]
         sections = {
@@ -453,7 +594,7 @@ class SimulatedBilasolur(SimulatedSite):
         blocks = "".join(_info_block(title, lines) for title, lines in sections.items())
         make, model = html.escape(car.make.upper()), html.escape(car.model)
         when = f"{car.month}/{car.year}" if car.month else str(car.year)
-        updated = f"{car.updated.day}.{car.updated.month}.{car.updated.year}"
+        updated = _day(car.updated)
         return _page(
             f"{make} {model}",
             f"""<div class="car-details">
@@ -469,6 +610,84 @@ class SimulatedBilasolur(SimulatedSite):
 <div class="info-line">Síðast uppfært {updated}</div>
 {blocks}<div class="description"><h3>Nánari upplýsingar</h3><p>{html.escape(car.description)}</p></div>
 <div class="dealer"><h3>Söluaðili</h3><div class="dealer-name">{html.escape(car.dealer_name)}</div></div>
+</div>""",
+        )
+
+    def _card_of_2026(self, car: Car, schid: int, page_number: int) -> str:
+        fault = self._card_faults.get(car.cid, "")
+        cid = "" if fault == "no-cid" else f"&cid={car.cid}"
+        link = f"CarDetails.aspx?bid={car.bid}{cid}&sid={car.sid}&schid={schid}&schpage={page_number}"
+        photos = "".join(self._image(car, photo, 784, "swiper-slide") for photo in car.photos[:CARD_PHOTOS])
+        when = f"{car.month}/{car.year}" if car.month else str(car.year)
+        facts = [" · ".join(filter(None, (when, distance_of(car)))), car.fuel_words, car.drivetrain]
+        price = _spanned(price_of(car, offer=car.number % 2 == 1))
+        pills = [("sale", "Tilboð")] if car.price_before_offer is not None else []
+        pills += [("onsite", "Á staðnum")] if car.number % 3 == 0 else []
+        if fault == "garbage":
+            facts, price = ["13/20x9 · ∞ km.", "¿", "·"], "kr. <span>2.99O.000,- / ²</span>"
+        rows = "".join(f"<div>{html.escape(fact)}</div>" for fact in facts if fact)
+        badges = "".join(f'<span class="pill pill-{css}" title="{title}">{title}</span>' for css, title in pills)
+        note = f'<div class="short-note">{html.escape(car.short_note)}</div>\n' if car.short_note else ""
+        text = f"""<div class="car-make-and-model"><span class="car-make">{html.escape(car.make.upper())}</span> \
+{html.escape(car.model)}</div>
+{note}<div class="tech-details">{rows}</div>
+<div class="car-price">{price}</div>
+<div class="pills">{badges}</div>"""
+        if fault == "bare":
+            photos = text = ""
+        return f"""<a class="car-anchor" name="rnr_{car.bid}_{car.cid}_{car.sid}"></a>
+<div class="sr-item">
+<a class="sr-link" href="{html.escape(link)}">
+<div class="swiper-container"><div class="swiper-wrapper">{photos}</div></div>
+{text}
+</a>
+</div>
+"""
+
+    def _details_of_2026(self, car: Car) -> Response:
+        photos = "".join(self._image(car, photo, 1280, "pswp-popup-area cd-car-photo") for photo in car.photos)
+        make, model = html.escape(car.make.upper()), html.escape(car.model)
+        before = car.price_before_offer
+        offer = (
+            f'<div class="font-size-small text-overflow-ellipsis">Verð áður {_krona(before)}</div>' if before else ""
+        )
+        facts = [
+            ("Nýskráning", f"{car.month}/{car.year}" if car.month else str(car.year)),
+            ("Akstur", distance_of(car)),
+            ("Litur", car.colour),
+        ]
+        shown = "".join(
+            f'<div class="col-6">{label} <b>{html.escape(value)}</b></div>\n' for label, value in facts if value
+        )
+        fuel = html.escape(car.fuel_words or "")
+        days = {"Skráð á söluskrá": car.listed, "Síðast uppfært": car.updated}
+        dates = "".join(f'<div class="col-6">{label} {_day(day)}</div>\n' for label, day in days.items())
+        note = f'<div class="col-12">{html.escape(car.description)}</div>' if car.description else ""
+        note = f'<div class="row mt-3 text-overflow-ellipsis">{note}</div>\n' if note else ""
+        blocks = "".join(
+            f'<div class="cd-section-title">{title}</div>\n'
+            + "".join(f'<div class="mb-1">{html.escape(line)}</div>\n' for line in lines)
+            for title, lines in _equipment(car).items()
+            if lines
+        )
+        return _page(
+            f"{make} {model} - Bílasölur.is",
+            f"""<div class="container">
+<div class="row"><div class="col-12 cd-make-and-model"><span class="cd-make">{make}</span> {model}</div>
+<div class="col-6 serial-number">Raðnúmer<br>{car.cid}</div>
+<div class="col-6"><div class="cd-price">{_spanned(price_of(car, offer=False))}</div>
+{offer}</div></div>
+<div class="swiper-container"><div class="swiper-wrapper">
+{photos}</div></div>
+<div class="row">
+{shown}<div class="col-6 text-right"><span class="font-weight-bold">{fuel}</span></div>
+<div class="col-6 font-weight-bold">{car.transmission}</div>
+<div class="col-6">Næsta skoðun {car.next_inspection}</div>
+{dates}</div>
+{note}{blocks}<div class="seller">
+<div class="seller-name"><a href="BilasalaDetails.aspx?bid={car.bid}">{html.escape(car.dealer_name)}</a></div>
+<div class="seller-address"><div>Sýnisgötu {car.bid}</div><div>999 Sýnisbæ</div></div>
+</div>
 </div>""",
         )
 
@@ -512,6 +731,39 @@ _AD_CARDS = (
 )
 
 
+def _select(name: str, label: str, values: Iterable[object]) -> str:
+    """A select that stands at "any"."""
+    options = "".join(f'<option value="{value}">{value}</option>' for value in values)
+    return f'<select name="{name}"><option selected="selected" value="-1">{label}</option>{options}</select>\n'
+
+
+def _equipment(car: Car) -> dict[str, list[str]]:
+    """The equipment of a car's page of 2026: titles and lines."""
+    consumption = car.city_consumption
+    engine = ["Hestöfl", f"{car.horsepower} hö."] if car.horsepower else []
+    engine += ["Slagrými", "1.998 cc."] if consumption else []
+    engine += [f"Innanbæjareyðsla {consumption:.1f} l / 100km".replace(".", ",", 1)] if consumption else []
+    engine += [f"Módelár {car.year}"]
+    charging = [f"Stærð rafhlöðu {car.battery_kwh} kWh"] if car.battery_kwh else []
+    charging += [f"Drægni {car.range_km} km"] if car.range_km else []
+    charging += ["Tegund hleðslutengils Type 2", "Tengill fyrir heimahleðslu"] if car.battery_kwh else []
+    return {
+        "Vél": engine,
+        "Rafmagn": charging,
+        "Drif": [car.drivetrain],
+        "Hjólabúnaður": [car.tyres],
+        "Farþegarými": [f"{car.seats} manna", f"{car.doors} dyra"],
+    }
+
+
+def _spanned(price: str) -> str:
+    return re.sub(r"[\d.]{5,}", r"<span>\g<0></span>", price)
+
+
+def _day(day: dt.date) -> str:
+    return f"{day.day}.{day.month}.{day.year}"
+
+
 def _page(title: str, content: str) -> Response:
     body = f"""<!DOCTYPE html>
 <html lang="is">
@@ -553,12 +805,12 @@ def _krona(amount: int) -> str:
     return f"kr. {amount:,}".replace(",", ".")
 
 
-def price_of(car: Car) -> str:
-    """The price in the words the site has for it (HTML)."""
+def price_of(car: Car, *, offer: bool = True) -> str:
+    """The price in the words the site has for it (HTML); without *offer* the one before an offer is left out."""
     if car.price is None:
         return "Tilboð óskast"
     price = _krona(car.price)
-    if car.price_before_offer is not None:
+    if car.price_before_offer is not None and offer:
         old = f'<span class="old-price">{_krona(car.price_before_offer)}</span>'
         return f"Tilboð {old} {price}"
     if car.price_excludes_vat:
@@ -579,6 +831,8 @@ def distance_of(car: Car) -> str:
     """The distance in the words the site has for it, "" where it does not tell."""
     if car.is_new:
         distance = "Nýtt ökutæki"
+    elif car.hours is not None:
+        distance = f"{car.hours} klst."
     elif car.kilometers is None:
         distance = ""
     elif car.kilometers % 1000 == 0:
@@ -594,13 +848,19 @@ def _distance_and_gears(car: Car) -> str:
     return html.escape(" · ".join(filter(None, (distance_of(car), car.transmission))))
 
 
+def _photos(text: str) -> int | tuple[int, int]:
+    least, _, most = text.partition("-")
+    return (int(least), int(most)) if most else int(least)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.dealers.bilasolur")
     add = parser.add_argument
     add("--port", type=int, default=0, help="0: any free one, which the printed JSON line names")
     add("--cars", type=int, default=40)
-    add("--photos", type=int, default=3, help="photos of each car")
-    add("--per-page", type=int, default=40)
+    add("--photos", type=_photos, default=3, help="photos of each car, or the least and the most of them: 10-28")
+    add("--layout", choices=PER_PAGE, default=LAYOUT)
+    add("--per-page", type=int, help="cars on a result page; by default 40 or, in 2026, 48")
     add("--ads-every", type=int, default=10, help="an advertisement after so many cars, 0 for none")
     add("--seed", type=int, default=1)
     add("--photo-bytes-average", type=int, default=60_000, help="of a photo at full size")

@@ -65,6 +65,12 @@ DESCRIPTIONS = (
     "Ath. skipti á ódýrari. Lán allt að 80% í boði.",
     "",
 )
+SHORT_NOTES = ("Einn eigandi, toppeintak!", "", "400 hestöfl eftir breytingu, ekinn 1.000 km á vél")
+"""What sellers write on the cards of 2026, with words in it that are facts elsewhere."""
+COLOUR_NAMES = {"Hvítur": ("Hvítur", "Perluhvítur", "Hvítur (tvílitur)"), "Brúnn": ("Brúnn", "Kampavín")}
+"""The site's names of a colour, where it has several."""
+TODAY = dt.date(2026, 2, 2)
+"""The day on which the simulated sites stand still."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,17 +117,34 @@ class Car:
     body: str
     doors: int
     seats: int
-    horsepower: int
+    horsepower: int | None
     city_consumption: float | None
     """Litres per 100 km."""
     tyres: str
     description: str
     updated: dt.date
+    """``Síðast uppfært``; a search by `modage` finds the car by it."""
+    listed: dt.date
+    """``Skráð á söluskrá``, which a dealer renews at will."""
+    next_inspection: int
+    short_note: str
+    """The seller's short text on a card of 2026, "" for none."""
+    hours: int | None
+    """Hours of use, which stand in the place of a distance."""
+    has_plug: bool
+    """A plug-in hybrid: its equipment tells, its fuel is that of any other hybrid."""
+    battery_kwh: int | None
+    range_km: int | None
     photos: list[Photo]
     look: Look
     """What its photos show; it stays when make or model change."""
     sold: bool = False
     photos_made: int = 0
+
+    @property
+    def fuel_words(self) -> str | None:
+        """The fuel as the pages of 2026 have it: some pairs with spaces."""
+        return self.fuel.replace("/", " / ") if self.fuel and self.number // 24 % 2 else self.fuel
 
     @property
     def identities(self) -> list[str]:
@@ -135,8 +158,14 @@ def number_of(cid: int) -> int | None:
     return number if number >= 0 and not rest else None
 
 
-def make_car(number: int, photo_count: int, seed: int) -> Car:
-    """Car *number*: the same one for the same arguments."""
+def make_car(number: int, photo_count: int | tuple[int, int], seed: int) -> Car:
+    """Car *number*: the same one for the same arguments.
+
+    Args:
+        number: which one.
+        photo_count: how many photos it has, or the least and the most that it may have.
+        seed: another seed, other cars.
+    """
     dice = random.Random(f"{seed}/{number}")
     make = list(MAKES)[number % len(MAKES)]
     models = MAKES[make][1]
@@ -149,7 +178,11 @@ def make_car(number: int, photo_count: int, seed: int) -> Car:
     price_form = number % 7
     distance = None if is_new or number % 13 == 9 else dice.randint(3, 260) * 1000 + number % 3 * dice.randint(1, 330)
     colour = dice.choice(list(COLOURS))
+    names = COLOUR_NAMES.get(colour, (colour,))
     bid = list(DEALERS)[number % len(DEALERS)]
+    hybrid = fuel in {"Bensín/Rafmagn", "Rafmagn/Bensín"}
+    has_plug = hybrid and number // len(FUELS) % 2 == 0
+    updated = TODAY - dt.timedelta(days=number % 90)
     car = Car(
         number=number,
         cid=FIRST_CID + CID_STEP * number,
@@ -168,7 +201,7 @@ def make_car(number: int, photo_count: int, seed: int) -> Car:
         fuel=fuel,
         transmission=TRANSMISSIONS[number % 2],
         drivetrain=DRIVETRAINS[number % 3],
-        colour=colour,
+        colour=names[number // 2 % len(names)],
         body=body,
         doors=2 + number % 4,
         seats=(5, 7, 2, 9)[number % 4],
@@ -176,10 +209,19 @@ def make_car(number: int, photo_count: int, seed: int) -> Car:
         city_consumption=None if fuel in {"Rafmagn", "Vetni", None} else dice.randint(38, 162) / 10,
         tyres=TYRES[number % len(TYRES)],
         description=DESCRIPTIONS[number % len(DESCRIPTIONS)],
-        updated=dt.date(2026, 2, 2) - dt.timedelta(days=number % 90),
+        updated=updated,
+        listed=updated - dt.timedelta(days=number % 40),
+        next_inspection=2026 + number % 4,
+        short_note=SHORT_NOTES[number % len(SHORT_NOTES)],
+        hours=100 + 10 * number if distance is None and not is_new and number % 2 else None,
+        has_plug=has_plug,
+        battery_kwh=80 if fuel == "Rafmagn" else 13 if has_plug else None,
+        range_km=437 if fuel == "Rafmagn" else 56 if has_plug else None,
         photos=[],
         look=Look(colour, body, f"{make.upper()} {model} · {year}"),
     )
+    if isinstance(photo_count, tuple):
+        photo_count = dice.randint(*photo_count)
     for _ in range(photo_count):
         append_photo(car, seed, 0)
     return car

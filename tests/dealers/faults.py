@@ -8,6 +8,8 @@
 ``maintenance`` ``login``     a 200 with such a page
 ``half``                      the full Content-Length, half of the body, then the connection ends
 ``half-short``                half of the body with a Content-Length that agrees with it
+``half-closed``               half of the body without a Content-Length, then the connection ends
+``gzip-cut``                  half of the body's gzip, with a Content-Length that agrees with it
 ``no-end-marker``             the body without its last two bytes
 ``empty`` ``one-byte``        as it says
 ``as-html``                   the good body, sent as text/html
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import struct
 import zlib
 from collections import deque
@@ -55,6 +58,8 @@ class Response:
     """Close the connection instead of answering."""
     cut_at: int | None = None
     """Send so many bytes of the body, while Content-Length promises all, and close."""
+    until_close: bool = False
+    """Say nothing of the body's length: it ends with the connection."""
     trickle: tuple[int, float] | None = None
     """Bytes at a time, seconds between."""
     stream: Iterator[bytes] | None = None
@@ -139,6 +144,13 @@ def apply_step(step: str, normal: Callable[[], Response]) -> Response:
         response.cut_at = len(body) // 2
     elif word == "half-short":
         response.body = body[: len(body) // 2]
+    elif word == "half-closed":
+        response.until_close = True
+        response.cut_at = len(body) // 2
+    elif word == "gzip-cut":
+        packed = gzip.compress(body)
+        response.body = packed[: len(packed) // 2]
+        response.headers += (("Content-Encoding", "gzip"),)
     elif word == "no-end-marker":
         response.body = body[:-2]
     elif word == "one-byte":
@@ -207,7 +219,7 @@ def _png_bomb(side: int = 20_000) -> bytes:
 
 
 _CHANGES = {"ok", "redirect", "slow", "trickle", "binary", "as-html"}
-_CHANGES |= {"empty", "one-byte", "half", "half-short", "no-end-marker"}
+_CHANGES |= {"empty", "one-byte", "half", "half-short", "half-closed", "gzip-cut", "no-end-marker"}
 """The steps that need the normal answer or a value, which `apply_step` knows itself."""
 
 _REPLACEMENTS: dict[str, Callable[[], Response]] = {

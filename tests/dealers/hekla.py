@@ -34,7 +34,11 @@ Verð: 990.000 kr.</div></div>""",
 
     def results(self, cards: str, number: int, last: int) -> str:
         makes = "".join(f'<option value="{n}">{html.escape(make)}</option>' for make, (n, _) in invented.MAKES.items())
-        following = f'<a href="{self.results_path}?page={number + 1}">Næsta</a>' if number < last else ""
+        following = (
+            f'<a href="{self.results_path}?page={number + 1}">Næsta</a>'
+            if number < last and self.pager == "own"
+            else ""
+        )
         return f"""<header><a href="/is"><img src="/static/logo.svg"></a>
 <a href="{self.results_path}">Notaðir bílar</a></header>
 <form action="/is/bilar/notadir-bilar/search">

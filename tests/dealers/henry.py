@@ -7,6 +7,7 @@ A wrong key is answered with 403. Everything else is `SimulatedBilasolur`'s.
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -26,7 +27,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "eldsneyti": ("e", tuple(fuel for fuel in invented.FUELS if fuel)),
     "girartegund": ("g", invented.TRANSMISSIONS),
     "drif": ("d", invented.DRIVETRAINS),
-    "litir": ("l", tuple(COLOURS)),
+    "litir": ("l", tuple(dict.fromkeys((*COLOURS, *itertools.chain(*invented.COLOUR_NAMES.values()))))),
     "flokkar": ("f", tuple(BODIES)),
     "aukahlutir": ("a", EQUIPMENT),
 }

@@ -53,7 +53,8 @@ class SimulatedIslandsbilar(SimulatedListing):
         self.assets.stop()
 
     def results(self, cards: str, number: int, last: int) -> str:
-        following = f'<a rel="next" href="/soluskra/?page={number + 1}">Áfram</a>' if number < last else ""
+        leads = number < last and self.pager == "own"
+        following = f'<a aria-label="Next" href="/soluskra/?page={number + 1}"><svg></svg></a>' if leads else ""
         return f'<div class="cards">\n{cards}\n</div>\n<div class="pages">{number} {following}</div>'
 
     def card(self, parts: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
+from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -34,10 +35,11 @@ class SimulatedListing(SimulatedSite):
         ads_every: an advertisement card after so many cars; 0 for none.
         past_end: what a page past the last one is: "repeat" (of the last), "empty" or "404".
         sold_as: the status of a sold car's own page.
+        pager: what leads to the other pages: "own" (as the site has it) or a key of `PAGERS`.
         seed: another seed, other cars.
     """
 
-    settable = SimulatedSite.settable | {"per_page", "ads_every", "past_end", "sold_as"}
+    settable = SimulatedSite.settable | {"per_page", "ads_every", "past_end", "sold_as", "pager"}
     orders = SimulatedSite.orders | {"sell", "set_car", "set_card", "set_photo", "drop"}
 
     results_path: ClassVar[str]
@@ -56,6 +58,7 @@ class SimulatedListing(SimulatedSite):
         ads_every: int = 4,
         past_end: str = "repeat",
         sold_as: int = 404,
+        pager: str = "own",
         seed: int = 1,
         photo_bytes_average: int = 20_000,
         host: str = "127.0.0.1",
@@ -66,6 +69,7 @@ class SimulatedListing(SimulatedSite):
         self.ads_every = ads_every
         self.past_end = past_end
         self.sold_as = sold_as
+        self.pager = pager
         self.factory = PhotoFactory(photo_bytes_average)
         self.cars: list[Car] = [invented.make_car(number, photos, seed) for number in range(cars)]
         """The truth, in the order of the results; change a car's fields at will."""
@@ -175,7 +179,11 @@ class SimulatedListing(SimulatedSite):
             cards.append(self.card(self.parts(car) | {"link": self.link(car)} | self._card_parts.get(car.cid, {})))
             if self.ads_every and place % self.ads_every == 0:
                 cards.append(self.ads[place // self.ads_every % len(self.ads)])
-        return self._page(self.title.format(asked), self.results("\n".join(cards), asked, last))
+        body = self.results("\n".join(cards), asked, last)
+        if self.pager != "own":
+            following = asked + 1 if asked < last else None
+            body += PAGERS[self.pager](f"{self.results_path}?page={{}}", asked, last, following)
+        return self._page(self.title.format(asked), body)
 
     def link(self, car: Car) -> str:
         """The address of the car's own page, as a card prints it."""
@@ -202,6 +210,46 @@ class SimulatedListing(SimulatedSite):
     def _page(title: str, body: str) -> Response:
         head = f'<head><meta charset="utf-8"><title>{title}</title></head>'
         return Response(body=f'<!DOCTYPE html>\n<html lang="is">{head}\n<body>\n{body}\n</body></html>\n'.encode())
+
+
+def _numbers(address: str, _asked: int, last: int, _following: int | None) -> str:
+    links = "".join(f'<li><a href="{html.escape(address.format(n))}">{n}</a></li>' for n in range(1, last + 1))
+    return f"<ul>{links}</ul>"
+
+
+def _link(inner: str, attributes: str = "") -> Callable[[str, int, int, int | None], str]:
+    def pager(address: str, _asked: int, _last: int, following: int | None) -> str:
+        return f'<a {attributes} href="{html.escape(address.format(following))}">{inner}</a>' if following else ""
+
+    return pager
+
+
+def _button(address: str, _asked: int, _last: int, following: int | None) -> str:
+    action = html.escape(address.partition("?")[0])
+    button = f'<button name="page" value="{following}">Sjá meira</button>' if following else ""
+    return f'<form action="{action}">{button}</form>'
+
+
+def _hidden(address: str, _asked: int, _last: int, following: int | None) -> str:
+    action, field = html.escape(address.partition("?")[0]), f'<input type="hidden" name="page" value="{following}">'
+    return f'<form action="{action}">{field}<button>Næsta</button></form>' if following else ""
+
+
+def _of(_address: str, asked: int, last: int, _following: int | None) -> str:
+    return f'<div class="pagination"><b>{min(asked, last)}</b> / <b>{last}</b></div>'
+
+
+PAGERS: dict[str, Callable[[str, int, int, int | None], str]] = {
+    "none": lambda *_: "",
+    "numbers": _numbers,
+    "text": _link("Næsta síða"),
+    "label": _link('<svg class="i-12"></svg>', 'aria-label="Next"'),
+    "address": _link('<i class="x"></i>'),
+    "button": _button,
+    "hidden": _hidden,
+    "of": _of,
+}
+"""What may lead from page to page: of the list's address, the page, the last page and the next one (or None) HTML."""
 
 
 def dotted(number: int) -> str:

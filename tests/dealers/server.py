@@ -39,6 +39,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from tests.dealers.drifts import DRIFTS
 from tests.dealers.faults import FaultPlan, Response, apply_step, is_step
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -170,6 +171,8 @@ class _Connection(asyncio.Protocol):
             "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}",
             f"Connection: {'close' if self.close_after else 'keep-alive'}",
         ]
+        if response.until_close:
+            del lines[3]
         lines += [f"{name}: {value}" for name, value in response.headers]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
@@ -357,7 +360,7 @@ class Asked:
 class SimulatedSite(HttpServer):
     """A dealer site that logs what it serves and can be told to misbehave."""
 
-    settable: ClassVar[frozenset[str]] = frozenset({"down", "page_latency", "photo_latency"})
+    settable: ClassVar[frozenset[str]] = frozenset({"down", "page_latency", "photo_latency", "drift"})
     """Attributes that may be set from outside by ``POST /_control/set``."""
     orders: ClassVar[frozenset[str]] = frozenset({"fault", "clear_faults", "reset"})
     """Methods that may be called from outside by ``POST /_control/call``."""
@@ -369,6 +372,8 @@ class SimulatedSite(HttpServer):
         super().__init__(host=host, port=port)
         self.down = False
         """True: every connection is closed without an answer."""
+        self.drift = ""
+        """How the site's pages have changed: a name in `drifts.DRIFTS`. (As a step of `fault`: for some pages only.)"""
         self.page_latency = 0.0
         """Seconds before a page is answered."""
         self.photo_latency = 0.0
@@ -417,7 +422,7 @@ class SimulatedSite(HttpServer):
             ValueError: no such step.
         """
         for step in steps:
-            if not is_step(step) and step not in self.page_steps:
+            if not is_step(step) and step not in self.page_steps and step not in DRIFTS:
                 raise ValueError(f"unknown fault step {step!r}")
         self._faults.set(target, steps, sticky=sticky, each=each)
 
@@ -445,6 +450,8 @@ class SimulatedSite(HttpServer):
         else:
             step = self._faults.take(kind, which)
             response = self._stepped(step, kind, which, request)
+            if self.drift:
+                response = DRIFTS[self.drift].change(kind, response, self.base_url)
         if kind == "photo":
             self._photo_counts[which] += 1
             self._photos_under_way += 1
@@ -476,6 +483,8 @@ class SimulatedSite(HttpServer):
                 text = text.replace(old, new)
             response.body = text
             return response
+        if step in DRIFTS:
+            return DRIFTS[step].change(kind, self.answer(kind, which, request), self.base_url)
         return apply_step(step, lambda: self.answer(kind, which, request))
 
     def finished(self, request: Request) -> None:

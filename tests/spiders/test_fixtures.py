@@ -24,6 +24,7 @@ from scrapy.http import HtmlResponse
 from carscraper import parsing
 from carscraper.base_spiders import dealer
 from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.paging import place_of
 from carscraper.items import CarImage, CarItem
 from tests.fakes import make_crawler
 from tests.services import REPO
@@ -73,7 +74,7 @@ def known(item: CarItem | CarImage) -> dict[str, Any]:
 def read_results(spider: CardSpider, response: HtmlResponse) -> dict[str, Any]:
     cars, unreadable = spider.read_cards(response)
     assert len({car.card_hash for car in cars}) == len(cars)
-    following = spider.next_request(response, None, 1)
+    following = spider.next_request(response, None, place_of(response.url).number or 1)
     return {
         "cars": [known(car) for car in cars],
         "unreadable": unreadable,

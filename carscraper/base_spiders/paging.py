@@ -1,0 +1,255 @@
+"""How the result pages of a list follow each other: which is next, whether one came whole, what its pager says.
+
+Nothing here knows a dealer. What never changes on a site is the address of its pages: the same page and the same
+search, ``page`` one higher. Words, icons and classes of a pager change with every redesign, so they come after it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from form2request import form2request
+from scrapy import Request
+from scrapy.http import TextResponse
+
+from carscraper import parsing
+from carscraper.base_spiders.base import is_web_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parsel import Selector
+    from scrapy.http import Response
+
+_PAGE = "page"
+_IN_PATH = re.compile(r"/(?:page|sida|s%c3%ad%c3%b0a)/([0-9]{1,6})/?$", re.IGNORECASE)
+_NEXT = re.compile(r"(?:næsta|næsta síða|next|next page|áfram|[\u203a»→>⟩]+)", re.IGNORECASE)
+_POSTBACK = re.compile(r"javascript:\s*(?:__doPostBack|WebForm_DoPostBack)", re.IGNORECASE)
+_OF = re.compile(r"(?:síða|page)?\s*([0-9]{1,5})\s*(?:/|af|of)\s*([0-9]{1,5})", re.IGNORECASE)
+_PAGER = (
+    "*[self::nav or contains(translate(@class, 'P', 'p'), 'pag') or contains(translate(@id, 'P', 'p'), 'pag')"
+    " or contains(translate(@aria-label, 'P', 'p'), 'pag')]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an address of a result page says, whatever its spelling."""
+
+    path: str
+    search: frozenset[tuple[str, str]]
+    """All parameters but the page's number."""
+    number: int | None
+
+    def is_list_of(self, other: Place) -> bool:
+        """Return whether both are pages of the same list."""
+        return (self.path, self.search) == (other.path, other.search)
+
+
+@dataclass(slots=True)
+class Walk:
+    """How far one list has been read."""
+
+    url: str = ""
+    """Of the last page that was read."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    """The number of cars of each page that had a new one."""
+    last: set[str] = field(default_factory=set)
+    """The cars of the last of those."""
+    linked: bool = False
+    """Whether a page led to the one that is asked for now; else its address is a guess."""
+    past: int = 0
+    """Pages in a row that say that the list has ended."""
+    echoed: bool = False
+    """Whether a guess led to the cars of the page before."""
+    barren: int = 0
+    """Pages in a row without a new car, whatever else they say."""
+    missing: int = 0
+    """Pages in a row that could not be read."""
+    repeated: bool = False
+    """Whether the page that is asked for now was asked for before."""
+    restarted: int = 0
+    """The page at which the search was last begun afresh: never twice at the same one."""
+    resume: int = 0
+    """Where to go on after the first page of a search that was begun afresh."""
+    again: int = 0
+    """Cars of later pages that an earlier one had shown."""
+    shifted: int = 0
+    """Those before the last new car: as many have come in at the front meanwhile."""
+    front: int = 0
+    """How many of the first pages are read once more because of that; -1 when it is done."""
+
+    def needed(self) -> int:
+        """Return how many pages must say that the list has ended.
+
+        The last page of a list is seldom full, and what comes in at the front never makes the next page repeat such a
+        one. After a full page the next may repeat it for that reason, or be empty by an accident of the site.
+        """
+        sizes = [*self.sizes.values()]
+        return 2 if len(sizes) == 1 or sizes[-1:] == [max(sizes, default=0)] else 1
+
+    def short_pages(self, *, first_counts: bool) -> list[int]:
+        """Return the pages in the middle of the list that showed far fewer cars than others.
+
+        Args:
+            first_counts: whether the first page has as many cars as the others.
+
+        >>> Walk(sizes={1: 48, 2: 24, 3: 14}).short_pages(first_counts=True)
+        [2]
+        >>> Walk(sizes={1: 24, 2: 12, 3: 12, 4: 3}).short_pages(first_counts=False)
+        []
+        """
+        numbers = list(self.sizes)[0 if first_counts else 1 :]
+        full = max((self.sizes[number] for number in numbers), default=0)
+        return [number for number in numbers[:-1] if self.sizes[number] * 4 <= full * 3]
+
+
+def place_of(url: str) -> Place:
+    """Return what the address *url* says.
+
+    >>> one = place_of("https://x.is/SearchResults.aspx?page=2&id=AB-1")
+    >>> other = place_of("/searchresults.aspx?id=ab-1&amp;page=3")
+    >>> one.is_list_of(other), one.number, other.number
+    (True, 2, 3)
+    >>> place_of("/soluskra/").is_list_of(place_of("/soluskra/page/2/")), place_of("/a?id=1").is_list_of(place_of("/a"))
+    (True, False)
+    """
+    parts = urlsplit(html.unescape(url))
+    parameters: dict[str, str] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True, errors="replace"):
+        parameters.setdefault(name.lower().removeprefix("amp;"), value.strip().lower())
+    number, path = parameters.pop(_PAGE, ""), re.sub("/{2,}", "/", parts.path)
+    if found := _IN_PATH.search(path):
+        number, path = found[1], path[: found.start()]
+    read = int(number) if re.fullmatch("[0-9]{1,6}", number) else None
+    return Place(path.lower().rstrip("/"), frozenset(parameters.items()), read)
+
+
+def numbered(url: str, number: int) -> str:
+    """Return the address of page *number* of the list that *url* is a page of.
+
+    >>> numbered("https://x.is/is?brand=4&page=1", 2), numbered("https://x.is/soluskra/", 2)
+    ('https://x.is/is?brand=4&page=2', 'https://x.is/soluskra/?page=2')
+    >>> numbered("https://x.is/soluskra/page/2/", 3)
+    'https://x.is/soluskra/page/3/'
+    """
+    parts = urlsplit(url)
+    if found := _IN_PATH.search(parts.path):
+        path = f"{parts.path[: found.start(1)]}{number}{parts.path[found.end(1) :]}"
+        return parts._replace(path=path, fragment="").geturl()
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    name = next((name for name in query if name.lower() == _PAGE), _PAGE)
+    return parts._replace(query=urlencode(query | {name: str(number)}), fragment="").geturl()
+
+
+def is_whole(response: Response) -> bool:
+    """Return whether a page came to its end: a cut body, or one that stops unpacking, lacks the last tag."""
+    return b"</html" in response.body.lower()
+
+
+def find_next(
+    response: TextResponse, page: int, own: str, is_page: Callable[[str], bool]
+) -> tuple[Request | None, bool]:
+    """Find what leads from result page number *page* to the next one.
+
+    Args:
+        response: the page.
+        page: its number.
+        own: the dealer's own selector of the link, or of something inside it; may be empty.
+        is_page: whether an address may be a page of the dealer's site that is no car's.
+
+    Returns:
+        The request, and whether the page leads on; it may do so by a script, without an address.
+    """
+    here = place_of(response.url)
+    links = [(link, join(response, link.attrib["href"])) for link in response.css("a[href], link[rel~='next'][href]")]
+    for _, url in links:
+        there = place_of(url)
+        if is_page(url) and there.is_list_of(here) and there.number == page + 1:
+            return Request(url), True
+
+    def leads(url: str, *, anywhere: bool = False) -> bool:
+        there = place_of(url)
+        near = anywhere or there.path.startswith(here.path) or here.path.startswith(there.path)
+        return (
+            is_page(url)
+            and near
+            and there.number in {None, page + 1}
+            and urlsplit(url)._replace(fragment="") != urlsplit(response.url)._replace(fragment="")
+        )
+
+    # :has() would need a paging cell to hold nothing else; the ancestor is what an arrow belongs to.
+    hrefs = response.css(own).xpath("ancestor-or-self::a[@href][1]/@href").getall() if own else []
+    if found := next((url for url in (join(response, href) for href in hrefs) if leads(url, anywhere=True)), None):
+        return Request(found), True
+    signs = [(link, url) for link, url in links if _says_next(link)]
+    signs += [(link, url) for link, url in links if _label(link) == str(page + 1)]
+    if found := next((url for _, url in signs if leads(url)), None):
+        return Request(found), True
+    for request in _buttons(response, page):
+        if leads(request.url):
+            return request, True
+    return None, any(_POSTBACK.match(link.attrib["href"]) for link, _ in signs)
+
+
+def _buttons(response: TextResponse, page: int) -> Iterator[Request]:
+    """Yield the request of each button that says that it leads to the next page."""
+    for form in response.css("form"):
+        for button in form.xpath(".//button | .//input[@type='submit' or @type='image']"):
+            number = (button.attrib.get("name", "").lower(), button.attrib.get("value")) == (_PAGE, str(page + 1))
+            if "disabled" in button.attrib or not (number or _says_next(button) or _label(button) == str(page + 1)):
+                continue
+            try:
+                sent = form2request(form, click=button)
+            except (ValueError, NotImplementedError):  # a form that no browser could send, or with a file
+                continue
+            if is_web_address(sent.url):
+                yield Request(sent.url, method=sent.method, headers=sent.headers, body=sent.body)
+
+
+def _label(element: Selector) -> str:
+    text = parsing.clean_text(" ".join(element.css("::text").getall()))
+    return text or element.attrib.get("value", "").strip()
+
+
+def _says_next(element: Selector) -> bool:
+    """Return whether a link or a button says in one of the usual ways that it leads to the next page.
+
+    >>> from parsel import Selector
+    >>> links = Selector("<a rel='prev next'>x</a> <a aria-label=Next></a> <a>Næsta</a> <a class=next>x</a> <a>2</a>")
+    >>> [_says_next(link) for link in links.css("a")]
+    [True, True, True, True, False]
+    """
+    attributes = element.attrib
+    if "next" in attributes.get("rel", "").lower().split():
+        return True
+    words = (attributes.get("aria-label", ""), attributes.get("title", ""), _label(element))
+    if any(_NEXT.fullmatch(word.strip()) for word in words):
+        return True
+    classes = (
+        attributes.get("class", "").lower().split() + element.xpath("string(parent::li/@class)").get("").lower().split()
+    )
+    return bool({"next", "pagination__next", "pagination-next", "page-next"} & set(classes))
+
+
+def last_of_pager(response: TextResponse, page: int) -> Iterator[Selector]:
+    """Yield the elements of a pager that say ``N / N`` of page number *page*: it is the last one.
+
+    Cards count their photos in the same way.
+    """
+    for element in response.xpath(f"//{_PAGER}/descendant-or-self::*[string-length(normalize-space()) < 24]"):
+        found = _OF.fullmatch(parsing.clean_text(element.xpath("string()").get("")) or "")
+        if found and int(found[1]) == int(found[2]) == page:
+            yield element
+
+
+def join(response: Response, href: str) -> str:
+    """Return the whole address of a link; nothing for what is none."""
+    try:
+        return response.urljoin(href.strip())
+    except ValueError:  # brackets that hold no IPv6 address, and the like
+        return ""
