@@ -6,6 +6,7 @@ import hashlib
 import logging
 import random
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from typing import ClassVar
 
     from scrapy.http import Response
@@ -57,6 +58,14 @@ class DealerSpider(CarscraperSpider):
     """Whether a car's own page is known to say more than its card."""
     gone_by_status: ClassVar[bool] = False
     """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
+    expected: ClassVar[Mapping[str, float]] = MappingProxyType(
+        {"photo": 0.95, "make": 0.98, "year": 0.95, "price": 0.85, "kilometers": 0.75, "fuel": 0.85}
+    )
+    """Share of the cars that have each field, on the card or on their own page, at least.
+
+    It is what a healthy stock has, less a margin for trailers, boats and cars without a price. A crawl that finds fewer
+    is partial, the first one as well. A dealer that does not show a field leaves it out.
+    """
 
     def configure(self) -> None:
         """Turn the arguments into attributes.
@@ -78,6 +87,8 @@ class DealerSpider(CarscraperSpider):
         allow_host(self.base_url)
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
+        self.known_fields: dict[str, frozenset[str]] = {}
+        """What the ledger has of cars whose own page is not asked for, until they are through the pipelines."""
         self.taken = 0
         self.is_partial = bool(self.makes or self.limit or self.max_pages)
         """A partial crawl concludes nothing about cars that it did not see."""
@@ -171,6 +182,8 @@ class DealerSpider(CarscraperSpider):
             if self._needs_details(card, state):
                 results.append(self.details_request(card))
             else:
+                if state is not None:
+                    self.known_fields[card.external_id] = state.fields
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
         return results

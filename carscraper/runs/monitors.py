@@ -1,4 +1,4 @@
-"""Limits that a run has to keep (``MONITOR_…``). Pure.
+"""Limits that a run has to keep: those of ``MONITOR_…``, and what is expected of a dealer without any setting. Pure.
 
 A limit that is set has to be seen to be kept: where there is nothing to look at, it is not. A limit that is not set, or
 that is about whole crawls when this one was to be a part by its arguments, says nothing.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from carscraper.fill import READABLE
+from carscraper.fill import PAGE, PHOTOS, READABLE, look_at, where_read
 from carscraper.runs.record import PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scrapy.settings import BaseSettings
 
-    from carscraper.fill import Fill
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.fill import Drop, Fill
     from carscraper.runs.record import RunRecord
 
 _PARTS = ("limit", "makes", "max_pages")
@@ -27,15 +28,23 @@ _NOBODYS = "car-gone"
 
 
 def check(
-    settings: BaseSettings, record: RunRecord, earlier: Sequence[RunRecord] | None, fill: Fill | None
+    settings: BaseSettings,
+    record: RunRecord,
+    earlier: Sequence[RunRecord] | None,
+    fill: Fill | None,
+    *,
+    spider: DealerSpider | None = None,
+    fallen: Sequence[Drop] = (),
 ) -> list[dict[str, Any]]:
-    """Look at each limit that is set.
+    """Look at what is expected of the dealer, and at each limit that is set.
 
     Args:
         settings: of the crawl.
         record: the run, with its numbers; its status is not needed yet.
         earlier: runs before it; those that are not like it are passed over. ``None``: they could not be read.
         fill: what could be read of the cars; ``None``: it was not counted.
+        spider: that of a dealer.
+        fallen: fields that fell against its last good crawl.
 
     Returns:
         For each limit its ``name``, whether it ``passed``, and what is to be ``said`` of it, a sentence with numbers.
@@ -48,12 +57,19 @@ def check(
     worst = settings.get("MONITOR_MAX_FAILED_PHOTOS")
     if worst is not None:
         found.append(_failed_photos(record, worst))
+    if spider is not None and fill is not None:
+        found += _expected(settings, spider, fill, fallen)
     if record.source is not None:
         found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
     if drop is not None and whole:
         found.append(_drop(record, earlier, drop, settings.getint("MONITOR_HISTORY")))
     return [{"name": name, "passed": passed, "said": said} for name, passed, said in found]
+
+
+def expected_of(settings: BaseSettings, spider: DealerSpider) -> Mapping[str, float]:
+    """Return what is expected of the spider's cars, without what ``MONITOR_IGNORE_FIELDS`` names."""
+    return {name: share for name, share in spider.expected.items() if not _is_ignored(settings, spider, name)}
 
 
 def failed(monitors: Sequence[dict[str, Any]]) -> list[str]:
@@ -77,6 +93,32 @@ def _failed_photos(record: RunRecord, worst: float) -> tuple[str, bool, str]:
         # A backfill may have nothing to do; a dealer always has photos.
         return name, record.source is None, f"there was no photo to look at, {limit} fail"
     return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({_percent(lost / photos)}), {limit}"
+
+
+def _is_ignored(settings: BaseSettings, spider: DealerSpider, field: str) -> bool:
+    return not {spider.name, f"{spider.name}.{field}"}.isdisjoint(settings.getlist("MONITOR_IGNORE_FIELDS"))
+
+
+def _expected(
+    settings: BaseSettings, spider: DealerSpider, fill: Fill, fallen: Sequence[Drop]
+) -> Iterator[tuple[str, bool, str]]:
+    seen = "`scrapy checkdealers` shows every field"
+    missing = set()
+    for each in look_at(fill, expected_of(settings, spider)):
+        said = (
+            f"{each.having} of {each.cars} cars have {each.name} ({_percent(each.having / each.cars)}), "
+            f"at least {_percent(each.least)} are expected"
+        )
+        if not each.is_met:
+            missing.add(each.name)
+            said += f": see {where_read(type(spider), each.name)}; {seen}"
+        yield f"expected.{each.name}", each.is_met, said
+    for drop in fallen:
+        if drop.name not in missing and not _is_ignored(settings, spider, drop.name):
+            name = drop.name.removeprefix(PAGE) + (" on the cars' own pages" if drop.name.startswith(PAGE) else "")
+            unit = "" if drop.name.endswith(PHOTOS) else " %"
+            said = f"{name} fell from {drop.before:g}{unit} to {drop.now:g}{unit} since the last good crawl"
+            yield f"fall.{drop.name}", False, f"{said}: see {where_read(type(spider), drop.name)}; {seen}"
 
 
 def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:

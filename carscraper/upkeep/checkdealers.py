@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.db import fill as stored
 from carscraper.exceptions import ConfigurationError
-from carscraper.fill import Drop, drops
-from carscraper.upkeep.dealers import Place, where_read
+from carscraper.fill import Drop, Place, drops, where_read
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
