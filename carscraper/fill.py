@@ -165,6 +165,11 @@ class Drop:
     before: float
     now: float
 
+    def __str__(self) -> str:
+        where = " on the cars' own pages" if self.name.startswith(PAGE) else ""
+        unit = "" if self.name.endswith(PHOTOS) else " %"
+        return f"{self.name.removeprefix(PAGE)}{where} fell from {self.before:g}{unit} to {self.now:g}{unit}"
+
 
 def drops(before: Fill, now: Fill, points: float = DROP) -> list[Drop]:
     """Return the fields that fell by more than *points*; the mean of photos a car by more than so many per cent of it.
@@ -196,6 +201,15 @@ def drops(before: Fill, now: Fill, points: float = DROP) -> list[Drop]:
     return found
 
 
+def per_cent(share: float) -> str:
+    """Return a share as per cent.
+
+    >>> per_cent(0.05), per_cent(0.333333), per_cent(0.0001)
+    ('5 %', '33.3 %', '0.01 %')
+    """
+    return f"{100 * share:.3g} %"
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """How many cars have a field, and whether they are as many as a healthy dealer's."""
@@ -205,6 +219,10 @@ class Expectation:
     having: int
     least: float
     """The share that is expected, 0 to 1."""
+
+    def __str__(self) -> str:
+        share, least = per_cent(self.having / self.cars), per_cent(self.least)
+        return f"{self.having} of {self.cars} cars have {self.name} ({share}), at least {least} are expected"
 
     @property
     def is_met(self) -> bool:

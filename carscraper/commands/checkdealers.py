@@ -15,7 +15,8 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
 from carscraper.exceptions import CarscraperError, ConfigurationError
-from carscraper.fill import DROP, PAGE, PHOTO, PHOTOS, READABLE
+from carscraper.fill import DROP, PHOTO, PHOTOS, READABLE
+from carscraper.runs.monitors import expected_of
 from carscraper.upkeep.checkdealers import Check, accept, check, read_against
 from carscraper.upkeep.dealers import choose, spiders_of
 
@@ -72,7 +73,7 @@ class Command(ScrapyCommand):
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Check; exit code 0 if nothing fell, 3 if something did, 4 if there is nothing to compare."""
+        """Check; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
         if args:
             raise UsageError(f"`scrapy checkdealers` does not know {' '.join(args)}", print_help=False)
         if not 0 <= opts.drop <= 100:
@@ -97,7 +98,17 @@ class Command(ScrapyCommand):
             Context(self.settings, console).database(read_only=not opts.accept) as engine,
             engine.begin() as connection,
         ):
-            found = [check(connection, name, spiders[name], against=against, points=opts.drop) for name in chosen]
+            found = [
+                check(
+                    connection,
+                    name,
+                    spiders[name],
+                    expected=expected_of(self.settings, spiders[name]),
+                    against=against,
+                    points=opts.drop,
+                )
+                for name in chosen
+            ]
             accepted = accept(connection, found) if opts.accept else []
         compared = any(each.is_compared for each in found)
         wrong = any(each.is_wrong for each in found)
@@ -134,10 +145,9 @@ def _lines(found: list[Check]) -> Iterator[str]:
         if each.before is None:
             yield f"{each.dealer}: nothing to compare with"
         for drop, place in each.fallen:
-            unit = "" if drop.name.endswith(PHOTOS) else " %"
-            name = drop.name.removeprefix(PAGE)
-            where = "on the cars' own pages " if drop.name.startswith(PAGE) else ""
-            yield f"{each.dealer}: {name} {where}fell from {drop.before:g}{unit} to {drop.now:g}{unit}: see {place}"
+            yield f"{each.dealer}: {drop}: see {place}"
+        for expectation, place in each.missing:
+            yield f"{each.dealer}: {expectation}: see {place}"
 
 
 def _cell(name: str, now: float | None, before: float | None) -> str:

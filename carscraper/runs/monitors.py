@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from carscraper.fill import PAGE, PHOTOS, READABLE, look_at, where_read
+from carscraper.fill import READABLE, look_at, per_cent, where_read
 from carscraper.runs.record import PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check(
     return [{"name": name, "passed": passed, "said": said} for name, passed, said in found]
 
 
-def expected_of(settings: BaseSettings, spider: DealerSpider) -> Mapping[str, float]:
+def expected_of(settings: BaseSettings, spider: DealerSpider | type[DealerSpider]) -> Mapping[str, float]:
     """Return what is expected of the spider's cars, without what ``MONITOR_IGNORE_FIELDS`` names."""
     return {name: share for name, share in spider.expected.items() if not _is_ignored(settings, spider, name)}
 
@@ -88,44 +88,41 @@ def _means_something(argument: str | None) -> bool:
 def _failed_photos(record: RunRecord, worst: float) -> tuple[str, bool, str]:
     lost = sum(number for reason, number in record.images_failed.items() if reason != _NOBODYS)
     photos = record.images_stored + record.images_linked + record.images_known + lost
-    name, limit = "max_failed_photos", f"at most {_percent(worst)} may"
+    name, limit = "max_failed_photos", f"at most {per_cent(worst)} may"
     if not photos:
         # A backfill may have nothing to do; a dealer always has photos.
         return name, record.source is None, f"there was no photo to look at, {limit} fail"
-    return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({_percent(lost / photos)}), {limit}"
+    return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({per_cent(lost / photos)}), {limit}"
 
 
-def _is_ignored(settings: BaseSettings, spider: DealerSpider, field: str) -> bool:
+def _is_ignored(settings: BaseSettings, spider: DealerSpider | type[DealerSpider], field: str) -> bool:
     return not {spider.name, f"{spider.name}.{field}"}.isdisjoint(settings.getlist("MONITOR_IGNORE_FIELDS"))
 
 
 def _expected(
     settings: BaseSettings, spider: DealerSpider, fill: Fill, fallen: Sequence[Drop]
 ) -> Iterator[tuple[str, bool, str]]:
-    seen = "`scrapy checkdealers` shows every field"
     missing = set()
     for each in look_at(fill, expected_of(settings, spider)):
-        said = (
-            f"{each.having} of {each.cars} cars have {each.name} ({_percent(each.having / each.cars)}), "
-            f"at least {_percent(each.least)} are expected"
-        )
-        if not each.is_met:
+        if each.is_met:
+            yield f"expected.{each.name}", True, str(each)
+        else:
             missing.add(each.name)
-            said += f": see {where_read(type(spider), each.name)}; {seen}"
-        yield f"expected.{each.name}", each.is_met, said
+            yield f"expected.{each.name}", False, f"{each}{_see(spider, each.name)}"
     for drop in fallen:
         if drop.name not in missing and not _is_ignored(settings, spider, drop.name):
-            name = drop.name.removeprefix(PAGE) + (" on the cars' own pages" if drop.name.startswith(PAGE) else "")
-            unit = "" if drop.name.endswith(PHOTOS) else " %"
-            said = f"{name} fell from {drop.before:g}{unit} to {drop.now:g}{unit} since the last good crawl"
-            yield f"fall.{drop.name}", False, f"{said}: see {where_read(type(spider), drop.name)}; {seen}"
+            yield f"fall.{drop.name}", False, f"{drop} since the last good crawl{_see(spider, drop.name)}"
+
+
+def _see(spider: DealerSpider, field: str) -> str:
+    return f": see {where_read(type(spider), field)}; `scrapy checkdealers` shows every field"
 
 
 def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
     for field, least in shares.items():
         size = fill.size_of(field) if fill else 0
         number = fill.having(field) if fill else 0
-        limit = f"at least {_percent(least)} are expected"
+        limit = f"at least {per_cent(least)} are expected"
         if not size:
             yield f"min_fill.{field}", False, f"there was no car to look for {field} at, {limit}"
             continue
@@ -133,7 +130,7 @@ def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bo
         yield (
             f"min_fill.{field}",
             number / size >= least,
-            f"{number} of {size} {what} ({_percent(number / size)}), {limit}",
+            f"{number} of {size} {what} ({per_cent(number / size)}), {limit}",
         )
 
 
@@ -148,7 +145,7 @@ def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float, m
         return name, record.cars > 0, f"{record.cars} cars in the first whole run of its kind"
     median = statistics.median(each.cars for each in like)
     runs = "the last run" if len(like) == 1 else f"the median of the last {len(like)} runs"
-    said = f"{record.cars} cars, {runs} is {median:g}, they may be {_percent(drop)} fewer"
+    said = f"{record.cars} cars, {runs} is {median:g}, they may be {per_cent(drop)} fewer"
     return name, (median - record.cars) / median <= drop, said
 
 
@@ -165,12 +162,3 @@ def _is_measure_of(record: RunRecord, other: RunRecord) -> bool:
 
 def _kind(record: RunRecord) -> dict[str, str]:
     return {name: value for name, value in record.arguments.items() if not name.startswith("_")}  # _job is each its own
-
-
-def _percent(share: float) -> str:
-    """Give a share as per cent.
-
-    >>> _percent(0.05), _percent(0.333333), _percent(0.0001)
-    ('5 %', '33.3 %', '0.01 %')
-    """
-    return f"{100 * share:.3g} %"
