@@ -129,6 +129,8 @@ DOWNLOADER_MIDDLEWARES = {
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
+    # As soon as a page is unpacked (HttpCompressionMiddleware is 590) and before anybody reads it.
+    "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
     # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
     "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
     # Of no use on dealers' sites, and each costs CPU for every photo.
