@@ -588,27 +588,24 @@ def _split_lines(lines: list[str]) -> tuple[str | None, str | None]:
 
 
 def _part_links(link: Any, other: Any) -> None:
-    """Take the card of the link *other* out of the one of the link before it, if that was not closed.
+    """Take the card of the link *other* out of the one of the link before it, if the end of that is missing.
 
-    Both are elements of the same name and class; cards that follow each other have only a list in common.
+    Each element around *other* alone has its like (of the same name and class) around *link*. If the outermost likes
+    stand beside each other, so do the cards; if one holds the other, its end is missing.
     """
-    around = set(link.iterancestors())
-    inner: list[Any] = []
-    for each in other.iterancestors():
-        if each in around:
-            like = [card for card in inner if each.get("class") and _kind(card) == _kind(each)]
-            if like:
-                _part(each, like[-1])
+    around = list(link.iterancestors())
+    alone = [each for each in other.iterancestors() if each not in around]
+    for inner in reversed(alone):
+        kind = inner.tag, inner.get("class")
+        like = next((each for each in around if inner.get("class") and (each.tag, each.get("class")) == kind), None)
+        if like is not None:
+            if like in inner.iterancestors():
+                _part(like, inner)
             return
-        inner.append(each)
 
 
 def _inmost(link: Any, cards: Container[Any]) -> Any:
     return next((each for each in (link, *link.iterancestors()) if each in cards), None)
-
-
-def _kind(element: Any) -> tuple[str, str | None]:
-    return element.tag, element.get("class")
 
 
 def _part(outer: Any, inner: Any) -> None:

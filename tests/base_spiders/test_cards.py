@@ -403,6 +403,17 @@ def test_nothing_is_taken_from_the_card_after_one_that_is_not_closed(ends: int) 
             assert photos == {"1": [], "2": ["2.jpg"], "3": ["3.jpg"]}
 
 
+def test_cards_in_a_grid_whose_classes_they_share_stay_as_they_are() -> None:
+    first = f'<a href="{VIEW}1">VW GOLF</a><img src="/media/1.jpg"><p>Verð: 1.000.000 kr.</p>'
+    second = f'<div class="row"><a href="{VIEW}2">VW POLO</a></div><img src="/media/2.jpg"><p>Verð: 2.000.000 kr.</p>'
+    columns = "".join(f'<div class="col"><div class="card">{each}</div></div>' for each in (first, second))
+    found = read(make_spider(), page(f'<div class="row">{columns}</div>'))
+    assert [(each.model, each.price, len(each.images)) for each in found] == [
+        ("Golf", 10**6, 1),
+        ("Polo", 2 * 10**6, 1),
+    ]
+
+
 def test_an_advertisement_after_a_card_that_is_not_closed_is_no_part_of_it() -> None:
     spider = make_spider()
     spider.card = ".card"
