@@ -114,6 +114,10 @@ class DealerSpider(CarscraperSpider):
         """Read the car's lasting id from the address of its page; ``None`` if it names no car."""
         raise NotImplementedError
 
+    def car_on(self, response: Response) -> str | None:
+        """Return the id of the car whose own page this is; ``None`` if the page does not say it."""
+        return self.car_id(response.url)
+
     def canonical_url(self, url: str) -> str:
         """Give the lasting address of the car's page at *url*, on the same host."""
         return url
@@ -225,7 +229,7 @@ class DealerSpider(CarscraperSpider):
                 self.count("details/gone")
                 yield item
                 return
-            results = list(self.parse_details(response, item))
+            results = list(self._parse_own_page(response, item))
         except Exception as error:
             self.count("details/failed")
             logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
@@ -236,6 +240,12 @@ class DealerSpider(CarscraperSpider):
             forget_tree(response)
         item.details_at = datetime.now(UTC).replace(tzinfo=None)
         yield from results
+
+    def _parse_own_page(self, response: Response, item: CarItem) -> Iterator[Any]:
+        shown = self.car_on(response)
+        if shown not in {None, item.external_id}:
+            raise ValueError(f"it is the page of the car {shown}")
+        return self.parse_details(response, item)
 
     def details_failed(self, failure: Failure) -> Iterator[Any]:
         """Keep the car as its card shows it when its own page does not come."""

@@ -65,6 +65,7 @@ class RoggSpider(CardSpider):
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
+    number_label = "Raðnúmer"
     gone_text = "Engar upplýsingar fundust um ökutæki"
 
     # --- the search ---
@@ -224,6 +225,11 @@ class RoggSpider(CardSpider):
         return CarImage(identity=f"{parameters['c']}/{parameters['p']}", source_url=source_url)
 
     # --- the car's own page ---
+
+    def car_on(self, response: Response) -> str | None:
+        """Return the number that the page shows, whatever its address names."""
+        numbers = set(re.findall(rf"{self.number_label}\W{{0,9}}([0-9]{{5,9}})\b", visible_text(response)))
+        return numbers.pop() if len(numbers) == 1 else super().car_on(response)
 
     def is_gone(self, response: Response) -> bool:
         """Tell whether the page says that the car is sold or removed."""
