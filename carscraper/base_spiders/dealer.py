@@ -58,7 +58,7 @@ class DealerSpider(CarscraperSpider):
     """Whether a car's own page is known to say more than its card."""
     gone_by_status: ClassVar[bool] = False
     """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
-    expected: ClassVar[Mapping[str, float]] = MappingProxyType(
+    expected: Mapping[str, float] = MappingProxyType(
         {"photo": 0.95, "make": 0.98, "year": 0.95, "price": 0.85, "kilometers": 0.75, "fuel": 0.85}
     )
     """Share of the cars that have each field, on the card or on their own page, at least.

@@ -290,6 +290,16 @@ class RoggTileSpider(RoggSpider):
     card_images = "figure img, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
     next_page = ""
 
+    def configure(self) -> None:
+        """Turn the arguments into attributes; the fuel is on the cars' own pages.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        super().configure()
+        if not self.with_details:
+            self.expected = {name: share for name, share in self.expected.items() if name != "fuel"}
+
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read make and model from elements of their own, else from the title."""
         make, model = card.text(self.card_make), card.text(self.card_model)

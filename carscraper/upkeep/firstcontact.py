@@ -20,6 +20,7 @@ from carscraper.addon import aborting
 from carscraper.exceptions import ConfigurationError, ImageRejectedError
 from carscraper.fill import CARD_FIELDS, PAGE, PAGE_FIELDS, PHOTO, Expectation, Fill, per_cent, where_read
 from carscraper.items import CarItem
+from carscraper.network import GUARD
 from carscraper.storage.inspection import inspect
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Sample:
     def missed(self, failure: Failure) -> None:
         """Note what did not come."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        self.contact.missed.append(f"{request.meta[_KIND]} {request.url}: {failure.getErrorMessage()}")
+        if request.meta[_KIND] == "photo":  # nothing is read from the other pages that are asked for here
+            self.contact.missed.append(f"{request.url}: {failure.getErrorMessage()}")
 
     def read_cards(self, response: Response) -> tuple[list[CarItem], int]:
         """Note what a page of the list shows, also one that a browser made."""
@@ -200,7 +202,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
         spider.contact = self
         self.user_agent = self._crawler.settings["USER_AGENT"]
         with aborting(self._crawler):
-            pass
+            GUARD.allow_all(self._crawler.settings.getlist("IMAGES_ALLOWED_HOSTS"))
 
     def closed(self) -> None:
         """Keep the numbers."""
@@ -281,7 +283,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
         if why := self.stats.get("carscraper/failed"):
             found.append(Line(MISSING, "the crawl", why))
         found += [Line(MISSING, "the list", why) for why in self.stats.get("carscraper/incomplete", [])]
-        found += [Line(MISSING, "not fetched", why) for why in self.missed]
+        found += [Line(MISSING, "photo not fetched", why) for why in self.missed]
         return found
 
     def _site(self) -> Iterator[Line]:
@@ -289,7 +291,8 @@ class Contact:  # no slots: signals hold their receivers by weak references
         yield Line(GOOD if robots else UNKNOWN, "robots.txt", f"HTTP {robots[0].status}" if robots else "not asked for")
         home = [page for page in self.pages if page.kind == "home"]
         if home:
-            yield Line(GOOD if home[0].status == 200 else MISSING, "home", f"HTTP {home[0].status}, {home[0].url}")
+            # If the search begins elsewhere it is not needed; else the crawl says what is wrong with it.
+            yield Line(GOOD if home[0].status == 200 else UNKNOWN, "home", f"HTTP {home[0].status}, {home[0].url}")
         for number, each in enumerate(self.lists[:PAGES], 1):
             said = f"{each.cars} cars, {each.new} of them new, {each.unreadable} unreadable cards, {each.url}"
             yield Line(GOOD if each.cars and not each.unreadable else MISSING, f"result page {number}", said)
@@ -322,7 +325,8 @@ class Contact:  # no slots: signals hold their receivers by weak references
             {int(match[2]): match[0] for match in _PAGER.finditer(each.text) if int(match[1]) == number}
             for number, each in enumerate(self.lists, 1)
         ]
-        if total := set.intersection(*map(set, said)):  # 2/2023 is a month, unless page 1 says 1/2023
+        total = {each for each in set.intersection(*map(set, said)) if not 1900 < each < 2100}  # 2/2023 is a month
+        if total:
             return Line(GOOD, name, f"the pager says {said[-1][min(total)]}")
         if len(self.lists) > 1 and not self.lists[1].new:
             return Line(GOOD, name, "page 2 has no further car")
