@@ -7,10 +7,14 @@ thousands of pages and the next one a few.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from carscraper.items import CarItem
 
 CARD_FIELDS = (
@@ -46,12 +50,20 @@ READABLE = "readable"
 """Cards that could be read at all (per cent)."""
 PAGE = "page."
 """What stands before the names of what is read from cars' own pages."""
+_CAR, _LEDGER = "car.", "ledger."
+"""The same for cars as they are in the end, and for what only the ledger knows of cars whose page was not read."""
+_SCRAPED = "scraped"
+"""Cars that went through the pipelines, of which ``car.`` and ``ledger.`` are counts."""
 MEASURED = (READABLE, *CARD_FIELDS, PHOTO, *(PAGE + name for name in (*PAGE_FIELDS, PHOTO)))
 """What has a share of the cars."""
+EXPECTABLE = (PHOTO, "make", "year", "price", "kilometers", "fuel")
+"""What a dealer may be expected to show of most cars."""
 DROP = 20.0
 """Percentage points by which a field may fall before the page counts as changed."""
 
 _FEWEST = 5  # cars; with fewer, one car without a price is no changed page
+_CHANCE = 3.0  # standard deviations that a share may be off by chance: many fields are compared every night
+_SPREAD = 0.5  # of the photos a car, in parts of their mean: the standard deviation that is taken for granted
 
 
 @dataclass(slots=True)
@@ -76,6 +88,19 @@ class Fill:
         self.pages += 1
         self._add(item, PAGE, PAGE_FIELDS)
 
+    def add_car(self, item: CarItem, known: Collection[str] = ()) -> None:
+        """Count a car as it is in the end, wherever its fields were read.
+
+        Args:
+            item: with what its card says, and its own page where that was read.
+            known: fields that the ledger has of a car whose own page was not read.
+        """
+        self._add(item, _CAR, CARD_FIELDS)
+        self.counts[_SCRAPED] = self.counts.get(_SCRAPED, 0) + 1
+        for name in (*CARD_FIELDS, PHOTO):
+            has = bool(item.images) if name == PHOTO else getattr(item, name) is not None
+            self.counts[_LEDGER + name] = self.counts.get(_LEDGER + name, 0) + int(not has and name in known)
+
     def _add(self, item: CarItem, prefix: str, names: tuple[str, ...]) -> None:
         found = {name: int(getattr(item, name) is not None) for name in names}
         found |= {PHOTO: int(bool(item.images)), "photos": len(item.images)}
@@ -98,6 +123,14 @@ class Fill:
                     found[prefix + name] = 100 * self.counts[prefix + name] / cars
             found[prefix + PHOTOS] = self.counts.get(f"{prefix}photos", 0) / cars
         return {name: round(share, 1) for name, share in found.items()}
+
+    def _in_the_end(self, name: str) -> float:
+        """Return the per cent of the cars that have what cards show, or the mean of their photos, read anywhere."""
+        cars = self.counts.get(_SCRAPED, 0)
+        if not cars or name.startswith(PAGE) or name == READABLE:
+            return 0.0
+        share = self.counts.get(_CAR + ("photos" if name == PHOTOS else name), 0) / cars
+        return share if name == PHOTOS else 100 * share
 
     def having(self, name: str) -> int:
         """Give the number of cars (or cards) that have the field *name*; 0 if it was not looked at."""
@@ -132,25 +165,155 @@ class Drop:
     before: float
     now: float
 
+    def __str__(self) -> str:
+        where = " on the cars' own pages" if self.name.startswith(PAGE) else ""
+        unit = "" if self.name.endswith(PHOTOS) else " %"
+        return f"{self.name.removeprefix(PAGE)}{where} fell from {self.before:g}{unit} to {self.now:g}{unit}"
+
 
 def drops(before: Fill, now: Fill, points: float = DROP) -> list[Drop]:
-    """Name the fields that fell by more than *points*; the mean of photos a car by more than so many per cent of it.
+    """Return the fields that fell by more than *points*; the mean of photos a car by more than so many per cent of it.
 
-    A field is compared where both crawls looked at five cars or more.
+    A field is compared where both crawls looked at five cars or more, and what may be chance is allowed for: the fewer
+    the cars, the deeper the fall must be. What the cards lost and the cars' own pages show now did not fall.
 
     >>> drops(Fill(9, 0, {"price": 9, "fuel": 8}), Fill(10, 0, {"price": 1, "fuel": 8}))
     [Drop(name='price', before=100.0, now=10.0)]
     >>> drops(Fill(9, 0, {"price": 9}), Fill(4, 0, {"price": 0}))
     []
+    >>> drops(Fill(9, 0, {"price": 9}), Fill(9, 9, {"price": 0, "scraped": 9, "car.price": 9}))
+    []
     """
     was, is_now = before.shares(), now.shares()
     found = []
     for name, share in was.items():
-        if min(before.size_of(name), now.size_of(name)) < _FEWEST:
+        sizes = before.size_of(name), now.size_of(name)
+        if min(sizes) < _FEWEST:
             continue
-        fallen = share - is_now.get(name, 0.0)
-        if name.endswith(PHOTOS) and share:
-            fallen = 100 * fallen / share
-        if fallen > points:
+        variance = 1 / sizes[0] + 1 / sizes[1]
+        if name.endswith(PHOTOS):
+            deepest = share * (1 - points / 100 - _CHANCE * _SPREAD * sqrt(variance))
+        else:
+            usual = (before.having(name) + 1) / (sizes[0] + 2)  # never sure, however few were looked at
+            deepest = share - points - 100 * _CHANCE * sqrt(usual * (1 - usual) * variance)
+        if max(is_now.get(name, 0.0), now._in_the_end(name)) < deepest:  # noqa: SLF001 - the same module
             found.append(Drop(name, share, is_now.get(name, 0.0)))
     return found
+
+
+def per_cent(share: float) -> str:
+    """Return a share as per cent.
+
+    >>> per_cent(0.05), per_cent(0.333333), per_cent(0.0001)
+    ('5 %', '33.3 %', '0.01 %')
+    """
+    return f"{100 * share:.3g} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """How many cars have a field, and whether they are as many as a healthy dealer's."""
+
+    name: str
+    cars: int
+    having: int
+    least: float
+    """The share that is expected, 0 to 1."""
+
+    def __str__(self) -> str:
+        share, least = per_cent(self.having / self.cars), per_cent(self.least)
+        return f"{self.having} of {self.cars} cars have {self.name} ({share}), at least {least} are expected"
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the share is reached, or missed by no more than chance may do with so few cars."""
+        chance = _CHANCE * sqrt(self.least * (1 - self.least) / self.cars)
+        return self.having / self.cars >= self.least - chance
+
+
+def look_at(fill: Fill, expected: Mapping[str, float]) -> list[Expectation]:
+    """Compare the cars as they are in the end with what is expected of their dealer; nothing with fewer than five.
+
+    >>> [each.is_met for each in look_at(Fill(9, 0, {"scraped": 9, "car.price": 4, "ledger.price": 5}), {"price": 0.9})]
+    [True]
+    >>> [each.is_met for each in look_at(Fill(9, 0, {"scraped": 9, "car.price": 1}), {"price": 0.9})]
+    [False]
+    """
+    cars = fill.counts.get(_SCRAPED, 0)
+    if cars < _FEWEST:
+        return []
+    return [
+        Expectation(name, cars, sum(fill.counts.get(prefix + name, 0) for prefix in (_CAR, _LEDGER)), least)
+        for name, least in expected.items()
+    ]
+
+
+# --- where a field is read ---
+
+_HOOKS = {
+    "title": "get_make_model",
+    "make": "get_make_model",
+    "model": "get_make_model",
+    "year": "get_year_month",
+    "registration_month": "get_year_month",
+    PHOTO: "card_images",
+    PHOTOS: "card_images",
+    READABLE: "car_in_address",
+}
+"""What reads a field, where it is not ``get_`` and its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a field is read."""
+
+    hook: str
+    """The method or attribute."""
+    spider: str
+    """The spider's class."""
+    file: str
+    """The file that has the hook, below the package."""
+    selectors: dict[str, str]
+    """Attributes with the selectors that the hook looks at."""
+
+    def __str__(self) -> str:
+        at = "".join(f", {name} = {value!r}" for name, value in self.selectors.items())
+        return f"{self.hook} of {self.spider} in {self.file}{at}"
+
+
+def where_read(spider: type, name: str) -> Place:
+    """Return where *spider* most likely reads the field *name*."""
+    hook = "parse_details" if name.startswith(PAGE) else _HOOKS.get(name, f"get_{name}")
+    if name in {PAGE + PHOTO, PAGE + PHOTOS}:
+        hook = "read_images"
+    owner = _owner(spider, hook)
+    card = _owner(spider, "read_card")
+    if card and not name.startswith(PAGE) and (owner is None or issubclass(card, owner)) and card is not owner:
+        hook, owner = "read_card", card  # it reads the whole card in a way of its own
+    if owner is None:
+        return Place("its code", spider.__name__, _file_of(spider), {})
+    return Place(hook, spider.__name__, _file_of(owner), _selectors(spider, hook))
+
+
+def _owner(spider: type, name: str) -> type | None:
+    return next((each for each in spider.__mro__ if name in vars(each)), None)
+
+
+def _selectors(spider: type, hook: str, depth: int = 2) -> dict[str, str]:
+    value: Any = getattr(spider, hook)
+    if isinstance(value, str):
+        return {hook: value}
+    found: dict[str, str] = {}
+    code = getattr(value, "__code__", None)
+    for name in code.co_names if code else ():
+        used: Any = getattr(spider, name, None)
+        if isinstance(used, str) and name not in {"name", "source", "home"}:
+            found[name] = used
+        elif callable(used) and depth and name.startswith("_"):
+            found |= _selectors(spider, name, depth - 1)
+    return found
+
+
+def _file_of(owner: type) -> str:
+    path = (sys.modules[owner.__module__].__file__ or owner.__module__).replace("\\", "/")
+    return path.rpartition("/carscraper/")[2]

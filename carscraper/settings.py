@@ -22,7 +22,7 @@ from scrapy.utils.conf import closest_scrapy_cfg
 
 from carscraper import __version__
 from carscraper.exceptions import ConfigurationError
-from carscraper.fill import MEASURED
+from carscraper.fill import MEASURED, PAGE, PHOTOS
 
 
 class Secret(str):
@@ -129,6 +129,8 @@ DOWNLOADER_MIDDLEWARES = {
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
+    # As soon as a page is unpacked (HttpCompressionMiddleware is 590) and before anybody reads it.
+    "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
     # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
     "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
     # Of no use on dealers' sites, and each costs CPU for every photo.
@@ -496,6 +498,10 @@ MONITOR_MAX_FAILED_PHOTOS = _env("MONITOR_MAX_FAILED_PHOTOS")
 #: Used by ``runs.monitors``.
 MONITOR_MIN_FILL = _env("MONITOR_MIN_FILL", {})
 
+#: Dealers whose fields may vanish without making a crawl partial, or fields of one, such as ``henry,br.fuel``.
+#: Used by ``runs.monitors``.
+MONITOR_IGNORE_FIELDS = _env("MONITOR_IGNORE_FIELDS", "")
+
 #: The share by which a whole crawl's cars may be fewer than the median of earlier ones; not set, there is no limit.
 #: Used by ``runs.monitors``.
 MONITOR_MAX_DROP = _env("MONITOR_MAX_DROP")
@@ -590,6 +596,18 @@ def _fill_shares(name: str, value: Any) -> dict[str, float]:
                 f'{name} is {value!r}; write JSON such as {{"price": 0.8}} with shares between 0 and 1 of: {fields}.'
             )
     return {label: float(share) for label, share in shares.items()}
+
+
+def _ignored_fields(name: str, value: Any) -> str:
+    words = str(value or "").replace(",", " ").split()
+    # A spider's file is called as the spider is.
+    dealers = {path.stem for path in (Path(__file__).parent / "spiders").glob("[a-z]*.py")} - {"backfill"}
+    for word in words:
+        dealer, dot, field = word.partition(".")
+        if dealer not in dealers or (dot and field not in {*MEASURED, PHOTOS, PAGE + PHOTOS}):
+            known = ", ".join(sorted(dealers))
+            raise ConfigurationError(f"{name} names {word}; write dealers ({known}), or fields such as hekla.price.")
+    return ",".join(words)
 
 
 def _notify_urls(name: str, value: Any) -> Secret | None:
@@ -766,6 +784,7 @@ checks: dict[str, Check] = {
     "MONITOR_MIN_CARS": _number(int, 0),
     "MONITOR_MAX_FAILED_PHOTOS": _optional_share,
     "MONITOR_MIN_FILL": _fill_shares,
+    "MONITOR_IGNORE_FIELDS": _ignored_fields,
     "MONITOR_MAX_DROP": _optional_share,
     "MONITOR_HISTORY": _number(int, 1),
     "NOTIFY_URLS": _notify_urls,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
@@ -27,7 +28,7 @@ from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Container, Iterator
     from typing import ClassVar
 
     from parsel import Selector
@@ -411,6 +412,7 @@ class CardSpider(DealerSpider):
     def _select_cards(self, response: Response) -> Iterator[tuple[Selector, str]]:
         """Find the cards, each with its link; what links to no car of this site is an advertisement."""
         if self.card:
+            self._part_cards(response)
             for selector in response.css(self.card):
                 hrefs = selector.css(self.card_link).xpath("@href").getall()
                 if own := next((href for href in hrefs if self._is_ours(join(response, href))), None):
@@ -418,6 +420,9 @@ class CardSpider(DealerSpider):
             return
         links = [link for link in response.css(self.card_link) if self._is_ours(join(response, link.attrib["href"]))]
         cars = {link.root: self.car_id(join(response, link.attrib["href"])) for link in links}
+        for link, other in pairwise(links):
+            if cars[link.root] != cars[other.root]:
+                _part_links(link.root, other.root)
         found: dict[str, tuple[Selector, str]] = {}
         for find in (self._around, self._about):
             for link in links:
@@ -426,6 +431,19 @@ class CardSpider(DealerSpider):
                 if car not in found and (around := find(link, cars)):
                     found[car] = around, href
         yield from found.values()
+
+    def _part_cards(self, response: Response) -> None:
+        """Put cards beside each other: a parser nests them where the end of one is missing."""
+        cards = {selector.root: selector for selector in response.css(self.card)}
+        for root in cards:
+            outer = next((each for each in root.iterancestors() if each in cards), None)
+            if outer is None:
+                continue
+            links = [link.root for link in cards[outer].css(self.card_link)]
+            own = [link for link in links if _inmost(link, cards) is outer]
+            # One that links to nothing itself, around a single card that does, is no card but a frame.
+            if own or len({self.car_id(join(response, link.get("href"))) for link in links}) > 1:
+                _part(outer, root)
 
     def _ancestors(self, link: Selector, cars: dict[Any, str | None]) -> Iterator[Selector]:
         """Give the elements around *link* that hold no other car, from within."""
@@ -763,6 +781,40 @@ def _split_lines(lines: list[str]) -> tuple[str | None, str | None]:
 
 
 # --- reading pages ---
+
+
+def _part_links(link: Any, other: Any) -> None:
+    """Take the card of the link *other* out of the one of the link before it, if the end of that is missing.
+
+    Each element around *other* alone has its like (of the same name and class) around *link*. If the outermost likes
+    stand beside each other, so do the cards; if one holds the other, its end is missing.
+    """
+    around = list(link.iterancestors())
+    alone = [each for each in other.iterancestors() if each not in around]
+    for inner in reversed(alone):
+        kind = inner.tag, inner.get("class")
+        like = next((each for each in around if inner.get("class") and (each.tag, each.get("class")) == kind), None)
+        if like is not None:
+            if like in inner.iterancestors():
+                _part(like, inner)
+            return
+
+
+def _inmost(link: Any, cards: Container[Any]) -> Any:
+    return next((each for each in (link, *link.iterancestors()) if each in cards), None)
+
+
+def _part(outer: Any, inner: Any) -> None:
+    """Move the element *inner*, and all that follows it inside *outer*, behind *outer*."""
+    moved = [inner]
+    for each in (inner, *inner.iterancestors()):
+        if each is outer:
+            break
+        moved += each.itersiblings()
+    behind = outer
+    for each in moved:
+        behind.addnext(each)
+        behind = each
 
 
 def title_of(response: Response) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import random
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from typing import ClassVar
 
     from scrapy.http import Response
@@ -60,6 +61,14 @@ class DealerSpider(CarscraperSpider):
     """The numbers of days that the site's search for changed cars offers (``changed_days``)."""
     gone_by_status: ClassVar[bool] = False
     """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
+    expected: Mapping[str, float] = MappingProxyType(
+        {"photo": 0.95, "make": 0.98, "year": 0.95, "price": 0.85, "kilometers": 0.75, "fuel": 0.85}
+    )
+    """Share of the cars that have each field, on the card or on their own page, at least.
+
+    It is what a healthy stock has, less a margin for trailers, boats and cars without a price. A crawl that finds fewer
+    is partial, the first one as well. A dealer that does not show a field leaves it out.
+    """
 
     def configure(self) -> None:
         """Turn the arguments into attributes.
@@ -82,6 +91,8 @@ class DealerSpider(CarscraperSpider):
         allow_host(self.base_url)
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
+        self.known_fields: dict[str, frozenset[str]] = {}
+        """What the ledger has of cars whose own page is not asked for, until they are through the pipelines."""
         self.taken = 0
         self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         """A partial crawl concludes nothing about cars that it did not see."""
@@ -114,6 +125,10 @@ class DealerSpider(CarscraperSpider):
     def car_id(self, url: str) -> str | None:
         """Read the car's lasting id from the address of its page; ``None`` if it names no car."""
         raise NotImplementedError
+
+    def car_on(self, response: Response) -> str | None:
+        """Return the id of the car whose own page this is; ``None`` if the page does not say it."""
+        return self.car_id(response.url)
 
     def canonical_url(self, url: str) -> str:
         """Give the lasting address of the car's page at *url*, on the same host."""
@@ -183,6 +198,8 @@ class DealerSpider(CarscraperSpider):
             if self._needs_details(card, state):
                 results.append(self.details_request(card))
             else:
+                if state is not None:
+                    self.known_fields[card.external_id] = state.fields
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
         return results
@@ -224,7 +241,7 @@ class DealerSpider(CarscraperSpider):
                 self.count("details/gone")
                 yield item
                 return
-            results = list(self.parse_details(response, item))
+            results = list(self._parse_own_page(response, item))
         except Exception as error:
             self.count("details/failed")
             logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
@@ -235,6 +252,12 @@ class DealerSpider(CarscraperSpider):
             forget_tree(response)
         item.details_at = datetime.now(UTC).replace(tzinfo=None)
         yield from results
+
+    def _parse_own_page(self, response: Response, item: CarItem) -> Iterator[Any]:
+        shown = self.car_on(response)
+        if shown not in {None, item.external_id}:
+            raise ValueError(f"it is the page of the car {shown}")
+        return self.parse_details(response, item)
 
     def details_failed(self, failure: Failure) -> Iterator[Any]:
         """Keep the car as its card shows it when its own page does not come."""

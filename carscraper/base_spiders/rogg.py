@@ -83,6 +83,7 @@ class RoggSpider(CardSpider):
         "Engar upplýsingar fundust um ökutæki",
         "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum",
     )
+    number_label = "Raðnúmer"
     price_before = "Verð áður"
     plug_texts = ("Tegund hleðslutengils", "Tengill fyrir heimahleðslu")
 
@@ -357,6 +358,11 @@ class RoggSpider(CardSpider):
 
     # --- the car's own page ---
 
+    def car_on(self, response: Response) -> str | None:
+        """Return the number that the page shows, whatever its address names."""
+        numbers = set(re.findall(rf"{self.number_label}\W{{0,9}}([0-9]{{5,9}})\b", visible_text(response)))
+        return numbers.pop() if len(numbers) == 1 else super().car_on(response)
+
     def is_gone(self, response: Response) -> bool:
         """Return whether the page says that the car is sold or removed."""
         return any(says(response, words) for words in self.gone_texts)
@@ -462,6 +468,16 @@ class RoggTileSpider(RoggSpider):
     card_images = "figure img, img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i]"
     next_page = ""
     is_numbered = False  # nobody has seen it on a site that scrolls
+
+    def configure(self) -> None:
+        """Turn the arguments into attributes; the fuel is on the cars' own pages.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong.
+        """
+        super().configure()
+        if not self.with_details:
+            self.expected = {name: share for name, share in self.expected.items() if name != "fuel"}
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read make and model from elements of their own, else from the title."""

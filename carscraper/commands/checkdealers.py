@@ -1,12 +1,14 @@
-"""``scrapy checkdealers``: how much each dealer's last crawl could read, against the last good one."""
+"""``scrapy checkdealers``: how much each dealer's last crawl could read, against the last good one; or a first look."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
+from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import UsageError
 from sqlalchemy.exc import DBAPIError
 
@@ -15,9 +17,11 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
 from carscraper.exceptions import CarscraperError, ConfigurationError
-from carscraper.fill import DROP, PAGE, PHOTO, PHOTOS, READABLE
+from carscraper.fill import DROP, PHOTO, PHOTOS, READABLE
+from carscraper.runs.monitors import expected_of
 from carscraper.upkeep.checkdealers import Check, accept, check, read_against
-from carscraper.upkeep.dealers import choose, spiders_of
+from carscraper.upkeep.dealers import choose, distribute, spiders_of
+from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +51,10 @@ class Command(ScrapyCommand):
 
     def syntax(self) -> str:
         """Give the usage."""
-        return "[--sources bilasolur,hekla] [--drop 20] [--against good|previous|DAY] [--accept] [--json]"
+        return (
+            "[--sources bilasolur,hekla] [--drop 20] [--against good|previous|DAY] [--accept] [--json] | "
+            "--live [DEALER …] [-a base_url=…] [--save FOLDER]"
+        )
 
     def short_desc(self) -> str:
         """Give the one-line description."""
@@ -69,17 +76,39 @@ class Command(ScrapyCommand):
         parser.add_argument(
             "--accept", action="store_true", help="measure the next crawls by the last ones as they are"
         )
+        parser.add_argument(
+            "--live",
+            action="store_true",
+            help="ask the sites of the dealers named (or of all) for a few pages, and show what can be read; "
+            "nothing is stored but the pages, without mail addresses, phone numbers and plates, in --save",
+        )
+        parser.add_argument(
+            "-a",
+            dest="spargs",
+            action="append",
+            default=[],
+            metavar="base_url=ADDRESS",
+            help="with --live, another address of the site; of several dealers, DEALER.base_url=ADDRESS",
+        )
+        parser.add_argument(
+            "--save", metavar="FOLDER", default="var/live", help="with --live, where pages and report go (var/live)"
+        )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Check; exit code 0 if nothing fell, 3 if something did, 4 if there is nothing to compare."""
-        if args:
+        """Check; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
+        if args and not opts.live:
             raise UsageError(f"`scrapy checkdealers` does not know {' '.join(args)}", print_help=False)
+        if not all("=" in each for each in opts.spargs):
+            raise UsageError("-a takes NAME=VALUE", print_help=False)
         if not 0 <= opts.drop <= 100:
             raise UsageError("--drop takes points from 0 to 100", print_help=False)
         console = Console(as_json=opts.json)
         try:
-            self._check(console, opts)
+            if opts.live:
+                self._ask(console, args, opts)
+            else:
+                self._check(console, opts)
         except CarscraperError as error:
             self._end(str(error))
         except DBAPIError as error:
@@ -97,7 +126,17 @@ class Command(ScrapyCommand):
             Context(self.settings, console).database(read_only=not opts.accept) as engine,
             engine.begin() as connection,
         ):
-            found = [check(connection, name, spiders[name], against=against, points=opts.drop) for name in chosen]
+            found = [
+                check(
+                    connection,
+                    name,
+                    spiders[name],
+                    expected=expected_of(self.settings, spiders[name]),
+                    against=against,
+                    points=opts.drop,
+                )
+                for name in chosen
+            ]
             accepted = accept(connection, found) if opts.accept else []
         compared = any(each.is_compared for each in found)
         wrong = any(each.is_wrong for each in found)
@@ -108,6 +147,37 @@ class Command(ScrapyCommand):
             console.note(f"The next crawls are measured by these of {', '.join(accepted)}.")
         elif self.exitcode == FAILED:
             console.note("Nothing to compare: no dealer has a good crawl before its last one.")
+
+    def _ask(self, console: Console, args: list[str], opts: argparse.Namespace) -> None:
+        """Ask the sites; exit code 0 if all is as expected, 3 if something is missing, 4 if no site could be asked."""
+        assert self.settings is not None
+        spiders = spiders_of(self.settings, DealerSpider)
+        known = {name: spider.source for name, spider in spiders.items()}
+        chosen = choose(known, ",".join(args) if args else opts.sources)
+        arguments = [tuple(each.split("=", 1)) for each in opts.spargs]
+        if len(chosen) == 1:
+            arguments = [(name if "." in name else f"{chosen[0]}.{name}", value) for name, value in arguments]
+        given = distribute(arguments, known)
+        for name, value in SETTINGS.items():
+            self.settings.set(name, dict(self.settings.getdict(name)) | value, priority="cmdline")
+        self.settings.set("ITEM_PIPELINES", SETTINGS["ITEM_PIPELINES"], priority="cmdline")
+        if not opts.loglevel:
+            self.settings.set("LOG_LEVEL", "WARNING", priority="cmdline")
+        process = AsyncCrawlerProcess(self.settings)
+        contacts = []
+        for name in chosen:
+            contact = Contact(name, spiders[name], expected_of(self.settings, spiders[name]))
+            crawler = process.create_crawler(type(spiders[name].__name__, (Sample, spiders[name]), {"name": name}))
+            contact.watch(crawler)
+            process.crawl(crawler, **given[name])
+            contacts.append(contact)
+        process.start()
+        codes = {contact.exit_code for contact in contacts}
+        self.exitcode = codes.pop() if len(codes) == 1 else PARTIAL
+        folders = [str(contact.save(Path(opts.save))) for contact in contacts]
+        data = {"dealers": [each.as_json() for each in contacts], "saved": folders, "exit_code": self.exitcode}
+        console.result(data, (line for contact in contacts for line in contact.report()))
+        console.note(f"Saved, without mail addresses, phone numbers and plates: {', '.join(folders)}")
 
     def _end(self, sentence: str) -> None:
         print(sentence, file=sys.stderr)
@@ -134,10 +204,9 @@ def _lines(found: list[Check]) -> Iterator[str]:
         if each.before is None:
             yield f"{each.dealer}: nothing to compare with"
         for drop, place in each.fallen:
-            unit = "" if drop.name.endswith(PHOTOS) else " %"
-            name = drop.name.removeprefix(PAGE)
-            where = "on the cars' own pages " if drop.name.startswith(PAGE) else ""
-            yield f"{each.dealer}: {name} {where}fell from {drop.before:g}{unit} to {drop.now:g}{unit}: see {place}"
+            yield f"{each.dealer}: {drop}: see {place}"
+        for expectation, place in each.missing:
+            yield f"{each.dealer}: {expectation}: see {place}"
 
 
 def _cell(name: str, now: float | None, before: float | None) -> str:

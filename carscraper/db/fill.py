@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from sqlalchemy import insert, select, update
 
 from carscraper.db.models import DealerFill
-from carscraper.fill import Fill, drops
+from carscraper.fill import Drop, Fill, drops
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,22 +30,22 @@ class Record:
     """It ended by itself, saw the whole site and did not fail."""
     why: str | None = None
     """Why it failed, its own sentence."""
-    good: bool = False
-    """Later crawls are measured by it."""
+    good: bool = True
+    """Later crawls are measured by it; before it is written: its cars have the fields that are expected."""
     id: int | None = None
 
 
-def save(connection: Connection, record: Record) -> bool:
+def save(connection: Connection, record: Record) -> list[Drop]:
     """Write what a crawl could read.
 
-    A complete crawl is good unless a field fell against the last good one: else a changed page would be the measure
-    of the next crawl, and show once only.
+    A complete crawl whose cars have what is expected is good unless a field fell against the last good one: else a
+    changed page would be the measure of the next crawl, and show once only.
 
     Returns:
-        Whether it is good.
+        The fields that fell.
     """
-    measure = last(connection, record.source, good=True) if record.complete else None
-    good = record.complete and not (measure and drops(measure.fill, record.fill))
+    measure = last(connection, record.source, good=True)
+    fallen = drops(measure.fill, record.fill) if measure else []
     connection.execute(
         insert(_fills).values(
             source=record.source,
@@ -53,11 +53,11 @@ def save(connection: Connection, record: Record) -> bool:
             cars=record.fill.cars,
             fields=record.fill.to_json(),
             complete=record.complete,
-            good=good,
+            good=record.good and record.complete and not fallen,
             why=record.why,
         )
     )
-    return good
+    return fallen
 
 
 def last(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
     from carscraper.db.locks import Locks
+    from carscraper.fill import Drop
     from carscraper.items import CarImage, CarItem, GoneCar
 
 logger = logging.getLogger(__name__)
@@ -211,13 +212,13 @@ class Ledger:
         """Write that these photos of the folder are not there any more: they are to be fetched again."""
         await self._write(work.lose_images, listing_id, identities)
 
-    async def save_fill(self, record: fill.Record) -> bool:
-        """Write what a crawl could read of its cars; tell whether later ones are measured by it."""
+    async def save_fill(self, record: fill.Record) -> list[Drop]:
+        """Write what a crawl could read of its cars; return the fields that fell against the last good one."""
         try:
             return await self._write(fill.save, record)
         except DBAPIError as error:
             logger.warning("The database refuses what could be read of the cars: %s", _first_line(error))
-            return False
+            return []
 
     # --- runs; each raises DatabaseUnavailableError, also for what the database refuses ---
 

@@ -13,6 +13,7 @@ from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
+from carscraper.fill import EXPECTABLE, PHOTO
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class CardState:
     images_due: bool
     """There are photos that are not stored and may be tried again now."""
     url: str | None = None
+    fields: frozenset[str] = frozenset()
+    """What is known of the car among the fields that its dealer may be expected to show."""
 
     def shows(self, card_hash: str | None, url: str) -> bool:
         """Tell whether a card with this hash and address says nothing new."""
@@ -273,17 +276,24 @@ _WRITE_IMAGE = (
 
 
 def card_states(connection: Connection, source: str, external_ids: list[str]) -> dict[str, CardState]:
-    """Tell of each known car of *external_ids* what the last crawl knew."""
+    """Return of each known car of *external_ids* what the last crawl knew."""
     due = exists().where(_images.c.listing_id == _listings.c.id, due_condition(utcnow()))
+    photo = exists().where(_images.c.listing_id == _listings.c.id)
+    own = [name for name in EXPECTABLE if name != PHOTO]
     states = {}
     for chunk in chunks(external_ids):
         columns = (_listings.c.external_id, _listings.c.card_hash, _listings.c.details_at, _listings.c.url)
-        query = select(*columns, due.label("due")).where(
+        query = select(*columns, due.label("due"), photo.label(PHOTO), *(_listings.c[name] for name in own)).where(
             _listings.c.source == source, _listings.c.external_id.in_(chunk), _listings.c.is_active
         )
-        for external_id, card_hash, details_at, url, images_due in connection.execute(query):
-            states[external_id] = CardState(
-                card_hash=card_hash, details_at=details_at, images_due=bool(images_due), url=url
+        for row in connection.execute(query):
+            known = {name for name in own if getattr(row, name) is not None}
+            states[row.external_id] = CardState(
+                card_hash=row.card_hash,
+                details_at=row.details_at,
+                images_due=bool(row.due),
+                url=row.url,
+                fields=frozenset(known | ({PHOTO} if row.photo else set())),
             )
     return states
 

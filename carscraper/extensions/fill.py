@@ -13,8 +13,9 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.fill import Record
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import CarscraperError
-from carscraper.fill import Fill
+from carscraper.fill import Fill, look_at
 from carscraper.items import CarItem
+from carscraper.runs.monitors import expected_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scrapy import Request
     from scrapy.crawler import Crawler
 
+    from carscraper.fill import Drop
     from carscraper.settings import Secret
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class FillRecord:
         """Take the crawler."""
         self._crawler = crawler
         self._fill = Fill()
+        self._fallen: list[Drop] = []
         self._seen: set[str] = set()
         self._started = False
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
@@ -59,6 +62,11 @@ class FillRecord:
         """What was counted so far."""
         return self._fill
 
+    @property
+    def fallen(self) -> list[Drop]:
+        """The fields that fell against the last good crawl, once the crawl has ended."""
+        return self._fallen
+
     def spider_opened(self) -> None:
         """Note that the crawl could begin."""
         self._started = self._crawler.stats.get_value("carscraper/failed") is None
@@ -69,13 +77,14 @@ class FillRecord:
         if isinstance(item, CarItem):
             self._add_card(item)
 
-    def item_scraped(self, item: Any) -> None:
+    def item_scraped(self, item: Any, spider: DealerSpider) -> None:
         """Count a car that went through the pipelines."""
         if not isinstance(item, CarItem):
             return
         self._add_card(item)
         if item.details_at is not None:
             self._fill.add_page(item)
+        self._fill.add_car(item, spider.known_fields.pop(item.external_id, ()))
 
     def _add_card(self, item: CarItem) -> None:
         if item.external_id not in self._seen:
@@ -97,13 +106,14 @@ class FillRecord:
             fill=self._fill,
             complete=reason == "finished" and not broken and not limited,
             why=why,
+            good=all(each.is_met for each in look_at(self._fill, expected_of(self._crawler.settings, spider))),
         )
         secret: Secret = self._crawler.settings["DATABASE_URL"]
         timeout = min(_TIMEOUT, self._crawler.settings.getfloat("DATABASE_TIMEOUT"))
         # One of its own: that of the crawl is closed by the same signal.
         ledger = Ledger(secret.reveal(), timeout=timeout, patience=0)
         try:
-            await ledger.save_fill(record)
+            self._fallen = await ledger.save_fill(record)
         except CarscraperError as error:
             logger.warning("What could be read of the cars is not written, for `scrapy checkdealers`: %s", error)
         finally:

@@ -207,7 +207,14 @@ class Run:
                 earlier = [RunRecord(**each) for each in await ledger.earlier_runs(asdict(record), history)]
             except CarscraperError as error:
                 logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
-            record.monitors = check(self._crawler.settings, record, earlier, extension.fill if extension else None)
+            settings = self._crawler.settings
+            if extension is None:
+                record.monitors = check(settings, record, earlier, None)
+            else:
+                spider: Any = self._crawler.spider
+                record.monitors = check(
+                    settings, record, earlier, extension.fill, spider=spider, fallen=extension.fallen
+                )
         except Exception:
             logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]

@@ -1,4 +1,4 @@
-"""Limits that a run has to keep (``MONITOR_…``). Pure.
+"""Limits that a run has to keep: those of ``MONITOR_…``, and what is expected of a dealer without any setting. Pure.
 
 A limit that is set has to be seen to be kept: where there is nothing to look at, it is not. A limit that is not set, or
 that is about whole crawls when this one was to be a part by its arguments, says nothing.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from carscraper.fill import READABLE
+from carscraper.fill import READABLE, look_at, per_cent, where_read
 from carscraper.runs.record import PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scrapy.settings import BaseSettings
 
-    from carscraper.fill import Fill
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.fill import Drop, Fill
     from carscraper.runs.record import RunRecord
 
 _PARTS = ("limit", "makes", "max_pages", "changed_days")
@@ -27,15 +28,23 @@ _NOBODYS = "car-gone"
 
 
 def check(
-    settings: BaseSettings, record: RunRecord, earlier: Sequence[RunRecord] | None, fill: Fill | None
+    settings: BaseSettings,
+    record: RunRecord,
+    earlier: Sequence[RunRecord] | None,
+    fill: Fill | None,
+    *,
+    spider: DealerSpider | None = None,
+    fallen: Sequence[Drop] = (),
 ) -> list[dict[str, Any]]:
-    """Look at each limit that is set.
+    """Look at what is expected of the dealer, and at each limit that is set.
 
     Args:
         settings: of the crawl.
         record: the run, with its numbers; its status is not needed yet.
         earlier: runs before it; those that are not like it are passed over. ``None``: they could not be read.
         fill: what could be read of the cars; ``None``: it was not counted.
+        spider: that of a dealer.
+        fallen: fields that fell against its last good crawl.
 
     Returns:
         For each limit its ``name``, whether it ``passed``, and what is to be ``said`` of it, a sentence with numbers.
@@ -48,12 +57,19 @@ def check(
     worst = settings.get("MONITOR_MAX_FAILED_PHOTOS")
     if worst is not None:
         found.append(_failed_photos(record, worst))
+    if spider is not None and fill is not None:
+        found += _expected(settings, spider, fill, fallen)
     if record.source is not None:
         found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
     if drop is not None and whole:
         found.append(_drop(record, earlier, drop, settings.getint("MONITOR_HISTORY")))
     return [{"name": name, "passed": passed, "said": said} for name, passed, said in found]
+
+
+def expected_of(settings: BaseSettings, spider: DealerSpider | type[DealerSpider]) -> Mapping[str, float]:
+    """Return what is expected of the spider's cars, without what ``MONITOR_IGNORE_FIELDS`` names."""
+    return {name: share for name, share in spider.expected.items() if not _is_ignored(settings, spider, name)}
 
 
 def failed(monitors: Sequence[dict[str, Any]]) -> list[str]:
@@ -72,18 +88,41 @@ def _means_something(argument: str | None) -> bool:
 def _failed_photos(record: RunRecord, worst: float) -> tuple[str, bool, str]:
     lost = sum(number for reason, number in record.images_failed.items() if reason != _NOBODYS)
     photos = record.images_stored + record.images_linked + record.images_known + lost
-    name, limit = "max_failed_photos", f"at most {_percent(worst)} may"
+    name, limit = "max_failed_photos", f"at most {per_cent(worst)} may"
     if not photos:
         # A backfill may have nothing to do; a dealer always has photos.
         return name, record.source is None, f"there was no photo to look at, {limit} fail"
-    return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({_percent(lost / photos)}), {limit}"
+    return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({per_cent(lost / photos)}), {limit}"
+
+
+def _is_ignored(settings: BaseSettings, spider: DealerSpider | type[DealerSpider], field: str) -> bool:
+    return not {spider.name, f"{spider.name}.{field}"}.isdisjoint(settings.getlist("MONITOR_IGNORE_FIELDS"))
+
+
+def _expected(
+    settings: BaseSettings, spider: DealerSpider, fill: Fill, fallen: Sequence[Drop]
+) -> Iterator[tuple[str, bool, str]]:
+    missing = set()
+    for each in look_at(fill, expected_of(settings, spider)):
+        if each.is_met:
+            yield f"expected.{each.name}", True, str(each)
+        else:
+            missing.add(each.name)
+            yield f"expected.{each.name}", False, f"{each}{_see(spider, each.name)}"
+    for drop in fallen:
+        if drop.name not in missing and not _is_ignored(settings, spider, drop.name):
+            yield f"fall.{drop.name}", False, f"{drop} since the last good crawl{_see(spider, drop.name)}"
+
+
+def _see(spider: DealerSpider, field: str) -> str:
+    return f": see {where_read(type(spider), field)}; `scrapy checkdealers` shows every field"
 
 
 def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
     for field, least in shares.items():
         size = fill.size_of(field) if fill else 0
         number = fill.having(field) if fill else 0
-        limit = f"at least {_percent(least)} are expected"
+        limit = f"at least {per_cent(least)} are expected"
         if not size:
             yield f"min_fill.{field}", False, f"there was no car to look for {field} at, {limit}"
             continue
@@ -91,7 +130,7 @@ def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bo
         yield (
             f"min_fill.{field}",
             number / size >= least,
-            f"{number} of {size} {what} ({_percent(number / size)}), {limit}",
+            f"{number} of {size} {what} ({per_cent(number / size)}), {limit}",
         )
 
 
@@ -106,7 +145,7 @@ def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float, m
         return name, record.cars > 0, f"{record.cars} cars in the first whole run of its kind"
     median = statistics.median(each.cars for each in like)
     runs = "the last run" if len(like) == 1 else f"the median of the last {len(like)} runs"
-    said = f"{record.cars} cars, {runs} is {median:g}, they may be {_percent(drop)} fewer"
+    said = f"{record.cars} cars, {runs} is {median:g}, they may be {per_cent(drop)} fewer"
     return name, (median - record.cars) / median <= drop, said
 
 
@@ -123,12 +162,3 @@ def _is_measure_of(record: RunRecord, other: RunRecord) -> bool:
 
 def _kind(record: RunRecord) -> dict[str, str]:
     return {name: value for name, value in record.arguments.items() if not name.startswith("_")}  # _job is each its own
-
-
-def _percent(share: float) -> str:
-    """Give a share as per cent.
-
-    >>> _percent(0.05), _percent(0.333333), _percent(0.0001)
-    ('5 %', '33.3 %', '0.01 %')
-    """
-    return f"{100 * share:.3g} %"

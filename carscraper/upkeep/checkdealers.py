@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from carscraper.db import fill as stored
 from carscraper.exceptions import ConfigurationError
-from carscraper.fill import Drop, drops
-from carscraper.upkeep.dealers import Place, where_read
+from carscraper.fill import Drop, Expectation, Place, drops, look_at, where_read
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import Connection
 
     from carscraper.db.fill import Record
@@ -31,11 +32,13 @@ class Check:
     """What it is measured by."""
     fallen: list[tuple[Drop, Place]]
     """The fields that fell, and where each is read."""
+    missing: list[tuple[Expectation, Place]]
+    """The fields that too few cars have, whatever the crawls before had, and where each is read."""
 
     @property
     def is_wrong(self) -> bool:
-        """Whether somebody should look: a field fell, or the crawl failed."""
-        return bool(self.fallen) or self.failed
+        """Whether somebody should look: a field fell or is missing, or the crawl failed."""
+        return bool(self.fallen or self.missing) or self.failed
 
     @property
     def failed(self) -> bool:
@@ -54,16 +57,12 @@ class Check:
             "now": _as_json(self.now),
             "before": _as_json(self.before),
             "dropped": [
-                {
-                    "field": drop.name,
-                    "before": drop.before,
-                    "now": drop.now,
-                    "hook": place.hook,
-                    "spider": place.spider,
-                    "file": place.file,
-                    "selectors": place.selectors,
-                }
+                {"field": drop.name, "before": drop.before, "now": drop.now} | asdict(place)
                 for drop, place in self.fallen
+            ],
+            "missing": [
+                {"field": each.name, "cars": each.cars, "having": each.having, "least": each.least} | asdict(place)
+                for each, place in self.missing
             ],
         }
 
@@ -99,13 +98,22 @@ def read_against(text: str) -> str | datetime:
         raise ConfigurationError(f"--against is {text!r}; write good, previous, or a day such as 2026-02-01.") from None
 
 
-def check(connection: Connection, dealer: str, spider: Any, *, against: str | datetime = GOOD, points: float) -> Check:
-    """Compare the last crawl of *dealer* with the last good one before it, or with what *against* says.
+def check(
+    connection: Connection,
+    dealer: str,
+    spider: Any,
+    *,
+    expected: Mapping[str, float],
+    against: str | datetime = GOOD,
+    points: float,
+) -> Check:
+    """Compare the last crawl of *dealer* with what is expected and with the last good one, or what *against* says.
 
     Args:
         connection: in a transaction of the caller.
         dealer: the spider's name.
         spider: its class.
+        expected: the share of the cars that have each field, at least.
         against: as :func:`read_against` gives it; at the end of a day the last crawl that was good.
         points: by how many percentage points a field must fall to be named.
     """
@@ -115,8 +123,13 @@ def check(connection: Connection, dealer: str, spider: Any, *, against: str | da
         until = against if isinstance(against, datetime) else None
         before = stored.last(connection, spider.source, good=against != PREVIOUS, before=now.id, until=until)
     fallen = drops(before.fill, now.fill, points) if now and before else []
+    missing = [each for each in look_at(now.fill, expected) if not each.is_met] if now else []
     return Check(
-        dealer=dealer, now=now, before=before, fallen=[(drop, where_read(spider, drop.name)) for drop in fallen]
+        dealer=dealer,
+        now=now,
+        before=before,
+        fallen=[(drop, where_read(spider, drop.name)) for drop in fallen],
+        missing=[(each, where_read(spider, each.name)) for each in missing],
     )
 
 

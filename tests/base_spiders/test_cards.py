@@ -441,3 +441,61 @@ def test_a_page_that_broke_says_nothing() -> None:
     failure = Failure(TimeoutError("never"))
     failure.request = failed(404).request  # type: ignore[attr-defined]
     assert list(make_spider().missing_failed(failure)) == []
+
+
+# --- cards that were not closed -----------------------------------------------------------------------------------
+
+
+def unclosed(*cards: str, ends: int = 1) -> str:
+    """These cards, each without its last *ends* closing tags."""
+    return "".join(each.removesuffix("</div>" * ends) for each in cards) + '<p class="pager">Verð 1 2 Næsta</p>'
+
+
+@pytest.mark.parametrize("ends", [0, 1, 2])
+def test_nothing_is_taken_from_the_card_after_one_that_is_not_closed(ends: int) -> None:
+    cards = [
+        card(1, price="hafið samband", picture=""),
+        card(2, title="KIA NIRO", price="Verð: 2.000.000 kr."),
+        card(3, title="KIA RIO", price="Verð: 3.000.000 kr."),
+    ]
+    for selector in ("", ".card"):
+        spider = make_spider()
+        spider.card = selector
+        response = page(f'<div class="cards">{unclosed(*cards, ends=ends)}</div>')
+        for _ in range(2):  # it can be read again
+            found = {each.external_id: each for each in read(spider, response)}
+            assert {name: each.price for name, each in found.items()} == {"1": None, "2": 2_000_000, "3": 3_000_000}
+            assert {name: each.model for name, each in found.items()} == {"1": "Golf", "2": "Niro", "3": "Rio"}
+            photos = {name: [image.source_url[-5:] for image in each.images] for name, each in found.items()}
+            assert photos == {"1": [], "2": ["2.jpg"], "3": ["3.jpg"]}
+
+
+def test_cards_in_a_grid_whose_classes_they_share_stay_as_they_are() -> None:
+    first = f'<a href="{VIEW}1">VW GOLF</a><img src="/media/1.jpg"><p>Verð: 1.000.000 kr.</p>'
+    second = f'<div class="row"><a href="{VIEW}2">VW POLO</a></div><img src="/media/2.jpg"><p>Verð: 2.000.000 kr.</p>'
+    columns = "".join(f'<div class="col"><div class="card">{each}</div></div>' for each in (first, second))
+    found = read(make_spider(), page(f'<div class="row">{columns}</div>'))
+    assert [(each.model, each.price, len(each.images)) for each in found] == [
+        ("Golf", 10**6, 1),
+        ("Polo", 2 * 10**6, 1),
+    ]
+
+
+def test_an_advertisement_after_a_card_that_is_not_closed_is_no_part_of_it() -> None:
+    spider = make_spider()
+    spider.card = ".card"
+    advertisement = '<div class="card"><img src="/ads/9.jpg"><p>Verð: 9.000.000 kr.</p></div>'
+    first = card(1, price="hafið samband").removesuffix("</div>")
+    (found,) = read(spider, page(f"{first}{advertisement}"))
+    assert (found.price, [image.source_url[-5:] for image in found.images]) == (None, ["1.jpg"])
+    # An advertisement that is not closed has the cars after it, and is none of them.
+    found, other = read(spider, page(advertisement.removesuffix("</div>") + card(1, price="—") + card(2, price="—")))
+    assert (found.price, other.price) == (None, None)
+
+
+def test_a_frame_around_a_card_is_a_part_of_it() -> None:
+    spider = make_spider()
+    spider.card = ".card"
+    inner = card(1, picture="")
+    (found, *_) = read(spider, page(f'<div class="card"><img src="/media/1.jpg">{inner}</div>'))
+    assert [image.source_url[-5:] for image in found.images] == ["1.jpg"]

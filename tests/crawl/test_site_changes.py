@@ -305,3 +305,21 @@ def test_robots_txt_is_obeyed(new_world: Callable[..., World]) -> None:
     done = world.crawl(code=4)
     assert world.site.served.counts == {"robots": 1}
     assert "robots.txt" in verdict(done)
+
+
+def test_another_cars_page_tells_nothing_of_this_one(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=4, photos=1)
+    mixed_up, led_away, other, fine = world.site.cars
+    # The site serves another car's page under the address of the first, and leads from the second to it.
+    world.site.page_steps = {"other": ((str(mixed_up.cid), str(other.cid)),)}
+    world.site.fault(f"details:{mixed_up.cid}", ["other"], sticky=True)
+    address = f"{world.site.base_url}/CarDetails.aspx?bid={other.bid}&cid={other.cid}"
+    world.site.fault(f"details:{led_away.cid}", [f"redirect:{address}"], sticky=True)
+    done = world.crawl(code=3)
+    assert "2 details pages unreadable or missing" in last_words(done)
+    assert f"it is the page of the car {other.cid}" in done.stderr
+    for car in (mixed_up, led_away):
+        row = world.listing(car)
+        assert (row["price"], row["details_at"], row["colour"], row["dealer_name"]) == (car.price, None, None, None)
+        assert [image["identity"] for image in world.images_of(car)] == car.identities
+    assert world.listing(fine)["details_at"]

@@ -21,6 +21,8 @@
 ``gzip-bomb`` ``png-bomb``    100 kB that unpack to 100 MB; 50 kB that decode to 20000 x 20000 pixels
 ``redirect:<address>``        302 to that address
 ``binary``                    a page as application/octet-stream
+``windows-1252:utf-8``        the page in that encoding, while its header says the other (or nothing)
+``declared:iso-8859-1``       the page as it is, while its header says that encoding
 ============================  =========================================================================
 
 A site may know more for its own pages: bilasolur has ``layout`` (a redesigned site, nothing is where it was)
@@ -162,6 +164,12 @@ def apply_step(step: str, normal: Callable[[], Response]) -> Response:
     elif word == "binary":
         response.content_type = "application/octet-stream"
         response.body = b"\x00\xff\x00\xfe" * 64
+    elif word == "windows-1252":
+        text = body.decode().replace('<meta charset="utf-8">', "")
+        response.body = text.encode(word, "xmlcharrefreplace")
+        response.content_type = f"text/html; charset={value}" if value else "text/html"
+    elif word == "declared":
+        response.content_type = f"text/html; charset={value}"
     elif word == "slow":
         response.delay = float(value)
     elif word == "trickle":
@@ -218,7 +226,7 @@ def _png_bomb(side: int = 20_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-_CHANGES = {"ok", "redirect", "slow", "trickle", "binary", "as-html"}
+_CHANGES = {"ok", "redirect", "slow", "trickle", "binary", "as-html", "windows-1252", "declared"}
 _CHANGES |= {"empty", "one-byte", "half", "half-short", "half-closed", "gzip-cut", "no-end-marker"}
 """The steps that need the normal answer or a value, which `apply_step` knows itself."""
 

@@ -1,0 +1,463 @@
+"""``scrapy checkdealers --live``: a dealer's own spider reads a few pages of the site, and nothing is stored.
+
+:class:`Sample` goes before the spider's class and makes its crawl small; :class:`Contact` notes what comes and compares
+it with what is expected. What is saved has no mail addresses, phone and identity numbers or plates.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy import Request, signals
+from scrapy.http import Response, TextResponse
+
+from carscraper.addon import aborting
+from carscraper.exceptions import ConfigurationError, ImageRejectedError
+from carscraper.fill import CARD_FIELDS, PAGE, PAGE_FIELDS, PHOTO, Expectation, Fill, per_cent, where_read
+from carscraper.images.inspection import inspect
+from carscraper.items import CarItem
+from carscraper.network import GUARD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from scrapy.crawler import Crawler
+    from twisted.python.failure import Failure
+
+GOOD, MISSING, UNKNOWN = "✓", "✗", "·"
+"""As expected · not as expected · nothing is expected, or a few pages do not tell."""
+PAGES = 2
+"""Result pages that are asked for."""
+CARS = 3
+"""Cars whose own page, and first photo, are asked for."""
+SETTINGS: dict[str, Any] = {
+    "ITEM_PIPELINES": {"carscraper.pipelines.validate.ValidatePipeline": 100},
+    "EXTENSIONS": {
+        "carscraper.extensions.run.Run": None,
+        "carscraper.extensions.progress.Progress": None,
+        "carscraper.extensions.fill.FillRecord": None,
+    },
+}
+"""What a sample is crawled with: no store, no ledger, no run."""
+
+_KINDS = {"parse_home": "home", "parse_results": "results", "parse_details_safely": "details"}
+_KIND = "sample_kind"
+_PAGER = re.compile(r"(?<![\d/.])(\d{1,4})\s?(?:/|af)\s?(\d{1,4})(?![\d/.])")
+_MANY = 10  # cars; a list of fewer may well have one page
+
+
+class _NoLedger:
+    """Knows no car: each is new."""
+
+    async def card_states(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+
+class Sample:
+    """What goes before a dealer's spider to make its crawl a small one; it reads as the spider does."""
+
+    ledger = _NoLedger()
+    contact: Contact
+
+    def configure(self) -> None:
+        """Limit the crawl, which is partial by intent."""
+        super().configure()  # type: ignore[misc]
+        self.max_pages = PAGES
+        self.is_partial = True
+        self._cars = 0
+        self._photos = 0
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Ask for the site's home, too, if the search does not begin there."""
+        spider: Any = super()
+        is_home = False
+        async for request in spider.start():
+            is_home = is_home or urlsplit(request.url).path in {"", "/"}
+            yield request
+        if not is_home:
+            yield self._ask(self.base_url, "home")  # type: ignore[attr-defined]
+
+    def _ask(self, url: str, kind: str) -> Request:
+        meta: dict[str, Any] = {_KIND: kind, "allow_offsite": True}
+        if kind == "photo":
+            meta["download_slot"] = "images"
+        return Request(url, callback=self.kept, errback=self.missed, meta=meta, dont_filter=True)
+
+    def kept(self, response: Response) -> None:
+        """Leave it to :class:`Contact`, which hears of every answer."""
+
+    def missed(self, failure: Failure) -> None:
+        """Note what did not come."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        if request.meta[_KIND] == "photo":  # nothing is read from the other pages that are asked for here
+            self.contact.missed.append(f"{request.url}: {failure.getErrorMessage()}")
+
+    def read_cards(self, response: Response) -> tuple[list[CarItem], int]:
+        """Note what a page of the list shows, also one that a browser made."""
+        cards, unreadable = super().read_cards(response)  # type: ignore[misc]
+        self.contact.add_list(response, cards, unreadable)
+        return cards, unreadable
+
+    async def follow_cards(self, cards: list[CarItem]) -> list[CarItem | Request]:
+        """Note the cards; the first cars' own pages are asked for even where the spider does not read them."""
+        spider: Any = self
+        for card in cards:
+            if card.external_id not in spider.seen:
+                self.contact.add_card(card)
+        results: list[CarItem | Request] = []
+        for result in await super().follow_cards(cards):  # type: ignore[misc]
+            results.append(result)
+            if isinstance(result, CarItem) and self._cars < CARS:
+                self._cars += 1
+                results += [self._ask(result.url, "details"), *self._photo(result)]
+        return results
+
+    def _needs_details(self, card: CarItem, state: Any) -> bool:
+        if self._cars >= CARS or not super()._needs_details(card, state):  # type: ignore[misc]
+            return False
+        self._cars += 1
+        return True
+
+    def parse_details_safely(self, response: Response, item: CarItem) -> Iterator[Any]:
+        """Ask for the first photo of a car whose own page came."""
+        yield from super().parse_details_safely(response, item)  # type: ignore[misc]
+        yield from self._photo(item)
+
+    def details_failed(self, failure: Failure) -> Iterator[Any]:
+        """Ask for the photo that the card shows."""
+        yield from super().details_failed(failure)  # type: ignore[misc]
+        yield from self._photo(failure.request.cb_kwargs["item"])  # type: ignore[attr-defined]
+
+    def _photo(self, item: CarItem) -> Iterator[Request]:
+        if item.images and self._photos < CARS:
+            self._photos += 1
+            yield self._ask(item.images[0].source_url, "photo")
+
+
+@dataclass(slots=True)
+class _List:
+    """A page of the list."""
+
+    url: str
+    cars: int
+    new: int
+    unreadable: int
+    text: str
+
+
+@dataclass(slots=True)
+class Line:
+    """One thing that was looked at."""
+
+    mark: str
+    name: str
+    said: str
+
+
+@dataclass(slots=True)
+class _Page:
+    kind: str
+    url: str
+    status: int
+    text: str
+
+
+@dataclass(eq=False)
+class Contact:  # no slots: signals hold their receivers by weak references
+    """What a site answered to a sample."""
+
+    dealer: str
+    spider: type
+    expected: Mapping[str, float]
+    pages: list[_Page] = field(default_factory=list)
+    lists: list[_List] = field(default_factory=list)
+    photos: list[tuple[str, bool]] = field(default_factory=list)
+    """What is said of each, and whether it is whole."""
+    missed: list[str] = field(default_factory=list)
+    fill: Fill = field(default_factory=Fill)
+    examples: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
+    user_agent: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    _ids: set[str] = field(default_factory=set)
+
+    def watch(self, crawler: Crawler) -> None:
+        """Hear of all that the crawl gets."""
+        self._crawler = crawler
+        crawler.signals.connect(self.opened, signal=signals.spider_opened)
+        crawler.signals.connect(self.received, signal=signals.response_received)
+        crawler.signals.connect(self.scraped, signal=signals.item_scraped)
+        crawler.signals.connect(self.closed, signal=signals.spider_closed)
+
+    _crawler: Any = None
+
+    def opened(self, spider: Any) -> None:
+        """End the crawl if a setting or an argument is wrong, as the pipelines do elsewhere."""
+        spider.contact = self
+        self.user_agent = self._crawler.settings["USER_AGENT"]
+        with aborting(self._crawler):
+            GUARD.allow_all(self._crawler.settings.getlist("IMAGES_ALLOWED_HOSTS"))
+
+    def closed(self) -> None:
+        """Keep the numbers."""
+        self.stats = dict(self._crawler.stats.get_stats())
+
+    def received(self, response: Response, request: Request) -> None:
+        """Keep a page, or look at a photo."""
+        kind = request.meta.get(_KIND) or _KINDS.get(getattr(request.callback, "__name__", ""), "other")
+        if urlsplit(request.url).path == "/robots.txt":
+            kind = "robots"
+        if kind == "photo":
+            self.photos.append(self._look_at_photo(response))
+        elif isinstance(response, TextResponse) and not request.meta.get("playwright"):
+            self.pages.append(_Page(kind, response.url, response.status, response.text))
+
+    def _look_at_photo(self, response: Response) -> tuple[str, bool]:
+        settings = self._crawler.settings
+        try:
+            photo = inspect(
+                response.body,
+                min_width=settings.getint("IMAGES_MIN_WIDTH"),
+                min_height=settings.getint("IMAGES_MIN_HEIGHT"),
+                max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
+                max_bytes=settings.getint("IMAGES_MAX_BYTES"),
+            )
+        except ImageRejectedError as error:
+            return f"HTTP {response.status}, {len(response.body)} bytes: {error}", False
+        said = f"{photo.format} of {photo.width} × {photo.height} pixels, {len(response.body)} bytes"
+        return said, response.status == 200
+
+    def add_list(self, response: Response, cards: list[CarItem], unreadable: int) -> None:
+        """Note a page of the list once, however often it is read."""
+        if response.url in {each.url for each in self.lists}:
+            return
+        ids = {card.external_id for card in cards}
+        text = response.text if isinstance(response, TextResponse) else ""
+        self.lists.append(_List(response.url, len(ids), len(ids - self._ids), unreadable, _visible(response)))
+        self._ids |= ids
+        if text and response.url not in {each.url for each in self.pages if each.kind == "results"}:
+            self.pages.append(_Page("results", response.url, response.status, text))
+
+    def add_card(self, card: CarItem) -> None:
+        """Count a card."""
+        self.fill.add_card(card)
+        self._add_examples(card, "", CARD_FIELDS)
+
+    def scraped(self, item: Any) -> None:
+        """Count a car whose own page was read."""
+        if isinstance(item, CarItem) and item.details_at is not None:
+            self.fill.add_page(item)
+            self.fill.add_car(item)
+            self._add_examples(item, PAGE, (*PAGE_FIELDS, *CARD_FIELDS))
+
+    def _add_examples(self, item: CarItem, prefix: str, names: Iterable[str]) -> None:
+        values = {prefix + name: getattr(item, name) for name in names}
+        values[prefix + PHOTO] = item.images[0].source_url if item.images else None
+        for name, value in values.items():
+            if value is not None:
+                self.examples.setdefault(name, value)
+
+    # --- what is to be said ---
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether any page but robots.txt came."""
+        return any(page.status == 200 and page.kind != "robots" for page in self.pages)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all is as expected. 3: something is missing. 4: the site could not be asked."""
+        if not self.was_asked:
+            return 4
+        return 3 if any(line.mark == MISSING for line in self.lines()) else 0
+
+    def lines(self) -> list[Line]:
+        """Return what was looked at, and what was found."""
+        found = [*self._site(), *self._fields()]
+        if why := self.stats.get("carscraper/failed"):
+            found.append(Line(MISSING, "the crawl", why))
+        found += [Line(MISSING, "the list", why) for why in self.stats.get("carscraper/incomplete", [])]
+        found += [Line(MISSING, "photo not fetched", why) for why in self.missed]
+        return found
+
+    def _site(self) -> Iterator[Line]:
+        robots = [page for page in self.pages if page.kind == "robots"]
+        yield Line(GOOD if robots else UNKNOWN, "robots.txt", f"HTTP {robots[0].status}" if robots else "not asked for")
+        home = [page for page in self.pages if page.kind == "home"]
+        if home:
+            # If the search begins elsewhere it is not needed; else the crawl says what is wrong with it.
+            yield Line(GOOD if home[0].status == 200 else UNKNOWN, "home", f"HTTP {home[0].status}, {home[0].url}")
+        for number, each in enumerate(self.lists[:PAGES], 1):
+            said = f"{each.cars} cars, {each.new} of them new, {each.unreadable} unreadable cards, {each.url}"
+            yield Line(GOOD if each.cars and not each.unreadable else MISSING, f"result page {number}", said)
+        if not self.lists:
+            yield Line(MISSING, "result page 1", "no page of the list came")
+        else:
+            yield self._next_page()
+            yield self._end()
+        if getattr(self.spider, "has_details", False):
+            read = self.fill.pages
+            yield Line(GOOD if read else MISSING, "cars' own pages", f"{read} read")
+        whole = [said for said, is_whole in self.photos if is_whole]
+        bad = [said for said, is_whole in self.photos if not is_whole]
+        said = f"{len(whole)} of {len(self.photos)} whole, such as {(bad or whole or ['none'])[0]}"
+        yield Line(GOOD if whole and not bad else MISSING, "photos", said)
+
+    def _next_page(self) -> Line:
+        name = "next page"
+        if len(self.lists) > 1:
+            second = self.lists[1]
+            return Line(GOOD, name, f"found, with {second.new} further cars" if second.new else "it repeats the first")
+        where = getattr(self.spider, "next_page", "") or "?page=2"
+        if "more_button" in dir(self.spider):
+            return Line(UNKNOWN, name, "a browser lets the list grow")
+        return Line(MISSING if self.lists[0].cars >= _MANY else UNKNOWN, name, f"not found: see next_page = {where!r}")
+
+    def _end(self) -> Line:
+        name = "end of the list"
+        said = [
+            {int(match[2]): match[0] for match in _PAGER.finditer(each.text) if int(match[1]) == number}
+            for number, each in enumerate(self.lists, 1)
+        ]
+        total = {each for each in set.intersection(*map(set, said)) if not 1900 < each < 2100}  # 2/2023 is a month
+        if total:
+            return Line(GOOD, name, f"the pager says {said[-1][min(total)]}")
+        if len(self.lists) > 1 and not self.lists[1].new:
+            return Line(GOOD, name, "page 2 has no further car")
+        return Line(UNKNOWN, name, "not said on these pages: a crawl asks for one page more than it finds")
+
+    def _fields(self) -> Iterator[Line]:
+        cars, pages = self.fill.cars, self.fill.pages
+        if not cars:
+            return
+        for name in (PHOTO, *CARD_FIELDS):
+            having, least = self.fill.having(name), self.expected.get(name)
+            later = self.fill.counts.get(f"car.{name}", 0)
+            said = f"{having} of {cars} cards"
+            if later and not having:
+                said += f", {later} of {pages} own pages"
+            is_there = later == pages > 0 and not having
+            if least is not None:
+                said += f" ({per_cent(least)} are expected)"
+                is_there = is_there or Expectation(name, cars, having, least).is_met
+            yield self._field(name, said, None if least is None else is_there)
+        for name in PAGE_FIELDS if pages else ():
+            yield self._field(PAGE + name, f"{self.fill.having(PAGE + name)} of {pages} own pages", None)
+
+    def _field(self, name: str, said: str, is_there: bool | None) -> Line:
+        example = self.examples.get(name, self.examples.get(PAGE + name))
+        mark = (GOOD if example is not None else UNKNOWN) if is_there is None else GOOD if is_there else MISSING
+        if isinstance(example, int):
+            example = f"{example:,}".replace(",", ".") if example > 9999 else example
+        shown = f", such as {str(example)[:60]!r}" if example is not None else ""
+        return Line(mark, name, f"{said}{shown}: {where_read(self.spider, name)}")
+
+    def report(self) -> list[str]:
+        """Return the lines of the report, which a user can send."""
+        lines = self.lines()
+        width = max(len(line.name) for line in lines)
+        head = f"{self.dealer}, {self.at:%Y-%m-%d %H:%M} UTC, asked as {self.user_agent}"
+        return [mask(each) for each in (head, *(f"  {each.mark} {each.name:{width}}  {each.said}" for each in lines))]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON shows it."""
+        lines = [{"mark": each.mark, "name": each.name, "said": mask(each.said)} for each in self.lines()]
+        return {"dealer": self.dealer, "exit_code": self.exit_code, "lines": lines}
+
+    def save(self, within: Path) -> Path:
+        """Write the pages, masked, as cases of ``tests/fixtures`` are, and the report, into a new folder; return it.
+
+        Raises:
+            ConfigurationError: it can't be written.
+        """
+        folder = within / f"{self.dealer}-{self.at:%Y%m%d-%H%M%S}"
+        try:
+            self._save(folder)
+        except OSError as error:
+            raise ConfigurationError(f"{folder} can't be written ({error.strerror}): name another --save.") from None
+        return folder
+
+    def _save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers: dict[str, int] = {}
+        for page in self.pages:
+            numbers[page.kind] = numbers.get(page.kind, 0) + 1
+            if page.kind == "robots":
+                (folder / "robots.txt").write_text(mask(page.text), "utf-8")
+                continue
+            case = folder / f"{page.kind}-{numbers[page.kind]}"
+            case.mkdir(exist_ok=True)
+            meta = {"url": mask(page.url), "now": f"{self.at:%Y-%m-%dT%H:%M:%S}", "kind": page.kind}
+            (case / "response.html").write_text(mask(page.text), "utf-8", errors="replace")
+            (case / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        (folder / "report.txt").write_text("\n".join(self.report()) + "\n", "utf-8")
+
+
+def _visible(response: Response) -> str:
+    if not isinstance(response, TextResponse):
+        return ""
+    texts = response.xpath("//body//text()[not(ancestor::script or ancestor::style or ancestor::select)]").getall()
+    return " ".join(" ".join(texts).split())
+
+
+# --- masking ---
+
+_GAP = r"(?:[ \u00a0.\u2010-\u2015-]|&nbsp;|&#\d{1,5};|%20)?"
+_MAIL = re.compile(
+    r"[\w.+-]+(?:@|&#0*64;|&#x40;|&commat;|%40|\\u0040)[\w-]+(?:\.[\w-]+)+|(?<=data-cfemail=[\"'])[0-9a-f]+"
+    r"|(?<=email-protection#)[0-9a-f]+",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(
+    # a kennitala · a number with its country · one after its label · seven digits in two groups · seven alone, unless
+    # they are an id in an address
+    rf"(?<!\d)[0-7]\d[01]\d\d\d-?\d{{4}}(?!\d)"
+    rf"|(?:\+|\b00|%2B|\((?=\+?354))\+?\d{{2,3}}\)?(?:{_GAP}\d){{6,10}}(?!\d)"
+    rf"|\b(?:tel|phone|mobile|gsm|s[íi]m[ai]\w*|fax|s\.|callto|sms)(?:[\s:=\"'/]|&quot;|%3A){{1,4}}\+?\d(?:{_GAP}\d){{5,11}}"
+    rf"|(?<![\d.,/=&_-])[4-9]\d\d(?:[ \u00a0.\u2010-\u2015-]|&nbsp;|&#\d{{1,5}};)\d{{4}}(?![\d])"
+    rf"|(?<![\w.,/=&_-])[4-9]\d{{6}}(?![\w.]\d)(?!\d)",
+    re.IGNORECASE,
+)
+_LETTER = "A-ZÁÐÉÍÓÚÝÞÆÖ"
+# Before seven digits that are a number of a script, or a price.
+_PRICE = re.compile(r"\":\s?$|(?:price|ver[dð]|amount|km|akstur|id)\W{1,4}$", re.IGNORECASE)
+_ITSELF = rf"[{_LETTER}]{{2}}({_GAP})([{_LETTER}\d])\d{{2}}(?!\w)"
+_PLATE = re.compile(rf"(?<![\w#])(){_ITSELF}")
+# After its label in small letters, too.
+_LABELLED = re.compile(rf"((?:númer|astnr)\.?(?:<[^>]{{0,40}}>|[\s:=\"']){{1,9}}){_ITSELF}", re.IGNORECASE)
+
+
+def mask(text: str) -> str:
+    """Return *text* without mail addresses, phone numbers, identity numbers and plates; its form stays.
+
+    A model that looks like a plate is masked as well: what is sent to strangers rather lacks a model.
+
+    >>> mask("a.b@x.is, s. 555 1234, +354 555-1234, AB 123, ABC12, 010190-2939, kr. 2.990.000, cid=296487&p=5777561")
+    'post@example.is, s. 000 0000, +000 000-0000, XX 000, XXX00, 000000-0000, kr. 2.990.000, cid=296487&p=5777561'
+    >>> mask('<a href="tel:5551234">x</a> {"phone":"555-1234"} <b>Nýskráning</b> 9/2020 104.709 km.')
+    '<a href="tel:0000000">x</a> {"phone":"000-0000"} <b>Nýskráning</b> 9/2020 104.709 km.'
+    >>> mask('{"price":7590000,"price":"7590000","phone":5551234} <i data-price="7590000" content="5551234">')
+    '{"price":7590000,"price":"7590000","phone":0000000} <i data-price="7590000" content="0000000">'
+    >>> mask("Fastanúmer: <b>ab 123</b>, (354) 555 1234, (12.990.000 kr.), KIA EV6, GLC 300, 7.590.000 2019")
+    'Fastanúmer: <b>XX 000</b>, (000) 000 0000, (12.990.000 kr.), KIA EV6, GLC 300, 7.590.000 2019'
+    """
+    text = _MAIL.sub("post@example.is", text)
+    text = _NUMBERS.sub(_masked_number, text)
+    for pattern in (_LABELLED, _PLATE):
+        text = pattern.sub(_masked_plate, text)
+    return text
+
+
+def _masked_number(match: re.Match[str]) -> str:
+    before = match.string[max(0, match.start() - 20) : match.start()]
+    return match[0] if match[0].isdigit() and _PRICE.search(before) else re.sub(r"\d", "0", match[0])
+
+
+def _masked_plate(match: re.Match[str]) -> str:
+    return f"{match[1]}XX{match[2]}{'0' if match[3].isdigit() else 'X'}00"
