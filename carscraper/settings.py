@@ -252,6 +252,11 @@ IMAGES_PLACEHOLDER_CARS = _env("IMAGES_PLACEHOLDER_CARS", 3)
 #: Used by ``db.ledger``.
 IMAGES_NOT_PLACEHOLDERS = _env("IMAGES_NOT_PLACEHOLDERS", "")
 
+#: Days (UTC) on which a dealer must have given the same answer for a photo, such as ``http-404`` or a page instead of
+#: a picture, until nobody asks for it again.
+#: Used by ``db.ledger``.
+IMAGES_FINAL_AFTER = _env("IMAGES_FINAL_AFTER", 3)
+
 #: Blank GPS positions and serial numbers inside the file, without touching the picture.
 #: Used by ``pipelines.images``.
 IMAGES_STRIP_METADATA = _env("IMAGES_STRIP_METADATA", True)
@@ -487,6 +492,10 @@ MONITOR_MIN_CARS = _env("MONITOR_MIN_CARS", 0)
 #: The share of a run's photos that may fail, such as ``0.05``; not set, there is no limit.
 #: Used by ``runs.monitors``.
 MONITOR_MAX_FAILED_PHOTOS = _env("MONITOR_MAX_FAILED_PHOTOS")
+
+#: The share of the photos of cars for sale that must be stored, such as ``0.99``; not set, there is no limit.
+#: Used by ``runs.monitors``.
+MONITOR_MIN_STORED = _env("MONITOR_MIN_STORED")
 
 #: Share of the cars that have a field, at least, as JSON: ``{"price": 0.8, "photo": 0.9}``.
 #: Used by ``runs.monitors``.
@@ -761,6 +770,7 @@ checks: dict[str, Check] = {
     "LOG_FORMAT": _log_format,
     "MONITOR_MIN_CARS": _number(int, 0),
     "MONITOR_MAX_FAILED_PHOTOS": _optional_share,
+    "MONITOR_MIN_STORED": _optional_share,
     "MONITOR_MIN_FILL": _fill_shares,
     "MONITOR_MAX_DROP": _optional_share,
     "MONITOR_HISTORY": _number(int, 1),
@@ -803,6 +813,7 @@ checks: dict[str, Check] = {
     "IMAGES_MAX_PIXELS": _number(int, 1),
     "IMAGES_MAX_BYTES": _number(int, 1),
     "IMAGES_PLACEHOLDER_CARS": _families,
+    "IMAGES_FINAL_AFTER": _number(int, 1),
     "IMAGES_MAX_IN_FLIGHT": _number(int, 1),
     "IMAGES_CONCURRENCY": _number(int, 1),
     "IMAGES_DOWNLOAD_DELAY": _number(float, 0, optional=True),

@@ -173,7 +173,20 @@ class DealerSpider(CarscraperSpider):
             else:
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
+        await self._add_known_images([card for card in fresh if card.unchanged])
         return results
+
+    async def _add_known_images(self, cards: list[CarItem]) -> None:
+        """Let cards that say nothing new have all photos of their car, with what the ledger knows of each."""
+        if not cards:
+            return
+        try:
+            known = await self.ledger.shown_images(self.source, [card.external_id for card in cards])
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            raise CloseSpider("database_away") from None
+        for card in cards:
+            card.images = known.get(card.external_id, card.images)
 
     def details_request(self, item: CarItem) -> Request:
         """Ask for the car's own page."""
