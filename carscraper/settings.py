@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -102,6 +103,14 @@ def _env(name: str, default: Any = None) -> Any:
 # --- The project ------------------------------------------------------------------------------------------------
 
 BOT_NAME = "carscraper"
+# ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
+# (Scrapy takes the command's name off the line once the settings are read.)
+CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in {
+    "fetch",
+    "parse",
+    "shell",
+    "view",
+}
 SPIDER_MODULES = ["carscraper.spiders"]
 NEWSPIDER_MODULE = "carscraper.spiders"
 COMMANDS_MODULE = "carscraper.commands"
@@ -111,6 +120,14 @@ ITEM_PIPELINES = {
     "carscraper.pipelines.images.CarImagesPipeline": 200,
     "carscraper.pipelines.database.DatabasePipeline": 300,
     "carscraper.pipelines.kinship.KinshipPipeline": 350,
+}
+FEED_EXPORTERS = {
+    "csv": "carscraper.runs.feeds.CarCsvExporter",
+    "json": "carscraper.runs.feeds.CarJsonExporter",
+    "jsonlines": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "jsonl": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "jl": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "xml": "carscraper.runs.feeds.CarXmlExporter",
 }
 EXTENSIONS = {
     "carscraper.extensions.run.Run": 0,

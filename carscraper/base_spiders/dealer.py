@@ -81,6 +81,11 @@ class DealerSpider(CarscraperSpider):
         self.taken = 0
         self.is_partial = bool(self.makes or self.limit or self.max_pages)
         """A partial crawl concludes nothing about cars that it did not see."""
+        self.one_page = self.settings.getbool("CARSCRAPER_ONE_PAGE")
+        """This is ``scrapy parse`` or its kind: there is no ledger to be asked."""
+        if self.one_page:
+            self.is_partial = True
+            self.allowed_domains = []  # the page was named by its user, wherever it is
 
     async def start(self) -> AsyncIterator[Any]:
         """Begin at the site's first page."""
@@ -159,8 +164,10 @@ class DealerSpider(CarscraperSpider):
             self.seen.add(card.external_id)
             self.taken += 1
             fresh.append(card)
+        states: dict[str, CardState] = {}
         try:
-            states = await self.ledger.card_states(self.source, [card.external_id for card in fresh])
+            if not self.one_page:
+                states = await self.ledger.card_states(self.source, [card.external_id for card in fresh])
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
             raise CloseSpider("database_away") from None

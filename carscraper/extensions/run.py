@@ -255,14 +255,15 @@ class Run:
         what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
         if record.exit_code == SUCCESS:
             record.exit_code, record.status, what = PARTIAL, words.PARTIAL, f"partial. Its {what}"
-        record.why = f"{record.why}\n{what}"
+        record.why = f"{record.why}\n{logs.printable(what)}"
         announce(self._crawler, PARTIAL, [f"{record.spider}: {what}"])
 
     def _conclude(self, record: RunRecord, code: int, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
         record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
-        record.why = "\n".join(line.removeprefix(f"{record.spider}: ") for line in lines)
+        # A page's own words make no line of it.
+        record.why = "\n".join(logs.printable(line.removeprefix(f"{record.spider}: ")) for line in lines)
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
         record.complete = whole and saw_all(stats)

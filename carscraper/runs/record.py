@@ -86,7 +86,7 @@ class RunRecord:
     @property
     def reason(self) -> str:
         """Why it is no success, in one line; empty for a success and for a run under way."""
-        lines = [line.strip() for line in (self.why or "").splitlines() if line.strip()]
+        lines = [line.strip() for line in (self.why or "").split("\n") if line.strip()]
         if self.status in {SUCCESS, RUNNING}:
             return ""
         if self.status == PARTIAL and len(lines) > 1:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
@@ -159,6 +159,10 @@ class BackfillSpider(CarscraperSpider):
             self.count("images/not_in_store")
 
     # --- the work ---
+
+    def parse(self, response: Response) -> NoReturn:
+        """Say why ``scrapy parse`` has nothing to read here."""
+        self.fail("The backfill reads pages with the dealers' spiders: use `scrapy parse --spider=DEALER URL`.")
 
     async def start(self) -> AsyncIterator[Any]:
         """Give cars and requests as there is room for them."""
