@@ -230,22 +230,26 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
 
     Not for a dealer of whom most photos failed alike: that says something of the night, and nothing of the photos.
     """
-    failed = (
-        select(_images.c.id, _listings.c.source, _images.c.reason, _images.c.failed_days)
-        .join(_listings, _listings.c.id == _images.c.listing_id)
-        .where(becomes_final(), _images.c.last_attempt_at >= since)
-        .where(or_(_images.c.failed_on.is_(None), _images.c.failed_on < since.date()))
+    of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
+    failed = and_(
+        _images.c.listing_id == _listings.c.id,
+        becomes_final(),
+        _images.c.last_attempt_at >= since,
+        or_(_images.c.failed_on.is_(None), _images.c.failed_on < since.date()),
     )
-    if sources is not None:
-        failed = failed.where(_listings.c.source.in_(sources))
+    is_new = (_images.c.failed_days == 0).label("is_new")
+    numbers = select(_listings.c.source, _images.c.reason, is_new, func.count().label("photos"))
+    numbers = numbers.where(failed, of_sources).group_by(_listings.c.source, _images.c.reason, is_new)
     by_source: dict[str, list[Any]] = {}
-    for row in connection.execute(failed):
+    for row in connection.execute(numbers):
         by_source.setdefault(row.source, []).append(row)
     for source, rows in by_source.items():
-        if not _is_bad_night(connection, source, rows, since):
-            for chunk in chunks([row.id for row in rows]):
-                values = {"failed_days": _images.c.failed_days + 1, "failed_on": since.date()}
-                connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(values))
+        if _is_bad_night(connection, source, rows, since):
+            continue
+        query = select(_images.c.id).where(failed, _listings.c.source == source).order_by(_images.c.id)
+        for chunk in chunks(connection.execute(query).scalars().all()):
+            values = {"failed_days": _images.c.failed_days + 1, "failed_on": since.date()}
+            connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(values))
 
 
 def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
@@ -254,16 +258,19 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
     The second is for a dealer whose photos are nearly all stored: what is left to ask for is what failed before, and
     only new photos tell whether he answers as usual.
     """
-    alike = max(Counter(row.reason for row in rows).values())
-    new = Counter(row.reason for row in rows if not row.failed_days)
+    alike: Counter[str] = Counter()
+    new: Counter[str] = Counter()
+    for row in rows:
+        alike[row.reason] += row.photos
+        new[row.reason] += row.photos if row.is_new else 0
     number = select(func.count()).select_from(_images.join(_listings, _images.c.listing_id == _listings.c.id))
     number = number.where(_listings.c.source == source)
     # An archive has no cars for sale.
     photos = connection.execute(number.where(_listings.c.is_active)).scalar() or connection.execute(number).scalar_one()
-    if 2 * alike > photos:
+    if 2 * max(alike.values()) > photos:
         return True
-    alike = max(new.values(), default=0)
-    if alike < _FEW:
+    most = max(new.values())
+    if most < _FEW:
         return False
     asked = number.where(
         or_(
@@ -271,4 +278,4 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
             and_(_images.c.status != "stored", _images.c.last_attempt_at >= since, _images.c.failed_days == 0),
         )
     )
-    return 2 * alike > connection.execute(asked).scalar_one()
+    return 2 * most > connection.execute(asked).scalar_one()
