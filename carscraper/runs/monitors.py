@@ -59,6 +59,9 @@ def check(
         found.append(_failed_photos(record, worst))
     if spider is not None and fill is not None:
         found += _expected(settings, spider, fill, fallen)
+    least = settings.get("MONITOR_MIN_STORED")
+    if least is not None:
+        found.append(_stored(record, least))
     if record.source is not None:
         found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
@@ -116,6 +119,16 @@ def _expected(
 
 def _see(spider: DealerSpider, field: str) -> str:
     return f": see {where_read(type(spider), field)}; `scrapy checkdealers` shows every field"
+
+
+def _stored(record: RunRecord, least: float) -> tuple[str, bool, str]:
+    photos, stored = record.images_for_sale, record.images_for_sale_stored or 0
+    name, limit = "min_stored", f"at least {per_cent(least)} are expected"
+    if not photos:
+        what = "there was no photo of a car for sale" if photos == 0 else "the photos of cars for sale were not counted"
+        return name, photos == 0 and record.source is None, f"{what}, {limit} to be stored"
+    said = f"{stored} of {photos} photos of cars for sale are stored ({per_cent(stored / photos)}), {limit}"
+    return name, stored / photos >= least, said
 
 
 def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
