@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import and_, case, func, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import KnownImage, chunks, due_condition, image_of, known_images, of_cars, utcnow
+from carscraper.db.queries import HAVE_BYTES, KnownImage, chunks, due_condition, image_of, known_images, of_cars, utcnow
 from carscraper.items import CarItem
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def listed(
             _listings.c.image_url,
             _listings.c.is_active,
             func.count(_images.c.id),
-            number((_images.c.status != "stored") & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))),
+            number(
+                _images.c.status.not_in(HAVE_BYTES) & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))
+            ),
             number(due_condition(utcnow())),
             number((_images.c.status == "stored") & (_images.c.store == "folder")),
         )
@@ -198,16 +200,16 @@ def known_among(connection: Connection, source: str, external_id: str, identitie
 
 
 def lose_images(connection: Connection, listing_id: int, identities: list[str]) -> None:
-    """Make pending what was stored in the folder and is not there any more."""
+    """Make pending what was stored in the folder and is not there any more, under whatever ids the car has it."""
+    of_car = and_(_images.c.listing_id == listing_id, _images.c.store == "folder", _images.c.status.in_(HAVE_BYTES))
+    keys = connection.execute(select(_images.c.key).where(of_car, _images.c.identity.in_(identities))).scalars().all()
     connection.execute(
         update(_images)
-        .where(
-            _images.c.listing_id == listing_id,
-            _images.c.identity.in_(identities),
-            _images.c.status == "stored",
-            _images.c.store == "folder",
+        .where(of_car, _images.c.key.in_(keys))
+        .values(
+            {"status": "pending"}
+            | dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at", "superseded_by"))
         )
-        .values(status="pending", reason=None, store=None, key=None, url=None, stored_at=None, last_attempt_at=None)
     )
 
 

@@ -27,6 +27,7 @@ from scrapy.pipelines.images import ImagesPipeline
 
 from carscraper.addon import aborting, end_as_failed, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
+from carscraper.db.queries import HAVE_BYTES
 from carscraper.exceptions import (
     BlockedAddressError,
     DatabaseUnavailableError,
@@ -66,6 +67,8 @@ _EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "place
 _BROKEN = frozenset({"truncated", "empty"})
 # Not stored, and nobody may insist: the bytes are safe, or somebody had the photo deleted.
 _SETTLED = frozenset({"spooled", "deleted"})
+# What no longer counts once the site shows the photo.
+_ENDED_BY_SIGHT = frozenset({"car-gone", "off-page"})
 # What is copied from a known photo to one with the same bytes.
 _SAME_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
@@ -191,9 +194,9 @@ class CarImagesPipeline(ImagesPipeline):
                 await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if image.status == "stored" or not found or found.due:
+            if image.status == "stored" or not found or found.due or self._is_shown_again(image, found.image, item):
                 continue
-            if not image.insist or found.image.status == "stored" or found.image.reason in _SETTLED:
+            if not image.insist or found.image.status in HAVE_BYTES or found.image.reason in _SETTLED:
                 self._take_over(image, found.image)
         if self._wanted(item):
             item.listing_id = await self._announce(item)
@@ -204,9 +207,17 @@ class CarImagesPipeline(ImagesPipeline):
         self._count(item)
         return item
 
+    @staticmethod
+    def _is_shown_again(image: CarImage, known: CarImage, item: CarItem) -> bool:
+        """Tell whether the site shows what it did not show when the photo was given up."""
+        given_up = known.reason in _ENDED_BY_SIGHT or (known.status == "superseded" and known.key is None)
+        return given_up and item.seen and image.on_page
+
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
         image.status, image.reason = known.status, known.reason
+        if known.status == "superseded" and known.key:
+            image.status = "stored"  # its bytes are; the site shows it again
         if known.reason == "deleted":
             image.key = image.url = None  # the row has its key until the object is gone
         elif self.store and image.key and not image.url and image.store == self.store.backend.location:
@@ -234,7 +245,8 @@ class CarImagesPipeline(ImagesPipeline):
         Without the card's hash and the time of the details: a crawl that dies now reads this car again.
         """
         try:
-            told = replace(item, card_hash=None, details_at=None, images=item.images if images else [])
+            images_so_far = item.images if images else []
+            told = replace(item, card_hash=None, details_at=None, shows_all=False, images=images_so_far)
             saved = await self.ledger.save(told)
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
@@ -510,7 +522,9 @@ class CarImagesPipeline(ImagesPipeline):
         image: CarImage = request.meta["car_image"]
         if rejected.reason in _EXPIRED:
             if item.gone:
-                return ImageRejectedError("car-gone", f"{rejected.reason}, and so is the car")
+                return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page says it is gone")
+            if not image.on_page:
+                return ImageRejectedError("off-page", f"{rejected.reason}, and the car's page does not show the photo")
             fresh = await self._visit(item)
             if not fresh:
                 return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page shows no photo")
@@ -600,6 +614,8 @@ class CarImagesPipeline(ImagesPipeline):
         stats = self.crawler.stats
         for image in item.images:
             stats.inc_value("carscraper/images/seen")
+            if (item.gone and image.reason == "no-fresh-address") or image.reason == "off-page":
+                continue  # whether it is missed shows when the car is saved, or when the run ends
             if image.attempts == 0 and image.status != "pending" and image.reason != "bad-address":
                 self._count_known(image)
             elif image.reason == "deleted":

@@ -50,10 +50,8 @@ _TIME = "%Y%m%d_%H%M%S"
 _OURS = re.compile(r"([0-9]{8}_[0-9]{6})_[A-Za-z0-9._-]{1,80}")
 _LONGEST_JOB = 64
 _FLUSH_EVERY = 1.0  # seconds; each flush costs a few bytes of the compression
-_WRITTEN = {
-    kind: [each.name for each in fields(kind) if each.name not in {"images", "image_urls", "card_hash"}]
-    for kind in (CarItem, GoneCar)
-}
+_NOT_WRITTEN = {"images", "image_urls", "card_hash", "shows_all", "give_up_photos"}
+_WRITTEN = {kind: [each.name for each in fields(kind) if each.name not in _NOT_WRITTEN] for kind in (CarItem, GoneCar)}
 _OF_AN_IMAGE = ("identity", "url", "key", "status", "reason")
 
 
