@@ -29,7 +29,7 @@ from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import ClassVar
 
     from scrapy.http import Response
@@ -131,6 +131,20 @@ class DealerSpider(CarscraperSpider):
     def canonical_url(self, url: str) -> str:
         """Give the lasting address of the car's page at *url*, on the same host."""
         return url
+
+    def car_of_image(self, address: str) -> str | None:
+        """Return the id of the car that the address of a photo names; ``None`` if it names none."""
+        return None
+
+    def find_car(
+        self,
+        external_id: str,
+        callback: Callable[..., Any],
+        errback: Callable[..., Any],
+        cb_kwargs: dict[str, Any] | None = None,
+    ) -> Request | None:
+        """Return the first request of a search for one car by its id; ``None`` if the site has no such search."""
+        return None
 
     def incomplete(self, why: str) -> None:
         """Make the crawl partial: a part of the site's list was not seen.
