@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONTROLS = 3
 """Pages of cars for sale that are asked for before anything is concluded."""
 _TRUSTED = 0.8  # of the controls that answer; one may have been sold since
-_MANY = 5  # cars that were for sale lately; of fewer all may be sold by chance
+_MANY = 5  # cars; of fewer all may be sold by chance
 
 
 @dataclass(slots=True)
@@ -35,6 +35,9 @@ class Evidence:
     controls: list[bool] | None = None
     """What the pages of cars for sale said at the end, by whether they show the car; ``None``: not asked yet."""
 
+    believed: bool = False
+    """The comparison is made, and the pages are believed."""
+
     def why_not(self, min_share: float) -> str | None:
         """Say why the word of the pages is not believed; ``None`` if it is.
 
@@ -43,7 +46,8 @@ class Evidence:
         """
         controls = self.controls or []
         if not controls:
-            return "no page of a car that is for sale could be found to compare them with"
+            few = len(self.gone) < _MANY
+            return None if few else "no page of a car that is for sale could be found to compare them with"
         if sum(controls) < _TRUSTED * len(controls):
             return f"so do those of {controls.count(False)} of {len(controls)} cars that are for sale"
         if self.lately.total() >= _MANY and self.lately[True] < min_share * self.lately.total():

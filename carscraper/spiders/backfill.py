@@ -458,16 +458,19 @@ class BackfillSpider(CarscraperSpider):
     # --- cars whose pages say that they are gone ---
 
     def _gone(self, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
-        """Use what addresses of its photos still answer, while they do; whether it is gone shows at the end."""
+        """Use what addresses of its photos still answer, while they do; whether it is gone shows at the end.
+
+        Not that of a car without photos: with one stored it would be no work any more, should it not be gone.
+        """
         evidence = self._evidence[car.item.source]
         if again:
             evidence.gone.append(car)
             self._note_lately(car, shown=False)
             return
         self.count("details/gone")
-        item = self._within_limit(replace(car.item, gone=True, images=self._addresses(car)), car)
+        item = replace(car.item, gone=True, images=self._addresses(car) if car.images else [])
         if item.images:
-            yield item
+            yield self._within_limit(item, car)
         # With photos left for the next run it stays active, so that the next run comes back to it.
         if not self.options.sample and not any(image.reason == "limit" for image in item.images):
             evidence.doubtful.append(car)
@@ -504,8 +507,9 @@ class BackfillSpider(CarscraperSpider):
                 self._under_way[source] += 1
                 yield request
             return
-        for each in self._conclude(source, evidence):
-            yield each
+        steps = self._mark_gone(source, evidence) if evidence.believed else self._conclude(source, evidence)
+        for request in steps:
+            yield request
 
     async def _controls(self, source: str) -> list[Request]:
         """Ask for pages of cars that are for sale: those that this run has seen, else what the site's home shows."""
@@ -573,8 +577,9 @@ class BackfillSpider(CarscraperSpider):
         self._moved.set()
 
     def _conclude(self, source: str, evidence: Evidence) -> Iterator[Request]:
-        """Mark the cars as gone and give up their photos, or fail and do neither."""
+        """Believe the pages and try the last addresses, or fail: no car is marked, no photo given up."""
         why_not = evidence.why_not(self.settings.getfloat("CRAWL_MIN_SHARE"))
+        evidence.believed = not why_not
         if why_not:
             end_as_failed(
                 self.crawler,
@@ -582,13 +587,18 @@ class BackfillSpider(CarscraperSpider):
                 f"marked, no photo given up. Look at the site; if it is well, run `scrapy crawl "
                 f"{self.key_folder(source)}` and then the backfill again.",
             )
-        else:
-            for car in evidence.gone:
-                item = car.item
-                url = item.url or self.dealers[source].home
-                yield carry(GoneCar(source=source, external_id=item.external_id, url=url, give_up_photos=True))
-        evidence.gone.clear()
-        evidence.controls = None
+            evidence.gone.clear()
+        for car in [each for each in evidence.gone if not each.images]:
+            if self._is_full(source):
+                evidence.gone.remove(car)  # the next run has room for its photo
+            else:
+                yield from self._hand_on(car, replace(car.item, gone=True, images=self._addresses(car)))
+
+    def _mark_gone(self, source: str, evidence: Evidence) -> Iterator[Request]:
+        for car in evidence.gone:
+            url = car.item.url or self.dealers[source].home
+            yield carry(GoneCar(source=source, external_id=car.item.external_id, url=url, give_up_photos=True))
+        self._evidence[source] = Evidence()
 
     # --- what is under way ---
 

@@ -95,7 +95,7 @@ def test_a_backfill_that_hears_of_every_car_that_it_is_gone_fails_and_marks_none
     world.site.clear_faults()
     backfill(world, limit=0)
     assert all(active(world).values())
-    assert statuses(world) - Counter({("superseded", None): 12}) == Counter({("stored", None): 24})
+    assert statuses(world) == {("stored", None): 24}
 
 
 def test_pages_that_say_gone_for_a_while_cost_nothing(new_world: Callable[..., World]) -> None:
@@ -122,7 +122,7 @@ def test_cars_that_were_for_sale_yesterday_are_not_all_gone_today(new_world: Cal
 
 
 def test_an_old_table_of_which_all_is_sold_is_settled_in_one_run(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=14, photos=2)
+    world = new_world(cars=14, photos=2, featured=3)
     sold = world.site.cars[:9]
     for car in sold:
         world.site.sell(car.cid)
@@ -228,6 +228,7 @@ def test_photos_under_their_old_ids_again_are_current_again(
     key = world.image(world.site.cars[0])["key"]
     done = world.command("storage", "delete", key, "--yes")
     assert done.returncode == 0, done
-    assert key not in rclone_s3.keys()
-    assert len(rclone_s3.keys()) == 8
+    left = rclone_s3.keys()
+    assert len(left) == 8
+    assert key not in left
     assert statuses(world) == {("stored", None): 8, ("superseded", None): 8, ("failed", "deleted"): 2}
