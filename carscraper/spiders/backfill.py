@@ -103,7 +103,8 @@ class BackfillSpider(CarscraperSpider):
         for name in loader.list():
             spider = loader.load(name)
             if issubclass(spider, DealerSpider):
-                dealers[spider.source] = spider.from_crawler(self.crawler)
+                dealer = dealers[spider.source] = spider.from_crawler(self.crawler)
+                dealer.base_url = self.options.base_url or dealer.base_url
         return dealers
 
     def _rehearse_with_other_settings(self) -> None:
