@@ -6,6 +6,8 @@ import csv
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from carscraper.db.queries import utcnow
 from tests.crawl.legacy import Legacy, upgrade
 from tests.crawl.test_backfill import backfill, photo_of, row_of
@@ -165,6 +167,66 @@ def test_a_car_that_an_earlier_version_marked_wrongly_is_whole_after_the_next_cr
     )
     world.crawl()
     assert statuses(world) == {("stored", None): 6}
+
+
+# ── The search for a car's number ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("leads_to", ["results", "details"])
+def test_a_car_whose_page_has_no_address_of_use_is_found_by_its_number(
+    new_world: Callable[..., World], leads_to: str
+) -> None:
+    world = new_world(cars=5, photos=2, layout="2026", cid_leads_to=leads_to)
+    glued, relative, empty, nothing, sold = world.site.cars
+    legacy = Legacy(world)
+    for number, (car, url) in enumerate(
+        (
+            (glued, f"https://bilasolur.isCarDetails.aspx?bid={glued.bid}&cid={glued.cid}"),
+            (relative, f"CarDetails.aspx?bid={relative.bid}&cid={relative.cid}"),
+            (empty, ""),
+            (nothing, None),
+            (sold, "/"),
+        )
+    ):
+        image_url = f"https://bilasolur.isCarImage.aspx?s=16&c={car.cid}&p={car.photos[0].p}&w=784"
+        legacy.add(**row_of(car, number, url=url, image_url=image_url))
+    upgrade(world)
+    world.site.expire_all()
+    world.site.sell(sold.cid)
+    done = backfill(world, limit=0)
+    assert "(0 new, 1 gone)" in verdict(done)
+    assert active(world) == {str(car.cid): car is not sold for car in world.site.cars}
+    for car in (glued, relative, empty, nothing):
+        assert [row["status"] for row in world.images_of(car)] == ["stored"] * 2
+        assert world.listing(car)["horsepower"] == car.horsepower
+        assert f"cid={car.cid}" in world.listing(car)["url"]
+    assert world.asked("search") == 4, "two without an address of use, and one that is sold, twice"
+    world.site.reset()
+    backfill(world, limit=0)
+    assert world.site.served.requests == []
+
+
+def test_a_car_whose_page_says_gone_is_looked_for_by_its_number(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=4, photos=2, layout="2026")
+    old_table(world)
+    car, sold, *_ = world.site.cars
+    world.site.fault(f"details:{car.cid}", ["gone"])
+    world.site.sell(sold.cid)
+    backfill(world, limit=0)
+    assert active(world) == {str(each.cid): each is not sold for each in world.site.cars}
+    assert world.asked("search") == 2
+    assert statuses(world) == {("stored", None): 6, ("failed", "car-gone"): 1}
+
+
+def test_where_the_site_has_no_such_search_the_page_is_asked_once_more(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=1)  # of 2019
+    old_table(world)
+    for car in world.site.cars[:3]:
+        world.site.sell(car.cid)
+    done = backfill(world, limit=0)
+    assert "(0 new, 3 gone)" in verdict(done)
+    assert sum("SearchCars" in asked.path for asked in world.site.served.requests) <= 3
+    assert world.asked("search") == 0
 
 
 # ── New ids for the same bytes ────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from sqlalchemy import text, update
 
 from carscraper.db import queries, schema, work
@@ -155,3 +156,33 @@ def test_other_cars_with_the_same_bytes_are_left_alone(ledger: Ledger) -> None:
     ledger.save(page(stored("1/1", "a")), car("2", images=[stored("2/1", "a")]))
     assert {row.status for row in ledger.rows(images)} == {"stored"}
     assert len(ledger.rows(listings)) == 2
+
+
+def test_an_upgrade_leaves_one_current_row_for_each_picture(database_url: str) -> None:
+    engine = open_engine(database_url, timeout=20)
+    car_row = text("INSERT INTO car_listings (id, source, external_id) VALUES (:id, :source, '1')")
+    photo_row = text(
+        "INSERT INTO car_images (id, listing_id, position, identity, source_url, status, source_sha256, first_seen_at) "
+        "VALUES (:id, :listing, 0, :photo, '', :status, :content, '2026-01-01')"
+    )
+    photos = [("a", "stored"), ("a", "failed"), ("a", "stored"), ("b", "stored")]
+    with engine.begin() as connection:
+        command.upgrade(schema.alembic_config(connection), "0005")
+        for number, source in enumerate(("Bilasolur", "Archive"), 1):
+            connection.execute(car_row, {"id": number, "source": source})
+            for photo, (content, status) in enumerate(photos):
+                values = {"id": 10 * number + photo, "listing": number, "photo": str(photo)}
+                connection.execute(photo_row, values | {"status": status, "content": content})
+    schema.upgrade(engine)
+    rows = {row.id: (row.status, row.superseded_by) for row in Ledger(engine).rows(images)}
+    assert rows == {
+        10: ("superseded", 12),
+        11: ("failed", None),
+        12: ("stored", None),
+        13: ("stored", None),
+        20: ("stored", None),
+        21: ("failed", None),
+        22: ("stored", None),
+        23: ("stored", None),
+    }
+    engine.dispose()
