@@ -778,6 +778,8 @@ def _image_values(
     values["stored_at"] = now if image.status == "stored" else None
     if row is None:
         return values
+    if not image.on_page:
+        image.position = values["position"] = row.position  # where it was when it was shown
     if row.reason == "deleted":
         # Only where the dealer shows it may change; the crawl that had it in hand meanwhile changes nothing.
         if (row.position, row.source_url) == (image.position, image.source_url):

@@ -378,7 +378,7 @@ class BackfillSpider(CarscraperSpider):
         item.shows_all = True
         on_page = {image.identity for image in item.images}
         off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
-        item.images += [replace(image, position=len(item.images), on_page=False) for image in off_page]
+        item.images += [replace(image, on_page=False) for image in off_page]
         item.image_urls = [image.source_url for image in item.images]
         yield self._within_limit(item, car)
 

@@ -103,6 +103,19 @@ def test_what_was_never_stored_makes_room_for_what_stands_in_its_place(ledger: L
     }
 
 
+def test_old_addresses_that_were_tried_keep_their_place(ledger: Ledger) -> None:
+    """The page does not show these photos: what a run makes of them changes neither their place nor what is shown."""
+    ledger.save(page(failed("1/1"), failed("1/2"), failed("1/3")))
+    item = page(stored("1/11", "a"), stored("1/12", "b"))
+    tried = [failed(f"1/{number}", "off-page", on_page=False, position=number + 5) for number in (1, 2, 3)]
+    item.images += tried
+    (saved,) = ledger.save(item)
+    assert saved.superseded == {"1/1", "1/2"}
+    assert states(ledger)["1/1"] == ("superseded", None, "1/11")
+    assert states(ledger)["1/3"] == ("failed", "off-page", None)
+    assert ledger.row(images, identity="1/3").position == 2
+
+
 def test_a_photo_that_the_dealer_takes_off_the_page_is_given_up_by_days(ledger: Ledger) -> None:
     ledger.save(page(stored("1/1", "a"), failed("1/2"), stored("1/3", "c")))
     shows = page(stored("1/1", "a"), stored("1/3", "c"))
