@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.settings import default_settings
 
 from carscraper import logs
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.network import GUARD
 from carscraper.settings import Secret, checks, exposed_env_file, secret_names
 
 if TYPE_CHECKING:
@@ -78,6 +81,10 @@ class CarscraperAddon:
                 continue
             settings.set(name, checked, priority=settings.getpriority(name) or 0)
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
+        if settings.getbool("CARSCRAPER_ONE_PAGE"):
+            self._allow_named_hosts(settings)
+            for problem in problems:
+                logger.error("%s", problem)
         if not problems:
             self._derive(settings)
         for name in _QUIET:
@@ -85,6 +92,16 @@ class CarscraperAddon:
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
         if exposed := exposed_env_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
+
+    @staticmethod
+    def _allow_named_hosts(settings: BaseSettings) -> None:
+        """Let a command connect to what its user wrote on the command line, wherever that is."""
+        GUARD.allow_all(settings.getlist("IMAGES_ALLOWED_HOSTS"))
+        for word in sys.argv[1:]:
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(word if "://" in word else f"http://{word}")
+                if parts.hostname:
+                    GUARD.allow(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
 
     @staticmethod
     def _derive(settings: BaseSettings) -> None:
@@ -134,9 +151,9 @@ def for_our_spiders(crawler: Crawler) -> None:
     """Keep what knows our spiders only out of ``scrapy shell``, ``fetch`` and other programs' spiders.
 
     Raises:
-        NotConfigured: the crawler's spider is none of ours.
+        NotConfigured: the crawler's spider is none of ours, or this is no crawl.
     """
-    if not hasattr(crawler.spidercls, "spooled_sources"):
+    if not hasattr(crawler.spidercls, "spooled_sources") or crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
         raise NotConfigured
 
 
@@ -144,6 +161,8 @@ def end_as_failed(crawler: Crawler, why: str) -> None:
     """Write *why* the crawl failed where ``extensions.verdict`` looks; the first reason stays."""
     if crawler.stats.get_value("carscraper/failed") is None:
         crawler.stats.set_value("carscraper/failed", why)
+        if crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+            logger.error("%s", why)  # no verdict comes
 
 
 def stop_as_failed(crawler: Crawler, why: str, *, reason: str) -> None:

@@ -78,7 +78,9 @@ class Fill:
 
     def _add(self, item: CarItem, prefix: str, names: tuple[str, ...]) -> None:
         found = {name: int(getattr(item, name) is not None) for name in names}
-        found |= {PHOTO: int(bool(item.images)), "photos": len(item.images)}
+        # An unchanged car has all photos of the ledger, whatever its card shows.
+        photos = len(item.image_urls if item.unchanged else item.images)
+        found |= {PHOTO: int(bool(photos)), "photos": photos}
         for name, number in found.items():
             self.counts[prefix + name] = self.counts.get(prefix + name, 0) + number
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -102,6 +103,14 @@ def _env(name: str, default: Any = None) -> Any:
 # --- The project ------------------------------------------------------------------------------------------------
 
 BOT_NAME = "carscraper"
+# ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
+# (Scrapy takes the command's name off the line once the settings are read.)
+CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in {
+    "fetch",
+    "parse",
+    "shell",
+    "view",
+}
 SPIDER_MODULES = ["carscraper.spiders"]
 NEWSPIDER_MODULE = "carscraper.spiders"
 COMMANDS_MODULE = "carscraper.commands"
@@ -111,6 +120,14 @@ ITEM_PIPELINES = {
     "carscraper.pipelines.images.CarImagesPipeline": 200,
     "carscraper.pipelines.database.DatabasePipeline": 300,
     "carscraper.pipelines.kinship.KinshipPipeline": 350,
+}
+FEED_EXPORTERS = {
+    "csv": "carscraper.runs.feeds.CarCsvExporter",
+    "json": "carscraper.runs.feeds.CarJsonExporter",
+    "jsonlines": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "jsonl": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "jl": "carscraper.runs.feeds.CarJsonLinesExporter",
+    "xml": "carscraper.runs.feeds.CarXmlExporter",
 }
 EXTENSIONS = {
     "carscraper.extensions.run.Run": 0,
@@ -251,6 +268,11 @@ IMAGES_PLACEHOLDER_CARS = _env("IMAGES_PLACEHOLDER_CARS", 3)
 #: SHA-256 (comma separated) of pictures that are photos though many cars show them.
 #: Used by ``db.ledger``.
 IMAGES_NOT_PLACEHOLDERS = _env("IMAGES_NOT_PLACEHOLDERS", "")
+
+#: Days (UTC) on which a dealer must have given the same answer for a photo, such as ``http-404`` or a page instead of
+#: a picture, until nobody asks for it again.
+#: Used by ``db.ledger``.
+IMAGES_FINAL_AFTER = _env("IMAGES_FINAL_AFTER", 3)
 
 #: Blank GPS positions and serial numbers inside the file, without touching the picture.
 #: Used by ``pipelines.images``.
@@ -487,6 +509,10 @@ MONITOR_MIN_CARS = _env("MONITOR_MIN_CARS", 0)
 #: The share of a run's photos that may fail, such as ``0.05``; not set, there is no limit.
 #: Used by ``runs.monitors``.
 MONITOR_MAX_FAILED_PHOTOS = _env("MONITOR_MAX_FAILED_PHOTOS")
+
+#: The share of the photos of cars for sale that must be stored, such as ``0.99``; not set, there is no limit.
+#: Used by ``runs.monitors``.
+MONITOR_MIN_STORED = _env("MONITOR_MIN_STORED")
 
 #: Share of the cars that have a field, at least, as JSON: ``{"price": 0.8, "photo": 0.9}``.
 #: Used by ``runs.monitors``.
@@ -761,6 +787,7 @@ checks: dict[str, Check] = {
     "LOG_FORMAT": _log_format,
     "MONITOR_MIN_CARS": _number(int, 0),
     "MONITOR_MAX_FAILED_PHOTOS": _optional_share,
+    "MONITOR_MIN_STORED": _optional_share,
     "MONITOR_MIN_FILL": _fill_shares,
     "MONITOR_MAX_DROP": _optional_share,
     "MONITOR_HISTORY": _number(int, 1),
@@ -803,6 +830,7 @@ checks: dict[str, Check] = {
     "IMAGES_MAX_PIXELS": _number(int, 1),
     "IMAGES_MAX_BYTES": _number(int, 1),
     "IMAGES_PLACEHOLDER_CARS": _families,
+    "IMAGES_FINAL_AFTER": _number(int, 1),
     "IMAGES_MAX_IN_FLIGHT": _number(int, 1),
     "IMAGES_CONCURRENCY": _number(int, 1),
     "IMAGES_DOWNLOAD_DELAY": _number(float, 0, optional=True),

@@ -79,7 +79,8 @@ class Archive:
         settled = await self._ledger.settled(ARCHIVE, asked)
         for lot, key in settled:
             del lots[lot][key]
-        self._stats.inc_value("carscraper/images/known", len(settled))
+        stored = sum(status == "stored" for status in settled.values())
+        self._stats.inc_value("carscraper/images/known", stored)
         return lots
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -20,7 +21,7 @@ from carscraper.parsing import clean_text
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import ClassVar, Self
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -38,6 +39,8 @@ class CarscraperSpider(Spider):
     """The spider's arguments as they were given."""
     argument_problem: str | None
     """What is wrong with them; the pipelines end the crawl with this sentence."""
+    retry_pause: ClassVar[timedelta] = timedelta()
+    """How long this spider leaves a photo alone that failed several times."""
     job_id: str
     """Scrapyd's or the queue's name of this run, or one of its own."""
 

@@ -12,7 +12,7 @@ import html
 import logging
 import random
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from scrapy import Request
@@ -164,6 +164,13 @@ class BrowserSpider(CardSpider):
             yield request
 
     # --- the list ---
+
+    def parse(self, response: Response) -> NoReturn:
+        """Say why ``scrapy parse`` has nothing to read here."""
+        self.fail(
+            f"Scripts make the list of {self.name}, and `scrapy parse` runs none: use "
+            f"`scrapy crawl {self.name} -a limit=3`."
+        )
 
     async def parse_results(
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1

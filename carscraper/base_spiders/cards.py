@@ -147,6 +147,17 @@ class CardSpider(DealerSpider):
 
     # --- result pages ---
 
+    async def parse(self, response: Response) -> AsyncIterator[Any]:
+        """Read one page for ``scrapy parse``: a car's own page or a page of results."""
+        car_id = self.car_id(response.url)
+        if car_id is None:
+            async for result in self.parse_results(response):
+                yield result
+            return
+        item = CarItem(source=self.source, external_id=car_id, url=self.canonical_url(response.url))
+        for result in self.parse_details_safely(response, item):
+            yield result
+
     async def parse_results(
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
     ) -> AsyncIterator[CarItem | Request]:

@@ -98,6 +98,11 @@ class DealerSpider(CarscraperSpider):
         self._said_gone: list[GoneCar] = []
         self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         """A partial crawl concludes nothing about cars that it did not see."""
+        self.one_page = self.settings.getbool("CARSCRAPER_ONE_PAGE")
+        """This is ``scrapy parse`` or its kind: there is no ledger to be asked."""
+        if self.one_page:
+            self.is_partial = True
+            self.allowed_domains = []  # the page was named by its user, wherever it is
 
     def _read_changed_days(self, value: str) -> int | None:
         offered = [str(days) for days in self.changes_within]
@@ -199,8 +204,10 @@ class DealerSpider(CarscraperSpider):
             self.taken += 1
             self.controls.append((card.external_id, card.url))
             fresh.append(card)
+        states: dict[str, CardState] = {}
         try:
-            states = await self.ledger.card_states(self.source, [card.external_id for card in fresh])
+            if not self.one_page:
+                states = await self.ledger.card_states(self.source, [card.external_id for card in fresh])
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
             raise CloseSpider("database_away") from None
@@ -214,7 +221,20 @@ class DealerSpider(CarscraperSpider):
                 card.shows_all = not self.has_details
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
+        await self._add_known_images([card for card in fresh if card.unchanged])
         return results
+
+    async def _add_known_images(self, cards: list[CarItem]) -> None:
+        """Let cards that say nothing new have all photos of their car, with what the ledger knows of each."""
+        if not cards:
+            return
+        try:
+            known = await self.ledger.shown_images(self.source, [card.external_id for card in cards])
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            raise CloseSpider("database_away") from None
+        for card in cards:
+            card.images = known.get(card.external_id, card.images)
 
     def details_request(self, item: CarItem) -> Request:
         """Ask for the car's own page."""

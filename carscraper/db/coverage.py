@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import HAVE_BYTES
+from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, RetryRules, becomes_final, chunks
 from carscraper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -140,3 +141,141 @@ def stored_since(connection: Connection, store: str, since: datetime) -> int:
         _images.c.status == "stored", _images.c.store == store, _images.c.stored_at >= since
     )
     return connection.execute(query).scalar_one()
+
+
+# --- photos of cars for sale ------------------------------------------------------------------------------------
+
+LEFT_ON_PURPOSE = frozenset({"limit", "terms"})
+"""Reasons of photos that were left by an argument or a setting."""
+_NOT_STORED = ("failed", "pending", "superseded")  # names the index on the status
+_FEW = 3  # photos; what fewer of them say of a night is chance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForSale:
+    """How the photos of the cars for sale stand at the end of a run."""
+
+    photos: int = 0
+    """All of them, without those that another row supersedes."""
+    stored: int = 0
+    due: dict[str, int] = field(default_factory=dict)
+    """Not stored and to be asked for again, or refused in this run, by reason."""
+    final: dict[str, int] = field(default_factory=dict)
+    """Not stored, and nobody asks again, by reason."""
+    left: dict[str, int] = field(default_factory=dict)
+    """Not stored by intent, by reason: a limit of the run, or somebody's wish."""
+    not_for_sale: dict[str, int] = field(default_factory=dict)
+    """Photos of other cars that the run asked for and that are still to be had, by reason."""
+
+    @property
+    def unstored(self) -> dict[str, int]:
+        """All that are not stored, by reason."""
+        total: dict[str, int] = {}
+        for part in (self.due, self.final, self.left):
+            for reason, number in part.items():
+                total[reason] = total.get(reason, 0) + number
+        return total
+
+
+def for_sale(
+    connection: Connection, sources: list[str] | None, since: datetime, retry: RetryRules, narrow: bool
+) -> ForSale:
+    """Count the photos of the active cars of *sources* (``None``: of all).
+
+    Args:
+        connection: in a transaction of the caller.
+        sources: of the cars.
+        since: when the run began (UTC, without a zone).
+        retry: after how many days a failure is final.
+        narrow: the run was to see a part of the cars only; photos of the others are none of its business.
+    """
+    of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
+    joined = _images.join(_listings, _listings.c.id == _images.c.listing_id)
+    # This needs an index alone, and the other question reads only what is not stored.
+    total = select(func.count()).select_from(joined).where(of_sources, _listings.c.is_active)
+    photos: int = connection.execute(total).scalar_one()
+    tried = func.coalesce(_images.c.last_attempt_at >= since, False)
+    new = or_(tried, _images.c.first_seen_at >= since)
+    seen = or_(tried, func.coalesce(_listings.c.last_seen_at >= since, False))
+    final = or_(_images.c.reason.in_(DECIDED_HERE), _images.c.failed_days >= retry.final_after)
+    groups: list[Any] = [_images.c.status, _images.c.reason, final, _listings.c.is_active, tried, new, seen]
+    labels = [each.label(f"group_{number}") for number, each in enumerate(groups)]
+    query: Any = select(*labels, func.count()).select_from(joined)
+    query = query.where(_images.c.status.in_(_NOT_STORED), of_sources).group_by(*labels)
+    parts: dict[str, dict[str, int]] = {name: {} for name in ("due", "final", "left", "not_for_sale")}
+    stored = photos
+    for status, cause, is_final, is_active, was_tried, is_new, was_seen, number in connection.execute(query):
+        reason = cause or "not-fetched"
+        stored -= number if is_active else 0
+        if status == "superseded":
+            photos -= number if is_active else 0
+            continue
+        if is_active:
+            # What is decided here is news once.
+            part = "final" if is_final and not (reason in DECIDED_HERE and is_new) else "due"
+            if reason == "deleted" or reason in LEFT_ON_PURPOSE:
+                part = "left"
+            elif part == "due" and narrow and not was_seen:
+                part, reason = "left", "not-visited"
+        elif was_tried and reason not in LEFT_ON_PURPOSE | {"deleted"} and (reason in DECIDED_HERE or not is_final):
+            part = "not_for_sale"
+        else:
+            continue
+        parts[part][reason] = parts[part].get(reason, 0) + number
+    return ForSale(photos=photos, stored=stored, **parts)
+
+
+def count_days(connection: Connection, sources: list[str] | None, since: datetime) -> None:
+    """Count the day of the run that began at *since* for the photos that failed in it.
+
+    Not for a dealer of whom most photos failed alike: that says something of the night, and nothing of the photos.
+    """
+    of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
+    failed = and_(
+        _images.c.listing_id == _listings.c.id,
+        becomes_final(),
+        _images.c.last_attempt_at >= since,
+        or_(_images.c.failed_on.is_(None), _images.c.failed_on < since.date()),
+    )
+    is_new = (_images.c.failed_days == 0).label("is_new")
+    numbers = select(_listings.c.source, _images.c.reason, is_new, func.count().label("photos"))
+    numbers = numbers.where(failed, of_sources).group_by(_listings.c.source, _images.c.reason, is_new)
+    by_source: dict[str, list[Any]] = {}
+    for row in connection.execute(numbers):
+        by_source.setdefault(row.source, []).append(row)
+    for source, rows in by_source.items():
+        if _is_bad_night(connection, source, rows, since):
+            continue
+        query = select(_images.c.id).where(failed, _listings.c.source == source).order_by(_images.c.id)
+        for chunk in chunks(connection.execute(query).scalars().all()):
+            values = {"failed_days": _images.c.failed_days + 1, "failed_on": since.date()}
+            connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(values))
+
+
+def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
+    """Tell whether most photos of a dealer failed alike: of all that he has, or of those that never failed so before.
+
+    The second is for a dealer whose photos are nearly all stored: what is left to ask for is what failed before, and
+    only new photos tell whether he answers as usual.
+    """
+    alike: Counter[str] = Counter()
+    new: Counter[str] = Counter()
+    for row in rows:
+        alike[row.reason] += row.photos
+        new[row.reason] += row.photos if row.is_new else 0
+    number = select(func.count()).select_from(_images.join(_listings, _images.c.listing_id == _listings.c.id))
+    number = number.where(_listings.c.source == source)
+    # An archive has no cars for sale.
+    photos = connection.execute(number.where(_listings.c.is_active)).scalar() or connection.execute(number).scalar_one()
+    if 2 * max(alike.values()) > photos:
+        return True
+    most = max(new.values())
+    if most < _FEW:
+        return False
+    asked = number.where(
+        or_(
+            and_(_images.c.status == "stored", _images.c.stored_at >= since),
+            and_(_images.c.status != "stored", _images.c.last_attempt_at >= since, _images.c.failed_days == 0),
+        )
+    )
+    return 2 * most > connection.execute(asked).scalar_one()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -18,12 +19,14 @@ from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import fill, kinship, queries, runs, schema, work
+from carscraper.db import coverage, fill, kinship, queries, runs, schema, work
 from carscraper.db.engine import explained, open_engine
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from scrapy.crawler import Crawler
 
     from carscraper.db.locks import Locks
@@ -52,6 +55,7 @@ class Ledger:
         timeout: float = 30,
         patience: float = 120,
         rules: queries.PlaceholderRules | None = None,
+        retry: queries.RetryRules = queries.CRAWL,
         read_only: bool = False,
     ) -> None:
         """Take plain values; nothing is connected before :meth:`open`.
@@ -61,12 +65,14 @@ class Ledger:
             timeout: seconds one operation may take.
             patience: seconds the database may be away before :class:`DatabaseUnavailableError`.
             rules: when equal bytes on several cars are a placeholder.
+            retry: when a photo that is not stored is tried again.
             read_only: refuse every write; tables must be there.
         """
         self._url = database_url
         self._timeout = timeout
         self._patience = patience
         self._rules = rules or queries.PlaceholderRules()
+        self._retry = retry
         self._read_only = read_only
         self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
         self._executor = self._new_executor()
@@ -93,6 +99,7 @@ class Ledger:
                 timeout=settings.getfloat("DATABASE_TIMEOUT"),
                 patience=settings.getfloat("DATABASE_PATIENCE"),
                 rules=queries.PlaceholderRules.from_settings(settings),
+                retry=retry_rules(crawler),
             )
             crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
         return found
@@ -128,7 +135,11 @@ class Ledger:
 
     async def card_states(self, source: str, external_ids: Iterable[str]) -> dict[str, queries.CardState]:
         """Tell of each known car whether its card changed and whether it has photos to try again."""
-        return await self._ask(queries.card_states, source, list(external_ids))
+        return await self._ask(queries.card_states, source, list(external_ids), self._retry)
+
+    async def shown_images(self, source: str, external_ids: Iterable[str]) -> dict[str, list[CarImage]]:
+        """Return for each car its photos in their order, with what an item says of them."""
+        return await self._ask(queries.shown_images, source, list(external_ids))
 
     async def active_cars(self, source: str) -> list[queries.ActiveCar]:
         """List every active car of *source*, the longest unseen first."""
@@ -142,23 +153,23 @@ class Ledger:
         self, sources: list[str] | None, *, include_inactive: bool, shard: tuple[int, int] | None = None
     ) -> list[work.Listed]:
         """List the cars that a backfill may have to do with, the soonest lost first."""
-        return await self._ask(work.listed, sources, include_inactive, shard)
+        return await self._ask(work.listed, sources, include_inactive, shard, self._retry)
 
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
         """Give the cars *row_ids* as the tables have them, with their photos."""
-        return await self._ask(work.cars, row_ids)
+        return await self._ask(work.cars, row_ids, self._retry)
 
     async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
         """List the rows that name no car: row id, source, address and the photo's address, the last seen first."""
         return await self._ask(work.without_id, sources)
 
-    async def settled(self, source: str, photos: list[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Tell which of ``(external_id, identity)`` are stored or not due."""
-        return await self._ask(work.settled, source, photos)
+    async def settled(self, source: str, photos: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return the status of those of ``(external_id, identity)`` that are stored or not due."""
+        return await self._ask(work.settled, source, photos, self._retry)
 
     async def known_among(self, source: str, external_id: str, identities: list[str]) -> dict[str, queries.KnownImage]:
         """Give those of a car's photos that are named; for an archive, whose folders hold any number."""
-        return await self._ask(work.known_among, source, external_id, identities)
+        return await self._ask(work.known_among, source, external_id, identities, self._retry)
 
     async def sizes(self) -> work.Sizes:
         """Give averages over what is stored, for an estimate."""
@@ -241,6 +252,14 @@ class Ledger:
         with explained():
             await self._write(runs.finish, run)
 
+    async def photos_for_sale(
+        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, narrow: bool
+    ) -> coverage.ForSale:
+        """Count the days of failures of the run that began at *since*, then the photos of the cars for sale."""
+        with explained():
+            await self._write(coverage.count_days, sources, since)
+            return await self._ask(coverage.for_sale, sources, since, retry, narrow)
+
     async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Give the last runs that *run* can be measured by."""
         with explained():
@@ -305,7 +324,7 @@ class Ledger:
             return [0] * len(photos)
 
     async def _known_images(self, cars: list[tuple[str, str]]) -> list[dict[str, queries.KnownImage]]:
-        return await self._ask(queries.known_images, cars, True)
+        return await self._ask(queries.known_images, cars, True, self._retry)
 
     async def _known_bytes(self, asked: list[tuple[str, str]]) -> list[queries.KnownBytes | None]:
         return await self._ask(queries.known_bytes, asked, self._rules)
@@ -365,6 +384,12 @@ class Ledger:
     @staticmethod
     def _new_executor() -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+
+
+def retry_rules(crawler: Crawler) -> queries.RetryRules:
+    """Return ``IMAGES_FINAL_AFTER`` and the pause of the spider."""
+    final_after = crawler.settings.getint("IMAGES_FINAL_AFTER")
+    return queries.RetryRules(final_after=final_after, pause=getattr(crawler.spidercls, "retry_pause", timedelta()))
 
 
 _ledgers: WeakKeyDictionary[Crawler, Ledger] = WeakKeyDictionary()

@@ -35,25 +35,26 @@ HAVE_BYTES = ("stored", "superseded")
 
 _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
 
-PERMANENT_REASONS = frozenset(
+DECIDED_HERE = frozenset({"blocked-address", "bad-address", "deleted", "car-gone"})
+"""Reasons that are final at once: nobody has to be asked again."""
+FINAL_BY_DAYS = frozenset(
     {
-        "http-404",
-        "http-410",
         "not-an-image",
+        "placeholder",
         "too-small",
         "too-large",
-        "blocked-address",
-        "bad-address",
+        "truncated",
+        "empty",
+        "no-fresh-address",
+        "off-page",
         "robots-txt",
-        "car-gone",
-        "deleted",
     }
 )
-"""Reasons for which a photo is not tried again by itself: the dealer's answer will be the same."""
+"""Reasons that become final when the dealer has given the same answer on several days; ``http-4xx`` are others."""
+_BUSY = ("http-408", "http-425", "http-429")  # statuses that say "later"
 
-# A failed photo is tried again at the next chance three times (a crawl is some hours away at least), then by the day.
+# A backfill takes a failed photo up again at once this often, then once a day: its ``limit`` is for the others.
 _QUICK_ATTEMPTS = 3
-_RETRY_EVERY = timedelta(days=1)
 
 # What a card or details page may leave open without the old value being wrong: never overwritten by None.
 _KEPT = (
@@ -197,6 +198,20 @@ class Shown:
     """They are all that the site shows of the car."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryRules:
+    """When a photo that is not stored is tried again."""
+
+    final_after: int = 3
+    """Days with the same answer after which nobody asks again."""
+    pause: timedelta = timedelta()
+    """How long a photo that failed several times is left alone: not at all by a crawl, which sees its car anyway."""
+
+
+CRAWL = RetryRules()
+"""The rules of a crawl."""
+
+
 def utcnow() -> datetime:
     """Give the time as the tables hold it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
@@ -218,21 +233,38 @@ def of_cars(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
             yield and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
 
 
-def due_condition(now: datetime) -> Any:
-    """Give the condition for photos that are not stored and may be tried again at *now*."""
-    return and_(
+def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
+    """Return the condition for photos that are not stored and are to be tried again at *now*."""
+    due = and_(
         _images.c.status.not_in(HAVE_BYTES),
-        or_(_images.c.reason.is_(None), _images.c.reason.not_in(PERMANENT_REASONS | {"spooled"})),
+        or_(_images.c.reason.is_(None), _images.c.reason.not_in(DECIDED_HERE | {"spooled"})),
+        _images.c.failed_days < retry.final_after,
+    )
+    if not retry.pause:
+        return due
+    return and_(
+        due,
         or_(
             _images.c.last_attempt_at.is_(None),
             _images.c.attempts <= _QUICK_ATTEMPTS,
-            _images.c.last_attempt_at < now - _RETRY_EVERY,
+            _images.c.last_attempt_at < now - retry.pause,
         ),
+    )
+
+
+def becomes_final() -> Any:
+    """Return the condition for photos whose failure becomes final by days."""
+    reason = _images.c.reason
+    return and_(
+        _images.c.status == "failed",
+        or_(reason.in_(FINAL_BY_DAYS), and_(reason.like("http-4%"), reason.not_in(_BUSY))),
     )
 
 
 # What describes the bytes; it changes only together with the status.
 _BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
+# What counts the days of a failure.
+_DAYS = ("failed_days", "failed_on")
 
 # Statements that run for nearly every photo are built once: building one costs more than SQLite takes to run it.
 _hashes: Any = bindparam("hashes", expanding=True)
@@ -284,16 +316,19 @@ _WRITE_IMAGE = (
     .values(
         {name: bindparam(f"new_{name}") for name in (*_BYTES, "status", "reason", "stored_at")}
         | {"attempts": _images.c.attempts + bindparam("tries"), "last_attempt_at": bindparam("now")}
+        | {"failed_days": 0, "failed_on": None}  # only what came is written like this
     )
 )
 
 # --- questions ------------------------------------------------------------------------------------------------------
 
 
-def card_states(connection: Connection, source: str, external_ids: list[str]) -> dict[str, CardState]:
-    """Tell of each known car of *external_ids* what the last crawl knew."""
+def card_states(
+    connection: Connection, source: str, external_ids: list[str], retry: RetryRules = CRAWL
+) -> dict[str, CardState]:
+    """Return for each known car of *external_ids* what the last crawl knew."""
     # The car is on the list: that its page said otherwise one day counts no more.
-    wanted = or_(due_condition(utcnow()), and_(_images.c.status == "failed", _images.c.reason == "car-gone"))
+    wanted = or_(due_condition(utcnow(), retry), and_(_images.c.status == "failed", _images.c.reason == "car-gone"))
     due = exists().where(_images.c.listing_id == _listings.c.id, wanted)
     states = {}
     for chunk in chunks(external_ids):
@@ -339,7 +374,7 @@ def image_of(row: Row[Any]) -> CarImage:
 
 
 def known_images(
-    connection: Connection, cars: list[tuple[str, str]], siblings: bool = False
+    connection: Connection, cars: list[tuple[str, str]], siblings: bool = False, retry: RetryRules = CRAWL
 ) -> list[dict[str, KnownImage]]:
     """Give for each ``(source, external_id)`` of *cars* its photos by identity.
 
@@ -348,7 +383,7 @@ def known_images(
     """
     found: dict[tuple[str, str], dict[str, KnownImage]] = {car: {} for car in cars}
     others: dict[tuple[str, str], dict[str, KnownImage]] = {}
-    due = due_condition(utcnow()).label("due")
+    due = due_condition(utcnow(), retry).label("due")
     for these in _with_siblings(found) if siblings else of_cars(car for car in found if car[1]):
         query = (
             select(_listings.c.source, _listings.c.external_id, _images, due)
@@ -363,6 +398,29 @@ def known_images(
     if siblings:
         _let_inherit(found, {car: dict(photos) for car, photos in (found | others).items()})
     return [found[car] for car in cars]
+
+
+_OF_AN_ITEM = ("identity", "source_url", "position", "status", "reason", "store", "key", "url")
+
+
+def shown_images(connection: Connection, source: str, external_ids: list[str]) -> dict[str, list[CarImage]]:
+    """Return the photos of cars in their order, with what an item says of them: one question for a page of cars."""
+    found: dict[str, list[CarImage]] = {}
+    columns = [_images.c[name] for name in _OF_AN_ITEM]
+    for chunk in chunks(external_ids):
+        query = (
+            select(_listings.c.external_id, *columns)
+            .join(_images, _images.c.listing_id == _listings.c.id)
+            .where(_listings.c.source == source, _listings.c.external_id.in_(chunk))
+            .where(_images.c.status != "superseded")
+            .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+        )
+        for external_id, *values in connection.execute(query):
+            image = CarImage(**dict(zip(_OF_AN_ITEM, values, strict=True)))
+            if image.reason == "deleted":
+                image.key = image.url = None  # the row has its key until the object is gone
+            found.setdefault(external_id, []).append(image)
+    return found
 
 
 def _with_siblings(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
@@ -776,6 +834,7 @@ def _image_values(
     values: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
     values["last_attempt_at"] = now if tried else None
     values["stored_at"] = now if image.status == "stored" else None
+    values |= {"failed_days": 0, "failed_on": None}  # they are counted at the end of a run
     if row is None:
         return values
     if not image.on_page:
@@ -804,16 +863,36 @@ def _image_values(
         url = image.url if keep_bytes and image.status == "stored" and image.key == row.key else row.url
         if (row.position, row.source_url, row.url) == (image.position, image.source_url, url):
             return None
-        values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at")}
+        values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at", *_DAYS)}
         values["url"] = url
     elif image.status != "stored" and image.key is None:
         values |= {name: getattr(row, name) for name in _BYTES}
         if image.reason == "deleted":
             values["source_sha256"] = image.source_sha256  # the tombstone's bytes: lifted together
+    if values["status"] == "failed" and (row.status, row.reason) == ("failed", values["reason"]):
+        values |= {name: getattr(row, name) for name in _DAYS}
+    if is_another_address(row.source_url, image.source_url):
+        values |= {"failed_days": 0, "failed_on": None}
     # The row counts the tries of all runs, the item those of this run.
     values["attempts"] = row.attempts + image.attempts
     values["last_attempt_at"] = now if tried else row.last_attempt_at
     return values
+
+
+def is_another_address(known: str, shown: str) -> bool:
+    """Tell whether *shown* is another address of a photo than *known*, not another spelling of the same one.
+
+    >>> is_another_address("https://b.is/CarImage.aspx?c=1&p=2&w=784", "https://b.is/CarImage.aspx?s=5&c=1&p=2")
+    False
+    >>> is_another_address("https://b.is/old/1.jpg", "https://b.is/new/1.jpg")
+    True
+    """
+    try:
+        one, other = urlsplit(known), urlsplit(shown)
+        differs = (one.hostname, one.port, one.path) != (other.hostname, other.port, other.path)
+    except ValueError:
+        differs = known != shown
+    return differs
 
 
 def release_images(connection: Connection, row_ids: list[int]) -> None:
@@ -888,7 +967,8 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
         .order_by(_listings.c.id)
     )
     listing_ids = list(dict.fromkeys(connection.execute(shown).scalars()))
-    number = connection.execute(update(_images).where(marked).values(status="failed", reason="placeholder")).rowcount
+    values = {"status": "failed", "reason": "placeholder", "failed_days": 0, "failed_on": None}
+    number = connection.execute(update(_images).where(marked).values(values)).rowcount
     covers = stored_urls(connection, listing_ids)
     for listing_id in listing_ids:
         cover = next(iter(covers.get(listing_id, ())), None)
@@ -989,6 +1069,11 @@ def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, d
     return after
 
 
+def _is_answer(reason: str | None) -> bool:
+    """Tell whether the dealer has answered, as :func:`becomes_final` has it."""
+    return reason in FINAL_BY_DAYS or ((reason or "").startswith("http-4") and reason not in _BUSY)
+
+
 def _no_longer_shown(
     photos: list[Row[Any]], shown: tuple[str, ...], current: dict[int, dict[str, Any]]
 ) -> dict[int, dict[str, Any]]:
@@ -996,7 +1081,6 @@ def _no_longer_shown(
     if not shown:
         return {}
     by_identity = {row.identity: row for row in photos}
-    today = utcnow().date()
     after: dict[int, dict[str, Any]] = {}
     for row in photos:
         if row.identity in shown or row.status in HAVE_BYTES or row.reason in _STAYS:
@@ -1007,7 +1091,7 @@ def _no_longer_shown(
                 newer = current.get(in_place.id, {}).get("superseded_by") or in_place.id
                 after[row.id] = {"status": "superseded", "superseded_by": newer}
             continue  # else it may still be stored
-        again = row.reason == "off-page"
-        days = row.failed_days + (row.failed_on != today) if again else 1
-        after[row.id] = {"status": "failed", "reason": "off-page", "failed_days": days, "failed_on": today}
+        if row.status == "failed" and _is_answer(row.reason):  # else its old address may still give it
+            days = {"failed_days": row.failed_days, "failed_on": row.failed_on} if row.reason == "off-page" else {}
+            after[row.id] = {"status": "failed", "reason": "off-page"} | days
     return after

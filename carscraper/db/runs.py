@@ -11,6 +11,7 @@ from carscraper.db.models import CrawlRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from sqlalchemy import Connection, Row, Select, Table
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _runs = cast("Table", CrawlRun.__table__)
 _JSON = ("arguments", "settings", "images_failed", "images_unstored", "monitors", "output")
+LATEST = "latest"
 _LARGEST_ID = 2**63 - 1
 _RUNNING, _INTERRUPTED = "running", "interrupted"
 
@@ -56,10 +58,17 @@ def save_output(connection: Connection, run_id: int, output: Mapping[str, Any]) 
 
 
 def listed(
-    connection: Connection, *, spider: str | None = None, status: str | None = None, limit: int | None = None
+    connection: Connection,
+    *,
+    spider: str | None = None,
+    status: str | None = None,
+    since: datetime | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Give runs, the newest first."""
+    """Return runs, the newest first; *since*: those that began then or later (UTC, without a zone)."""
     query: Select[Any] = select(_runs)
+    if since is not None:
+        query = query.where(_runs.c.started_at >= since)
     if spider is not None:
         query = query.where(_runs.c.spider == spider)
     if status is not None:
@@ -68,7 +77,9 @@ def listed(
 
 
 def get(connection: Connection, run_id: str) -> dict[str, Any] | None:
-    """Give the run with this row id, or else the newest with this job id."""
+    """Return the run with this row id, or else the newest with this job id; ``latest`` is the newest of all."""
+    if run_id == LATEST:
+        return next(iter(listed(connection, limit=1)), None)
     if run_id.isascii() and run_id.isdigit() and int(run_id) <= _LARGEST_ID:
         found = _all(connection, select(_runs).where(_runs.c.id == int(run_id)))
         if found:

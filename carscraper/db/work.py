@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import and_, case, func, or_, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import HAVE_BYTES, KnownImage, chunks, due_condition, image_of, known_images, of_cars, utcnow
+from carscraper.db.queries import (
+    CRAWL,
+    HAVE_BYTES,
+    KnownImage,
+    RetryRules,
+    chunks,
+    due_condition,
+    image_of,
+    known_images,
+    of_cars,
+    utcnow,
+)
 from carscraper.items import CarItem
 
 if TYPE_CHECKING:
@@ -62,7 +73,11 @@ class Sizes:
 
 
 def listed(
-    connection: Connection, sources: list[str] | None, include_inactive: bool, shard: tuple[int, int] | None = None
+    connection: Connection,
+    sources: list[str] | None,
+    include_inactive: bool,
+    shard: tuple[int, int] | None = None,
+    retry: RetryRules = CRAWL,
 ) -> list[Listed]:
     """List the cars of *sources* (``None``: all) that a backfill may have to do with.
 
@@ -74,6 +89,7 @@ def listed(
         sources: of the cars.
         include_inactive: cars that are not for sale any more, too.
         shard: only the part with this index (from 0) of so many parts.
+        retry: when a photo is due again.
     """
 
     def number(condition: Any) -> Any:
@@ -91,7 +107,7 @@ def listed(
             number(
                 _images.c.status.not_in(HAVE_BYTES) & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))
             ),
-            number(due_condition(utcnow())),
+            number(due_condition(utcnow(), retry)),
             number((_images.c.status == "stored") & (_images.c.store == "folder")),
         )
         .join(_images, _images.c.listing_id == _listings.c.id, isouter=True)
@@ -111,12 +127,12 @@ def listed(
 _CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name in _listings.c)
 
 
-def cars(connection: Connection, row_ids: list[int]) -> list[KnownCar]:
+def cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) -> list[KnownCar]:
     """Give the cars *row_ids* in that order; those that are gone from the table since are left out."""
     found = {}
     for chunk in chunks(row_ids):
         rows = connection.execute(select(_listings).where(_listings.c.id.in_(chunk))).all()
-        photos = known_images(connection, [(row.source, row.external_id) for row in rows])
+        photos = known_images(connection, [(row.source, row.external_id) for row in rows], retry=retry)
         for row, images in zip(rows, photos, strict=True):
             values = {name: getattr(row, name) for name in _CAR_FIELDS}
             item = CarItem(**values, seen=False)
@@ -169,31 +185,35 @@ def give_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, 
     return free
 
 
-def settled(connection: Connection, source: str, photos: list[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Tell which of ``(external_id, identity)`` need no work: stored, given up, or not due yet."""
-    found = set()
-    due = due_condition(utcnow()).label("due")
+def settled(
+    connection: Connection, source: str, photos: list[tuple[str, str]], retry: RetryRules = CRAWL
+) -> dict[tuple[str, str], str]:
+    """Return the status of those of ``(external_id, identity)`` that need no work: stored, final, or not due yet."""
+    found = {}
+    due = due_condition(utcnow(), retry).label("due")
     asked = set(photos)
     for chunk in chunks(photos):
         external_ids, identities = ({pair[part] for pair in chunk} for part in (0, 1))
         query = (
-            select(_listings.c.external_id, _images.c.identity, due)
+            select(_listings.c.external_id, _images.c.identity, _images.c.status, due)
             .join(_images, _images.c.listing_id == _listings.c.id)
             .where(_listings.c.source == source, _listings.c.external_id.in_(external_ids))
             .where(_images.c.identity.in_(identities))
         )
-        for external_id, identity, is_due in connection.execute(query):
+        for external_id, identity, status, is_due in connection.execute(query):
             if not is_due and (external_id, identity) in asked:
-                found.add((external_id, identity))
+                found[external_id, identity] = status
     return found
 
 
-def known_among(connection: Connection, source: str, external_id: str, identities: list[str]) -> dict[str, KnownImage]:
+def known_among(
+    connection: Connection, source: str, external_id: str, identities: list[str], retry: RetryRules = CRAWL
+) -> dict[str, KnownImage]:
     """Give those of a car's photos that are named: a folder of an archive can hold any number."""
     found = {}
     for chunk in chunks(identities):
         query = (
-            select(_images, due_condition(utcnow()).label("due"))
+            select(_images, due_condition(utcnow(), retry).label("due"))
             .join(_listings, _listings.c.id == _images.c.listing_id)
             .where(_listings.c.source == source, _listings.c.external_id == external_id)
             .where(_images.c.identity.in_(chunk))

@@ -12,7 +12,7 @@ from rich.table import Table
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
-from carscraper.addon import end_as_failed
+from carscraper.addon import end_as_failed, for_our_spiders
 from carscraper.db.queries import HAVE_BYTES
 from carscraper.items import CarItem, GoneCar
 
@@ -46,6 +46,7 @@ class BackfillReport:
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Read the spider's argument ``report``; other spiders need no table."""
+        for_our_spiders(crawler)
         if crawler.spidercls.name != "backfill":
             raise NotConfigured
         options = getattr(crawler.spider, "options", None)  # there are none if an argument is wrong

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
+from carscraper.addon import for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.fill import Record
 from carscraper.db.ledger import Ledger
@@ -50,6 +51,7 @@ class FillRecord:
         Raises:
             NotConfigured: it is another one.
         """
+        for_our_spiders(crawler)
         if not issubclass(crawler.spidercls, DealerSpider):
             raise NotConfigured
         return cls(crawler)

@@ -18,7 +18,7 @@ from carscraper import __version__, logs
 from carscraper.addon import aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.engine import is_there
-from carscraper.db.ledger import Ledger
+from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.locks import Locks, open_locks
 from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
 from carscraper.extensions.fill import FillRecord
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
+    from carscraper.db.coverage import ForSale
     from carscraper.settings import Secret
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Run:
         self._since = _now()
         self._started = False
         self._record: RunRecord | None = None
+        self._photos: ForSale | None = None
         self._folder: JobFolder | None = None
         self._locks: Locks | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -183,6 +185,7 @@ class Run:
         record.take(self._crawler.stats.get_stats())
         ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
         try:
+            await self._count_photos(record, ledger)
             await self._look_at_limits(record, ledger)
             code, lines = self._judge()
             announce(self._crawler, code, lines)
@@ -196,6 +199,29 @@ class Run:
         await self._safely(write_metrics, settings, record)
         await self._safely(tell, settings, record)
         await self._give_back()
+
+    async def _count_photos(self, record: RunRecord, ledger: Ledger) -> None:
+        """Ask the ledger how the photos of the cars for sale stand, now that everything is written."""
+        spider, settings = self._crawler.spider, self._crawler.settings
+        if not (settings.getbool("USE_S3_STORAGE") or settings.get("IMAGES_STORE")):
+            self._crawler.stats.set_value("carscraper/images/nowhere", 1)
+            return
+        options = getattr(spider, "options", None)  # of a backfill
+        sources = [record.source] if record.source else getattr(options, "sources", None)
+        narrow = bool(getattr(spider, "is_partial", False))
+        if options is not None:
+            left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
+            narrow = bool(options.only or options.shard or options.manifest or left)
+        try:
+            self._photos = found = await ledger.photos_for_sale(
+                sources, since=record.started_at, retry=retry_rules(self._crawler), narrow=narrow
+            )
+        except CarscraperError as error:
+            logger.warning("How many photos are stored can't be read from the ledger: %s", error)
+            self._crawler.stats.set_value("carscraper/images/uncounted", 1)
+            return
+        record.images_for_sale, record.images_for_sale_stored = found.photos, found.stored
+        record.images_unstored = found.unstored
 
     async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:
         self._conclude(record, *self._judge())
@@ -229,14 +255,15 @@ class Run:
         what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
         if record.exit_code == SUCCESS:
             record.exit_code, record.status, what = PARTIAL, words.PARTIAL, f"partial. Its {what}"
-            record.why = what
+        record.why = f"{record.why}\n{logs.printable(what)}"
         announce(self._crawler, PARTIAL, [f"{record.spider}: {what}"])
 
     def _conclude(self, record: RunRecord, code: int, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
         record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
-        record.why = lines[0].removeprefix(f"{record.spider}: ")
+        # A page's own words make no line of it.
+        record.why = "\n".join(logs.printable(line.removeprefix(f"{record.spider}: ")) for line in lines)
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
         record.complete = whole and saw_all(stats)
@@ -278,7 +305,7 @@ class Run:
     # --- how ---
 
     def _judge(self) -> tuple[int, list[str]]:
-        return judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name)
+        return judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name, self._photos)
 
     def _rehearses(self) -> bool:
         """Tell whether the backfill only tries what it would do: it leaves no row and excludes nobody."""

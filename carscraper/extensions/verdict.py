@@ -1,17 +1,20 @@
 """The verdict on a crawl: its last lines and the process's exit code.
 
-0: all that was seen is kept. 3: partial, some cars or photos failed, and it says which kind and why. 4: failed, nothing
-is concluded from it. (Scrapy itself exits with 0 after all of these.) ``extensions.run`` asks for it.
+0: every photo of the cars for sale is stored, or final, or left on purpose. 3: partial, cars or photos are missing, and
+it says which kind and why. 4: failed, nothing is concluded from it. (Scrapy itself exits with 0 after all of these.)
+``extensions.run`` asks for it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
 
 from carscraper import logs
+from carscraper.db.coverage import ForSale
 from carscraper.runs.record import failed_images
 
 if TYPE_CHECKING:
@@ -42,8 +45,10 @@ def _too_quiet(log_level: Any, level: int) -> bool:
     return isinstance(number, int) and number > level
 
 
-def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
-    """Give the exit code and the last lines for *stats*.
+def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tuple[int, list[str]]:
+    """Return the exit code and the last lines for *stats* and what the ledger says of the *photos* of cars for sale.
+
+    Without the ledger's word a photo counts as what this run saw of it.
 
     >>> judge({"carscraper/cars/saved": 2, "carscraper/images/stored": 5, "carscraper/closed": "finished"}, "x")[0]
     0
@@ -63,10 +68,17 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     gone = failed.pop("car-gone", 0)  # could not be kept by anybody
     # What an earlier run left there counts too: it is not kept yet.
     waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
+    pending = number("images/pending")
+    if photos:
+        failed = Counter(photos.due) + Counter(photos.not_for_sale)
+        gone = failed.pop("car-gone", 0)
+        waiting = max(waiting, failed.pop("spooled", 0))
+        pending = max(pending, failed.pop("not-fetched", 0) + failed.pop("store-error", 0))
     troubles = [
         _count(sum(failed.values()), "photo", "failed", failed),
         _count(waiting, "photo", "in the spool, uploaded by the next run"),
-        _count(number("images/pending"), "photo", "not fetched, taken up by the next run"),
+        _count(pending, "photo", "not fetched, taken up by the next run"),
+        "the ledger could not be asked how many photos are stored" if number("images/uncounted") else "",
         _count(number("cars/failed"), "car", "not written"),
         _count(number("cars/spooled"), "car", "in the spool, written by the next run"),
         _count(number("cards/failed"), "card", "unreadable"),
@@ -89,7 +101,6 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     )
     asides = [
         _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
-        _count(number("images/given_up"), "photo", "given up by an earlier run"),
         _count(number("images/deleted"), "photo", "deleted on request and not kept again"),
         _count(number("images/adopted"), "photo", "found in the store and entered"),
         _count(number("images/left"), "photo", "left by the limit"),
@@ -98,6 +109,10 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)
+    state = _of_cars_for_sale(photos) if photos else ""
+    if number("images/nowhere"):
+        state = "photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
+    kept += f"; {state}" if state else ""
     if "carscraper/backfill/plan" in stats:
         kept = "a rehearsal, nothing was changed"
     lines = []
@@ -106,9 +121,13 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         lines.append(f"{name}: failed. {why}")
         if number("cars/saved"):
             lines.append(f"{name}: kept all the same: {kept}.")
+        elif state:
+            lines.append(f"{name}: {state}.")
     elif closed not in {"finished", "shutdown"}:
         code = FAILED
         lines.append(f"{name}: failed. The crawl ended early ({closed}).")
+        if state:
+            lines.append(f"{name}: {state}.")
     else:
         code = PARTIAL if troubles or incomplete or limits or closed == "shutdown" else SUCCESS
         lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
@@ -119,6 +138,21 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
     if closed == "shutdown":
         lines.append(f"{name}: stopped on request; the same command goes on where this one ended.")
     return code, lines
+
+
+def _of_cars_for_sale(photos: ForSale) -> str:
+    """Say how many of the photos of cars for sale are stored, and why the others are not.
+
+    >>> _of_cars_for_sale(ForSale(photos=9, stored=5, due={"timeout": 1}, final={"http-404": 2}, left={"deleted": 1}))
+    '5 of 9 photos of cars for sale are stored (not stored: 1 timeout, 2 http-404 final, 1 deleted)'
+    """
+    parts = [
+        f"{number} {reason}{word}"
+        for kind, word in ((photos.due, ""), (photos.final, " final"), (photos.left, ""))
+        for reason, number in sorted(kind.items(), key=lambda each: (-each[1], each[0]))
+    ]
+    why = f" (not stored: {', '.join(parts)})" if parts else ""
+    return f"{photos.stored} of {photos.photos} photos of cars for sale are stored{why}"
 
 
 def _count(number: int, what: str, state: str, reasons: dict[str, int] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scrapy.crawler import Crawler
+
+logger = logging.getLogger(__name__)
 
 HOST_PAUSED = object()
 """The signal that a host wants peace: ``host`` (with its port) and ``seconds``."""
@@ -86,6 +89,13 @@ class PatientRetryMiddleware(RetryMiddleware):
         parts = urlparse_cached(request)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
         if isinstance(exception, CannotResolveHostError) and GUARD.refused(parts.hostname or "", port):
+            if self.crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+                # Its user sees no outcome of a photo.
+                logger.error(
+                    "%s is inside a private network: start the command with its address, or name it in "
+                    "IMAGES_ALLOWED_HOSTS",
+                    parts.hostname,
+                )
             raise BlockedAddressError(f"{parts.hostname} is inside a private network") from exception
         retry = super().process_exception(request, exception)
         if isinstance(retry, Request) and await self._sleep(self._pause(retry)):

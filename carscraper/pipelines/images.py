@@ -27,7 +27,7 @@ from scrapy.pipelines.images import ImagesPipeline
 
 from carscraper.addon import aborting, end_as_failed, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
-from carscraper.db.queries import HAVE_BYTES
+from carscraper.db.queries import HAVE_BYTES, is_another_address
 from carscraper.exceptions import (
     BlockedAddressError,
     DatabaseUnavailableError,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from carscraper.base_spiders.base import CarscraperSpider
+    from carscraper.db.queries import KnownImage
     from carscraper.storage.store import ImagesFilesStore
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ class CarImagesPipeline(ImagesPipeline):
             return item
         if item.unchanged:
             # Nothing is due, said the ledger when the spider asked for the whole page.
-            self.crawler.stats.inc_value("carscraper/images/known", len(item.images))
+            stored = sum(image.status == "stored" for image in item.images)
+            self.crawler.stats.inc_value("carscraper/images/known", stored)
             return item
         try:
             if any(image.wanted_key for image in item.images):
@@ -194,24 +196,39 @@ class CarImagesPipeline(ImagesPipeline):
                 await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if image.status == "stored" or not found or found.due or self._is_shown_again(image, found.image, item):
+            if image.status == "stored" or not found or found.due or self._is_shown_anew(image, found.image, item):
                 continue
             if not image.insist or found.image.status in HAVE_BYTES or found.image.reason in _SETTLED:
                 self._take_over(image, found.image)
+        if self.store and item.seen:
+            item.images += self._off_page(item, known)
         if self._wanted(item):
             item.listing_id = await self._announce(item)
             if item.listing_id is None:
                 return item
         async with self._cars:
             item = await super().process_item(item)
-        self._count(item)
+        self._count(item, known)
         return item
 
     @staticmethod
-    def _is_shown_again(image: CarImage, known: CarImage, item: CarItem) -> bool:
-        """Tell whether the site shows what it did not show when the photo was given up."""
-        given_up = known.reason in _ENDED_BY_SIGHT or (known.status == "superseded" and known.key is None)
-        return given_up and item.seen and image.on_page
+    def _is_shown_anew(image: CarImage, known: CarImage, item: CarItem) -> bool:
+        """Tell whether the site shows what it did not show when the photo was given up, or shows it elsewhere."""
+        if known.reason in _ENDED_BY_SIGHT or (known.status == "superseded" and not known.key):
+            return item.seen and image.on_page
+        if known.status != "failed" or known.reason in _SETTLED:
+            return False
+        return is_another_address(known.source_url, image.source_url)
+
+    @staticmethod
+    def _off_page(item: CarItem, known: dict[str, KnownImage]) -> list[CarImage]:
+        """Return the photos that are due and that the car's page does not show any more, at their last addresses."""
+        shown = {image.identity for image in item.images}
+        return [
+            CarImage(identity=identity, source_url=each.image.source_url, position=each.image.position, on_page=False)
+            for identity, each in known.items()
+            if each.due and identity not in shown
+        ]
 
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
@@ -610,30 +627,22 @@ class CarImagesPipeline(ImagesPipeline):
         info.downloaded.clear()
         return item
 
-    def _count(self, item: CarItem) -> None:
+    def _count(self, item: CarItem, known: dict[str, KnownImage]) -> None:
         stats = self.crawler.stats
         for image in item.images:
             stats.inc_value("carscraper/images/seen")
             if (item.gone and image.reason == "no-fresh-address") or image.reason == "off-page":
                 continue  # whether it is missed shows when the car is saved, or when the run ends
-            if image.attempts == 0 and image.status != "pending" and image.reason != "bad-address":
-                self._count_known(image)
+            if image.attempts == 0 and image.status == "stored":
+                stats.inc_value("carscraper/images/known")
             elif image.reason == "deleted":
                 stats.inc_value("carscraper/images/deleted")
-            elif image.status == "failed":
+            elif image.status == "failed" and (image.attempts or image.identity not in known):
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
             elif image.reason == "limit":
                 stats.inc_value("carscraper/images/left")
             elif image.status == "pending" and image.reason != "spooled" and self.store:
                 stats.inc_value("carscraper/images/pending")
-
-    def _count_known(self, image: CarImage) -> None:
-        """Count what the ledger knew and this run did not touch."""
-        stats = self.crawler.stats
-        if image.status == "failed":
-            stats.inc_value(f"carscraper/images/{'deleted' if image.reason == 'deleted' else 'given_up'}")
-            return
-        stats.inc_value("carscraper/images/known")
 
 
 def _copy_bytes(image: CarImage, other: CarImage) -> None:

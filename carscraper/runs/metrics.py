@@ -83,6 +83,11 @@ def _fill(registry: CollectorRegistry, record: RunRecord, last_success: float | 
     failed = sum(record.images_failed.values())
     several("photos", "Photos of the last run by what became of them.", "outcome", {**photos, "failed": failed})
     several("photos_failed", "Photos that failed by reason.", "reason", dict(record.images_failed))
+    if record.images_for_sale is not None:
+        one("photos_for_sale", "Photos of cars for sale in the ledger when the last run ended.", record.images_for_sale)
+        stored = record.images_for_sale_stored or 0
+        one("photos_for_sale_stored", "Those of them that are stored.", stored)
+        several("photos_unstored", "The others, by reason.", "reason", dict(record.images_unstored))
     one("stored_bytes", "Bytes of the photos that the last run stored.", record.bytes)
     one("requests", "Requests that the last run made to the dealer.", record.requests)
     safe = {"0.5": record.safe_p50, "0.95": record.safe_p95}

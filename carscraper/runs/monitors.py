@@ -48,6 +48,9 @@ def check(
     worst = settings.get("MONITOR_MAX_FAILED_PHOTOS")
     if worst is not None:
         found.append(_failed_photos(record, worst))
+    least = settings.get("MONITOR_MIN_STORED")
+    if least is not None:
+        found.append(_stored(record, least))
     if record.source is not None:
         found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
@@ -77,6 +80,16 @@ def _failed_photos(record: RunRecord, worst: float) -> tuple[str, bool, str]:
         # A backfill may have nothing to do; a dealer always has photos.
         return name, record.source is None, f"there was no photo to look at, {limit} fail"
     return name, lost / photos <= worst, f"{lost} of {photos} photos failed ({_percent(lost / photos)}), {limit}"
+
+
+def _stored(record: RunRecord, least: float) -> tuple[str, bool, str]:
+    photos, stored = record.images_for_sale, record.images_for_sale_stored or 0
+    name, limit = "min_stored", f"at least {_percent(least)} are expected"
+    if not photos:
+        what = "there was no photo of a car for sale" if photos == 0 else "the photos of cars for sale were not counted"
+        return name, photos == 0 and record.source is None, f"{what}, {limit} to be stored"
+    said = f"{stored} of {photos} photos of cars for sale are stored ({_percent(stored / photos)}), {limit}"
+    return name, stored / photos >= least, said
 
 
 def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:

@@ -65,13 +65,20 @@ def text_of(record: RunRecord) -> list[str]:
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(record.images_failed.items(), key=lambda one: -one[1]))
     lines = [
         f"{record.spider}: {record.status} on {record.host or 'an unknown host'} ({where})",
-        record.why or "",
+        *(record.why or "").split("\n"),
         f"Cars: {record.cars} ({record.cars_new} new, {record.cars_changed} changed), {record.cars_gone} gone",
         f"Photos: {record.images_stored} stored ({record.bytes / 1e6:.1f} MB), {record.images_linked} linked, "
         f"{record.images_known} known before, {lost} failed" + (f" ({reasons})" if reasons else ""),
         f"Requests: {record.requests}" + _duration(record),
-        *(f"Limit not kept: {said}" for said in failed(record.monitors)),
     ]
+    if record.images_for_sale is not None:
+        unstored = ", ".join(f"{n} {reason}" for reason, n in record.images_unstored.items())
+        lines.append(
+            f"Cars for sale: {record.images_for_sale_stored} of {record.images_for_sale} photos stored"
+            + (f" (not stored: {unstored})" if unstored else "")
+        )
+    # They are among the verdict's lines, if it was given.
+    lines += [f"Limit not kept: {said}" for said in failed(record.monitors) if said not in (record.why or "")]
     if record.output.get("status") in {FAILED, PARTIAL}:
         lines.append(f"Outputs: upload {record.output['status']}")
     return [_cut(printable(line)) for line in lines if line][:_MOST_LINES]

@@ -50,8 +50,10 @@ _TIME = "%Y%m%d_%H%M%S"
 _OURS = re.compile(r"([0-9]{8}_[0-9]{6})_[A-Za-z0-9._-]{1,80}")
 _LONGEST_JOB = 64
 _FLUSH_EVERY = 1.0  # seconds; each flush costs a few bytes of the compression
-_NOT_WRITTEN = {"images", "image_urls", "card_hash", "shows_all", "give_up_photos"}
-_WRITTEN = {kind: [each.name for each in fields(kind) if each.name not in _NOT_WRITTEN] for kind in (CarItem, GoneCar)}
+_APART = {"images", "image_urls", "card_hash", "gone", "shows_all", "give_up_photos"}
+CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name not in _APART)
+"""The fields of a car that are written, its photos apart."""
+_WRITTEN = {CarItem: CAR_FIELDS, GoneCar: tuple(each.name for each in fields(GoneCar) if each.name not in _APART)}
 _OF_AN_IMAGE = ("identity", "url", "key", "status", "reason")
 
 
@@ -72,15 +74,21 @@ def folder_name(started_at: datetime, job_id: str) -> str:
     return f"{started_at.strftime(_TIME)}_{safe}"
 
 
-def line_of(item: CarItem | GoneCar) -> bytes:
-    """Give *item* as one line of JSON: the car's fields, and of each photo what names it and what became of it."""
-    record = {name: getattr(item, name) for name in _WRITTEN[type(item)]}
+def record_of(item: CarItem | GoneCar) -> dict[str, Any]:
+    """Return the car's fields, and of each photo what names it and what became of it."""
+    record: dict[str, Any] = {name: getattr(item, name) for name in _WRITTEN[type(item)]}
     if isinstance(item, CarItem):
+        record["gone"] = item.gone
         record["images"] = [{name: getattr(image, name) for name in _OF_AN_IMAGE} for image in item.images]
     else:
         record["gone"] = True
+    return record
+
+
+def line_of(item: CarItem | GoneCar) -> bytes:
+    """Return *item* as one line of JSON."""
     # Half a surrogate pair becomes JSON's escape for it.
-    return _JSON.encode(record).encode("utf-8", "backslashreplace") + b"\n"
+    return _JSON.encode(record_of(item)).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _plain(value: Any) -> str:

@@ -52,7 +52,7 @@ class RunRecord:
     status: str = RUNNING
     exit_code: int | None = None
     why: str | None = None
-    """The verdict's first sentence."""
+    """Every line of the verdict, without the spider's name."""
     complete: bool = False
     """It ended by itself, saw the whole site and did not fail: later runs can be measured by it."""
     cars_new: int = 0
@@ -82,6 +82,16 @@ class RunRecord:
     output: dict[str, Any] = field(default_factory=dict)
     """``enabled``, ``status`` (pending, success, partial, failed), ``uploadedAt``, ``s3Urls``, ``filesUploaded``,
     ``bytesUploaded``, ``errors``; and ``folder``, where the files are on this machine."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is no success, in one line; empty for a success and for a run under way."""
+        lines = [line.strip() for line in (self.why or "").split("\n") if line.strip()]
+        if self.status in {SUCCESS, RUNNING}:
+            return ""
+        if self.status == PARTIAL and len(lines) > 1:
+            return "; ".join(lines[1:])
+        return lines[0].removeprefix(f"{self.status}. ") if lines else ""
 
     @property
     def cars(self) -> int:

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from collections import Counter, defaultdict, deque
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
@@ -32,7 +32,7 @@ from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.dealer import RECENT, DealerSpider
-from carscraper.db.ledger import Ledger
+from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.queries import ARCHIVE
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
@@ -63,6 +63,7 @@ class BackfillSpider(CarscraperSpider):
     """
 
     name = "backfill"
+    retry_pause = timedelta(hours=20)  # a daily timer may be some hours early
     custom_settings = {
         # Ours is 150,000; here the spider bounds the cars of each dealer, and a slow one must not fill it for all.
         "SCRAPER_SLOT_MAX_ACTIVE_SIZE": 5_000_000,
@@ -112,7 +113,8 @@ class BackfillSpider(CarscraperSpider):
         url = self.settings.get("DATABASE_URL")
         plain = url.reveal() if isinstance(url, Secret) else str(url)
         timeout = float(self.settings.get("DATABASE_TIMEOUT"))
-        self._plan = Ledger(plain, timeout=timeout, patience=0, read_only=True)
+        retry = retry_rules(self.crawler)
+        self._plan = Ledger(plain, timeout=timeout, patience=0, retry=retry, read_only=True)
         if self.options.dry_run:
             changes = dry_run_settings()
         else:
@@ -164,6 +166,10 @@ class BackfillSpider(CarscraperSpider):
             self.count("images/not_in_store")
 
     # --- the work ---
+
+    def parse(self, response: Response) -> NoReturn:
+        """Say why ``scrapy parse`` has nothing to read here."""
+        self.fail("The backfill reads pages with the dealers' spiders: use `scrapy parse --spider=DEALER URL`.")
 
     async def start(self) -> AsyncIterator[Any]:
         """Give cars and requests as there is room for them."""

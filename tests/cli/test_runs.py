@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import update
 
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
 from carscraper.db.locks import open_locks
+from carscraper.db.models import CrawlRun
 from carscraper.runs.record import RunRecord
 from tests import services
 from tests.commands import Said, call
@@ -36,11 +38,14 @@ RECORDS = [
         finished_at=START + timedelta(hours=1, seconds=5),
         status="partial",
         exit_code=3,
-        why="partial. 90 cars; \x1b[31mred\nbilasolur: success.",
+        why="partial. 90 cars; \x1b[31mred\nnot kept: 2 photos failed (2 http-404).\nlimit not kept: min_cars: 90 cars",
         cars_new=10,
         cars_unchanged=80,
         images_stored=300,
         images_failed={"http-404": 2},
+        images_for_sale=300,
+        images_for_sale_stored=240,
+        images_unstored={"http-404": 58, "deleted": 2},
         bytes=64_500_000,
         requests=500,
         safe_p50=0.25,
@@ -98,7 +103,7 @@ def test_list(scrapy_runs: Callable[..., Said], three: list[int]) -> None:
         ["2", "bilasolur"],
         ["1", "bilasolur"],
     ]
-    assert lines[3].split() == (
+    assert lines[3].split()[:14] == (
         [
             "1",
             "bilasolur",
@@ -112,9 +117,11 @@ def test_list(scrapy_runs: Callable[..., Said], three: list[int]) -> None:
             "2",
             "64.5",
             "MB",
+            "240/300",
             "first",
         ]
     )
+    assert lines[3].endswith("  not kept: 2 photos failed (2 http-404).; limit not kept: min_cars: 90 cars")
     assert lines[1].split()[4:6] == ["-", "running"]
     assert scrapy_runs().out.splitlines() == lines, "without a verb it lists"
     assert [each["job_id"] for each in scrapy_runs("--json").data] == ["third", "second", "first"]
@@ -136,8 +143,16 @@ def test_a_run_that_died_is_interrupted(scrapy_runs: Callable[..., Said], three:
 
 @pytest.mark.parametrize("run", ["1", "first"])
 def test_show(scrapy_runs: Callable[..., Said], three: list[int], run: str) -> None:
-    shown = dict(line.split(None, 1) for line in scrapy_runs("show", run).out.splitlines())
-    assert shown["why"] == r"partial. 90 cars; \x1b[31mred\nbilasolur: success.", "no line is forged"
+    lines = scrapy_runs("show", run).out.splitlines()
+    shown = dict(line.split(None, 1) for line in lines)
+    assert shown["why"] == r"partial. 90 cars; \x1b[31mred"
+    why = next(number for number, line in enumerate(lines) if line.startswith("why "))
+    rest = [line for line in lines[why + 1 : why + 3] if line.startswith("   ")]
+    assert [line.strip() for line in rest] == [
+        "not kept: 2 photos failed (2 http-404).",
+        "limit not kept: min_cars: 90 cars",
+    ]
+    assert (shown["images_for_sale"], shown["images_unstored.http-404"]) == ("300", "58")
     expected = {
         "arguments.makes": "Kia",
         "settings.CRAWL_LOCK": "no",
@@ -206,3 +221,42 @@ def test_the_program_itself(tmp_path: Path, sqlite_url: str, three: list[int]) -
     for done, code in outcomes:
         assert done.returncode == code, done
         assert "Traceback" not in done.stderr, done
+
+
+@pytest.mark.parametrize(
+    ("since", "ids"),
+    [
+        ("2026-11-22", ["third", "second"]),
+        ("2026-11-22T07:00", ["third", "second"]),
+        ("2026-11-22T07:00:01", ["third"]),
+        ("2026-11-22T09:00+02:00", ["third", "second"]),
+        ("2000d", ["third", "second", "first"]),
+    ],
+)
+def test_list_since(scrapy_runs: Callable[..., Said], three: list[int], since: str, ids: list[str]) -> None:
+    assert [each["job_id"] for each in scrapy_runs("list", "--json", "--since", since).data] == ids
+
+
+def test_list_since_a_moment_ago(scrapy_runs: Callable[..., Said], three: list[int], sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url, timeout=10)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with engine.begin() as connection:
+        connection.execute(update(CrawlRun).values(started_at=now - timedelta(days=8)))
+        new = runs.start(connection, asdict(RECORDS[1]) | {"started_at": now - timedelta(days=6)})
+    engine.dispose()
+    assert [each["id"] for each in scrapy_runs("list", "--json", "--since", "7d").data] == [new]
+    assert "There is no run since" in scrapy_runs("list", "--since", "1h").out
+    wrong = scrapy_runs("list", "--since", "yesterday", code=2)
+    assert "write 2026-11-30, 2026-11-30T06:00, 12h or 7d" in wrong.err
+
+
+def test_latest(scrapy_runs: Callable[..., Said], three: list[int], sqlite_url: str) -> None:
+    assert scrapy_runs("show", "latest", "--json").data["job_id"] == "third"
+    assert scrapy_runs("compare", "2", "latest", "--json").data["b"]["job_id"] == "third"
+
+
+def test_latest_of_none(scrapy_runs: Callable[..., Said], sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url, timeout=10)
+    schema.ensure(engine)
+    engine.dispose()
+    assert "There is no run yet." in scrapy_runs("show", "latest", code=4).err

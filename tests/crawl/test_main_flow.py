@@ -122,7 +122,8 @@ def assert_second_crawl(world: World, proxy: services.S3Proxy) -> None:
         assert changed <= {"last_seen_at", "scraped_at"}
         assert row["last_seen_at"] > cars[name]["last_seen_at"]
     assert verdict(done) == (
-        "bilasolur: success. 24 cars (0 new, 0 gone); 0 photos stored (0.0 MB), 0 linked, 72 known before."
+        "bilasolur: success. 24 cars (0 new, 0 gone); 0 photos stored (0.0 MB), 0 linked, 96 known before; "
+        "96 of 96 photos of cars for sale are stored."
     )
 
 

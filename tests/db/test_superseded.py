@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +10,7 @@ from sqlalchemy import text, update
 
 from carscraper.db import queries, schema, work
 from carscraper.db.engine import open_engine
-from carscraper.db.queries import PlaceholderRules, utcnow
+from carscraper.db.queries import PlaceholderRules
 from tests.db.test_queries import Ledger, car, failed, images, listings, pending, stored
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def test_superseded_photos_are_known_and_no_work(ledger: Ledger) -> None:
 
 
 def test_what_was_never_stored_makes_room_for_what_stands_in_its_place(ledger: Ledger) -> None:
-    ledger.save(page(stored("1/1", "a"), failed("1/2"), pending("1/3"), failed("1/4", "timeout")))
+    ledger.save(page(stored("1/1", "a"), failed("1/2"), pending("1/3"), failed("1/4"), failed("1/5", "timeout")))
     ledger.save(page(stored("1/11", "a"), stored("1/12", "b"), failed("1/13", "timeout")))
     assert shown(ledger) == ["1/11", "1/12"]
     assert states(ledger) == {
@@ -97,6 +96,7 @@ def test_what_was_never_stored_makes_room_for_what_stands_in_its_place(ledger: L
         "1/2": ("superseded", None, "1/12"),
         "1/3": ("pending", None, None),  # what stands in its place may still be stored
         "1/4": ("failed", "off-page", None),  # the page shows fewer photos than before
+        "1/5": ("failed", "timeout", None),  # its old address has not answered yet
         "1/11": ("stored", None, None),
         "1/12": ("stored", None, None),
         "1/13": ("failed", "timeout", None),
@@ -119,16 +119,14 @@ def test_old_addresses_that_were_tried_keep_their_place(ledger: Ledger) -> None:
 def test_a_photo_that_the_dealer_takes_off_the_page_is_given_up_by_days(ledger: Ledger) -> None:
     ledger.save(page(stored("1/1", "a"), failed("1/2"), stored("1/3", "c")))
     shows = page(stored("1/1", "a"), stored("1/3", "c"))
-    for _ in range(2):
+    for day in range(3):
         ledger.save(shows)
         row = ledger.row(images, identity="1/2")
-        assert (row.status, row.reason, row.superseded_by, row.failed_days) == ("failed", "off-page", None, 1)
-    with ledger.engine.begin() as connection:
-        connection.execute(
-            update(images).where(images.c.identity == "1/2").values(failed_on=utcnow().date() - timedelta(days=1))
-        )
-    ledger.save(shows)
-    assert ledger.row(images, identity="1/2").failed_days == 2
+        assert (row.status, row.reason, row.superseded_by, row.failed_days) == ("failed", "off-page", None, day)
+        assert ledger.ask(queries.known_images, [("Bilasolur", "1")])[0]["1/2"].due
+        with ledger.engine.begin() as connection:  # as the end of a run does
+            connection.execute(update(images).where(images.c.identity == "1/2").values(failed_days=day + 1))
+    assert not ledger.ask(queries.known_images, [("Bilasolur", "1")])[0]["1/2"].due
     # Shown again, and this time it comes.
     ledger.save(page(stored("1/1", "a"), stored("1/2", "b"), stored("1/3", "c")))
     assert shown(ledger) == ["1/1", "1/2", "1/3"]

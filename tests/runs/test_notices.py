@@ -147,7 +147,7 @@ def test_hostile_text_is_text(webhook: Webhook, mailbox: Any) -> None:
     mail = f"mailto://127.0.0.1:{mailbox.port}?from=crawler@example.is&to=a@example.is"
     tell(make_settings(NOTIFY_URLS=f"{webhook.address} {mail}"), run)
     (text,) = webhook.texts()
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 6, "the verdict has two lines"
     assert not {"<", ">", "\x1b", "\r", "\u2028"} & set(text)
     assert "x &lt;!channel&gt; &lt;https://evil.example|click&gt; &amp; " in text
     message = email.message_from_bytes(mailbox.got[0].content, policy=email.policy.default)

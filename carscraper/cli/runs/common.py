@@ -44,12 +44,14 @@ def open_runs(context: Context) -> Iterator[Connection]:
 
 
 def find(connection: Connection, run_id: str) -> RunRecord:
-    """Give the run with this row id, or else the newest with this job id.
+    """Return the run with this row id, or else the newest with this job id; ``latest`` is the newest of all.
 
     Raises:
         ConfigurationError: there is none.
     """
     found = runs.get(connection, run_id)
+    if found is None and run_id == runs.LATEST:
+        raise ConfigurationError("There is no run yet.")
     if found is None:
         raise ConfigurationError(f"There is no run {run_id!r}; `scrapy runs list` shows the ids.")
     return RunRecord(**found)

@@ -18,7 +18,7 @@ _WIDTH = 48  # characters of a value; `scrapy runs show` has all of them
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A", help="the id of one run, or its job's")
+    parser.add_argument("a", metavar="A", help="the id of one run, its job's, or latest")
     parser.add_argument("b", metavar="B", help="the id of the other")
 
 
@@ -57,6 +57,7 @@ def _number(record: RunRecord, name: str) -> Any:
 
 
 def _short(text: str) -> str:
+    text = text.replace("\n", " ")
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="its id, or its job's")
+    parser.add_argument("id", metavar="ID", help="its id, its job's, or latest")
 
 
 def _show(context: Context, options: argparse.Namespace) -> int:
@@ -22,7 +22,12 @@ def _show(context: Context, options: argparse.Namespace) -> int:
         record = find(connection, options.id)
     words = in_words(record)
     width = max(map(len, words))
-    context.console.result(record.as_json(), (f"{name:{width}}  {value}" for name, value in words.items()))
+    lines = [
+        f"{name if not number else '':{width}}  {line}"
+        for name, value in words.items()
+        for number, line in enumerate(value.split("\n"))
+    ]
+    context.console.result(record.as_json(), lines)
     return DONE
 
 

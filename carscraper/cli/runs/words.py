@@ -62,6 +62,8 @@ def _word(name: str, value: Any) -> str:
         return f"{value:.3g} s"
     if name == "bytes":
         return f"{value} ({human_bytes(value)})"
+    if name == "why":
+        return "\n".join(map(printable, value.split("\n")))
     if isinstance(value, dict | list):
         return printable(json.dumps(value, ensure_ascii=False, default=str))
     return printable(str(value))

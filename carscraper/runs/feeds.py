@@ -1,0 +1,71 @@
+"""Exporters for Scrapy's feeds (``-o cars.csv``): the same fields as in a run's items file, in CSV one cell each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scrapy.exporters import CsvItemExporter, JsonItemExporter, JsonLinesItemExporter, XmlItemExporter
+
+from carscraper.items import CarItem, GoneCar
+from carscraper.runs.outputs import CAR_FIELDS, record_of
+
+if TYPE_CHECKING:
+    from io import BytesIO
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_OF_PHOTOS = ("photos", "photos_stored", "image_urls", "image_keys", "image_statuses")
+
+
+def row_of(item: CarItem | GoneCar) -> dict[str, Any]:
+    """Return *item* as cells: of its photos their numbers, and what names them, separated by spaces in their order.
+
+    >>> row_of(GoneCar(source="BR", external_id="1", url="https://br.is/1"))["gone"]
+    True
+    """
+    row = record_of(item)
+    images = row.pop("images", [])
+    # The permanent URL; where the store has none, a photo has its key only.
+    row["photos"] = len(images)
+    row["photos_stored"] = sum(each["status"] == "stored" for each in images)
+    for column, name in (("image_urls", "url"), ("image_keys", "key")):
+        row[column] = " ".join(each[name] for each in images if each["status"] == "stored" and each[name])
+    row["image_statuses"] = " ".join(each["reason"] or each["status"] for each in images)
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> Any:
+    """Return *value* as a spreadsheet may show it: text that begins like a formula is none."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+class CarCsvExporter(CsvItemExporter):
+    """CSV with the same columns in every file, whichever car comes first."""
+
+    def __init__(self, file: BytesIO, **kwargs: Any) -> None:
+        """Take what Scrapy's exporter takes; ``FEED_EXPORT_FIELDS`` chooses among the columns."""
+        super().__init__(file, **kwargs)
+        self.fields_to_export = self.fields_to_export or [*CAR_FIELDS, "gone", *_OF_PHOTOS]
+
+    def export_item(self, item: Any) -> None:
+        """Write one row."""
+        super().export_item(row_of(item) if isinstance(item, CarItem | GoneCar) else item)
+
+
+class _Records:
+    """Exports a car as its record."""
+
+    def export_item(self, item: Any) -> None:
+        """Write one object."""
+        super().export_item(record_of(item) if isinstance(item, CarItem | GoneCar) else item)  # type: ignore[misc]
+
+
+class CarJsonExporter(_Records, JsonItemExporter):
+    """JSON."""
+
+
+class CarJsonLinesExporter(_Records, JsonLinesItemExporter):
+    """JSON, an object a line."""
+
+
+class CarXmlExporter(_Records, XmlItemExporter):
+    """XML."""

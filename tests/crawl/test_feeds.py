@@ -1,0 +1,113 @@
+"""What leaves a crawl as a file: feeds and the items of a repeat crawl; and Scrapy's commands that look at one page."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import services
+from tests.crawl.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def items_of(world: World) -> dict[str, Any]:
+    """The cars in the newest run's items file."""
+    (row,) = world.sql("SELECT output FROM crawl_runs ORDER BY id DESC LIMIT 1")
+    lines = gzip.decompress((Path(json.loads(row["output"])["folder"]) / "items.jsonl.gz").read_bytes()).splitlines()
+    return {each["external_id"]: each for each in map(json.loads, lines)}
+
+
+def test_a_repeat_crawl_says_of_each_photo_what_the_ledger_knows(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=5, photos=5, env=rclone_s3.env)
+    lost = world.site.cars[0]
+    world.site.photo_fault(lost.cid, lost.photos[4].p, ["404"], sticky=True)
+    world.crawl("-o", "first.csv", "-o", "first.json", code=3, settings={"IMAGES_FINAL_AFTER": 1})
+    first = items_of(world)
+    world.site.reset()
+    world.crawl("-o", "again.csv", "-o", "again.json", settings={"IMAGES_FINAL_AFTER": 1})
+    assert world.asked("details") == 0, "every card said nothing new"
+    again = items_of(world)
+    for cid, item in again.items():
+        assert item["unchanged"]
+        assert item["images"] == first[cid]["images"]
+        rows = world.images_of(world.site.car(int(cid)))
+        assert [(each["status"], each["url"], each["key"]) for each in item["images"]] == [
+            (row["status"], row["url"], row["key"]) for row in rows
+        ]
+    assert {each["external_id"]: each for each in json.loads((world.folder / "again.json").read_text())} == again
+    for name in ("first.csv", "again.csv"):
+        text = (world.folder / name).read_text()
+        assert "CarImage(" not in text
+        assert "[" not in text
+        rows = {row["external_id"]: row for row in csv.DictReader(text.splitlines())}
+        assert rows.keys() == again.keys()
+        for cid, row in rows.items():
+            stored = [each for each in again[cid]["images"] if each["status"] == "stored"]
+            assert row["image_urls"].split() == [each["url"] for each in stored]
+            assert row["image_keys"].split() == [each["key"] for each in stored]
+            assert (int(row["photos"]), int(row["photos_stored"])) == (5, len(stored))
+        assert rows[str(lost.cid)]["image_statuses"] == "stored stored stored stored http-404"
+        assert rows[str(lost.cid)]["make"] == world.listing(lost)["make"]
+
+
+def test_a_csv_has_the_columns_that_were_asked_for_and_no_formula(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=2, photos=1)
+    world.site.set_car(world.site.cars[0].cid, make="=HYPERLINK(1)", description="=1+1")
+    world.crawl("-o", "cars.csv", settings={"FEED_EXPORT_FIELDS": "external_id,description,photos_stored"})
+    rows = list(csv.DictReader((world.folder / "cars.csv").read_text().splitlines()))
+    assert {tuple(row) for row in rows} == {("external_id", "description", "photos_stored")}
+    assert {row["photos_stored"] for row in rows} == {"1"}
+    assert "'=1+1" in {row["description"] for row in rows}
+
+
+@pytest.mark.parametrize("named", ["", "bilasolur"])
+def test_commands_that_look_at_one_page_work_for_a_local_site_and_leave_no_run(
+    new_world: Callable[..., World], named: str
+) -> None:
+    world = new_world(cars=3, photos=2)
+    car = world.site.cars[0]
+    spider = [f"--spider={named}"] if named else []
+    page = f"{world.site.base_url}/CarDetails.aspx?bid={car.bid}&cid={car.cid}&sid={car.sid}"
+    fetched = world.command("fetch", "--nolog", *spider, page)
+    assert str(car.cid) in fetched.stdout
+    shown = world.command("shell", "--nolog", *spider, "-c", "response.status", page)
+    assert shown.stdout.strip() == "200"
+    if named:
+        parsed = world.command("parse", "--nolog", *spider, page)
+        assert f"'external_id': '{car.cid}'" in parsed.stdout
+        assert f"c={car.cid}&p={car.photos[0].p}" in parsed.stdout
+        listed = world.command("parse", *spider, "-a", f"base_url={world.site.base_url}", world.site.base_url)
+        assert "has no car that can be read" in listed.stderr or "CarDetails.aspx" in listed.stdout
+    assert not list(world.folder.glob("*.db")), "no database was made"
+    assert not (world.folder / "var/jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("spider", "sentence"),
+    [
+        ("askja", "`scrapy crawl askja -a limit=3`"),
+        ("backfill", "`scrapy parse --spider=DEALER URL`"),
+    ],
+)
+def test_where_there_is_no_page_to_parse_a_sentence_says_so(
+    new_world: Callable[..., World], spider: str, sentence: str
+) -> None:
+    world = new_world(cars=1, photos=1)
+    done = world.command("parse", f"--spider={spider}", world.site.base_url)
+    assert sentence in done.stderr
+
+
+def test_a_refused_address_is_said(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    world.site.fault("home", ["redirect:http://127.0.0.2:9/"], sticky=True)
+    done = world.command("fetch", world.site.base_url)
+    assert "127.0.0.2 is inside a private network" in done.stderr

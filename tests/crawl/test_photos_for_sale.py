@@ -1,0 +1,126 @@
+"""What a run says at its end is what the ledger holds, and no answer of one night is the last word on a photo."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select, update
+
+from carscraper.db.models import CarImageRow
+from tests.crawl.world import World, last_words, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+table: Any = CarImageRow.__table__
+
+
+def newest(world: World) -> Any:
+    (row,) = world.sql("SELECT * FROM crawl_runs ORDER BY id DESC LIMIT 1")
+    return row
+
+
+def a_day_passes(world: World) -> None:
+    """All that was done to photos was done a day earlier."""
+    day = timedelta(days=1)
+    for row in world.sql(select(table)):
+        values = {name: row[name] - day for name in ("failed_on", "last_attempt_at", "stored_at") if row[name]}
+        world.sql(update(table).where(table.c.id == row["id"]).values(values | {"position": row["position"]}))
+
+
+@pytest.mark.parametrize("answer", ["html200", "404"])
+def test_after_bad_nights_the_ordinary_crawl_stores_every_photo(new_world: Callable[..., World], answer: str) -> None:
+    world = new_world(cars=4, photos=2)
+    world.site.fault("photo", [answer], sticky=True)
+    for _ in range(2):
+        done = world.crawl(code=3, settings={"MONITOR_MIN_STORED": 0.5, "IMAGES_FINAL_AFTER": 1})
+        assert "; 0 of 8 photos of cars for sale are stored (not stored: 8 " in last_words(done)
+        assert "not kept: 8 photos failed" in last_words(done)
+        assert "limit not kept: min_stored: 0 of 8 photos of cars for sale are stored (0 %)" in last_words(done)
+        row = newest(world)
+        assert (row["status"], row["images_for_sale"], row["images_for_sale_stored"]) == ("partial", 8, 0)
+        assert sum(json.loads(row["images_unstored"]).values()) == 8
+        assert [line.split(":")[0] for line in row["why"].split("\n")[1:]] == ["not kept", "limit not kept"]
+        assert {row["failed_days"] for row in world.images().values()} == {0}, "it is the site, not the photos"
+        a_day_passes(world)
+    world.site.clear_faults()
+    done = world.crawl(settings={"MONITOR_MIN_STORED": 1})
+    assert verdict(done).endswith("0 linked, 0 known before; 8 of 8 photos of cars for sale are stored.")
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+
+
+def test_the_same_answer_on_three_days_is_final_and_a_steady_site_gives_a_steady_0(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(cars=4, photos=3)
+    car = world.site.cars[0]
+    world.site.photo_fault(car.cid, car.photos[1].p, ["404"], sticky=True)
+    for day in (1, 2):
+        done = world.crawl(code=3)
+        assert "11 of 12 photos of cars for sale are stored (not stored: 1 http-404)." in last_words(done)
+        assert "not kept: 1 photo failed (1 http-404)." in last_words(done)
+        assert world.image(car, 1)["failed_days"] == day
+        a_day_passes(world)
+    done = world.crawl()
+    assert verdict(done).endswith("11 of 12 photos of cars for sale are stored (not stored: 1 http-404 final).")
+    world.site.reset()
+    done = world.crawl()
+    assert (world.asked("photo"), world.asked("details")) == (0, 0), "nobody asks for it any more"
+    assert verdict(done).endswith("11 of 12 photos of cars for sale are stored (not stored: 1 http-404 final).")
+    assert json.loads(newest(world)["images_unstored"]) == {"http-404": 1}
+    assert newest(world)["status"] == "success"
+
+
+def test_a_photo_that_its_page_shows_no_more_is_asked_for_until_the_answer_is_final(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(cars=4, photos=3)
+    car = world.site.cars[0]
+    late, lost = car.photos[1], car.photos[2]
+    for photo in (late, lost):
+        world.site.photo_fault(car.cid, photo.p, ["404"], sticky=True)
+    world.crawl(code=3)
+    served = dict(world.site._photo_index)
+    car.photos.remove(late)
+    car.photos.remove(lost)
+    world.site._photo_index.update(served)
+    world.site.photo_fault(car.cid, late.p, ["ok"], sticky=True)
+    a_day_passes(world)
+    done = world.crawl(code=3)
+    assert "11 of 12 photos of cars for sale are stored (not stored: 1 http-404)" in last_words(done)
+    a_day_passes(world)
+    assert "11 of 12 photos of cars for sale are stored (not stored: 1 http-404 final)" in verdict(world.crawl())
+
+
+def test_a_part_of_the_site_answers_for_its_own_cars_only(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=2)
+    world.site.fault("photo", ["503"], sticky=True)
+    world.crawl(code=3, settings={"RETRY_TIMES": 0})
+    world.site.clear_faults()
+    done = world.crawl(limit=2)
+    assert "4 of 12 photos of cars for sale are stored (not stored: 8 not-visited)." in verdict(done)
+    world.site.fault("photo", ["404"], sticky=True)
+    done = world.crawl(limit=3, code=3)
+    assert "not kept: 2 photos failed (2 http-404)." in last_words(done)
+
+
+def test_photos_that_are_stored_nowhere_are_no_failure(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2, env={"IMAGES_STORE": ""})
+    for _ in range(2):
+        done = world.crawl()
+        assert verdict(done).endswith("; photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty).")
+    assert newest(world)["images_for_sale"] is None
+
+
+def test_a_crawl_that_fails_says_it_too(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=4, photos=2)
+    world.crawl()
+    world.site.fault("home", ["layout"], sticky=True)
+    done = world.crawl(code=4)
+    assert verdict(done) == "bilasolur: 8 of 8 photos of cars for sale are stored."
+    row = newest(world)
+    assert (row["status"], row["images_for_sale"], row["images_for_sale_stored"]) == ("failed", 8, 8)
+    assert row["why"].splitlines()[-1] == "8 of 8 photos of cars for sale are stored."
