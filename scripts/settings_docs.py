@@ -64,6 +64,8 @@ or use a profile or a role."""
 # Plain comments above a setting that Scrapy knows say "Default X: why"; these have none worth a line in a table.
 _PLUMBING = {"BOT_NAME", "SPIDER_MODULES", "NEWSPIDER_MODULE", "COMMANDS_MODULE", "ADDONS", "ITEM_PIPELINES"} | {
     "EXTENSIONS",
+    "FEED_EXPORTERS",
+    "CARSCRAPER_ONE_PAGE",
     "DOWNLOADER_MIDDLEWARES",
 }
 _OPERATORS = {ast.Mult: operator.mul, ast.Pow: operator.pow, ast.Add: operator.add, ast.USub: operator.neg}

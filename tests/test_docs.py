@@ -21,7 +21,8 @@ import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
 from carscraper.cli.storage import verbs
-from carscraper.db.queries import PERMANENT_REASONS
+from carscraper.db.coverage import ForSale
+from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
 from scripts import settings_docs
 from tests import services
@@ -187,19 +188,41 @@ def test_nothing_private_is_named(page: Path) -> None:
 def test_every_reason_has_its_line() -> None:
     page = text_of(REPO / "docs" / "architecture.md")
     table = [line for line in page.splitlines() if line.startswith("| `")]
-    permanent = set()
+    final: dict[str, set[str]] = {"final": set(), "by days": set()}
     named = set()
     for line in table:
         reasons = set(re.findall(r"`([a-z0-9-]+)`", line.split("|")[1]))
         named |= reasons
-        if line.rstrip(" |").endswith("permanent"):
-            permanent |= reasons
-    assert permanent == PERMANENT_REASONS
+        if (last := line.rstrip(" |").rpartition("| ")[2]) in final:
+            final[last] |= {reason for reason in reasons if not reason.startswith("http-4")}
+    assert final == {"final": DECIDED_HERE, "by days": FINAL_BY_DAYS}
     code = text_of(REPO / "carscraper" / "pipelines" / "images.py") + text_of(
         REPO / "carscraper" / "storage" / "inspection.py"
     )
     for reason in re.findall(r'(?:return|ImageRejectedError\(|_fail\(image,) "([a-z][a-z-]+)"', code):
         assert reason in named, f"{reason} is not in the table of reasons"
+
+
+def test_the_readme_says_what_becomes_of_a_photo_that_fails() -> None:
+    """What it says of these nights is what ``tests/crawl/test_photos_for_sale.py`` crawls."""
+    page = text_of(REPO / "README.md")
+    days = CRAWL.final_after
+    assert f"After the same answer on {days} days (`IMAGES_FINAL_AFTER`) exit code 0 and `1 http-404 final`" in page
+    assert days == carscraper.settings.IMAGES_FINAL_AFTER
+    night = ForSale(photos=300, stored=0, due={"http-404": 300})
+    code, lines = verdict.judge({"carscraper/images/failed/http-404": 300}, "bilasolur", night)
+    assert "A night of HTML or 404 for every photo | exit code 3 that night and each like it" in page
+    assert code == 3
+    said = "0 of 300 photos of cars for sale are stored"
+    assert f"`{said}`" in page
+    assert said in lines[0]
+    first = {"carscraper/cars/saved": 60, "carscraper/cars/new": 60, "carscraper/images/stored": 300}
+    well = ForSale(photos=300, stored=300)
+    code, (line,) = verdict.judge({**first, "carscraper/images/bytes": 34_400_000}, "bilasolur", well)
+    assert (code, line in page.splitlines()) == (0, True), "the sample of a first crawl"
+    again = {"carscraper/cars/saved": 60, "carscraper/images/known": 300}
+    code, (line,) = verdict.judge(again, "bilasolur", well)
+    assert (code, line in page.splitlines()) == (0, True), "and of a second one"
 
 
 def test_every_last_line_has_its_advice() -> None:

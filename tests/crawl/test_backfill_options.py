@@ -255,6 +255,7 @@ def test_only_failed_asks_again_for_what_was_given_up_and_nothing_else_does(new_
     done = backfill(world, code=3)
     assert "1 photo failed (1 http-404)" in last_words(done)
     assert (world.image(car, 1)["status"], world.image(car, 1)["reason"]) == ("failed", "http-404")
+    world.sql("UPDATE car_images SET failed_days = 3 WHERE status = 'failed'")
     world.site.clear_faults()
     world.site.reset()
     backfill(world)

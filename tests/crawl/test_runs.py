@@ -58,7 +58,11 @@ def test_the_row_says_what_the_crawl_did(new_world: Callable[..., World], databa
     assert run.pid
     assert began <= run.started_at < began + timedelta(seconds=30)
     assert (run.status, run.exit_code, run.complete) == ("partial", 3, True)
-    assert last_words(done).splitlines()[0].endswith(f"WARNING: bilasolur: {run.why}")
+    said = [line.partition("WARNING: bilasolur: ")[2] for line in last_words(done).splitlines()]
+    assert (run.why or "").splitlines() == said
+    assert said[0].endswith("15 of 16 photos of cars for sale are stored (not stored: 1 http-404).")
+    assert said[1:] == ["not kept: 1 photo failed (1 http-404)."]
+    assert (run.images_for_sale, run.images_for_sale_stored, run.images_unstored) == (16, 15, {"http-404": 1})
     assert (run.cars_new, run.cars_changed, run.cars_unchanged, run.cars_gone) == (8, 0, 0, 0)
     stored = [row for row in world.images().values() if row["status"] == "stored"]
     assert (run.images_stored, run.images_linked, run.images_known) == (15, 0, 0)

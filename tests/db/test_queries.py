@@ -17,6 +17,7 @@ from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from carscraper.db.queries import PlaceholderRules, Saved
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.spiders.backfill import BackfillSpider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -518,14 +519,13 @@ class TestDue:
             (pending(), None, True),
             (pending(reason="store-error"), None, True),
             (stored(status="pending", reason="spooled"), 100, False),
-            *((failed(reason=reason), 100, False) for reason in sorted(queries.PERMANENT_REASONS)),
+            *((failed(reason=reason), 100, False) for reason in sorted(queries.DECIDED_HERE)),
+            *((failed(reason=reason), 0, True) for reason in sorted(queries.FINAL_BY_DAYS)),
             *((failed(reason=reason), 0, True) for reason in ("timeout", "http-403", "http-503", "truncated", "error")),
             (failed(reason="placeholder"), 0, True),
             (failed(reason="timeout", attempts=3), 0, True),
-            (failed(reason="timeout", attempts=4), 0, False),
-            (failed(reason="timeout", attempts=4), 23, False),
-            (failed(reason="timeout", attempts=4), 25, True),
-            (failed(reason="timeout", attempts=400), 25, True),
+            (failed(reason="timeout", attempts=4), 0, True),
+            (failed(reason="timeout", attempts=400), 0, True),
         ],
         ids=lambda value: f"{value.status} {value.reason} {value.attempts}" if isinstance(value, CarImage) else None,
     )
@@ -539,6 +539,25 @@ class TestDue:
         (known,) = ledger.ask(queries.known_images, [(SOURCE, "1")])
         assert (state.images_due, known["1/1"].due) == (due, due), "SQL and Python agree"
         assert state.card_hash == "ab"
+
+    @pytest.mark.parametrize(
+        ("attempts", "hours_ago", "due"),
+        [(3, 0, True), (4, 0, False), (4, 19, False), (4, 23.8, True), (400, 25, True)],
+    )
+    def test_a_backfill_pauses(self, ledger: Ledger, attempts: int, hours_ago: float, due: bool) -> None:
+        ledger.save(car(images=[failed(reason="http-404", attempts=attempts)], card_hash="ab"))
+        ledger.change(images, last_attempt_at=now() - timedelta(hours=hours_ago))
+        rules = queries.RetryRules(pause=BackfillSpider.retry_pause)
+        (known,) = ledger.ask(queries.known_images, [(SOURCE, "1")], False, rules)
+        assert known["1/1"].due is due
+
+    @pytest.mark.parametrize(("days", "due"), [(0, True), (2, True), (3, False), (9, False)])
+    def test_nobody_asks_again_for_what_is_final(self, ledger: Ledger, days: int, due: bool) -> None:
+        ledger.save(car(images=[failed(reason="http-404")], card_hash="ab"))
+        ledger.change(images, failed_days=days)
+        assert ledger.ask(queries.card_states, SOURCE, ["1"])["1"].images_due is due
+        more = queries.RetryRules(final_after=10)
+        assert ledger.ask(queries.card_states, SOURCE, ["1"], more)["1"].images_due
 
     def test_one_due_photo_makes_the_car_due(self, ledger: Ledger) -> None:
         ledger.save(

@@ -11,7 +11,7 @@ from sqlalchemy import event, select, update
 from carscraper.db import queries, removal, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import PERMANENT_REASONS, KnownBytes, PlaceholderRules
+from carscraper.db.queries import DECIDED_HERE, KnownBytes, PlaceholderRules
 from carscraper.items import CarImage, CarItem
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_the_hash_of_bytes_that_were_let_go_stays_with_the_new_tombstone(engine:
 
 
 def test_it_is_no_work_for_anybody(engine: Engine) -> None:
-    assert "deleted" in PERMANENT_REASONS
+    assert "deleted" in DECIDED_HERE
     (listing,) = save(engine, car("1", photo("1/0"), photo("1/1")))
     bury(engine, cars=(listing,))
     with engine.begin() as connection:
