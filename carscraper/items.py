@@ -24,7 +24,8 @@ class CarImage:
     position: int = 0
     """0 for the car's first photo."""
     status: str = "pending"
-    """``stored``, ``failed`` or ``pending`` (seen, bytes not yet safe in the store)."""
+    """``stored``, ``failed``, ``pending`` (seen, bytes not yet safe in the store) or ``superseded`` (another row of the
+    car shows the picture now)."""
     reason: str | None = None
     """Why the photo is not stored: ``http-404``, ``truncated``, ``placeholder``, …"""
     attempts: int = 0
@@ -48,6 +49,8 @@ class CarImage:
     """The key it must get (a manifest's), instead of one made from the car. Not a column."""
     insist: bool = False
     """Fetch it though an earlier run gave it up (``only=failed``). Not a column."""
+    on_page: bool = True
+    """The car's page or card shows it in this run; else the ledger alone knows its address. Not a column."""
     seen_at: float = field(default_factory=monotonic, compare=False, repr=False)
     """When the page that shows it was read, by this process's monotonic clock in seconds. Not a column."""
 
@@ -104,6 +107,8 @@ class CarItem:
     """The card says nothing that the database does not know: only the time is written."""
     details_at: datetime | None = None
     """When the details page was read (UTC); ``None`` if this item comes from the card alone."""
+    shows_all: bool = False
+    """``images`` are all photos that the site shows of the car now. Not a column."""
     seen: bool = True
     """The car was on its site in this run. False: only its photos are written, nothing is said about the car."""
     listing_id: int | None = None
@@ -121,3 +126,5 @@ class GoneCar:
     source: str
     external_id: str
     url: str
+    give_up_photos: bool = False
+    """Its photos that no address gives any more are given up, too (``car-gone``). Not a column."""

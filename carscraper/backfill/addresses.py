@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from carscraper.backfill.options import ARCHIVE
 from carscraper.base_spiders.base import allow_host, by_address, is_web_address
+from carscraper.db.queries import ARCHIVE, HAVE_BYTES
 from carscraper.items import CarImage
 
 if TYPE_CHECKING:
@@ -42,15 +43,26 @@ class Addresses:
         return urlunsplit((base.scheme, base.netloc, parts.path, parts.query, ""))
 
     def page(self, car: KnownCar) -> str | None:
-        """Give the car's own page; ``None`` without an address, or without a parser for it."""
-        source, url = car.item.source, car.item.url
+        """Return the car's own page; ``None`` without an address of use, or without a parser for it."""
+        return self.page_of(car.item.url, car.item.source)
+
+    def page_of(self, address: str, source: str) -> str | None:
+        """Return the page at *address*, on ``base_url`` if that is given; ``None`` if it is no page of a car."""
         dealer = self._dealers.get(source)
-        if not dealer or not dealer.has_details or not is_web_address(url):
+        if not dealer or not dealer.has_details:
+            return None
+        url = _repaired(address, dealer.home)
+        if url is None or dealer.car_id(url) is None:
             return None
         if not self._base_url:
             # The addresses of the cars' own pages come from a crawl of ours, as base_url comes from the user.
             allow_host(url)
         return self.at_base(dealer.canonical_url(url), source)
+
+    def repaired(self, car: KnownCar) -> str | None:
+        """Return the address that the car's row should have; ``None`` if that can't be told."""
+        dealer = self._dealers.get(car.item.source)
+        return _repaired(car.item.url, dealer.home) if dealer else None
 
     def photos(self, car: KnownCar, worklist: Worklist, *, insist: bool) -> list[CarImage]:
         """Give the stored addresses that may still answer: of photos that are due, or the one picture of an old row.
@@ -88,6 +100,27 @@ class Addresses:
         return [image] if image and image.status == "pending" and is_web_address(image.source_url) else []
 
 
+def _repaired(address: str, home: str) -> str | None:
+    """Return *address* whole: older programs kept it relative, or glued to the site's name.
+
+    >>> _repaired("https://bilasolur.isCarDetails.aspx?cid=1", "https://bilasolur.is/")
+    'https://bilasolur.is/CarDetails.aspx?cid=1'
+    >>> _repaired("CarDetails.aspx?cid=1", "https://bilasolur.is/")
+    'https://bilasolur.is/CarDetails.aspx?cid=1'
+    >>> _repaired("", "https://bilasolur.is/"), _repaired("file:///x", "https://bilasolur.is/")
+    (None, None)
+    """
+    address = address.strip()
+    host = (urlsplit(home).hostname or "").removeprefix("www.")
+    glued = re.match(rf"https?://(?:www\.)?{re.escape(host)}(?=[a-z])", address, re.IGNORECASE)
+    try:
+        url = urljoin(home, address[glued.end() :] if glued else address) if address else ""
+    except ValueError:  # brackets that hold no IPv6 address, and the like
+        return None
+    return url if is_web_address(url) else None
+
+
 def is_wanted(known: KnownImage, *, insist: bool) -> bool:
     """Tell whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
-    return known.due or (insist and known.image.status != "stored" and known.image.reason not in {"spooled", "deleted"})
+    given_up = known.image.status not in HAVE_BYTES and known.image.reason not in {"spooled", "deleted"}
+    return known.due or (insist and given_up)

@@ -9,7 +9,7 @@ import logging
 import posixpath
 from typing import TYPE_CHECKING
 
-from carscraper.backfill.options import ARCHIVE
+from carscraper.db.queries import ARCHIVE
 from carscraper.items import CarImage, CarItem
 from carscraper.manifest import Entry, count_entries, read_manifest
 

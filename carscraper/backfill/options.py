@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from carscraper.base_spiders.base import read_address, read_count, read_flag
+from carscraper.db.queries import ARCHIVE
 from carscraper.exceptions import ConfigurationError
 from carscraper.manifest import STRIP_PREFIX
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-ARCHIVE = "Archive"
-"""The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
 SOURCES = ("Bilasolur", "Bilaland", "BR", "Hekla", "Brimborg", "Islandsbilar", "Askja", ARCHIVE)
 """Those of the earlier scraper, whether or not there is a spider for them yet, and the archive."""
 KINDS = ("missing", "temporary", "failed", "local")

@@ -98,12 +98,12 @@ class Worklist:
         return kinds
 
     async def _give_ids(self) -> dict[int, str]:
-        """Give rows of the earlier scraper that name no car the id that stands in their address.
+        """Give rows of the earlier scraper that name no car the id that stands in their address or their photo's.
 
         Also those of other shards: which of a car's rows gets the id must not depend on who is faster.
         """
         rows = await self._ledger.without_id(self._options.sources)
-        found = {row_id: car_id for row_id, source, url in rows if (car_id := self._car_id(source, url))}
+        found = {row_id: car_id for row_id, *about in rows if (car_id := self._car_id(*about))}
         given = await self._ledger.give_ids(found) if found else {}
         if rows:
             logger.info(
@@ -112,10 +112,10 @@ class Worklist:
             )
         return given
 
-    def _car_id(self, source: str, url: str) -> str | None:
+    def _car_id(self, source: str, url: str, image_url: str) -> str | None:
         dealer = self._dealers.get(source)
         if dealer:
-            return dealer.car_id(url)
+            return dealer.car_id(url) or dealer.car_of_image(image_url)
         # Of dealers without a spider: the last part of the path that holds a number, or the last such parameter.
         try:
             parts = urlsplit(url)

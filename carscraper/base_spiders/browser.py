@@ -258,7 +258,8 @@ class BrowserSpider(CardSpider):
         of every address.
         """
         requests = await super().conclude()
-        return random.sample(requests, min(len(requests), _LOOKUPS))
+        self.lookups = min(len(requests), _LOOKUPS)
+        return random.sample(requests, self.lookups)
 
 
 # --- reading addresses ---

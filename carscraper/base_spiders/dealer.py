@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from typing import ClassVar
 
     from scrapy.http import Response
@@ -40,7 +41,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DAY = timedelta(days=1)
-_RECENT = timedelta(days=14)
+RECENT = timedelta(days=14)
+"""A car that was seen since then was for sale a moment ago."""
+_NOT_THERE = frozenset({404, 410})
+_CONTROLS = 5  # pages of listed cars that show whether the site tells the truth about its cars
+_TRUSTED = 0.8  # of them that must show their car: one may have been sold this minute
+_CONTRADICTIONS = 3  # pages of listed cars that say "gone"; fewer may have been sold this minute
 
 
 class DealerSpider(CarscraperSpider):
@@ -94,6 +100,13 @@ class DealerSpider(CarscraperSpider):
         self.known_fields: dict[str, frozenset[str]] = {}
         """What the ledger has of cars whose own page is not asked for, until they are through the pipelines."""
         self.taken = 0
+        self.controls: deque[tuple[str, str]] = deque(maxlen=_CONTROLS)
+        """The cars that were on the list last: id and address."""
+        self._pages_of_listed: Counter[bool] = Counter()
+        """Own pages of cars that are on the list, by whether they show the car."""
+        self.lookups = 0
+        """Pages of missing cars that are still to come."""
+        self._said_gone: list[GoneCar] = []
         self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         """A partial crawl concludes nothing about cars that it did not see."""
         self.one_page = self.settings.getbool("CARSCRAPER_ONE_PAGE")
@@ -138,6 +151,20 @@ class DealerSpider(CarscraperSpider):
     def canonical_url(self, url: str) -> str:
         """Give the lasting address of the car's page at *url*, on the same host."""
         return url
+
+    def car_of_image(self, address: str) -> str | None:
+        """Return the id of the car that the address of a photo names; ``None`` if it names none."""
+        return None
+
+    def find_car(
+        self,
+        external_id: str,
+        callback: Callable[..., Any],
+        errback: Callable[..., Any],
+        cb_kwargs: dict[str, Any] | None = None,
+    ) -> Request | None:
+        """Return the first request of a search for one car by its id; ``None`` if the site has no such search."""
+        return None
 
     def incomplete(self, why: str) -> None:
         """Make the crawl partial: a part of the site's list was not seen.
@@ -190,6 +217,7 @@ class DealerSpider(CarscraperSpider):
                 continue
             self.seen.add(card.external_id)
             self.taken += 1
+            self.controls.append((card.external_id, card.url))
             fresh.append(card)
         states: dict[str, CardState] = {}
         try:
@@ -207,6 +235,7 @@ class DealerSpider(CarscraperSpider):
             else:
                 if state is not None:
                     self.known_fields[card.external_id] = state.fields
+                card.shows_all = not self.has_details
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
         await self._add_known_images([card for card in fresh if card.unchanged])
@@ -259,6 +288,8 @@ class DealerSpider(CarscraperSpider):
             if self.is_gone(response):
                 # Listed a moment ago, sold now. What the card said is kept; a complete crawl settles the rest.
                 self.count("details/gone")
+                self._notice_gone()
+                item.card_hash = None  # so that the next crawl tries again if it was not true
                 yield item
                 return
             results = list(self._parse_own_page(response, item))
@@ -270,7 +301,9 @@ class DealerSpider(CarscraperSpider):
             return
         finally:
             forget_tree(response)
+        self._pages_of_listed[True] += 1
         item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        item.shows_all = True
         yield from results
 
     def _parse_own_page(self, response: Response, item: CarItem) -> Iterator[Any]:
@@ -278,6 +311,15 @@ class DealerSpider(CarscraperSpider):
         if shown not in {None, item.external_id}:
             raise ValueError(f"it is the page of the car {shown}")
         return self.parse_details(response, item)
+
+    def _notice_gone(self) -> None:
+        """Doubt the pages of cars when most of those that are on the list say that they are gone."""
+        self._pages_of_listed[False] += 1
+        if max(self._pages_of_listed[True] + 1, _CONTRADICTIONS) <= self._pages_of_listed[False]:
+            self.incomplete(
+                "Most cars' own pages said that the car is gone though it is on the list: the site has a fault, and "
+                "what only these pages show was not read; crawl again later."
+            )
 
     def details_failed(self, failure: Failure) -> Iterator[Any]:
         """Keep the car as its card shows it when its own page does not come."""
@@ -304,7 +346,7 @@ class DealerSpider(CarscraperSpider):
             end_as_failed(self.crawler, str(error))
             raise CloseSpider("database_away") from None
         # Cars that an earlier program left as active for months say nothing about what the site shows today.
-        since = datetime.now(UTC).replace(tzinfo=None) - _RECENT
+        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
         usual = {car.external_id for car in active if car.last_seen_at and car.last_seen_at > since}
         seen = len(self.seen & usual)
         if seen < self.settings.getfloat("CRAWL_MIN_SHARE") * len(usual):
@@ -318,7 +360,9 @@ class DealerSpider(CarscraperSpider):
         most = self.settings.getint("CRAWL_MAX_LOOKUPS")
         # By chance, not by age: cars whose pages never answer must not take the turns of the others.
         chosen = random.sample(missing, most) if len(missing) > most else missing
-        return [request for car in chosen if (request := self._lookup(car))]
+        requests = [request for car in chosen if (request := self._lookup(car))]
+        self.lookups = len(requests)
+        return requests
 
     def _lookup(self, car: ActiveCar) -> Request | None:
         if not is_web_address(car.url):
@@ -332,20 +376,78 @@ class DealerSpider(CarscraperSpider):
             dont_filter=True,
         )
 
-    def parse_missing(self, response: Response, external_id: str) -> Iterator[Any]:
-        """Mark a car as gone on its own page's word only."""
-        if self.is_gone(response):
-            self.count("details/gone")
-            yield GoneCar(source=self.source, external_id=external_id, url=response.url)
+    def parse_missing(self, response: Response, external_id: str) -> Iterator[Request]:
+        """Hear what a missing car's own page says of it."""
+        yield from self._looked_up(external_id, response.url, says_gone=self.is_gone(response))
 
-    def missing_failed(self, failure: Failure) -> Iterator[Any]:
+    def missing_failed(self, failure: Failure) -> Iterator[Request]:
         """Conclude nothing from a page that does not come, unless the site says so that there is none."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        if self.gone_by_status and status_of(failure) in {404, 410}:
+        says_gone = self.gone_by_status and status_of(failure) in _NOT_THERE
+        if not says_gone:
+            logger.info("A missing car's page does not come: %r (%s)", request.url, reason_of(failure))
+        yield from self._looked_up(request.cb_kwargs["external_id"], request.url, says_gone=says_gone)
+
+    def _looked_up(self, external_id: str, url: str, *, says_gone: bool) -> Iterator[Request]:
+        """After the last lookup ask for pages of cars that are on the list: what do they say?"""
+        if says_gone:
             self.count("details/gone")
-            yield GoneCar(source=self.source, external_id=request.cb_kwargs["external_id"], url=request.url)
+            self._said_gone.append(GoneCar(source=self.source, external_id=external_id, url=url))
+        self.lookups -= 1
+        if self.lookups or not self._said_gone:
             return
-        logger.info("A missing car's page does not come: %r (%s)", request.url, reason_of(failure))
+        controls = list(self.controls)[-len(self._said_gone) :]
+        answers: list[bool | None] = []
+        for listed, address in controls:
+            yield Request(
+                address,
+                callback=self.parse_control,
+                errback=self.control_failed,
+                cb_kwargs={"external_id": listed, "answers": answers, "wanted": len(controls)},
+                dont_filter=True,
+            )
+
+    def parse_control(
+        self, response: Response, external_id: str, answers: list[bool | None], wanted: int
+    ) -> Iterator[GoneCar]:
+        """See whether the page shows a car that is for sale."""
+        answers.append(not self.is_gone(response) and (self.shows_car(response, external_id) or None))
+        if len(answers) == wanted:
+            yield from self._conclude_gone(answers)
+
+    def control_failed(self, failure: Failure) -> Iterator[GoneCar]:
+        """Count a page that is not there as a contradiction; one that does not come says nothing."""
+        arguments = failure.request.cb_kwargs  # type: ignore[attr-defined]
+        answers: list[bool | None] = arguments["answers"]
+        answers.append(False if self.gone_by_status and status_of(failure) in _NOT_THERE else None)
+        if len(answers) == arguments["wanted"]:
+            yield from self._conclude_gone(answers)
+
+    def shows_car(self, response: Response, external_id: str) -> bool:
+        """Tell whether *response* is the own page of a car that is for sale, as far as a page tells it."""
+        if self.car_id(response.url) != external_id or self.is_gone(response):
+            return False
+        if not self.has_details:
+            return True
+        try:
+            car = CarItem(source=self.source, external_id=external_id, url=response.url)
+            return any(isinstance(each, CarItem) for each in self.parse_details(response, car))
+        except Exception as error:
+            logger.info("%r is no page of a car (%s: %s)", response.url, type(error).__name__, error)
+            return False
+        finally:
+            forget_tree(response)
+
+    def _conclude_gone(self, answers: list[bool | None]) -> Iterator[GoneCar]:
+        """Mark the cars whose pages say so, if the pages of listed cars show theirs."""
+        shown, gone = answers.count(True), answers.count(False)
+        if not shown or shown < _TRUSTED * (shown + gone):
+            self.incomplete(
+                f"The pages of {len(self._said_gone)} missing cars said that they are gone, but of {len(answers)} cars "
+                f"on the list only {shown} showed theirs: the site has a fault, and no car was marked as gone."
+            )
+        elif not self.is_partial:
+            yield from self._said_gone
 
 
 def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: timedelta) -> bool:

@@ -311,6 +311,11 @@ class RoggSpider(CardSpider):
         found = _parameters(url).get("cid", "")
         return found if found.isalnum() else None
 
+    def car_of_image(self, address: str) -> str | None:
+        """Read ``c``."""
+        found = _parameters(address).get("c", "") if "carimage.aspx" in address.lower() else ""
+        return found if found.isalnum() else None
+
     def canonical_url(self, url: str) -> str:
         """Keep only the parameters that name the car."""
         parts = urlsplit(url)

@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import DECIDED_HERE, RetryRules, becomes_final, chunks
+from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, RetryRules, becomes_final, chunks
 from carscraper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def answering() -> Iterator[None]:
 def by_status(connection: Connection) -> list[Photos]:
     """Count the photos of all cars by status, reason and store."""
     # A row that failed later (a placeholder) keeps its key and store; it is not stored there as a photo.
-    store = case((_images.c.status == "stored", _images.c.store))
+    store = case((_images.c.status.in_(HAVE_BYTES), _images.c.store))
     query = (
         select(_images.c.status, _images.c.reason, store.label("at"), func.count())
         .group_by(_images.c.status, _images.c.reason, store)
@@ -114,7 +114,7 @@ def by_status(connection: Connection) -> list[Photos]:
 def coverage(connection: Connection) -> Coverage:
     """Count the active cars by how their photos stand."""
     stored: Any = func.coalesce(func.sum(case((_images.c.status == "stored", 1), else_=0)), 0)
-    is_photo = func.coalesce(_images.c.reason, "").not_in(NOT_WANTED)
+    is_photo = and_(func.coalesce(_images.c.reason, "").not_in(NOT_WANTED), _images.c.status != "superseded")
     each = (
         select(func.count(_images.c.id).label("photos"), stored.label("stored"))
         .select_from(_listings.join(_images, and_(_images.c.listing_id == _listings.c.id, is_photo), isouter=True))

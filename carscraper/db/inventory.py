@@ -265,16 +265,21 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
     listing_ids = {entry.listing_id for entry in entries(connection, rows).values()}
     shown = lock_covers(connection, sorted(listing_ids))
     lost: list[int] = []
+    keys: set[str] = set()
     urls: dict[int, set[str | None]] = {}
     for chunk in chunks(sorted(rows)):
         for row in connection.execute(select(*_COLUMNS).where(_images.c.id.in_(chunk), _is_in(store))).all():
             if row.key == rows[row.id]:
                 lost.append(row.id)
+                keys.add(row.key or "")
                 urls.setdefault(row.listing_id, set()).add(row.url)
+    # The hash stays: should the object come back, `discover` knows whose it is.
+    values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
     for chunk in chunks(lost):
-        # The hash stays: should the object come back, `discover` knows whose it is.
-        values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
         connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(status="pending", **values))
+    for chunk in chunks(sorted(keys - {""})):  # what is superseded has no other object than they
+        also = and_(_images.c.key.in_(chunk), _images.c.store == store, _images.c.status == "superseded")
+        connection.execute(update(_images).where(also).values(status="pending", superseded_by=None, **values))
     covers = stored_urls(connection, sorted(urls))
     for listing_id, gone in sorted(urls.items()):
         if shown.get(listing_id) in gone - {None}:

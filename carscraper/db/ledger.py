@@ -160,8 +160,8 @@ class Ledger:
         """Give the cars *row_ids* as the tables have them, with their photos."""
         return await self._ask(work.cars, row_ids, self._retry)
 
-    async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str]]:
-        """List the rows that name no car: row id, source and address, the last seen first."""
+    async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
+        """List the rows that name no car: row id, source, address and the photo's address, the last seen first."""
         return await self._ask(work.without_id, sources)
 
     async def settled(self, source: str, photos: list[tuple[str, str]]) -> dict[tuple[str, str], str]:

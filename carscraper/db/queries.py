@@ -29,6 +29,10 @@ _changes = cast("Table", PriceChange.__table__)
 
 SHARED_IDS = ("BR", "Bilaland", "Bilasolur", "Henry")
 """Sources on the Rögg platform: the same id is the same car, and the same photo's identity the same photo."""
+ARCHIVE = "Archive"
+"""The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
+HAVE_BYTES = ("stored", "superseded")
+"""Statuses of photos whose bytes are in the store, under their key."""
 
 _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
 
@@ -43,6 +47,7 @@ FINAL_BY_DAYS = frozenset(
         "truncated",
         "empty",
         "no-fresh-address",
+        "off-page",
         "robots-txt",
     }
 )
@@ -172,7 +177,7 @@ class Saved:
     listing_id: int | None = field(default=None, compare=False)
     created: bool = False
     changed: bool = False
-    """It was known, and something that is said of it is not as it was."""
+    """It was known, and something that is said of it is not as it was; of a gone car: it was active."""
     card_hash: str | None = field(default=None, compare=False)
     """What its row had before."""
     price_changed: bool = False
@@ -180,6 +185,20 @@ class Saved:
     """Why this car can't be written, whatever is tried."""
     placeholders: int = 0
     """Photos, of this and other cars, that this car's showed to be placeholders."""
+    given_up: int = field(default=0, compare=False)
+    """Photos of a gone car that are not tried again unless the car is seen again."""
+    superseded: frozenset[str] = field(default=frozenset(), compare=False)
+    """Identities of the car's photos that others of its photos have taken the place of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """Which photos of a car its site shows now."""
+
+    identities: tuple[str, ...] = ()
+    """In the page's order."""
+    whole: bool = False
+    """They are all that the site shows of the car."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +239,7 @@ def of_cars(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
 def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
     """Return the condition for photos that are not stored and are to be tried again at *now*."""
     due = and_(
-        _images.c.status.not_in(("stored", "superseded")),
+        _images.c.status.not_in(HAVE_BYTES),
         or_(_images.c.reason.is_(None), _images.c.reason.not_in(DECIDED_HERE | {"spooled"})),
         _images.c.failed_days < retry.final_after,
     )
@@ -311,7 +330,9 @@ def card_states(
     connection: Connection, source: str, external_ids: list[str], retry: RetryRules = CRAWL
 ) -> dict[str, CardState]:
     """Return for each known car of *external_ids* what the last crawl knew."""
-    due = exists().where(_images.c.listing_id == _listings.c.id, due_condition(utcnow(), retry))
+    # The car is on the list: that its page said otherwise one day counts no more.
+    wanted = or_(due_condition(utcnow(), retry), and_(_images.c.status == "failed", _images.c.reason == "car-gone"))
+    due = exists().where(_images.c.listing_id == _listings.c.id, wanted)
     photo = exists().where(_images.c.listing_id == _listings.c.id)
     own = [name for name in EXPECTABLE if name != PHOTO]
     states = {}
@@ -428,7 +449,7 @@ def _let_inherit(
         for other in SHARED_IDS if source in SHARED_IDS else ():
             for identity, known in everything.get((other, external_id), {}).items():
                 deleted = known.image.reason == "deleted"  # whatever another site has
-                if deleted or (known.image.status == "stored" and identity not in theirs):
+                if deleted or (_has_bytes(known.image) and identity not in theirs):
                     theirs[identity] = KnownImage(image=known.image, due=False)
         for identity, known in theirs.items():
             own = photos.get(identity)
@@ -437,7 +458,11 @@ def _let_inherit(
 
 
 def _is_settled(image: CarImage) -> bool:
-    return image.status == "stored" or image.reason == "deleted"
+    return _has_bytes(image) or image.reason == "deleted"
+
+
+def _has_bytes(image: CarImage) -> bool:
+    return image.status in HAVE_BYTES and image.key is not None
 
 
 def known_bytes(
@@ -505,14 +530,14 @@ def save(connection: Connection, items: list[CarItem | GoneCar], rules: Placehol
     for cars in rounds:
         numbers = [cars[car] for car in sorted(cars)]
         unchanged = [item for number in numbers if isinstance(item := items[number], CarItem) and item.unchanged]
-        gone = [item for number in numbers if isinstance(item := items[number], GoneCar)]
+        gone = {number: item for number in numbers if isinstance(item := items[number], GoneCar)}
         seen = {number: item for number in numbers if isinstance(item := items[number], CarItem) and not item.unchanged}
         if unchanged or gone:
             _lock_in_order(connection, [items[number] for number in numbers])
         results |= dict.fromkeys(numbers, Saved())
         results |= _save_cars(connection, seen, rules)
         _mark_seen(connection, unchanged)
-        _mark_gone(connection, gone)
+        results |= _mark_gone(connection, gone)
     return [results[number] for number in range(len(items))]
 
 
@@ -552,6 +577,15 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         connection.execute(insert(_changes), changes)
     with_images = {listing_ids[item.source, item.external_id]: item.images for item in items if item.images}
     found, touched = _save_images(connection, with_images, rules, now)
+    numbers = {
+        listing_ids[item.source, item.external_id]: number
+        for number, item in cars.items()
+        if item.images and item.source != ARCHIVE  # where each photo has a key that was asked for
+    }
+    for listing_id, identities in supersede(
+        connection, {each: _shown(cars[numbers[each]]) for each in numbers}
+    ).items():
+        results[numbers[listing_id]] = replace(results[numbers[listing_id]], superseded=identities)
     for values in updates:
         values["new_link_due"] |= values["row_id"] in touched
     if found:
@@ -700,18 +734,26 @@ def _mark_seen(connection: Connection, cars: list[CarItem]) -> None:
             connection.execute(update(_listings).where(where).values(values))
 
 
-def _mark_gone(connection: Connection, cars: list[GoneCar]) -> None:
+def _mark_gone(connection: Connection, cars: dict[int, GoneCar]) -> dict[int, Saved]:
     now = utcnow()
-    for car in cars:
-        connection.execute(
-            update(_listings)
-            .where(
-                _listings.c.source == car.source,
-                _listings.c.external_id == car.external_id,
-                _listings.c.is_active,
+    results = {}
+    for number, car in cars.items():
+        this = and_(_listings.c.source == car.source, _listings.c.external_id == car.external_id)
+        values = {"is_active": False, "gone_at": now, "link_due": True}
+        marked = connection.execute(update(_listings).where(this, _listings.c.is_active).values(values)).rowcount
+        given_up = 0
+        if car.give_up_photos:
+            photos = and_(
+                _images.c.listing_id.in_(select(_listings.c.id).where(this)),
+                or_(
+                    _images.c.reason == "no-fresh-address",
+                    and_(_images.c.status == "pending", _images.c.reason.is_(None)),
+                ),
             )
-            .values(is_active=False, gone_at=now, link_due=True)
-        )
+            given = {"status": "failed", "reason": "car-gone"}
+            given_up = connection.execute(update(_images).where(photos).values(given)).rowcount
+        results[number] = Saved(changed=bool(marked), given_up=given_up)
+    return results
 
 
 def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rules: PlaceholderRules) -> list[int]:
@@ -805,6 +847,8 @@ def _image_values(
     values |= {"failed_days": 0, "failed_on": None}  # they are counted at the end of a run
     if row is None:
         return values
+    if not image.on_page:
+        image.position = values["position"] = row.position  # where it was when it was shown
     if row.reason == "deleted":
         # Only where the dealer shows it may change; the crawl that had it in hand meanwhile changes nothing.
         if (row.position, row.source_url) == (image.position, image.source_url):
@@ -814,6 +858,8 @@ def _image_values(
             "source_url": image.source_url,
         }
     keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
+    # Shown again, and stored since it was shown first; supersede() makes it the current row.
+    keep_bytes |= (row.status, image.status, row.key) == ("superseded", "stored", image.key)
     # Written a moment ago, when the bytes were safe; or found to be a placeholder since.
     keep_bytes |= row.sha256 is not None and (row.sha256, row.status, row.reason) == (
         image.sha256,
@@ -880,6 +926,8 @@ def image_stored(
     if listing_id is None:
         return False
     save_images(connection, [(listing_id, replace(image, status="stored", reason=None))], rules)
+    if source != ARCHIVE:
+        supersede(connection, {listing_id: Shown()})
     # What could not be read back while it was in the spool can be compared now.
     connection.execute(update(_listings).where(_listings.c.id == listing_id).values(link_due=True))
     return True
@@ -950,3 +998,110 @@ def _unlink_later(connection: Connection, placeholders: list[str]) -> None:
     )
     for chunk in chunks(connection.execute(showing).scalars().all()):
         connection.execute(update(_listings).where(_listings.c.id.in_(chunk)).values(link_due=True))
+
+
+# --- one current row for each picture of a car -----------------------------------------------------------------------
+
+_SEVERAL_ROWS = select(
+    *(_images.c[name] for name in ("id", "listing_id", "identity", "position", "status", "reason", "source_sha256")),
+    *(_images.c[name] for name in ("key", "superseded_by", "failed_days", "failed_on", "first_seen_at")),
+).order_by(_images.c.id)
+_SUPERSEDE = (
+    update(_images)
+    .where(_images.c.id == bindparam("row_id"))
+    .values(
+        {name: bindparam(f"new_{name}") for name in ("status", "reason", "superseded_by", "failed_days", "failed_on")}
+    )
+)
+_STAYS = frozenset({"deleted", "placeholder", "spooled"})
+"""Reasons of rows that stay as they are, whatever the page shows."""
+
+
+def _shown(item: CarItem) -> Shown:
+    on_page = tuple(image.identity for image in item.images if image.on_page)
+    return Shown(identities=on_page, whole=item.shows_all and item.seen)
+
+
+def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, frozenset[str]]:
+    """Let each picture of a car have one current row; the listings' rows are locked by the caller.
+
+    A site may give its photos new ids. Of rows with the same bytes the one that is shown now is current (``stored``),
+    the others are ``superseded`` by it and keep key, address and hashes. A photo that was never stored and is shown no
+    more is superseded by the newer one that is stored and stands in its place; without such a one it is ``off-page``.
+
+    Args:
+        connection: in a transaction of the caller.
+        shown: what the site shows, by listing id.
+
+    Returns:
+        For each listing the identities of its superseded rows.
+    """
+    rows: dict[int, list[Row[Any]]] = {listing_id: [] for listing_id in shown}
+    for chunk in chunks(sorted(shown)):
+        for row in connection.execute(_SEVERAL_ROWS.where(_images.c.listing_id.in_(chunk))):
+            rows[row.listing_id].append(row)
+    changes = []
+    superseded = {}
+    for listing_id, photos in rows.items():
+        after = _current_rows(photos, shown[listing_id].identities)
+        if shown[listing_id].whole:
+            after |= _no_longer_shown(photos, shown[listing_id].identities, after)
+        superseded[listing_id] = frozenset(
+            row.identity for row in photos if after.get(row.id, {"status": row.status})["status"] == "superseded"
+        )
+        for row in photos:
+            if row.id in after:
+                values = {"reason": None, "superseded_by": None, "failed_days": 0, "failed_on": None} | after[row.id]
+                if any(getattr(row, name) != value for name, value in values.items()):
+                    changes.append({f"new_{name}": value for name, value in values.items()} | {"row_id": row.id})
+    if changes:
+        connection.execute(_SUPERSEDE, changes)
+    return superseded
+
+
+def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, dict[str, Any]]:
+    """Give what becomes of rows that have the same bytes as others, by row id."""
+    places = {identity: place for place, identity in enumerate(shown)}
+    families: dict[str, list[Row[Any]]] = {}
+    for row in photos:
+        if row.status in HAVE_BYTES and row.key and row.source_sha256:
+            families.setdefault(row.source_sha256, []).append(row)
+    after: dict[int, dict[str, Any]] = {}
+    for family in families.values():
+        current = min(
+            (row for row in family if row.identity in places), key=lambda row: places[row.identity], default=None
+        )
+        # Nobody knows what is shown: the newest, unless it was superseded already.
+        current = current or next((row for row in reversed(family) if row.status == "stored"), None)
+        if current:
+            after |= {row.id: {"status": "superseded", "superseded_by": current.id} for row in family}
+            after[current.id] = {"status": "stored"}
+    return after
+
+
+def _is_answer(reason: str | None) -> bool:
+    """Tell whether the dealer has answered, as :func:`becomes_final` has it."""
+    return reason in FINAL_BY_DAYS or ((reason or "").startswith("http-4") and reason not in _BUSY)
+
+
+def _no_longer_shown(
+    photos: list[Row[Any]], shown: tuple[str, ...], current: dict[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Give what becomes of rows that were never stored and that the site does not show any more, by row id."""
+    if not shown:
+        return {}
+    by_identity = {row.identity: row for row in photos}
+    after: dict[int, dict[str, Any]] = {}
+    for row in photos:
+        if row.identity in shown or row.status in HAVE_BYTES or row.reason in _STAYS:
+            continue
+        in_place = by_identity.get(shown[row.position]) if row.position < len(shown) else None
+        if in_place is not None and in_place.first_seen_at > row.first_seen_at:
+            if in_place.status in HAVE_BYTES:
+                newer = current.get(in_place.id, {}).get("superseded_by") or in_place.id
+                after[row.id] = {"status": "superseded", "superseded_by": newer}
+            continue  # else it may still be stored
+        if row.status == "failed" and _is_answer(row.reason):  # else its old address may still give it
+            days = {"failed_days": row.failed_days, "failed_on": row.failed_on} if row.reason == "off-page" else {}
+            after[row.id] = {"status": "failed", "reason": "off-page"} | days
+    return after

@@ -93,6 +93,28 @@ def rows_of_cars(connection: Connection, listing_ids: Iterable[int]) -> list[Row
     ]
 
 
+def everything_of(connection: Connection, keys: Iterable[str], listing_ids: Iterable[int]) -> list[Row]:
+    """Give every photo that goes with *keys* and with the cars *listing_ids*: no picture is deleted by half.
+
+    Those with the same key, and those that they have superseded, which may be under other keys.
+    """
+    rows = {row.row_id: row for row in rows_of_cars(connection, listing_ids)}
+    names = set(keys) | {row.key for row in rows.values() if row.key}
+    while True:
+        frontier = {row.row_id: row for row in rows_of_keys(connection, names)}
+        while new := {each: row for each, row in frontier.items() if each not in rows}:
+            rows |= new
+            frontier = {
+                each[0]: Row(*each)
+                for chunk in chunks(sorted(new))
+                for each in connection.execute(_ROWS.where(_images.c.superseded_by.in_(chunk)))
+            }
+        more = {row.key for row in rows.values() if row.key}
+        if more <= names:
+            return list(rows.values())
+        names |= more
+
+
 def unfinished(connection: Connection) -> list[str]:
     """Give the keys of deletions that were cut off."""
     query = select(_images.c.key).where(_TOMBSTONE, _images.c.key.is_not(None)).distinct().order_by(_images.c.key)
@@ -143,19 +165,18 @@ def bury(
         The rows that are tombstones now, those with a key being the ones whose objects are to go.
     """
     whole = sorted(set(listing_ids))
-    these = set(keys) | {row.key for row in rows_of_cars(connection, whole) if row.key}
-    concerned = {row.listing_id for row in rows_of_keys(connection, these)} | set(whole)
+    asked = set(keys)
+    concerned = {row.listing_id for row in everything_of(connection, asked, whole)} | set(whole)
     shown = lock_covers(connection, sorted(concerned))
     # Once more: until now a crawl could still have written.
-    rows = {row.row_id: row for row in rows_of_cars(connection, whole)}
-    these |= {row.key for row in rows.values() if row.key}
-    rows |= {row.row_id: row for row in rows_of_keys(connection, these)}
+    rows = {row.row_id: row for row in everything_of(connection, asked, whole)}
+    these = asked | {row.key for row in rows.values() if row.key}
     dead = _addresses(connection, list(rows))
     for chunk in chunks(sorted(rows)):
         connection.execute(
             update(_images)
             .where(_images.c.id.in_(chunk), _LIVE)
-            .values(status="failed", reason="deleted", url=None, stored_at=None)
+            .values(status="failed", reason="deleted", url=None, stored_at=None, superseded_by=None)
         )
     left = stored_urls(connection, sorted(shown))
     with_others = _with_other_photos(connection, sorted(shown))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import and_, case, func, or_, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.db.queries import (
     CRAWL,
+    HAVE_BYTES,
     KnownImage,
     RetryRules,
     chunks,
@@ -22,6 +23,8 @@ from carscraper.db.queries import (
 from carscraper.items import CarItem
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Connection, Table
 
 _listings = cast("Table", CarListing.__table__)
@@ -58,6 +61,7 @@ class KnownCar:
     image_url: str | None
     is_active: bool
     images: dict[str, KnownImage] = field(default_factory=dict)
+    last_seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,9 @@ def listed(
             _listings.c.image_url,
             _listings.c.is_active,
             func.count(_images.c.id),
-            number((_images.c.status != "stored") & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))),
+            number(
+                _images.c.status.not_in(HAVE_BYTES) & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))
+            ),
             number(due_condition(utcnow(), retry)),
             number((_images.c.status == "stored") & (_images.c.store == "folder")),
         )
@@ -130,21 +136,22 @@ def cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) 
         for row, images in zip(rows, photos, strict=True):
             values = {name: getattr(row, name) for name in _CAR_FIELDS}
             item = CarItem(**values, seen=False)
-            found[row.id] = KnownCar(row.id, item, row.image_url, row.is_active, images)
+            found[row.id] = KnownCar(row.id, item, row.image_url, row.is_active, images, row.last_seen_at)
     return [found[row_id] for row_id in row_ids if row_id in found]
 
 
-def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str]]:
-    """List rows without an external id: row id, source and address, the last seen first."""
+def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
+    """List rows without an external id: row id, source, address and the photo's address, the last seen first."""
     last: Any = _listings.c.last_seen_at
     query = (
-        select(_listings.c.id, _listings.c.source, _listings.c.url)
-        .where(_listings.c.external_id.is_(None), _listings.c.source.is_not(None), _listings.c.url.is_not(None))
+        select(_listings.c.id, _listings.c.source, _listings.c.url, _listings.c.image_url)
+        .where(_listings.c.external_id.is_(None), _listings.c.source.is_not(None))
+        .where(or_(_listings.c.url.is_not(None), _listings.c.image_url.is_not(None)))
         .order_by(_listings.c.is_active.desc(), last.is_(None), last.desc(), _listings.c.id.desc())
     )
     if sources is not None:
         query = query.where(_listings.c.source.in_(sources))
-    return [(row.id, row.source, row.url) for row in connection.execute(query)]
+    return [(row.id, row.source, row.url or "", row.image_url or "") for row in connection.execute(query)]
 
 
 def free_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
@@ -217,16 +224,16 @@ def known_among(
 
 
 def lose_images(connection: Connection, listing_id: int, identities: list[str]) -> None:
-    """Make pending what was stored in the folder and is not there any more."""
+    """Make pending what was stored in the folder and is not there any more, under whatever ids the car has it."""
+    of_car = and_(_images.c.listing_id == listing_id, _images.c.store == "folder", _images.c.status.in_(HAVE_BYTES))
+    keys = connection.execute(select(_images.c.key).where(of_car, _images.c.identity.in_(identities))).scalars().all()
     connection.execute(
         update(_images)
-        .where(
-            _images.c.listing_id == listing_id,
-            _images.c.identity.in_(identities),
-            _images.c.status == "stored",
-            _images.c.store == "folder",
+        .where(of_car, _images.c.key.in_(keys))
+        .values(
+            {"status": "pending"}
+            | dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at", "superseded_by"))
         )
-        .values(status="pending", reason=None, store=None, key=None, url=None, stored_at=None, last_attempt_at=None)
     )
 
 

@@ -13,6 +13,7 @@ from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import end_as_failed, for_our_spiders
+from carscraper.db.queries import HAVE_BYTES
 from carscraper.items import CarItem, GoneCar
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class BackfillReport:
         self._file: IO[str] | None = None
         self._writer: Any = None
         self._sources: dict[str, Counter[str]] = defaultdict(Counter)
+        self._doubtful: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+        """Photos of cars whose pages say that they are gone, until the end of the run says whether they are."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
         crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
@@ -64,21 +67,33 @@ class BackfillReport:
         """Count what became of the car and its photos."""
         if isinstance(item, GoneCar):
             self._sources[item.source]["gone"] += 1
+            for row in self._doubtful.pop((item.source, item.external_id), ()):
+                self._failed(*row, "car-gone")
         if not isinstance(item, CarItem):
             return
+        doubtful: list[tuple[str, ...]] = []
         counts = self._sources[item.source]
         for image in item.images:
             counts["wanted"] += 1
-            if image.status == "stored":
+            row = (item.source, item.external_id, item.url, image.identity, image.source_url, image.status)
+            if image.status in HAVE_BYTES:
                 counts["stored" if image.attempts else "known"] += 1
             elif image.reason == "limit":
                 counts["left"] += 1
             elif image.reason == "deleted":
                 counts["known"] += 1  # on purpose: nobody misses it
+            elif item.gone and image.reason == "no-fresh-address":
+                doubtful.append(row)
             else:
-                counts[f"failed {image.reason or 'not fetched'}"] += 1
-                row = (item.source, item.external_id, item.url, image.identity, image.source_url)
-                self._write(*row, image.status, image.reason or "")
+                self._failed(*row, image.reason or "")
+        before = self._doubtful.pop((item.source, item.external_id), ())
+        counts["wanted"] -= len(before)  # the car is not gone after all: its photos were asked for once more
+        if doubtful:
+            self._doubtful[item.source, item.external_id] = doubtful
+
+    def _failed(self, source: str, *cells: str) -> None:
+        self._sources[source][f"failed {cells[-1] or 'not fetched'}"] += 1
+        self._write(source, *cells)
 
     def _write(self, *cells: str) -> None:
         if self._writer:
@@ -87,6 +102,9 @@ class BackfillReport:
 
     def engine_stopped(self) -> None:
         """Print the table."""
+        for rows in self._doubtful.values():
+            for row in rows:
+                self._failed(*row, "no-fresh-address")
         if self._file:
             self._file.close()
         stats = self._crawler.stats

@@ -89,13 +89,23 @@ class DatabasePipeline:
             stats.inc_value("carscraper/cars/failed")
             raise DropItem(f"The database refuses {item.url!r}: {saved.error}")
         if isinstance(item, GoneCar):
-            stats.inc_value("carscraper/cars/gone")
+            stats.inc_value("carscraper/cars/gone", int(saved.changed))
+            stats.inc_value("carscraper/images/failed/car-gone", saved.given_up)
         elif isinstance(item, CarItem):
             stats.inc_value("carscraper/cars/saved")
             count_saved(stats, saved, item)
+            self._look_at_places(item, saved)
             if item.news != "new":  # that is counted when it comes into being
                 stats.inc_value(f"carscraper/cars/{item.news or 'unchanged'}")
         return item
+
+    def _look_at_places(self, item: CarItem, saved: Saved) -> None:
+        """Write into the item which of its photos others have taken the place of; the rest is missed."""
+        for image in item.images:
+            if image.identity in saved.superseded:
+                image.status, image.reason = "superseded", None
+            elif image.reason == "off-page" and image.attempts:
+                self._crawler.stats.inc_value("carscraper/images/failed/off-page")
 
     def _stop(self, why: str) -> None:
         stop_as_failed(self._crawler, why, reason="database_away")

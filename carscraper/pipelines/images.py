@@ -27,7 +27,7 @@ from scrapy.pipelines.images import ImagesPipeline
 
 from carscraper.addon import aborting, end_as_failed, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
-from carscraper.db.queries import is_another_address
+from carscraper.db.queries import HAVE_BYTES, is_another_address
 from carscraper.exceptions import (
     BlockedAddressError,
     DatabaseUnavailableError,
@@ -68,6 +68,8 @@ _EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "place
 _BROKEN = frozenset({"truncated", "empty"})
 # Not stored, and nobody may insist: the bytes are safe, or somebody had the photo deleted.
 _SETTLED = frozenset({"spooled", "deleted"})
+# What no longer counts once the site shows the photo.
+_ENDED_BY_SIGHT = frozenset({"car-gone", "off-page"})
 # What is copied from a known photo to one with the same bytes.
 _SAME_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
@@ -194,9 +196,9 @@ class CarImagesPipeline(ImagesPipeline):
                 await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if image.status == "stored" or not found or found.due or self._has_moved(image, found.image):
+            if image.status == "stored" or not found or found.due or self._is_shown_anew(image, found.image, item):
                 continue
-            if not image.insist or found.image.status == "stored" or found.image.reason in _SETTLED:
+            if not image.insist or found.image.status in HAVE_BYTES or found.image.reason in _SETTLED:
                 self._take_over(image, found.image)
         if self.store and item.seen:
             item.images += self._off_page(item, known)
@@ -210,8 +212,10 @@ class CarImagesPipeline(ImagesPipeline):
         return item
 
     @staticmethod
-    def _has_moved(image: CarImage, known: CarImage) -> bool:
-        """Tell whether a photo that nobody asks for any more has another address now: that one may have it."""
+    def _is_shown_anew(image: CarImage, known: CarImage, item: CarItem) -> bool:
+        """Tell whether the site shows what it did not show when the photo was given up, or shows it elsewhere."""
+        if known.reason in _ENDED_BY_SIGHT or (known.status == "superseded" and not known.key):
+            return item.seen and image.on_page
         if known.status != "failed" or known.reason in _SETTLED:
             return False
         return is_another_address(known.source_url, image.source_url)
@@ -220,15 +224,17 @@ class CarImagesPipeline(ImagesPipeline):
     def _off_page(item: CarItem, known: dict[str, KnownImage]) -> list[CarImage]:
         """Return the photos that are due and that the car's page does not show any more, at their last addresses."""
         shown = {image.identity for image in item.images}
-        missing = [each.image for identity, each in known.items() if each.due and identity not in shown]
         return [
-            CarImage(identity=image.identity, source_url=image.source_url, position=number)
-            for number, image in enumerate(missing, len(item.images))
+            CarImage(identity=identity, source_url=each.image.source_url, position=each.image.position, on_page=False)
+            for identity, each in known.items()
+            if each.due and identity not in shown
         ]
 
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
         image.status, image.reason = known.status, known.reason
+        if known.status == "superseded" and known.key:
+            image.status = "stored"  # its bytes are; the site shows it again
         if known.reason == "deleted":
             image.key = image.url = None  # the row has its key until the object is gone
         elif self.store and image.key and not image.url and image.store == self.store.backend.location:
@@ -256,7 +262,8 @@ class CarImagesPipeline(ImagesPipeline):
         Without the card's hash and the time of the details: a crawl that dies now reads this car again.
         """
         try:
-            told = replace(item, card_hash=None, details_at=None, images=item.images if images else [])
+            images_so_far = item.images if images else []
+            told = replace(item, card_hash=None, details_at=None, shows_all=False, images=images_so_far)
             saved = await self.ledger.save(told)
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
@@ -540,7 +547,9 @@ class CarImagesPipeline(ImagesPipeline):
         image: CarImage = request.meta["car_image"]
         if rejected.reason in _EXPIRED:
             if item.gone:
-                return ImageRejectedError("car-gone", f"{rejected.reason}, and so is the car")
+                return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page says it is gone")
+            if not image.on_page:
+                return ImageRejectedError("off-page", f"{rejected.reason}, and the car's page does not show the photo")
             fresh = await self._visit(item)
             if not fresh:
                 return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page shows no photo")
@@ -631,6 +640,8 @@ class CarImagesPipeline(ImagesPipeline):
         stats = self.crawler.stats
         for image in item.images:
             stats.inc_value("carscraper/images/seen")
+            if (item.gone and image.reason == "no-fresh-address") or image.reason == "off-page":
+                continue  # whether it is missed shows when the car is saved, or when the run ends
             if image.attempts == 0 and image.status == "stored":
                 stats.inc_value("carscraper/images/known")
             elif image.reason == "deleted":

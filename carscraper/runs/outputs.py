@@ -50,10 +50,10 @@ _TIME = "%Y%m%d_%H%M%S"
 _OURS = re.compile(r"([0-9]{8}_[0-9]{6})_[A-Za-z0-9._-]{1,80}")
 _LONGEST_JOB = 64
 _FLUSH_EVERY = 1.0  # seconds; each flush costs a few bytes of the compression
-_APART = {"images", "image_urls", "card_hash", "gone"}
+_APART = {"images", "image_urls", "card_hash", "gone", "shows_all", "give_up_photos"}
 CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name not in _APART)
 """The fields of a car that are written, its photos apart."""
-_WRITTEN = {CarItem: CAR_FIELDS, GoneCar: tuple(each.name for each in fields(GoneCar))}
+_WRITTEN = {CarItem: CAR_FIELDS, GoneCar: tuple(each.name for each in fields(GoneCar) if each.name not in _APART)}
 _OF_AN_IMAGE = ("identity", "url", "key", "status", "reason")
 
 

@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import tempfile
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,12 +25,15 @@ from scrapy.spiderloader import get_spider_loader
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses, is_wanted
 from carscraper.backfill.archive import Archive
-from carscraper.backfill.options import ARCHIVE, SOURCES, Options
+from carscraper.backfill.gone import CONTROLS, Evidence
+from carscraper.backfill.options import SOURCES, Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
-from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.dealer import RECENT, DealerSpider
 from carscraper.db.ledger import Ledger, retry_rules
+from carscraper.db.queries import ARCHIVE
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.middlewares.carried import carry
@@ -85,6 +88,9 @@ class BackfillSpider(CarscraperSpider):
         self._again: deque[int] = deque()
         """Rows of cars whose photos proved not to be where they should be."""
         self._handed_on: dict[tuple[str, str], KnownCar] = {}
+        self._without_search: set[str] = set()
+        """Sources whose sites can't be asked for a car's number."""
+        self._evidence: dict[str, Evidence] = defaultdict(Evidence)
         self._moved = asyncio.Event()
         self._plan: Ledger | None = None
         if self.options.rehearses:
@@ -98,7 +104,8 @@ class BackfillSpider(CarscraperSpider):
         for name in loader.list():
             spider = loader.load(name)
             if issubclass(spider, DealerSpider):
-                dealers[spider.source] = spider.from_crawler(self.crawler)
+                dealer = dealers[spider.source] = spider.from_crawler(self.crawler)
+                dealer.base_url = self.options.base_url or dealer.base_url
         return dealers
 
     def _rehearse_with_other_settings(self) -> None:
@@ -144,7 +151,7 @@ class BackfillSpider(CarscraperSpider):
     def page_url(self, item: CarItem) -> str | None:
         """Give the address of the car's page, on ``base_url`` if that is given."""
         dealer = self.dealers.get(item.source)
-        return self.addresses.at_base(item.url, item.source) if dealer and dealer.has_details else None
+        return self.addresses.page_of(item.url, item.source) if dealer else None
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
         """Read the photos with the dealer's own parser."""
@@ -211,26 +218,37 @@ class BackfillSpider(CarscraperSpider):
         queues = await self.worklist.queues()
         self.crawler.stats.set_value("carscraper/backfill/photos", self._estimate(queues))
         ahead: dict[str, deque[KnownCar]] = {source: deque() for source in queues}
-        while not self._is_stopping() and (queues or self._again or any(self._under_way.values())):
+        while not self._is_stopping() and (
+            queues or self._again or any(self._under_way.values()) or any(map(self._is_open, self._evidence))
+        ):
             while self._again:
                 for car in await self._cars([self._again.popleft()]):
                     for each in self._visit(car):
                         yield each
-            for source in list(queues):
-                while self._has_room(source):
-                    if not ahead[source]:
-                        rows = [queues[source].popleft() for _ in range(min(_READ_AHEAD, len(queues[source])))]
-                        ahead[source].extend(await self._cars([row.row_id for row in rows]))
-                    if not ahead[source]:
-                        break
-                    for each in self._begin(ahead[source].popleft()):
-                        yield each
-                if self._is_full(source) or not (queues[source] or ahead[source]):
-                    self.count("backfill/left", len(queues[source]) + len(ahead[source]))
-                    del queues[source]
+            async for each in self._next_cars(queues, ahead):
+                yield each
+            for source in [each for each in self._evidence if each not in queues]:
+                async for each in self._look_again(source):
+                    yield each
             if self._again or (not queues and not any(self._under_way.values())):
                 continue
             await self._movement()
+
+    async def _next_cars(
+        self, queues: dict[str, deque[Listed]], ahead: dict[str, deque[KnownCar]]
+    ) -> AsyncIterator[Request]:
+        for source in list(queues):
+            while self._has_room(source):
+                if not ahead[source]:
+                    rows = [queues[source].popleft() for _ in range(min(_READ_AHEAD, len(queues[source])))]
+                    ahead[source].extend(await self._cars([row.row_id for row in rows]))
+                if not ahead[source]:
+                    break
+                for each in self._begin(ahead[source].popleft()):
+                    yield each
+            if self._is_full(source) or not (queues[source] or ahead[source]):
+                self.count("backfill/left", len(queues[source]) + len(ahead[source]))
+                del queues[source]
 
     def _estimate(self, queues: dict[str, deque[Listed]]) -> int:
         """Guess how many photos there are to do, for the display."""
@@ -252,6 +270,7 @@ class BackfillSpider(CarscraperSpider):
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
         cars = await self.plan.cars(row_ids)
         for car in cars:
+            car.item.url = car.item.url or ""
             car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]
         return cars
 
@@ -290,84 +309,137 @@ class BackfillSpider(CarscraperSpider):
             yield from self._visit(car)
 
     def _visit(self, car: KnownCar) -> Iterator[Request]:
-        """Ask for the car's page; without a page or a parser for it its addresses are all there is."""
-        page = self.addresses.page(car)
-        if page is None:
-            images = self._addresses(car)
-            self.count("backfill/no_address", int(not images))
-            yield from self._hand_on(car, replace(car.item, images=images))
-            return
+        """Ask for the car's page, by its number if its address is of no use; else its photos' addresses are all."""
+        request = self._page_request(car)
+        if request:
+            yield request
+        else:
+            yield from self._without_page(car)
+
+    def _without_page(self, car: KnownCar) -> Iterator[Request]:
+        images = self._addresses(car)
+        self.count("backfill/no_address", int(not images))
+        yield from self._hand_on(car, replace(car.item, images=images))
+
+    def _page_request(self, car: KnownCar, *, again: bool = False, url: str | None = None) -> Request | None:
+        """Return the request for the car's page or for the search that finds it, counted as under way.
+
+        Args:
+            car: as the tables have it.
+            again: its page said that it is gone: the search is asked, whatever the address.
+            url: of its page, if that is known already.
+        """
         source = car.item.source
+        page = url or self.addresses.page(car)
+        dealer = self.dealers.get(source)
         wanted = sum(is_wanted(each, insist=self.options.insists) for each in car.images.values())
         reserve = wanted if car.images else TYPICAL_PHOTOS
+        arguments: dict[str, Any] = {"car": car, "reserve": reserve, "again": again}
+        request = None
+        if dealer and url is None and (again or not page) and source not in self._without_search:
+            request = dealer.find_car(car.item.external_id, self.parse_search, self.search_failed, arguments)
+        if request:
+            request = request.replace(url=self.addresses.at_base(request.url, source))
+        elif page:
+            request = Request(
+                page, callback=self.parse_car, errback=self.car_failed, cb_kwargs=arguments, dont_filter=True
+            )
+        else:
+            return None
         self._under_way[source] += 1
         self._reserved[source] += reserve
-        yield Request(
-            page,
-            callback=self.parse_car,
-            errback=self.car_failed,
-            cb_kwargs={"car": car, "reserve": reserve},
-            dont_filter=True,
-        )
+        return request
 
-    async def parse_car(self, response: Response, car: KnownCar, reserve: int) -> AsyncIterator[Any]:
+    async def parse_car(
+        self, response: Response, car: KnownCar, reserve: int, again: bool = False
+    ) -> AsyncIterator[Any]:
         """Read the car's page with its dealer's parser."""
         try:
-            for result in self._counted(self._read(response, car)):
+            for result in self._counted(self._read(response, car, again=again)):
                 yield result
         finally:
             forget_tree(response)
             self._visited(car, reserve)
 
-    def _read(self, response: Response, car: KnownCar) -> Iterator[CarItem | GoneCar]:
+    def _read(self, response: Response, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
         dealer = self.dealers[car.item.source]
         if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
             if _NO_PAGE.search(urlsplit(response.url).path):
                 self._page_failed(response.url, "it leads to a login or an error page")
             else:
-                yield from self._gone(car)
+                yield from self._gone(car, again=again)
             return
         try:
             if dealer.is_gone(response):
-                yield from self._gone(car)
+                yield from self._gone(car, again=again)
                 return
-            url = dealer.canonical_url(car.item.url)
+            known = self.addresses.repaired(car)
+            url = dealer.canonical_url(known if known and dealer.car_id(known) else response.url)
             item: CarItem = next(dealer.parse_details(response, replace(car.item, seen=True, url=url)))
         except Exception as error:
             self._page_failed(response.url, f"{type(error).__name__}: {error}")
             return
+        self._shown(car, response.url)
         item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        item.shows_all = True
         on_page = {image.identity for image in item.images}
         off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
-        item.images += [replace(image, position=len(item.images)) for image in off_page]
+        item.images += [replace(image, on_page=False) for image in off_page]
         item.image_urls = [image.source_url for image in item.images]
         yield self._within_limit(item, car)
 
-    def car_failed(self, failure: Failure) -> Iterator[CarItem | GoneCar]:
+    def car_failed(self, failure: Failure) -> Iterator[CarItem]:
         """Take 404 and 410 for the site's word that the car is gone; nothing else."""
         request: Request = failure.request  # type: ignore[attr-defined]
         car: KnownCar = request.cb_kwargs["car"]
         try:
             if status_of(failure) in {404, 410}:
-                yield from self._counted(self._gone(car))
+                yield from self._counted(self._gone(car, again=request.cb_kwargs["again"]))
             else:
                 self._page_failed(request.url, reason_of(failure))
+        finally:
+            self._visited(car, request.cb_kwargs["reserve"])
+
+    def parse_search(self, response: Response, car: KnownCar, reserve: int, again: bool) -> Iterator[Any]:
+        """Go from what the search for the car's number found to the car's page."""
+        dealer = self.dealers[car.item.source]
+        try:
+            if dealer.car_id(response.url) == car.item.external_id:
+                yield from self._counted(self._read(response, car, again=again))
+                return
+            assert isinstance(dealer, CardSpider)
+            found = [card for card in dealer.read_cards(response)[0] if card.external_id == car.item.external_id]
+            if found:
+                url = self.addresses.at_base(found[0].url, car.item.source)
+                yield self._page_request(car, again=again, url=url)
+            elif dealer.says_empty(response):
+                yield from self._counted(self._gone(car, again=again))
+            else:
+                self._page_failed(response.url, f"a search for the number {car.item.external_id} leads elsewhere")
+        finally:
+            forget_tree(response)
+            self._visited(car, reserve)
+
+    def search_failed(self, failure: Failure) -> Iterator[Request]:
+        """Do without the search: ask for the car's page itself, or for the photos that the row names."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        car: KnownCar = request.cb_kwargs["car"]
+        logger.info("No search for the car %s: %r (%s)", car.item.external_id, request.url, reason_of(failure))
+        if status_of(failure) in {404, 410} or isinstance(failure.value, ValueError):
+            self._without_search.add(car.item.source)  # there is no such form
+        try:
+            page = self.addresses.page(car)
+            follow = self._page_request(car, again=request.cb_kwargs["again"], url=page) if page else None
+            if follow:
+                yield follow
+            else:
+                yield from self._without_page(car)
         finally:
             self._visited(car, request.cb_kwargs["reserve"])
 
     def _page_failed(self, url: str, why: str) -> None:
         self.count("details/failed")
         logger.warning("A car's page does not come or can't be read: %r (%s)", url, why)
-
-    def _gone(self, car: KnownCar) -> Iterator[CarItem | GoneCar]:
-        """Mark the car; an address of its photos that still answers is used while it does."""
-        self.count("details/gone")
-        item = self._within_limit(replace(car.item, gone=True, images=self._addresses(car)), car)
-        if item.images:
-            yield item
-        # With photos left for the next run it stays active, so that the next run comes back to it.
-        if car.is_active and not any(image.reason == "limit" for image in item.images):
-            yield GoneCar(source=car.item.source, external_id=car.item.external_id, url=car.item.url)
 
     def _addresses(self, car: KnownCar) -> list[CarImage]:
         return self.addresses.photos(car, self.worklist, insist=self.options.insists)
@@ -390,6 +462,151 @@ class BackfillSpider(CarscraperSpider):
             item.images = wanted  # its own database knows of no other
         return item
 
+    # --- cars whose pages say that they are gone ---
+
+    def _gone(self, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
+        """Use what addresses of its photos still answer, while they do; whether it is gone shows at the end.
+
+        Not that of a car without photos: with one stored it would be no work any more, should it not be gone.
+        """
+        evidence = self._evidence[car.item.source]
+        if again:
+            evidence.gone.append(car)
+            self._note_lately(car, shown=False)
+            return
+        self.count("details/gone")
+        item = replace(car.item, gone=True, images=self._addresses(car) if car.images else [])
+        if item.images:
+            yield self._within_limit(item, car)
+        # With photos left for the next run it stays active, so that the next run comes back to it.
+        if not self.options.sample and not any(image.reason == "limit" for image in item.images):
+            evidence.doubtful.append(car)
+
+    def _shown(self, car: KnownCar, url: str) -> None:
+        self._evidence[car.item.source].shown.append((car.item.external_id, url))
+        self._note_lately(car, shown=True)
+
+    def _note_lately(self, car: KnownCar, *, shown: bool) -> None:
+        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        if car.is_active and car.last_seen_at and car.last_seen_at > since:
+            self._evidence[car.item.source].lately[shown] += 1
+
+    def _is_open(self, source: str) -> bool:
+        """Tell whether there are cars of *source* of which it is still open whether they are gone."""
+        evidence = self._evidence[source]
+        return bool(evidence.doubtful or evidence.gone)
+
+    async def _look_again(self, source: str) -> AsyncIterator[Request]:
+        """When all other cars of *source* are through: hear its gone cars once more, compare, conclude."""
+        evidence = self._evidence[source]
+        while evidence.doubtful and self._under_way[source] < _AT_ONCE:
+            car = evidence.doubtful.popleft()
+            request = self._page_request(car, again=True)
+            if request:
+                yield request
+            else:  # it has no address, and by now nobody can be asked for it
+                self._page_failed(car.item.url, "it can't be looked for once more")
+        if evidence.doubtful or self._under_way[source] or not evidence.gone:
+            return
+        if evidence.controls is None:
+            evidence.controls = []
+            for request in await self._controls(source):
+                self._under_way[source] += 1
+                yield request
+            return
+        steps = self._mark_gone(source, evidence) if evidence.believed else self._conclude(source, evidence)
+        for request in steps:
+            yield request
+
+    async def _controls(self, source: str) -> list[Request]:
+        """Ask for pages of cars that are for sale: those that this run has seen, else what the site's home shows."""
+        seen = list(self._evidence[source].shown)
+        if seen:
+            return [self._control(source, external_id, url) for external_id, url in seen]
+        home = next(iter(self.dealers[source].start_search())).url
+        return [
+            Request(
+                self.addresses.at_base(home, source),
+                callback=self.parse_home,
+                errback=self.control_failed,
+                cb_kwargs={"source": source},
+                dont_filter=True,
+            )
+        ]
+
+    def _control(self, source: str, external_id: str, url: str) -> Request:
+        return Request(
+            url,
+            callback=self.parse_control,
+            errback=self.control_failed,
+            cb_kwargs={"source": source, "external_id": external_id},
+            dont_filter=True,
+        )
+
+    async def parse_home(self, response: Response, source: str) -> AsyncIterator[Request]:
+        """Ask for pages of the cars that the site shows there, or of those that a crawl saw last."""
+        try:
+            dealer = self.dealers[source]
+            cards = dealer.read_cards(response)[0] if isinstance(dealer, CardSpider) else []
+            found = [(card.external_id, self.addresses.at_base(card.url, source)) for card in cards]
+            if not found:
+                gone = {car.item.external_id for car in self._evidence[source].gone}
+                since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+                for car in await self.plan.active_cars(source):
+                    page = self.addresses.page_of(car.url, source)
+                    if page and car.external_id not in gone and car.last_seen_at and car.last_seen_at > since:
+                        found.insert(0, (car.external_id, page))  # the last seen first
+            for external_id, url in found[:CONTROLS]:
+                self._under_way[source] += 1
+                yield self._control(source, external_id, url)
+        finally:
+            forget_tree(response)
+            self._control_heard(source)
+
+    def parse_control(self, response: Response, source: str, external_id: str) -> None:
+        """See whether the page shows a car that is for sale."""
+        evidence, dealer = self._evidence[source], self.dealers[source]
+        assert evidence.controls is not None
+        if dealer.shows_car(response, external_id):
+            evidence.controls.append(True)
+        elif dealer.is_gone(response):
+            evidence.controls.append(False)
+        self._control_heard(source)
+
+    def control_failed(self, failure: Failure) -> None:
+        """Let a page that does not come say nothing."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        logger.warning("A page of a car for sale does not come: %r (%s)", request.url, reason_of(failure))
+        self._control_heard(request.cb_kwargs["source"])
+
+    def _control_heard(self, source: str) -> None:
+        self._under_way[source] -= 1
+        self._moved.set()
+
+    def _conclude(self, source: str, evidence: Evidence) -> Iterator[Request]:
+        """Believe the pages and try the last addresses, or fail: no car is marked, no photo given up."""
+        why_not = evidence.why_not(self.settings.getfloat("CRAWL_MIN_SHARE"))
+        evidence.believed = not why_not
+        if why_not:
+            end_as_failed(
+                self.crawler,
+                f"The pages of {len(evidence.gone)} cars of {source} say that they are gone, but {why_not}: no car was "
+                f"marked, no photo given up. Look at the site; if it is well, run `scrapy crawl "
+                f"{self.key_folder(source)}` and then the backfill again.",
+            )
+            evidence.gone.clear()
+        for car in [each for each in evidence.gone if not each.images]:
+            if self._is_full(source):
+                evidence.gone.remove(car)  # the next run has room for its photo
+            else:
+                yield from self._hand_on(car, replace(car.item, gone=True, images=self._addresses(car)))
+
+    def _mark_gone(self, source: str, evidence: Evidence) -> Iterator[Request]:
+        for car in evidence.gone:
+            url = car.item.url or self.dealers[source].home
+            yield carry(GoneCar(source=source, external_id=car.item.external_id, url=url, give_up_photos=True))
+        self._evidence[source] = Evidence()
+
     # --- what is under way ---
 
     def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[Request]:
@@ -406,10 +623,9 @@ class BackfillSpider(CarscraperSpider):
         self._goes_on(item)
         yield carry(item)
 
-    def _counted(self, results: Iterator[CarItem | GoneCar]) -> Iterator[CarItem | GoneCar]:
+    def _counted(self, results: Iterator[CarItem]) -> Iterator[CarItem]:
         for result in results:
-            if isinstance(result, CarItem):
-                self._goes_on(result)
+            self._goes_on(result)
             yield result
 
     def _goes_on(self, item: CarItem) -> None:

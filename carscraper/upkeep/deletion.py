@@ -146,10 +146,9 @@ def select(engine: Engine, keys: Iterable[str], cars: Iterable[tuple[str, str]])
             if found is None:
                 raise ConfigurationError(f"The ledger knows no car {source}/{external_id}: write it as SOURCE/ID.")
             listing_ids.append(found)
-        of_cars = rows.rows_of_cars(connection, listing_ids)
-        every = list(dict.fromkeys([*asked, *(row.key for row in of_cars if row.key)]))
+        photos = {row.row_id: row for row in rows.everything_of(connection, asked, listing_ids)}
+        every = list(dict.fromkeys([*asked, *(row.key for row in photos.values() if row.key)]))
         of_keys = rows.rows_of_keys(connection, every)
-        photos = {row.row_id: row for row in (*of_cars, *of_keys)}
         hashes = {row.source_sha256 for row in photos.values() if row.source_sha256 and row.key}
         same = rows.kept_elsewhere(connection, hashes, every)
     shown: dict[str, list[str]] = defaultdict(list)

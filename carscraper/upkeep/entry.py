@@ -315,7 +315,7 @@ class _Found:
             return Outcome(photo.name, UNKNOWN_CAR, "/".join(car))
         rows = self.rows[car]
         location = self.entering.location
-        stored = [row for row in rows if row.status == "stored" and row.store == location]
+        stored = [row for row in rows if row.status in queries.HAVE_BYTES and row.key and row.store == location]
         if any(row.key == photo.name for row in stored):
             return Outcome(photo.name, KNOWN)
         known = self.judged.get(photo.sha256)
@@ -334,7 +334,7 @@ class _Found:
     @staticmethod
     def _row_of(photo: Photo, rows: list[CarImage], location: str) -> CarImage | None:
         """Find the photo's row: by the dealer's address that the object carries, else by the bytes."""
-        free = [row for row in rows if row.status != "stored" or row.store != location]
+        free = [row for row in rows if row.status not in queries.HAVE_BYTES or row.store != location]
         if photo.source_url:
             addresses = {photo.source_url, unquote(photo.source_url)}
             for row in free:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -18,7 +17,6 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.python.failure import Failure
 
 from carscraper.base_spiders.cards import CardSpider, _largest
-from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.base_spiders.paging import place_of
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.spiders.bilasolur import BilasolurSpider
@@ -418,13 +416,28 @@ def failed(status: int) -> Failure:
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_page_that_is_not_there_says_that_the_car_is_gone(status: int) -> None:
     spider = make_spider()
-    assert list(spider.missing_failed(failed(status))) == [
+    spider.lookups = 1
+    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
+    (control,) = spider.missing_failed(failed(status))
+    assert control.url == f"https://www.hekla.is{VIEW}8"
+    listed = Response(control.url, status=200, request=control)
+    assert list(spider.parse_control(listed, **control.cb_kwargs)) == [
         GoneCar(source="Hekla", external_id="7", url=f"https://www.hekla.is{VIEW}7")
     ]
     assert spider.crawler.stats.get_value("carscraper/details/gone") == 1
-    assert not DealerSpider.gone_by_status
-    silent = SimpleNamespace(gone_by_status=False, source="X", count=None)
-    assert list(DealerSpider.missing_failed(silent, failed(status))) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_where_listed_cars_have_no_page_either_nothing_is_concluded(status: int) -> None:
+    spider = make_spider()
+    spider.lookups = 1
+    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
+    (control,) = spider.missing_failed(failed(status))
+    failure = Failure(HttpError(Response(control.url, status=status, request=control)))
+    failure.request = control  # type: ignore[attr-defined]
+    assert list(spider.control_failed(failure)) == []
+    (sentence,) = spider.crawler.stats.get_value("carscraper/incomplete")
+    assert "no car was marked as gone" in sentence
 
 
 def test_a_page_of_which_nothing_is_known_is_not_asked_for_fresh_addresses() -> None:

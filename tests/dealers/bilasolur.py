@@ -152,6 +152,10 @@ class Search:
     """Changed within so many days."""
 
 
+SAYS_GONE = (("<body>", f"<body><p>{GONE}</p>"), ("CarImage.aspx", "Ekkert.aspx"))
+"""Step ``gone``: a details page says that there is no such car, whatever there is."""
+
+
 class SimulatedBilasolur(SimulatedSite):
     """The site. Every argument is also an attribute and may be changed while it runs.
 
@@ -177,7 +181,12 @@ class SimulatedBilasolur(SimulatedSite):
 
     first_page = "page=1&"
     """What the address of the first result page has before the search's ``id``."""
-    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE, "no-days": (("search_modage", "search_age"),)}
+    page_steps: ClassVar = {
+        "layout": NEW_LAYOUT,
+        "garbage": GARBAGE,
+        "no-days": (("search_modage", "search_age"),),
+        "gone": SAYS_GONE,
+    }
     settable = SimulatedSite.settable | {
         "layout",
         "per_page",

@@ -27,3 +27,18 @@ def upgrade() -> None:
     op.add_column("crawl_runs", sa.Column("images_for_sale", sa.Integer))
     op.add_column("crawl_runs", sa.Column("images_for_sale_stored", sa.Integer))
     op.add_column("crawl_runs", sa.Column("images_unstored", sa.Text, nullable=False, server_default="{}"))
+    # Sites that gave their photos new ids have left several stored rows for one picture: the newest is the current one.
+    # Not so in an archive, where each photo has a key that was asked for.
+    op.execute("""
+        UPDATE car_images SET status = 'superseded', superseded_by = (
+            SELECT max(newer.id) FROM car_images AS newer
+            WHERE newer.listing_id = car_images.listing_id AND newer.source_sha256 = car_images.source_sha256
+            AND newer.status = 'stored'
+        )
+        WHERE status = 'stored' AND EXISTS (
+            SELECT 1 FROM car_images AS newer
+            WHERE newer.listing_id = car_images.listing_id AND newer.source_sha256 = car_images.source_sha256
+            AND newer.status = 'stored' AND newer.id > car_images.id
+        )
+        AND listing_id IN (SELECT id FROM car_listings WHERE source <> 'Archive')
+    """)
