@@ -88,7 +88,7 @@ class World:
     def __init__(self, folder: Path, *, parallel: int = 4, max_bytes: int = 10**6) -> None:
         self.backend = FakeBackend()
         self.spool = Spool(folder, location=self.backend.location, max_bytes=max_bytes)
-        self.store = ImagesFilesStore(self.backend, parallel=parallel, spool=self.spool, drain_timeout=2)
+        self.store = ImagesFilesStore(self.backend, parallel=parallel, spool=self.spool, timeout=2)
         self.told: list[str] = []
         self.rows_are_there = True
 
