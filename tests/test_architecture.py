@@ -237,7 +237,7 @@ def rudeness(spider: type[Spider]) -> list[str]:
     return found
 
 
-ROBOTS = "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware"
+ROBOTS = "carscraper.middlewares.robots.PatientRobotsTxtMiddleware"
 
 
 @pytest.mark.parametrize(

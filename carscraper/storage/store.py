@@ -141,7 +141,16 @@ class ImagesFilesStore:
         Raises:
             StoreError: the store does not answer or refuses, or the object has more than *max_bytes*.
         """
-        data: bytes | None = await self._in_thread(lambda: self.backend.get(name, max_bytes=max_bytes))
+        async with self._room:
+            if self.away:
+                raise StoreUnavailableError(self.away)  # at once: bytes may be waiting for this room
+            try:
+                data: bytes | None = await self._in_thread(lambda: self.backend.get(name, max_bytes=max_bytes))
+            except StoreUnavailableError as error:
+                self._went_away(str(error))
+                if self._spool:
+                    self._start_draining()
+                raise
         return data
 
     async def delete(self, name: str) -> None:
@@ -188,6 +197,11 @@ class ImagesFilesStore:
             logger.warning("Store away (%s): photos wait in the spool until it is back", why.rstrip("."))
         self.away = why
 
+    def _came_back(self) -> None:
+        if self.away:
+            logger.warning("Store back: uploading what waits in the spool")
+            self.away = None
+
     def _refuse(self, why: str) -> None:
         if not self.refused:
             self.refused = why
@@ -205,13 +219,26 @@ class ImagesFilesStore:
                 paths = random.sample(
                     paths, min(1, len(paths))
                 )  # the probe; not always the same, it might be the cause
+            if self.away and not paths:
+                await self._look()
             await asyncio.gather(*(self._drain_one(path) for path in paths[: self._parallel]))
             progress = len(self._safe) > before
             await self._tell()
-            if not self._spool.waiting() or (self._last_round and not self.waiting()):
+            if not (self.away or self._spool.waiting()) or (self._last_round and not self.waiting()):
                 return  # in the last round all cars are written: a row that is not there now will not come
             if self.away or self._safe or not progress:
                 await asyncio.sleep(_PROBE_EVERY)
+
+    async def _look(self) -> None:
+        """Probe a store for which nothing waits."""
+        try:
+            await self._in_thread(self.backend.check)
+        except StoreUnavailableError as error:
+            self._went_away(str(error))
+        except StoreRefusedError as error:
+            self._refuse(str(error))
+        else:
+            self._came_back()
 
     async def _drain_one(self, path: Path) -> None:
         assert self._spool is not None
@@ -225,9 +252,7 @@ class ImagesFilesStore:
         async with self._room:
             stored = await self._upload(upload)
         if stored:
-            if self.away:
-                logger.warning("Store back: uploading what waits in the spool")
-                self.away = None
+            self._came_back()
             self._safe[path] = replace(upload, data=b"")
 
     async def _tell(self) -> None:
