@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "storage": FOUNDATION,
     "middlewares": FOUNDATION | {"addon", "db"},
     "pipelines": ROOMS | {"runs"},
-    "base_spiders": ROOMS | {"pipelines"},
+    "base_spiders": ROOMS | {"middlewares", "pipelines"},
     "backfill": ROOMS | {"base_spiders"},
     "upkeep": ROOMS,
     "cli": ROOMS | {"upkeep", "runs"},

@@ -31,7 +31,7 @@ _LONGEST_HEADER = 256 * 1024  # bytes; Twisted's own limit is 16 KB
 _SAME_ADDRESS = 2  # times: the second one may bring the cookie that the first one set
 _HEAD = 4096  # characters, in which Scrapy looks for <base href>
 _BASE = re.compile(rb"<base\s[^>]*href\s*=[^>]*>", re.IGNORECASE)
-_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEAD_TAG = re.compile(rb"<head(\s[^>]*)?>", re.IGNORECASE)
 
 

@@ -61,7 +61,7 @@ class PatientRobotsTxtMiddleware(RobotsTxtMiddleware):
             del self._parsers[parts.netloc]  # a crawl may last for hours: ask once more
         await super().process_request(request)
         delay = self._delays.get(parts.netloc)
-        if delay is not None and not request.meta.get("dont_obey_robotstxt"):
+        if delay is not None:
             self._slow_down(request, parts.hostname or "", delay)
 
     def process_request_2(self, rp: RobotParser | None, request: Request) -> None:

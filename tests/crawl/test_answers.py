@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -225,8 +226,9 @@ def based(base: str) -> Change:
 
     def change(response: Response) -> Response:
         text = b"".join(response.parts).decode()
-        response.body = text.replace("</body>", f'<base href="{base}"></body>', 1)
-        assert "<base" in response.body
+        late = f'<!-- <base href="/no"> {5000 * "x"} > --><base href="{base}"></body>'
+        assert "</body>" in text
+        response.body = text.replace("</body>", late, 1)
         return response
 
     return change
@@ -245,10 +247,9 @@ def test_a_base_address_counts_wherever_it_stands(new_world: Callable[..., World
         def answer(self, kind: str, which: str, request: Request) -> Response:
             response = super().answer(kind, which, request)
             if kind in {"results", "details"}:
-                text = b"".join(response.parts).decode().replace('href="/', 'href="').replace('src="/', 'src="')
-                response.body = text
+                text = b"".join(response.parts).decode().replace('href="/', 'href="')
+                response.body = re.sub('src="[^"]*CarImage', 'src="CarImage', text)
                 response = based("/is/" if kind == "details" else "/")(response)
-                assert response.body.index("<base") > 4096
             return response
 
         moved = 0
