@@ -41,6 +41,10 @@ class BlockedAddressError(CarscraperError, IgnoreRequest):
     """
 
 
+class RobotsUnreachableError(CarscraperError, IgnoreRequest):
+    """Nobody knows what a host's ``robots.txt`` allows, so nothing is fetched. Raised by ``middlewares.robots``."""
+
+
 class StoreError(CarscraperError):
     """The store did not take the bytes. Raised only as one of the two below."""
 

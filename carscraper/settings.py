@@ -150,6 +150,15 @@ DOWNLOADER_MIDDLEWARES = {
     "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
     # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
     "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
+    # Ours know what servers do wrong: see middlewares.robots and middlewares.answers.
+    "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
+    "carscraper.middlewares.robots.PatientRobotsTxtMiddleware": 100,
+    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
+    "carscraper.middlewares.answers.LenientCompressionMiddleware": 590,
+    "scrapy.downloadermiddlewares.redirect.RedirectMiddleware": None,
+    "carscraper.middlewares.answers.BoundedRedirectMiddleware": 600,
+    # The last to see a page.
+    "carscraper.middlewares.answers.BaseAddressMiddleware": 60,
     # Of no use on dealers' sites, and each costs CPU for every photo.
     "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
     "scrapy.downloadermiddlewares.redirect.MetaRefreshMiddleware": None,
@@ -384,6 +393,10 @@ DOWNLOAD_TIMEOUT = _env("DOWNLOAD_TIMEOUT", 30)
 # Default 1 GiB: a page of a dealer is below 1 MB; photos have their own bound, IMAGES_MAX_BYTES.
 DOWNLOAD_MAXSIZE = 16 * 1024**2
 DOWNLOAD_WARNSIZE = 0
+# Default True: a whole photo with a wrong length is a photo; middlewares.retry asks again for what was cut.
+DOWNLOAD_FAIL_ON_DATALOSS = False
+# Default 20: a dealer's chain has one or two; a circle would cost as many requests for each photo.
+REDIRECT_MAX_TIMES = 5
 #: Retries of a page or photo after its first try (Scrapy's default is 2; ours pause longer each time).
 #: Used by ``middlewares.retry``.
 RETRY_TIMES = _env("RETRY_TIMES", 3)
@@ -437,8 +450,15 @@ REMOTE_CONTROL_ENABLED = False
 DOWNLOAD_VERIFY_CERTIFICATES = True
 # Resolves like Scrapy's, and drops addresses inside private networks.
 TWISTED_DNS_RESOLVER = "carscraper.network.GuardedResolver"
-# A page must not make the crawl read local files or other protocols.
-DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
+# A page must not make the crawl read local files or other protocols; ours reads answers with odd headers.
+DOWNLOAD_HANDLERS = {
+    "http": "carscraper.middlewares.answers.LenientDownloadHandler",
+    "https": "carscraper.middlewares.answers.LenientDownloadHandler",
+    "data": None,
+    "file": None,
+    "ftp": None,
+    "s3": None,
+}
 
 # --- What a run leaves ------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "storage": FOUNDATION,
     "middlewares": FOUNDATION | {"addon", "db"},
     "pipelines": ROOMS | {"runs"},
-    "base_spiders": ROOMS | {"pipelines"},
+    "base_spiders": ROOMS | {"middlewares", "pipelines"},
     "backfill": ROOMS | {"base_spiders"},
     "upkeep": ROOMS,
     "cli": ROOMS | {"upkeep", "runs"},
@@ -238,7 +238,7 @@ def rudeness(spider: type[Spider]) -> list[str]:
     return found
 
 
-ROBOTS = "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware"
+ROBOTS = "carscraper.middlewares.robots.PatientRobotsTxtMiddleware"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ _RENDITION = frozenset(
     {"w", "h", "width", "height", "size", "q", "quality", "fit", "crop", "format", "fm", "dpr", "auto"}
 )
 
+# Where a picture's address is, the largest first; the scripts that load pictures late have these names for it.
+_SRCSETS = ("data-srcset", "data-lazy-srcset", "srcset")
+_SRCS = ("data-src", "data-original", "data-lazy-src", "data-lazy", "src")
+
 _TITLE_LINES = 8  # of a card, among which the title is
 # Where a title ends that has the facts on its line: "DEFENDER HSE 7/2020 181 000 km."
 _FACTS = re.compile(
@@ -695,8 +699,12 @@ class CardSpider(DealerSpider):
 
     def picture_address(self, picture: Selector) -> str | None:
         """Read a picture's address. Until it is loaded, a lazy picture has a stand-in as its ``src``."""
-        largest = (_largest(picture.attrib.get(name, "")) for name in ("data-srcset", "srcset"))
-        addresses = (*largest, picture.attrib.get("data-src", ""), picture.attrib.get("src", ""))
+        largest = [_largest(picture.attrib.get(name, "")) for name in _SRCSETS]
+        single = [picture.attrib.get(name, "") for name in _SRCS]
+        # Around a picture that is loaded late <picture> may have the addresses.
+        sources = picture.xpath("ancestor::picture[1]//source")  # lxml takes it for an element with content
+        beside = [_largest(source.attrib.get(name, "")) for source in sources for name in _SRCSETS]
+        addresses = [*largest, *single, *beside]
         stripped = (address.strip() for address in addresses)
         return next((each for each in stripped if each and not is_stand_in(each)), None)
 

@@ -23,6 +23,7 @@ from scrapy.exceptions import NotSupported
 from scrapy_playwright.handler import ScrapyPlaywrightDownloadHandler
 
 from carscraper.exceptions import ConfigurationError
+from carscraper.middlewares.answers import read_leniently
 from carscraper.network import GUARD
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import scrapy
     import scrapy.http
     from playwright.async_api import Browser, BrowserContext, Locator, Page, Playwright, Request, Response
+    from scrapy.crawler import Crawler
 
 _PROGRAMS = (
     "chromium",
@@ -259,7 +261,12 @@ def site_hosts(address: str) -> list[tuple[str, int]]:
 
 
 class ChromiumHandler(ScrapyPlaywrightDownloadHandler):  # type: ignore[misc]  # it has no types
-    """Fetches what a request's ``playwright`` says in the browser, everything else as Scrapy does."""
+    """Fetches what a request's ``playwright`` says in the browser, everything else as for other spiders."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        """Accept the crawler."""
+        super().__init__(crawler)
+        read_leniently(self._pool)
 
     async def download_request(self, request: scrapy.Request) -> scrapy.http.Response:
         """Fetch; a page that did not come is closed, as a second try in the same one would wait for ever.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import threading
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem, GoneCar
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,24 @@ class CarSpool:
         self._folder = folder
         self._lock = threading.Lock()  # a database that goes away sends many cars at once
         self._path = folder / f"cars-{os.getpid()}-{datetime.now().timestamp():.0f}.jsonl"  # noqa: DTZ005 - a name only
+
+    def try_out(self) -> None:
+        """Write, sync and remove a file: the safety net is tried before it is needed.
+
+        Raises:
+            ConfigurationError: the folder can't be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=".tried-", dir=self._folder) as file:
+                file.write(b"tried")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ConfigurationError(
+                f"The spool SPOOL_DIR={self._folder} can't be written ({error.strerror}), and cars would be lost while "
+                "the database is away; choose another folder or make it writable."
+            ) from error
 
     def add(self, item: CarItem | GoneCar) -> None:
         """Append *item*; on return it is on the disk.

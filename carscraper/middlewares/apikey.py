@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
 from twisted.web.client import HTTPConnectionPool
+
+from carscraper.middlewares.answers import LenientDownloadHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     FindKey = Callable[[str], tuple[str, Secret] | None]
 
 
-class KeyedDownloadHandler(HTTP11DownloadHandler):
+class KeyedDownloadHandler(LenientDownloadHandler):
     """Scrapy's handler for http and https; its connections ask the spider which addresses get a key.
 
     The spider has a method ``key_for(url)``, which gives the name of the parameter and the key, or ``None``.

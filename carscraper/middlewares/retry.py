@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from scrapy.downloadermiddlewares.retry import RetryMiddleware
-from scrapy.exceptions import CannotResolveHostError, NotConfigured
+from scrapy.exceptions import CannotResolveHostError, NotConfigured, ResponseDataLossError
 from scrapy.http import Request, Response
 from scrapy.utils.httpobj import urlparse_cached
 
@@ -17,6 +17,7 @@ from carscraper.exceptions import BlockedAddressError
 from carscraper.network import GUARD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from scrapy.crawler import Crawler
@@ -68,7 +69,16 @@ class PatientRetryMiddleware(RetryMiddleware):
                 return
 
     async def process_response(self, request: Request, response: Response) -> Request | Response:  # type: ignore[override]
-        """Retry a response that may get better."""
+        """Retry a response that may get better.
+
+        Raises:
+            ResponseDataLossError: it was cut off, at the last try as well.
+        """
+        if "dataloss" in response.flags and not self._is_whole(request, response):
+            cut = ResponseDataLossError(f"{len(response.body)} bytes came, and then the connection broke")
+            if retried := await self.process_exception(request, cut):
+                return retried
+            raise cut
         retry = super().process_response(request, response)
         if not isinstance(retry, Request):
             return retry
@@ -101,6 +111,12 @@ class PatientRetryMiddleware(RetryMiddleware):
         if isinstance(retry, Request) and await self._sleep(self._pause(retry)):
             return retry
         return None
+
+    @staticmethod
+    def _is_whole(request: Request, response: Response) -> bool:
+        """Return whether all is there though its length was wrong, if the request says how to find out."""
+        is_whole: Callable[[bytes], bool] | None = request.meta.get("is_whole")
+        return is_whole is not None and is_whole(response.body)
 
     def _pause(self, retry: Request) -> float:
         tries: int = retry.meta.get("retry_times", 1)

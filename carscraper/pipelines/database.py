@@ -41,8 +41,9 @@ class DatabasePipeline:
         return cls(crawler, spool=CarSpool(Path(crawler.settings.get("SPOOL_DIR"))))
 
     async def open_spider(self) -> None:
-        """Open the ledger and write what an earlier run had to leave in the spool."""
+        """Try the spool, open the ledger and write what an earlier run had to leave in the spool."""
         with aborting(self._crawler):
+            await asyncio.to_thread(self._spool.try_out)
             self._ledger = Ledger.of(self._crawler)
             await self._ledger.open()
             await self._replay()

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from carscraper.exceptions import (
     BlockedAddressError,
     DatabaseUnavailableError,
     ImageRejectedError,
+    RobotsUnreachableError,
     StoreError,
 )
 from carscraper.images.inspection import Photo, inspect
@@ -60,7 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HTTP_OK = 200
+_SUCCESS = range(200, 300)
+_PART = 206
 _LARGE = 1024**2  # bytes
 # What a dead address answers: the car's own page may have a fresh one.
 _EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "placeholder"})
@@ -345,6 +348,14 @@ class CarImagesPipeline(ImagesPipeline):
             max_bytes=rules.max_bytes,
         )
 
+    def _is_whole(self, data: bytes) -> bool:
+        """Return whether *data* is a photo to its end, whatever length was announced for it."""
+        try:
+            self._inspect(data)
+        except ImageRejectedError as error:
+            return error.reason not in _BROKEN | {"not-an-image"}
+        return True
+
     @staticmethod
     def _describe(image: CarImage, kept: bytes, photo: Photo) -> None:
         image.width, image.height, image.bytes = photo.width, photo.height, len(kept)
@@ -363,6 +374,7 @@ class CarImagesPipeline(ImagesPipeline):
                 "download_slot": self.spider.photo_slot(item.source),
                 "allow_offsite": True,
                 "download_maxsize": self.rules.max_bytes,
+                "is_whole": self._is_whole,
                 "autothrottle_dont_adjust_delay": True,  # the slot has its own rate, see addon
             },
         )
@@ -377,13 +389,13 @@ class CarImagesPipeline(ImagesPipeline):
             self._gate.release()
             downloads.release()
             return request.meta["car_image"]  # stays pending: work for the next crawl
-        request.meta["downloading"] = True
+        request.meta["downloading"] = downloads  # the slot's name may change on the way
         request.meta["car_image"].attempts += 1
         return None
 
     def _end_download(self, request: Request) -> None:
-        if request.meta.pop("downloading", False):
-            self._downloads[request.meta["download_slot"]].release()
+        if downloads := request.meta.pop("downloading", None):
+            downloads.release()
 
     def _is_stopping(self) -> bool:
         assert self.store is not None
@@ -424,8 +436,10 @@ class CarImagesPipeline(ImagesPipeline):
             StoreError: the store and the spool do not take them.
         """
         assert self.store is not None
-        if response.status != _HTTP_OK:
+        if response.status not in _SUCCESS:
             raise ImageRejectedError(f"http-{response.status}", "the dealer's answer")
+        if response.status == _PART and not _is_whole_range(response.headers.get("Content-Range")):
+            raise ImageRejectedError("truncated", "the dealer sends a part of it")
         image: CarImage = request.meta["car_image"]
         data = response.body
         image.source_sha256 = hashlib.sha256(data).hexdigest()
@@ -668,6 +682,19 @@ def _fail(image: CarImage, reason: str) -> None:
         image.source_sha256 = served  # a tombstone says of which bytes
 
 
+def _is_whole_range(content_range: bytes | None) -> bool:
+    """Return whether a 206 answer has all of it, as far as it says.
+
+    >>> [_is_whole_range(each) for each in (b"bytes 0-9/10", b"bytes 0-9/*", None, b"bytes 0-8/10", b"bytes 1-9/10")]
+    [True, True, True, False, False]
+    """
+    found = re.fullmatch(rb"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", content_range or b"", re.IGNORECASE)
+    if found is None:
+        return True  # the bytes will tell
+    first, last, size = found.groups()
+    return int(first) == 0 and (size == b"*" or int(last) + 1 == int(size))
+
+
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, BlockedAddressError):
         return "blocked-address"
@@ -677,6 +704,8 @@ def _reason(error: BaseException | None) -> str:
         isinstance(error, IgnoreRequest) and "DOWNLOAD_MAXSIZE" in str(error)
     ):
         return "too-large"
+    if isinstance(error, RobotsUnreachableError):
+        return "robots-unreachable"
     if isinstance(error, IgnoreRequest):
         return "robots-txt" if "robots.txt" in str(error) else "ignored"
     if isinstance(error, ResponseDataLossError):

@@ -13,7 +13,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from carscraper.exceptions import StoreUnavailableError
+from carscraper.exceptions import ConfigurationError, StoreUnavailableError
 from carscraper.storage.folder import write_atomically
 from carscraper.storage.upload import Upload
 
@@ -44,6 +44,22 @@ class Spool:
         # Two photos of a car with the same bytes are one object but two rows, and each row must hear of it.
         digest = hashlib.sha256(f"{name}\n{identity}".encode()).hexdigest()
         return self._folder / f"{digest[:32]}.upload"
+
+    def try_out(self) -> None:
+        """Write, sync and remove a file: the safety net is tried before it is needed.
+
+        Raises:
+            ConfigurationError: the folder can't be written.
+        """
+        path = self._folder / ".tried"
+        try:
+            write_atomically(path, b"tried")
+            path.unlink(missing_ok=True)  # by another process, perhaps
+        except OSError as error:
+            raise ConfigurationError(
+                f"The spool SPOOL_DIR={self._folder.parent} can't be written ({error.strerror}), and photos would be "
+                "lost while S3 is away; choose another folder or make it writable."
+            ) from error
 
     def holds(self, name: str, identity: str) -> bool:
         """Tell whether the photo *identity* waits here as the object *name*."""

@@ -1,8 +1,10 @@
 """The images store: S3 or the folder, with patience.
 
 :class:`ImagesFilesStore` is what ``CarImagesPipeline`` hands bytes to. It keeps uploads off the event loop, bounds how
-many run at a time, opens a circuit when the store is away (bytes then go to the spool, one probe a second), and goes
-on by itself when the store is back.
+many run at a time and for how long, opens a circuit when the store is away (bytes then go to the spool, one probe a
+second), and goes on by itself when the store is back.
+
+What hangs must not hold what rescues: the spool has a thread of its own, and no upload waits in a thread's queue.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE_EVERY = 1.0  # seconds between two probes of a store that is away
 _LAST_CHANCE = 10.0  # seconds at the end of a crawl for a store that is away
+_SLACK = 1.0  # seconds after its time-out in which an upload may still say itself why it failed
 
 
 class Backend(Protocol):
@@ -49,14 +52,15 @@ class Backend(Protocol):
 class ImagesFilesStore:
     """The files store of ``CarImagesPipeline``."""
 
-    def __init__(self, backend: Backend, *, parallel: int, spool: Spool | None, drain_timeout: float = 60) -> None:
-        """Take plain values.
+    def __init__(self, backend: Backend, *, parallel: int, spool: Spool | None, timeout: float | None = None) -> None:
+        """Accept plain values.
 
         Args:
             backend: where the bytes go.
             parallel: uploads at the same time.
             spool: where bytes wait while the backend is away; ``None`` for a backend that can't be away.
-            drain_timeout: seconds that :meth:`close` waits for the spool to empty.
+            timeout: seconds after which an upload counts as failed though its thread still hangs, and that
+                :meth:`close` waits for the spool to empty; ``None`` means no limit.
         """
         self.backend = backend
         self.refused: str | None = None
@@ -65,8 +69,11 @@ class ImagesFilesStore:
         """Why the store takes nothing just now."""
         self._parallel = parallel
         self._executor = ThreadPoolExecutor(parallel, thread_name_prefix="upload")
+        # Uploads wait here and not in the executor's queue: from here they can leave for the spool.
+        self._room = asyncio.Semaphore(parallel)
         self._spool = spool
-        self._drain_timeout = drain_timeout
+        self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._timeout = timeout
         self._drainer: asyncio.Task[None] | None = None
         self._safe: dict[Path, Upload] = {}
         """Out of the spool and confirmed by the backend, the row not written yet."""
@@ -75,15 +82,17 @@ class ImagesFilesStore:
         self._on_stored: Callable[[Upload], Awaitable[bool]] | None = None
 
     async def open(self, on_stored: Callable[[Upload], Awaitable[bool]]) -> None:
-        """Make the one check of the store, and take up what waits in the spool.
+        """Try the spool, make the one check of the store, and upload what waits in the spool.
 
         Args:
             on_stored: told of each upload from the spool that is safe now; false means "ask again later".
 
         Raises:
-            ConfigurationError: the store refuses (credentials, bucket, region, folder).
+            ConfigurationError: the store refuses (credentials, bucket, region, folder), or the spool can't be written.
         """
         self._on_stored = on_stored
+        if self._spool:
+            await self._on_disk(self._spool.try_out)
         try:
             await self._in_thread(self.backend.check)
         except StoreRefusedError as error:
@@ -103,20 +112,27 @@ class ImagesFilesStore:
             StoreUnavailableError: neither the store nor the spool takes them now.
             StoreRefusedError: the store refuses for good and there is no spool.
         """
-        if not self.away and not self.refused:
-            try:
-                await self._in_thread(self.backend.put, upload)
-            except StoreUnavailableError as error:
-                self._went_away(str(error))
-            except StoreRefusedError as error:
-                self._refuse(str(error))
-            else:
+        async with self._room:
+            # What waited for room while the store went away goes on to the spool at once.
+            if not self.away and not self.refused and await self._upload(upload):
                 return True
         if self._spool is None:
             raise StoreRefusedError(self.refused or self.away or "")
-        await self._in_thread(self._spool.add, upload)
+        await self._on_disk(self._spool.add, upload)
         if not self.refused:
             self._start_draining()
+        return False
+
+    async def _upload(self, upload: Upload) -> bool:
+        """Return whether the backend has confirmed *upload*; if not, ``away`` or ``refused`` says why."""
+        try:
+            await self._in_thread(self.backend.put, upload)
+        except StoreUnavailableError as error:
+            self._went_away(str(error))
+        except StoreRefusedError as error:
+            self._refuse(str(error))
+        else:
+            return True
         return False
 
     async def get(self, name: str, *, max_bytes: int) -> bytes | None:
@@ -125,7 +141,16 @@ class ImagesFilesStore:
         Raises:
             StoreError: the store does not answer or refuses, or the object has more than *max_bytes*.
         """
-        data: bytes | None = await self._in_thread(lambda: self.backend.get(name, max_bytes=max_bytes))
+        async with self._room:
+            if self.away:
+                raise StoreUnavailableError(self.away)  # at once: bytes may be waiting for this room
+            try:
+                data: bytes | None = await self._in_thread(lambda: self.backend.get(name, max_bytes=max_bytes))
+            except StoreUnavailableError as error:
+                self._went_away(str(error))
+                if self._spool:
+                    self._start_draining()
+                raise
         return data
 
     async def delete(self, name: str) -> None:
@@ -156,12 +181,13 @@ class ImagesFilesStore:
         if self._drainer and not self.refused:
             await asyncio.wait({self._drainer}, timeout=_LAST_CHANCE)
             if not self.away and not self.refused:
-                await asyncio.wait({self._drainer}, timeout=self._drain_timeout)
+                await asyncio.wait({self._drainer}, timeout=self._timeout)
         self._closing = True
         if self._drainer:
             self._drainer.cancel()
             await asyncio.wait({self._drainer})
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._executor, self._spool_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.backend.close()
 
     # --- the circuit and the spool ---
@@ -170,6 +196,11 @@ class ImagesFilesStore:
         if not self.away:
             logger.warning("Store away (%s): photos wait in the spool until it is back", why.rstrip("."))
         self.away = why
+
+    def _came_back(self) -> None:
+        if self.away:
+            logger.warning("Store back: uploading what waits in the spool")
+            self.away = None
 
     def _refuse(self, why: str) -> None:
         if not self.refused:
@@ -188,31 +219,40 @@ class ImagesFilesStore:
                 paths = random.sample(
                     paths, min(1, len(paths))
                 )  # the probe; not always the same, it might be the cause
+            if self.away and not paths:
+                await self._look()
             await asyncio.gather(*(self._drain_one(path) for path in paths[: self._parallel]))
             progress = len(self._safe) > before
             await self._tell()
-            if not self._spool.waiting() or (self._last_round and not self.waiting()):
+            if not (self.away or self._spool.waiting()) or (self._last_round and not self.waiting()):
                 return  # in the last round all cars are written: a row that is not there now will not come
             if self.away or self._safe or not progress:
                 await asyncio.sleep(_PROBE_EVERY)
 
-    async def _drain_one(self, path: Path) -> None:
-        assert self._spool is not None
+    async def _look(self) -> None:
+        """Probe a store for which nothing waits."""
         try:
-            upload = await self._in_thread(self._spool.read, path)
-            if upload is None:
-                return
-            await self._in_thread(self.backend.put, upload)
-        except OSError as error:
-            logger.warning("Spool: %s can't be read (%s); it stays for the next run", path, error)
+            await self._in_thread(self.backend.check)
         except StoreUnavailableError as error:
             self._went_away(str(error))
         except StoreRefusedError as error:
             self._refuse(str(error))
         else:
-            if self.away:
-                logger.warning("Store back: uploading what waits in the spool")
-                self.away = None
+            self._came_back()
+
+    async def _drain_one(self, path: Path) -> None:
+        assert self._spool is not None
+        try:
+            upload = await self._on_disk(self._spool.read, path)
+        except OSError as error:
+            logger.warning("Spool: %s can't be read (%s); it stays for the next run", path, error)
+            return
+        if upload is None:
+            return
+        async with self._room:
+            stored = await self._upload(upload)
+        if stored:
+            self._came_back()
             self._safe[path] = replace(upload, data=b"")
 
     async def _tell(self) -> None:
@@ -220,11 +260,24 @@ class ImagesFilesStore:
         assert self._on_stored is not None
         for path, upload in list(self._safe.items()):
             if upload.row is None or await self._on_stored(upload):
-                await self._in_thread(self._spool.remove, path)
+                await self._on_disk(self._spool.remove, path)
                 del self._safe[path]
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        """Call a method of the backend.
+
+        Raises:
+            StoreUnavailableError: it has not returned in time. Its thread is left alone; a second upload does no harm.
+        """
+        called = asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        try:
+            return await asyncio.wait_for(called, None if self._timeout is None else self._timeout + _SLACK)
+        except TimeoutError:
+            raise StoreUnavailableError(f"no answer for {self._timeout:g} s") from None
+
+    async def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a method of the spool, which must not wait behind uploads that hang."""
+        return await asyncio.get_running_loop().run_in_executor(self._spool_thread, function, *arguments)
 
 
 def build_store(settings: BaseSettings) -> ImagesFilesStore | None:
@@ -256,4 +309,4 @@ def _build_s3(settings: BaseSettings) -> ImagesFilesStore:
     # Names in the spool are whole: what was to go below another prefix must not stand in the way of this one.
     location = f"{backend.location}/{options.prefix}"
     spool = Spool(Path(settings.get("SPOOL_DIR")), location=location, max_bytes=settings.getint("SPOOL_MAX_BYTES"))
-    return ImagesFilesStore(backend, parallel=options.parallel, spool=spool, drain_timeout=options.timeout)
+    return ImagesFilesStore(backend, parallel=options.parallel, spool=spool, timeout=options.timeout)

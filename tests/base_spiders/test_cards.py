@@ -230,12 +230,30 @@ def test_the_largest_of_a_srcset_goes_before_what_is_shown_at_first() -> None:
     for attributes, expected in (
         ('src="/placeholder.png" data-src=" /m.jpg "', "/m.jpg"),
         ('src="/s.jpg" srcset="data:image/gif;base64,R0 2x"', "/s.jpg"),
+        ('src="data:image/gif;base64,R0" data-original="/m.jpg"', "/m.jpg"),
+        ('src="data:image/gif;base64,R0" data-lazy="/m.jpg"', "/m.jpg"),
+        ('src="/spinner.svg" data-lazy-src="/m.jpg"', "/m.jpg"),
+        ('src="/spinner.svg" data-lazy-srcset="/m.jpg 400w, /l.jpg 800w"', "/l.jpg"),
         ('src="about:blank" data-srcset="/a.jpg 1x, /b.jpg 2x"', "/b.jpg"),
         ('src="/placeholder.png?v=2"', None),
         ('src="/icons/x.SVG#i" alt=""', None),
         ('alt=""', None),
     ):
         assert SPIDER.picture_address(page(f"<img {attributes}>").css("img")[0]) == expected
+
+
+def test_a_picture_whose_address_stands_around_it() -> None:
+    late = '<img src="data:image/gif;base64,R0">'
+    for around, expected in (
+        (f'<picture><source srcset="/m.webp 400w, /l.webp 800w">{late}</picture>', ["/l.webp"]),
+        (f'<picture><source data-srcset="/l.webp">{late}</picture>', ["/l.webp"]),
+        ('<picture><source srcset="/l.webp"><img src="/l.jpg"></picture>', ["/l.jpg"]),
+        (f'{late}<noscript><img src="/l.jpg"></noscript>', ["/l.jpg"]),
+        ('<img data-lazy="/l.jpg"><noscript><img src="/l.jpg"></noscript>', ["/l.jpg"]),
+    ):
+        shown = page(around)
+        images = SPIDER.images_of(shown, shown.css("img"), "1")
+        assert [image.source_url for image in images] == [shown.urljoin(address) for address in expected]
 
 
 # --- the next page ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.trouble: Exception | None = None
-        self.tries = 0
+        self.tries = self.reads = 0
         self.parallel = 0
         self.most_parallel = 0
         self.pause = 0.0
@@ -69,6 +69,11 @@ class FakeBackend:
                 raise self.trouble
             self.objects[upload.name] = upload.data
 
+    def get(self, name: str, *, max_bytes: int) -> bytes | None:
+        self.reads += 1
+        self.check()
+        return self.objects.get(name)
+
     def close(self) -> None:
         self.closed = True
 
@@ -88,7 +93,7 @@ class World:
     def __init__(self, folder: Path, *, parallel: int = 4, max_bytes: int = 10**6) -> None:
         self.backend = FakeBackend()
         self.spool = Spool(folder, location=self.backend.location, max_bytes=max_bytes)
-        self.store = ImagesFilesStore(self.backend, parallel=parallel, spool=self.spool, drain_timeout=2)
+        self.store = ImagesFilesStore(self.backend, parallel=parallel, spool=self.spool, timeout=2)
         self.told: list[str] = []
         self.rows_are_there = True
 
@@ -172,6 +177,42 @@ def test_one_probe_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(store_module, "_PROBE_EVERY", 0.1)
     assert 2 <= world.run(story) <= 5
     assert world.backend.most_parallel == 1
+
+
+def test_what_hangs_holds_neither_the_spool_nor_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten uploads, two at a time, each hanging for longer than it may."""
+
+    async def story() -> tuple[list[bool], float]:
+        started = time.monotonic()
+        results = await asyncio.gather(*(world.store.put(upload(n)) for n in range(10)))
+        return results, time.monotonic() - started
+
+    monkeypatch.setattr(store_module, "_SLACK", 0.0)
+    world = World(tmp_path, parallel=2)
+    world.backend.pause = 1.5
+    world.store._timeout = 0.5
+    results, seconds = world.run(story)
+    assert results == [False] * 10
+    assert seconds < 1.2, "the others waited for a time-out of their own"
+    assert world.store.waiting() == 10
+    assert world.store.away == "no answer for 0.5 s"
+
+
+def test_reading_from_a_store_that_is_away_ends_at_once(world: World) -> None:
+    """And it is tried again though nothing waits for it."""
+
+    async def story() -> None:
+        world.backend.trouble = AWAY
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError):
+                await world.store.get("1.jpg", max_bytes=10)
+        assert world.backend.reads == 1
+        world.backend.trouble = None
+        await until(lambda: world.store.away is None)
+        assert await world.store.get("1.jpg", max_bytes=10) is None
+
+    world.run(story)
+    assert world.backend.reads == 2
 
 
 def test_still_away_at_the_end_the_bytes_wait_for_the_next_run(world: World, tmp_path: Path) -> None:
