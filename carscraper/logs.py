@@ -10,16 +10,23 @@ printable is escaped: a line that begins at the margin is the beginning of a rec
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pythonjsonlogger.json import JsonFormatter
 from scrapy.settings.default_settings import LOG_FORMAT, LOG_LEVEL
 from scrapy.utils.log import TopLevelFormatter
 
+from carscraper.settings import Secret, environment_secrets, spellings
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scrapy.settings import BaseSettings
 
 JSON = "json"
@@ -32,8 +39,20 @@ _NAMES = (
 )
 
 
+SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|credential|signature|cookie|auth(?!or(?!i))", re.IGNORECASE)
+"""Part of the name of what is a secret."""
+_SECRET_PARAMETER = re.compile(
+    rf"([?&;#][^=&;#\s]*(?:{SECRET_NAME.pattern}|sig)[^=&;#\s]*=)[^&;#\s'\"]+", re.IGNORECASE
+)
+# A password that is not percent-encoded may have any character in it; what looks like a port is none.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s'\"@]*@|[^/?#\s'\":]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@)+")
+_SHORTEST = 6  # characters; less than that is found in any text
+
+
 class _Log:
     """What there is once a process."""
+
+    secrets: re.Pattern[str] | None = None
 
     handler: logging.Handler | None = None
     made_from: tuple[Any, ...] = ()
@@ -45,6 +64,59 @@ def identify(**fields: str | int | None) -> None:
     _Log.about.update({name: value for name, value in fields.items() if value is not None})
     for name in [name for name, value in fields.items() if value is None]:
         _Log.about.pop(name, None)
+
+
+def cleaned(text: str) -> str:
+    """Return *text* without secrets: those of the settings in any spelling, and what addresses hold.
+
+    Everything that leaves this program for people goes through this: the log, the verdict, runs, notices, commands.
+
+    >>> cleaned("base_url=http://a:b@c@h/?token=x -s LOG_LEVEL=DEBUG")
+    'base_url=http://***@h/?token=*** -s LOG_LEVEL=DEBUG'
+    >>> cleaned("-o s3://AKIA:a/b+c@bucket/x.csv, http://h:80/a@2x.jpg")
+    '-o s3://***@bucket/x.csv, http://h:80/a@2x.jpg'
+    """
+    if _Log.secrets:
+        text = _Log.secrets.sub("***", text)
+    if "://" in text:
+        text = _USER_INFO.sub("***@", text)
+    return _SECRET_PARAMETER.sub(r"\1***", text) if "=" in text else text
+
+
+def conceal(settings: BaseSettings) -> None:
+    """Have :func:`cleaned` take out every secret that *settings* hold."""
+    found = {part for value in _secrets_of(settings) for part in spellings(value) if len(value) >= _SHORTEST}
+    longest_first = sorted(found, key=lambda part: (-len(part), part))
+    pattern = "|".join(map(re.escape, longest_first))
+    _Log.secrets = re.compile(pattern, re.IGNORECASE) if pattern else None
+
+
+def _secrets_of(settings: BaseSettings) -> Iterator[str]:
+    yield from environment_secrets()
+    for name, value in settings.items():
+        if isinstance(value, Secret):
+            for each in value.reveal().split() or []:
+                yield from _secrets_in_address(each) if "://" in each else [each]
+            if name != "DATABASE_URL":  # which is shown without its secrets
+                yield value.reveal()
+        elif isinstance(value, str) and SECRET_NAME.search(name):
+            yield value
+    for address in settings.getdict("FEEDS"):
+        yield from _secrets_in_address(str(address), user=True)
+
+
+def _secrets_in_address(address: str, *, user: bool = False) -> Iterator[str]:
+    """Find the password and other secrets in an address; with *user* also the name before the password."""
+    authority = re.match(r"[^:]*://([^:/?#@]*):(.*)@", address)
+    if authority:
+        yield from (authority[2], unquote(authority[2]))
+        if user:
+            yield from (authority[1], unquote(authority[1]))
+    with contextlib.suppress(ValueError):  # it is no address, and is refused elsewhere
+        parts = urlsplit(address)
+        yield from (value for name, value in parse_qsl(parts.query) if SECRET_NAME.search(name))
+        if parts.scheme in {"http", "https"} and len(parts.path) > 16:  # the path of a webhook is its key
+            yield parts.path
 
 
 def printable(text: str) -> str:
@@ -72,6 +144,15 @@ class PlainFormatter(logging.Formatter):
         text = super().format(record)
         return text if text.isprintable() else f"\n{_INDENT}".join(printable(line) for line in text.split("\n"))
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """Take secrets out of the message, whatever put them there."""
+        record.message = cleaned(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        """Take secrets out of a traceback."""
+        return cleaned(super().formatException(ei))
+
 
 class JsonLines(JsonFormatter):
     """One JSON object a line: ``timestamp``, ``level``, ``logger``, ``message``, whose log it is, ``exception``."""
@@ -81,14 +162,14 @@ class JsonLines(JsonFormatter):
         log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         log_data["level"] = record.levelname
         log_data["logger"] = record.name
-        log_data["message"] = record.message or (str(record.msg) if isinstance(record.msg, dict) else "")
+        log_data["message"] = cleaned(record.message or (str(record.msg) if isinstance(record.msg, dict) else ""))
         log_data |= _Log.about
         spider = getattr(getattr(record, "spider", None), "name", None)  # Scrapy attaches it
         if isinstance(spider, str):
             log_data["spider"] = spider
         exception = message_dict.get("exc_info")
         if exception:
-            log_data["exception"] = exception
+            log_data["exception"] = cleaned(exception)
 
 
 def formatter(settings: BaseSettings) -> logging.Formatter:
@@ -117,6 +198,7 @@ def say(settings: BaseSettings, text: str, *, name: str, level: int = logging.IN
         name: the logger's name for JSON.
         level: for JSON.
     """
+    text = cleaned(text)
     line = printable(text)
     if is_json(settings):
         line = JsonLines().format(logging.LogRecord(name, level, "", 0, text, None, None))

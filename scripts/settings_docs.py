@@ -67,7 +67,7 @@ _PLUMBING = {"BOT_NAME", "SPIDER_MODULES", "NEWSPIDER_MODULE", "COMMANDS_MODULE"
     "DOWNLOADER_MIDDLEWARES",
 }
 _OPERATORS = {ast.Mult: operator.mul, ast.Pow: operator.pow, ast.Add: operator.add, ast.USub: operator.neg}
-_READERS = {"_env", "_environment.get"}
+_READERS = {"_env", "_env_even_empty"}
 _SIZES = ((1024**3, "GiB"), (1024**2, "MiB"))
 
 

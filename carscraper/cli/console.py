@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.logs import printable
+from carscraper.logs import cleaned, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,9 @@ class Console:
     def result(self, data: Any, text: str | Iterable[str]) -> None:
         """Print *data* as JSON, or *text* for people (lines without their ends)."""
         if self.as_json:
-            print(json.dumps(data, ensure_ascii=False, indent=2, default=str), file=self.out)
+            # An output that can't show every letter gets JSON's own escapes.
+            plain = not (self.out.encoding or "").lower().startswith("utf")
+            print(json.dumps(data, ensure_ascii=plain, indent=2, default=str), file=self.out)
             return
         for line in [text] if isinstance(text, str) else text:
             print(line, file=self.out)
@@ -46,7 +48,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
-        print(text, file=self.err)
+        print(cleaned(text), file=self.err)
 
     def progress(self, text: str) -> None:
         """Show how far it is, at most twice a second, and only to a terminal."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console
 from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
-from carscraper.cli.verb import FAILED
-from carscraper.exceptions import CarscraperError
 from carscraper.upkeep.dealers import choose, distribute, spiders_of
 
 
@@ -54,13 +52,12 @@ class Command(ScrapyCommand):
             raise UsageError("--parallel takes a number of at least 1", print_help=False)
         if not all("=" in each for each in opts.spargs):
             raise UsageError("-a takes NAME=VALUE", print_help=False)
+        with border(self):
+            self._crawl(opts)
+
+    def _crawl(self, opts: argparse.Namespace) -> None:
         console = Console(as_json=opts.json)
-        try:
-            commands, left_out = self._plan(opts)
-        except CarscraperError as error:
-            print(error, file=sys.stderr)
-            self.exitcode = FAILED
-            return
+        commands, left_out = self._plan(opts)
         for dealer, why in left_out.items():
             console.note(f"{dealer}: left out. {why}")
 
@@ -78,6 +75,7 @@ class Command(ScrapyCommand):
 
     def _plan(self, opts: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
         """Give each crawl's command, and who is left out and why."""
+        checked(self.settings)
         assert self.settings is not None
         spiders = spiders_of(self.settings, DealerSpider)
         known = {name: spider.source for name, spider in spiders.items()}

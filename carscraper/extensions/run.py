@@ -15,7 +15,7 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider
 
 from carscraper import __version__, logs
-from carscraper.addon import aborting, for_our_spiders
+from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger
@@ -156,7 +156,7 @@ class Run:
     async def spider_closed(self, reason: str) -> None:
         """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
         self._crawler.stats.set_value("carscraper/closed", reason)
-        if self._started:
+        if self._started and reason != COULD_NOT_BEGIN:
             return
         if self._watch:
             self._watch.cancel()
@@ -236,7 +236,7 @@ class Run:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
         record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
-        record.why = lines[0].removeprefix(f"{record.spider}: ")
+        record.why = logs.cleaned(lines[0].removeprefix(f"{record.spider}: "))
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
         record.complete = whole and saw_all(stats)
