@@ -78,6 +78,8 @@ class CarscraperAddon:
         problems = [*settings_problems, *self._misspelt(settings)]
         self._name_contact(settings)
         logs.conceal(settings)
+        logs.leave_out_inventory(settings)
+        settings.set("STATS_DUMP", settings.get("LOG_LEVEL") in {"DEBUG", logging.DEBUG}, priority="project")
         if "CARSCRAPER_LOG_PROBLEM" in settings:  # the log is ours: what the spider says of it counts too
             logs.identify(spider=self._spider, job=self._job)
             problem = logs.install(settings) or settings["CARSCRAPER_LOG_PROBLEM"]

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pythonjsonlogger.json import JsonFormatter
@@ -33,6 +35,7 @@ JSON = "json"
 """The value of ``LOG_FORMAT``."""
 
 _INDENT = "    "
+_CLEAR = "\r\033[K"
 _NAMES = (
     *("LOG_FILE", "LOG_FILE_APPEND", "LOG_ENCODING", "LOG_ENABLED", "LOG_SHORT_NAMES", "LOG_LEVEL"),
     *("LOG_FORMAT", "LOG_DATEFORMAT"),
@@ -45,7 +48,9 @@ _SECRET_PARAMETER = re.compile(
     rf"([?&;#][^=&;#\s]*(?:{SECRET_NAME.pattern}|sig)[^=&;#\s]*=)[^&;#\s'\"]+", re.IGNORECASE
 )
 # A password that is not percent-encoded may have any character in it; what looks like a port is none.
-_USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s'\"@]*@|[^/?#\s'\":]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@)+")
+_USER_INFO = re.compile(
+    r"(?<=://)(?!user:password@)(?:[^/?#\s'\"@]*@|[^/?#\s'\":]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@)+"
+)
 _SHORTEST = 6  # characters; less than that is found in any text
 
 
@@ -202,7 +207,66 @@ def say(settings: BaseSettings, text: str, *, name: str, level: int = logging.IN
     line = printable(text)
     if is_json(settings):
         line = JsonLines().format(logging.LogRecord(name, level, "", 0, text, None, None))
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - for people who do not see the log
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for people who do not see the log
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """The log on a terminal, above a line that is drawn anew in place."""
+
+    def __init__(self) -> None:
+        """Write to standard error."""
+        super().__init__(sys.stderr)
+        self._line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record where the line stands, and the line below."""
+        self._write(_CLEAR)
+        super().emit(record)
+        self._write(self._line)
+
+    def show(self, line: str) -> None:
+        """Put *line* in the place of the one that was shown before; nothing takes it away."""
+        with contextlib.suppress(OSError):  # a terminal that went away
+            line = cleaned(printable(line))[: os.get_terminal_size(self.stream.fileno()).columns - 1]
+        self.acquire()
+        try:
+            self._line = line
+            self._write(_CLEAR + line)
+        finally:
+            self.release()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the same
+            self.stream.write(text)
+            self.flush()
+
+
+def terminal() -> TerminalHandler | None:
+    """Return the terminal on which a line can be shown beside the log, ``None`` if nobody sits there."""
+    if isinstance(_Log.handler, TerminalHandler):
+        return _Log.handler
+    return TerminalHandler() if is_terminal() else None
+
+
+def is_terminal() -> bool:
+    """Whether standard error is a terminal on which lines can be drawn anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_no_inventory(record: logging.LogRecord) -> bool:
+    """Leave out Scrapy's lists of settings, add-ons, middlewares and pipelines, which only DEBUG is for."""
+    return not str(record.msg).startswith(("Overridden settings:", "Enabled "))
+
+
+def leave_out_inventory(settings: BaseSettings) -> None:
+    """Keep Scrapy's inventory out of the log unless its level is DEBUG."""
+    wanted = str(settings.get("LOG_LEVEL")).upper() in {"DEBUG", str(logging.DEBUG)}
+    for name in ("scrapy.addons", "scrapy.crawler", "scrapy.middleware"):
+        logger = logging.getLogger(name)
+        logger.removeFilter(is_no_inventory)
+        if not wanted:
+            logger.addFilter(is_no_inventory)
 
 
 def install(settings: BaseSettings) -> str | None:
@@ -246,6 +310,9 @@ def uninstall() -> None:
 
 def _make(settings: BaseSettings) -> logging.Handler:
     if settings.get("LOG_FILE"):
+        Path(settings["LOG_FILE"]).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if settings.getbool("LOG_FILE_APPEND") else "w"
         return logging.FileHandler(settings["LOG_FILE"], mode=mode, encoding=settings.get("LOG_ENCODING"))
-    return logging.StreamHandler() if settings.getbool("LOG_ENABLED") else logging.NullHandler()
+    if not settings.getbool("LOG_ENABLED"):
+        return logging.NullHandler()
+    return TerminalHandler() if is_terminal() and not is_json(settings) else logging.StreamHandler()

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -72,6 +73,21 @@ class Secret(str):
 
     def __format__(self, format_spec: str) -> str:
         return format("***", format_spec)
+
+
+def _open_closed_streams() -> None:
+    """Give a program that was started without standard streams (``2>&-``) some; what is written there is lost.
+
+    Without them the first files that are opened take their places, and what is printed gets into those.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that it can't show is no reason to end
+
+
+_open_closed_streams()
 
 
 def spellings(plain: str) -> set[str]:
@@ -761,9 +777,15 @@ def _output_client(name: str, value: Any) -> str:
 
 def _database_url(name: str, value: Any) -> Secret:
     plain = value.reveal() if isinstance(value, Secret) else str(value or "")
-    if not re.match(r"(sqlite|postgres(ql)?(\+psycopg)?):", plain):
+    if not re.fullmatch(
+        r"sqlite:(//|///.*)|postgres(ql)?(\+psycopg)?://[^/?].*|postgres(ql)?(\+psycopg)?:///.*", plain
+    ):
         raise ConfigurationError(
             f"{name} is not an address of a database; write sqlite:///file.db or postgresql://user:password@host/name."
+        )
+    if plain.startswith("postgres") and plain.partition("?")[0].count("@") > 1:
+        raise ConfigurationError(
+            f"{name} has an @ in its password; write %40 instead, as all special characters there."
         )
     return Secret(plain)
 

@@ -459,7 +459,7 @@ def environment_names() -> dict[str, set[str]]:
     found = {}
     for name, node in OURS.items():
         text = ast.unparse(node)
-        found[name] = set(re.findall(r"_env\('(\w+)'", text)) | set(re.findall(r"_environment\.get\('(\w+)'", text))
+        found[name] = set(re.findall(r"_env\('(\w+)'", text)) | set(re.findall(r"_env_even_empty\('(\w+)'", text))
     return found
 
 

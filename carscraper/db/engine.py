@@ -39,6 +39,17 @@ def parse_url(database_url: str) -> URL:
     return url
 
 
+def show_database(url: URL) -> str:
+    """Return of a database its driver, host, port and name, and nothing else: its address may hold secrets anywhere.
+
+    >>> show_database(make_url("postgresql+psycopg://me:pw@db.example.is:5433/cars?password=pw"))
+    'postgresql+psycopg://db.example.is:5433/cars'
+    """
+    hosts = url.query.get("host", url.host or "")
+    host = hosts if isinstance(hosts, str) else ",".join(hosts)
+    return f"{url.drivername}://{host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
 def is_there(database_url: str) -> bool:
     """Tell whether there can be tables: false for an SQLite file that nobody has made yet.
 

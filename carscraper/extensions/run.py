@@ -110,6 +110,8 @@ class Run:
         record.id = await ledger.start_run(asdict(record), locks)
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
+        if earlier := await ledger.earlier_runs(asdict(record), 1):
+            self._crawler.stats.set_value("carscraper/cars/expected", RunRecord(**earlier[0]).cars)
         self._crawler.stats.set_value("carscraper/run/id", record.id)
         if folder:
             folder.open()
@@ -161,11 +163,12 @@ class Run:
         if self._watch:
             self._watch.cancel()
         code, lines = self._judge()
-        await self._write_unstarted(code, lines)
-        await self._give_back()
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
+        # First of all: nothing that follows may cost the verdict.
         reactor.addSystemEventTrigger("before", "shutdown", announce, self._crawler, code, lines)  # type: ignore[arg-type]
+        await self._write_unstarted(code, lines)
+        await self._give_back()
 
     async def engine_stopped(self) -> None:
         """Give the verdict, then everything that comes after it."""
@@ -262,7 +265,7 @@ class Run:
                         record.id = await ledger.start_run(asdict(record))
                 finally:
                     ledger.close()
-        except CarscraperError as error:
+        except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
         await self._safely(write_metrics, self._crawler.settings, record)
         await self._safely(tell, self._crawler.settings, record)
