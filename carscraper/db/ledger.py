@@ -246,6 +246,11 @@ class Ledger:
         with explained():
             return await self._ask(runs.earlier, run, limit)
 
+    async def in_folder(self, source: str | None) -> int:
+        """Return how many photos of cars for sale are stored in the folder only."""
+        with explained():
+            return await self._ask(runs.in_folder, source)
+
     async def run_under_way(self, source: str) -> dict[str, Any] | None:
         """Give the run of *source* that is under way."""
         with explained():

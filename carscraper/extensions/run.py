@@ -186,6 +186,8 @@ class Run:
         record.take(self._crawler.stats.get_stats())
         ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
         try:
+            if settings.getbool("USE_S3_STORAGE"):
+                self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
             await self._look_at_limits(record, ledger)
             code, lines = self._judge()
             announce(self._crawler, code, lines)

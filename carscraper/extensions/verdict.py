@@ -99,6 +99,11 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(number("images/adopted"), "photo", "found in the store and entered"),
         _count(number("images/left"), "photo", "left by the limit"),
         _count(number("backfill/left"), "car", "left for the next run"),
+        _count(
+            number("images/in_folder"),
+            "photo",
+            "in the folder only: `scrapy crawl backfill -a only=local` uploads them",
+        ),
         _count(gone, "photo", "of gone cars not to be had"),
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
