@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.settings import SETTINGS_PRIORITIES, default_settings
-from sqlalchemy.exc import DBAPIError
 
 from carscraper import __version__, logs
 from carscraper.exceptions import CarscraperError, ConfigurationError
 from carscraper.settings import (
     Secret,
     checks,
+    environment_secrets,
     exposed_env_file,
     known_names,
     meant,
@@ -48,15 +48,17 @@ _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alemb
 class CarscraperAddon:
     """Puts up the log, wraps secrets so that no line shows them, checks values, derives the photos' download slot."""
 
-    def __init__(self, spider: str | None = None, job: str | None = None) -> None:
-        """Take the spider's name and the job's id, for the log."""
+    def __init__(self, spider: str | None = None, job: str | None = None, *, visits_dealers: bool = False) -> None:
+        """Take the spider's name and the job's id, for the log, and whether it is one of ours."""
         self._spider = spider
         self._job = job
+        self._visits_dealers = visits_dealers
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Ask for the spider's name and its job's id: Scrapy has made the spider by now."""
-        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None))
+        ours = hasattr(crawler.spidercls, "spooled_sources")
+        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None), visits_dealers=ours)
 
     @classmethod
     def update_pre_crawler_settings(cls, settings: BaseSettings) -> None:
@@ -76,8 +78,7 @@ class CarscraperAddon:
             if value is not None and not isinstance(value, Secret):
                 settings.set(name, Secret(value), priority=settings.getpriority(name) or 0)
         problems = [*settings_problems, *self._misspelt(settings)]
-        self._name_contact(settings)
-        logs.conceal(settings)
+        logs.conceal(settings, environment_secrets())
         logs.leave_out_inventory(settings)
         settings.set("STATS_DUMP", settings.get("LOG_LEVEL") in {"DEBUG", logging.DEBUG}, priority="project")
         if "CARSCRAPER_LOG_PROBLEM" in settings:  # the log is ours: what the spider says of it counts too
@@ -105,6 +106,7 @@ class CarscraperAddon:
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
         for name in unread:
             logger.warning("%s is not read from .env; use -s %s=… instead", name, name)
+        self._name_contact(settings)
 
     @staticmethod
     def _misspelt(settings: BaseSettings) -> Iterator[str]:
@@ -121,7 +123,7 @@ class CarscraperAddon:
         name = "USER_AGENT"
         if contact and (settings.getpriority("CONTACT") or 0) > (settings.getpriority(name) or 0):
             settings.set(name, f"carscraper/{__version__} (+{contact})", priority=settings.getpriority("CONTACT") or 0)
-        elif not contact and self._spider and str(settings.get(name)).startswith(f"carscraper/{__version__} ("):
+        elif not contact and self._visits_dealers and str(settings.get(name)).startswith(f"carscraper/{__version__} ("):
             logger.warning("CONTACT is not set: name a mail address or URL at which dealers can reach you")
 
     @staticmethod
@@ -182,9 +184,9 @@ def in_a_sentence(error: Exception) -> str:
     """
     if isinstance(error, CarscraperError):
         return logs.cleaned(str(error))
-    reason = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    reason = getattr(error, "orig", None) or error  # as SQLAlchemy keeps what the database said
     line = next((line.strip() for line in str(reason).splitlines() if line.strip()), "it says nothing more")
-    who = "the database of DATABASE_URL refuses" if isinstance(error, DBAPIError) else type(error).__name__
+    who = type(error).__name__ if reason is error else "the database of DATABASE_URL refuses"
     return logs.cleaned(f"{who}: {line.rstrip('.')}.")
 
 

@@ -24,10 +24,10 @@ from pythonjsonlogger.json import JsonFormatter
 from scrapy.settings.default_settings import LOG_FORMAT, LOG_LEVEL
 from scrapy.utils.log import TopLevelFormatter
 
-from carscraper.settings import Secret, environment_secrets, spellings
+from carscraper.settings import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from scrapy.settings import BaseSettings
 
@@ -88,16 +88,16 @@ def cleaned(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1***", text) if "=" in text else text
 
 
-def conceal(settings: BaseSettings) -> None:
-    """Have :func:`cleaned` take out every secret that *settings* hold."""
-    found = {part for value in _secrets_of(settings) for part in spellings(value) if len(value) >= _SHORTEST}
+def conceal(settings: BaseSettings, others: Iterable[str] = ()) -> None:
+    """Have :func:`cleaned` take out every secret that *settings* hold, and *others*."""
+    values = {*_secrets_of(settings), *others}
+    found = {part for value in values if len(value) >= _SHORTEST for part in Secret(value).spellings()}
     longest_first = sorted(found, key=lambda part: (-len(part), part))
     pattern = "|".join(map(re.escape, longest_first))
     _Log.secrets = re.compile(pattern, re.IGNORECASE) if pattern else None
 
 
 def _secrets_of(settings: BaseSettings) -> Iterator[str]:
-    yield from environment_secrets()
     for name, value in settings.items():
         if isinstance(value, Secret):
             for each in value.reveal().split() or []:
@@ -251,7 +251,11 @@ def terminal() -> TerminalHandler | None:
 
 def is_terminal() -> bool:
     """Whether standard error is a terminal on which lines can be drawn anew."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if not sys.stderr.isatty():
+        return False
+    from rich.console import Console  # noqa: PLC0415 - takes 0.1 s, and nobody else needs it
+
+    return not Console(stderr=True).is_dumb_terminal
 
 
 def is_no_inventory(record: logging.LogRecord) -> bool:

@@ -49,6 +49,12 @@ class Secret(str):
         """Give the plain value."""
         return str.__str__(self)
 
+    def spellings(self) -> set[str]:
+        """Return the ways in which it is written: as it is, percent-encoded, and escaped within quotes."""
+        plain = self.reveal()
+        quoted = {quote(plain), quote(plain, safe=""), quote_plus(plain), repr(plain)[1:-1], json.dumps(plain)[1:-1]}
+        return ({plain} | quoted) - {""}
+
     def redact(self, text: bytes) -> bytes:
         """Put ``***`` wherever *text* has the value, also percent-encoded.
 
@@ -58,7 +64,7 @@ class Secret(str):
         (b'?apikey=***&page=2', b'?key=***&p=123')
         """
         plain = self.reveal()
-        for spelling in spellings(plain):
+        for spelling in self.spellings():
             found = re.escape(spelling.encode())
             if len(plain) < 8:
                 found = rb"(?<![A-Za-z0-9])" + found + rb"(?![A-Za-z0-9])"
@@ -88,12 +94,6 @@ def _open_closed_streams() -> None:
 
 
 _open_closed_streams()
-
-
-def spellings(plain: str) -> set[str]:
-    """Return the ways in which a secret is written: as it is, percent-encoded, and escaped within quotes."""
-    quoted = {quote(plain), quote(plain, safe=""), quote_plus(plain), repr(plain)[1:-1], json.dumps(plain)[1:-1]}
-    return ({plain} | quoted) - {""}
 
 
 problems: list[str] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scrapy.commands import ScrapyCommand, crawl
 
 from carscraper.cli.command import border
-from carscraper.opening import OpeningCrawler
+from carscraper.extensions.opening import OpeningCrawler
 
 if TYPE_CHECKING:
     import argparse

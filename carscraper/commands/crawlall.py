@@ -89,7 +89,7 @@ class Command(ScrapyCommand):
         data = {"dealers": [each.as_json() for each in outcomes], "left_out": left_out, "exit_code": self.exitcode}
         console.result(data, report(outcomes, left_out))
 
-    def _plan(self, opts: argparse.Namespace, *, often: bool) -> tuple[dict[str, list[str]], dict[str, str]]:
+    def _plan(self, opts: argparse.Namespace, *, often: bool = False) -> tuple[dict[str, list[str]], dict[str, str]]:
         """Return each crawl's command, and who is left out and why; *often*: they say every second how far they are."""
         checked(self.settings)
         assert self.settings is not None

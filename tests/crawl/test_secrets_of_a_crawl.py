@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Made up; no six characters in a row of them are in anything else here.
 DATABASE = "Vq7Wz@k3/Rj9:Xp5+Yt"
 QUERY = "Bn4Gc8Hd2Lf6Mh"
-S3 = "Zx9Qw2Er7Ty4/Ui1Op6+As3Df"
+S3 = "Zx9Qw2Er7Ty4Ui1Op6As3Df"
 HOOK = "T7Kq2Wz9Xv4Yb6"
 HOOK_USER = "Pk5Jm8Nr3Sv"
 PLUGIN = "Ux6Wc1Eo9Ia4"
@@ -80,7 +80,7 @@ def everything(world: World, done: services.CompletedCrawl, told: list[str]) -> 
 
 
 def test_a_leak_is_found() -> None:
-    assert leaks(f"…{quote(S3, safe='')[12:30]}…") == [S3]
+    assert leaks(f"…{S3[2:12]}…") == [S3]
     assert leaks("nothing") == []
 
 
@@ -98,7 +98,7 @@ def test_a_crawl_that_works(
         world = new_world(cars=2, photos=1, database_url=url, env=bucket.env | {"NOTIFY_URLS": address})
         done = world.crawl(
             "-o",
-            f"s3://{quote(bucket.access_key)}:{quote(S3, safe='')}@{bucket.bucket}/items.csv",
+            f"s3://{bucket.access_key}:{S3}@{bucket.bucket}/items.csv",
             env={"NOTIFY_ON": "success,partial,failed", "PGPASSWORD": PLUGIN, "MONITOR_MIN_CARS": "0"},
             settings={"LOG_LEVEL": level, "MY_PLUGIN_TOKEN": PLUGIN, "AWS_SECRET_ACCESS_KEY": S3},
         )

@@ -111,6 +111,7 @@ def test_crawlall_shows_a_line_for_each_dealer(new_world: Callable[..., World]) 
         *("-a", "hekla.base_url=http://127.0.0.1:1/"),
         *(part for name, value in (IMPOLITE | {"DOWNLOAD_DELAY": 0.3}).items() for part in ("-s", f"{name}={value}")),
     ]
+    world.env = {"CONTACT": "https://example.is/bot"}
     code, written = on_a_terminal(world, *words)
     assert code == 3, written
     assert len(set(re.findall(r"bilasolur: pages \d+, cars \d+", written))) > 1, written
