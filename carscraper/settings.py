@@ -189,6 +189,7 @@ EXTENSIONS = {
     "scrapy.extensions.telnet.TelnetConsole": None,
     "scrapy.extensions.remote_control.RemoteControl": None,
 }
+FEED_STORAGES = {"s3": "carscraper.runs.feeds.S3Feed"}
 DOWNLOADER_MIDDLEWARES = {
     # Before all others (robots.txt is 100): these requests go nowhere.
     "carscraper.middlewares.carried.CarriedMiddleware": 50,

@@ -98,11 +98,14 @@ def test_a_crawl_that_works(
         world = new_world(cars=2, photos=1, database_url=url, env=bucket.env | {"NOTIFY_URLS": address})
         done = world.crawl(
             "-o",
+            f"s3://{bucket.bucket}/with-settings.csv",
+            "-o",
             f"s3://{bucket.access_key}:{S3}@{bucket.bucket}/items.csv",
             env={"NOTIFY_ON": "success,partial,failed", "PGPASSWORD": PLUGIN, "MONITOR_MIN_CARS": "0"},
             settings={"LOG_LEVEL": level, "MY_PLUGIN_TOKEN": PLUGIN, "AWS_SECRET_ACCESS_KEY": S3},
         )
-        assert "Stored csv feed" in done.stderr
+        assert done.stderr.count("Stored csv feed") == 2
+        assert {"with-settings.csv", "items.csv"} <= set(bucket.keys())
         assert "s3://***@" in done.stderr
         assert len(told) == 1
     rows = [dict(row) for row in world.sql("SELECT * FROM crawl_runs")]
