@@ -35,12 +35,16 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) can't make a virtual environment: on Debian, apt-get install python3-venv." >&2; exit 1; }
 	@echo "Making $(VENV) from requirements.lock (a minute or two the first time)"
-	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@# A new lock gets a new .venv: what only the old one had would stay, and may contradict the new versions.
+	@$(BIN)/python -c '' 2>/dev/null && cmp -s requirements.lock $(VENV)/requirements.lock \
+		|| $(PYTHON) -m venv --clear $(VENV)
+	@# The lock is complete: nothing is resolved here, so that no newer version anywhere changes what is installed.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 		--no-deps --require-hashes --requirement requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 		--no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pip check --disable-pip-version-check
+	@cp requirements.lock $(VENV)/requirements.lock
 	@touch $@
 
 test-packages:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import UsageError
-from sqlalchemy.exc import DBAPIError
 
-from carscraper.addon import CarscraperAddon
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
-from carscraper.exceptions import CarscraperError, ConfigurationError
 from carscraper.fill import DROP, PHOTO, PHOTOS, READABLE
 from carscraper.runs.monitors import expected_of
 from carscraper.upkeep.checkdealers import Check, accept, check, read_against
@@ -104,26 +101,19 @@ class Command(ScrapyCommand):
         if not 0 <= opts.drop <= 100:
             raise UsageError("--drop takes points from 0 to 100", print_help=False)
         console = Console(as_json=opts.json)
-        try:
+        with border(self):
             if opts.live:
                 self._ask(console, args, opts)
             else:
                 self._check(console, opts)
-        except CarscraperError as error:
-            self._end(str(error))
-        except DBAPIError as error:
-            self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
 
     def _check(self, console: Console, opts: argparse.Namespace) -> None:
-        assert self.settings is not None
-        CarscraperAddon().update_settings(self.settings)
-        if problems := self.settings.getlist("CARSCRAPER_PROBLEMS"):
-            raise ConfigurationError(" ".join(problems))
-        spiders = spiders_of(self.settings, DealerSpider)
+        settings = checked(self.settings)
+        spiders = spiders_of(settings, DealerSpider)
         chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
         against = read_against(opts.against)
         with (
-            Context(self.settings, console).database(read_only=not opts.accept) as engine,
+            Context(settings, console).database(read_only=not opts.accept) as engine,
             engine.begin() as connection,
         ):
             found = [
@@ -131,7 +121,7 @@ class Command(ScrapyCommand):
                     connection,
                     name,
                     spiders[name],
-                    expected=expected_of(self.settings, spiders[name]),
+                    expected=expected_of(settings, spiders[name]),
                     against=against,
                     points=opts.drop,
                 )
@@ -178,10 +168,6 @@ class Command(ScrapyCommand):
         data = {"dealers": [each.as_json() for each in contacts], "saved": folders, "exit_code": self.exitcode}
         console.result(data, (line for contact in contacts for line in contact.report()))
         console.note(f"Saved, without mail addresses, phone numbers and plates: {', '.join(folders)}")
-
-    def _end(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-        self.exitcode = FAILED
 
 
 def _lines(found: list[Check]) -> Iterator[str]:

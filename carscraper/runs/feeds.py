@@ -1,16 +1,21 @@
-"""Exporters for Scrapy's feeds (``-o cars.csv``): the same fields as in a run's items file, in CSV one cell each."""
+"""Scrapy's feeds: exporters (``-o cars.csv``) with the fields of a run's items file, and S3 with our credentials."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from scrapy.exporters import CsvItemExporter, JsonItemExporter, JsonLinesItemExporter, XmlItemExporter
+from scrapy.extensions.feedexport import S3FeedStorage
 
 from carscraper.items import CarItem, GoneCar
 from carscraper.runs.outputs import CAR_FIELDS, record_of
+from carscraper.settings import Secret
 
 if TYPE_CHECKING:
     from io import BytesIO
+    from typing import Self
+
+    from scrapy.crawler import Crawler
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _OF_PHOTOS = ("photos", "photos_stored", "image_urls", "image_keys", "image_statuses")
@@ -69,3 +74,26 @@ class CarJsonLinesExporter(_Records, JsonLinesItemExporter):
 
 class CarXmlExporter(_Records, XmlItemExporter):
     """XML."""
+
+
+class S3Feed(S3FeedStorage):
+    """Signs with what the settings hold; Scrapy's own would sign with the ``***`` that a secret shows of itself."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
+        """Read the ``AWS_…`` settings; keys in *uri* win."""
+        settings = crawler.settings
+
+        def plain(name: str) -> str | None:
+            value = settings.get(name)
+            return value.reveal() if isinstance(value, Secret) else value
+
+        return cls(
+            uri,
+            access_key=plain("AWS_ACCESS_KEY_ID"),
+            secret_key=plain("AWS_SECRET_ACCESS_KEY"),
+            session_token=plain("AWS_SESSION_TOKEN"),
+            endpoint_url=settings.get("AWS_ENDPOINT_URL"),
+            region_name=settings.get("AWS_S3_REGION"),
+            feed_options=feed_options,
+        )

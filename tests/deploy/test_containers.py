@@ -135,9 +135,11 @@ def test_packages_are_installed_by_their_hashes_and_nothing_else_is() -> None:
     installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
     assert len(installs) == 2
     for rest in installs:
+        assert "--no-deps" in rest, "a lock is complete: nothing is resolved at install time"
         assert ("--require-hashes" in rest) != ("--no-index --no-deps --no-build-isolation" in rest)
         assert "--no-cache-dir" in rest
     assert "runtime_lock.py scrapyd > runtime.lock" in installs[0]
+    assert "pip check" in installs[0]
 
 
 def test_the_runtime_lock_is_what_running_takes() -> None:
