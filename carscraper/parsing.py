@@ -32,6 +32,7 @@ __all__ = [
     "parse_fuel",
     "parse_horsepower",
     "parse_kilometers",
+    "parse_kilowatt_hours",
     "parse_price",
     "parse_registration_plate",
     "parse_seats",
@@ -309,8 +310,8 @@ def parse_kilometers(text: str | None, *, bare: bool = False) -> int | None:
     26460
     >>> parse_kilometers("20.000") is None, parse_kilometers("20.000", bare=True)
     (True, 20000)
-    >>> parse_kilometers("Nýtt ökutæki") is None
-    True
+    >>> parse_kilometers("Nýtt ökutæki") is None, parse_kilometers("270 klst.") is None
+    (True, True)
     >>> parse_kilometers("5,3 l/100 km") is None
     True
     """
@@ -388,7 +389,7 @@ _MONTH_NAME = (
 )
 _YEAR = (
     r"(?P<year>(?:19|20)[0-9]{2})(?![0-9])(?![.,][0-9])"
-    r"(?!\s?(?:km|kr\b|kg|cc\b|cm|hö\b|hest|mm\b|þ\.|þús|isk\b|w\b|wh\b))"
+    r"(?!\s?(?:km|kr\b|kg|cc\b|cm|hö\b|hest|mm\b|þ\.|þús|klst|isk\b|w\b|wh\b))"
 )
 _START = r"(?<![0-9])(?<![0-9][.,])"
 _YEAR_MONTH_FORMS = tuple(
@@ -637,6 +638,19 @@ def parse_consumption(text: str | None) -> float | None:
         return None
     litres = float((match["n"] or match["m"]).replace(",", "."))
     return litres if 0.3 <= litres <= 60 else None
+
+
+_KILOWATT_HOURS = re.compile(r"(?<![0-9.,])(?P<n>[0-9]{1,3}(?:[.,][0-9]{1,2})?)\s?kwh\b(?!\s?/)")
+
+
+def parse_kilowatt_hours(text: str | None) -> float | None:
+    """Return the capacity of a battery in kWh.
+
+    >>> [parse_kilowatt_hours(each) for each in ("Stærð rafhlöðu 80 kWh", "13,8 kWh", "17 kWh/100km")]
+    [80.0, 13.8, None]
+    """
+    match = _KILOWATT_HOURS.search(_prepare(text))
+    return float(match["n"].replace(",", ".")) if match else None
 
 
 # --- colour -------------------------------------------------------------------------------------------------

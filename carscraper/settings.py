@@ -314,6 +314,10 @@ HENRY_URL = _env("HENRY_URL")
 #: Used by ``spiders.henry`` and ``middlewares.apikey``.
 HENRY_API_KEY = _env("HENRY_API_KEY")
 
+#: Store the feed's photos. Customers report that its terms allow links only: ask the platform's owner first.
+#: Used by ``spiders.henry``.
+HENRY_STORE_IMAGES = _env("HENRY_STORE_IMAGES", False)
+
 # --- Politeness -------------------------------------------------------------------------------------------------
 
 #: Who runs this crawl: a mail address or URL that dealers can turn to; becomes part of the User-Agent.
@@ -782,6 +786,7 @@ checks: dict[str, Check] = {
     "DATABASE_URL": _database_url,
     "HENRY_URL": _feed_url,
     "HENRY_API_KEY": _api_key,
+    "HENRY_STORE_IMAGES": _boolean,
     "IMAGES_THUMBS": _thumbs,
     "S3_TAGS": _json_object,
     "OUTPUTS_KEEP_DAYS": _number(float, 0),

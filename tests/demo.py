@@ -190,7 +190,9 @@ def _stage(folder: Path, first_port: int) -> Iterator[Stage]:
         counted = stack.enter_context(services.S3Proxy(rclone.endpoint, port=s3))
         assert bucket.folder is not None
         public_url = stack.enter_context(_public(bucket.folder, public))
-        site = SimulatedBilasolur(cars=CARS, photos=PHOTOS, photo_bytes_average=PHOTO_BYTES, labelled=True, port=dealer)
+        site = SimulatedBilasolur(
+            cars=CARS, photos=PHOTOS, layout="2026", photo_bytes_average=PHOTO_BYTES, labelled=True, port=dealer
+        )
         stack.enter_context(site)
         settings = bucket.via(counted).env | {
             "IMAGES_PUBLIC_URL": public_url,

@@ -95,7 +95,9 @@ def installed() -> None:
 @pytest.fixture(scope="module")
 def site() -> SimulatedBilasolur:
     """The same site once more, as the truth to compare with; it is asked directly, not served."""
-    return SimulatedBilasolur(cars=demo.CARS, photos=demo.PHOTOS, photo_bytes_average=demo.PHOTO_BYTES, labelled=True)
+    return SimulatedBilasolur(
+        cars=demo.CARS, photos=demo.PHOTOS, layout="2026", photo_bytes_average=demo.PHOTO_BYTES, labelled=True
+    )
 
 
 def left_running(*marks: str) -> list[str]:

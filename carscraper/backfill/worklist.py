@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TYPICAL_PHOTOS = 10
+TYPICAL_PHOTOS = 20
 """Of a car that was never looked at, until the ledger knows better."""
 PLANNED = ("cars", "pages", "photos", "uploads", "reads")
 """What a plan counts: cars, pages and photos asked of the dealer, uploads to the store and reads of it."""

@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
+from parsel import css2xpath
 from scrapy import Request
 from scrapy.http import TextResponse
 
@@ -223,7 +224,7 @@ class CardSpider(DealerSpider):
             return f"says that there is no car, though page {page - 1} leads to it" if walk.linked else ""
         if walk.url:
             return "says that there is no car, though there were some"
-        if self.makes and (walk.repeated or walk.restarted):
+        if (self.makes or self.changed_days) and (walk.repeated or walk.restarted):
             return ""
         return f"says that the search of {'one make' if self.makes else 'the whole site'} found nothing"
 
@@ -586,18 +587,15 @@ class CardSpider(DealerSpider):
             fields: all others of ``CarItem``.
         """
         seen = [shown, *(image.identity for image in images)]
-        return CarItem(
+        item = CarItem(
             source=self.source,
-            title=" ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None,
-            make=vehicle.make,
-            model=vehicle.model,
-            display_make=vehicle.display_make,
-            display_name=vehicle.display_name,
             images=images,
             image_urls=[image.source_url for image in images],
             card_hash=hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32],
             **fields,
         )
+        set_vehicle(item, vehicle)
+        return item
 
     def own_url(self, link: str) -> str:
         """Give the lasting address of the car's page that a card links to, on the crawl's own site."""
@@ -705,6 +703,13 @@ class CardSpider(DealerSpider):
         return address
 
 
+def set_vehicle(item: CarItem, vehicle: Vehicle) -> None:
+    """Write make and model into *item*, and the title made of them."""
+    item.title = " ".join(part for part in (vehicle.display_make, vehicle.display_name) if part) or None
+    item.make, item.model = vehicle.make, vehicle.model
+    item.display_make, item.display_name = vehicle.display_make, vehicle.display_name
+
+
 def is_stand_in(address: str) -> bool:
     """Tell whether an address is what a page shows until the photo is loaded, or an icon.
 
@@ -779,9 +784,16 @@ def text_of(selector: Any) -> str | None:
     return parsing.clean_text(" ".join(first.css("::text").getall()))
 
 
-def visible_text(response: Response) -> str:
-    """Give the page's text a line for each element, without scripts, styles and the options of a search form."""
+def visible_text(response: Response, *, without: str = "") -> str:
+    """Return the page's text a line for each element, without scripts, styles and the options of a search form.
+
+    Args:
+        response: the page.
+        without: the elements at this selector are left out, too.
+    """
     path = "//body//text()[not(ancestor::script or ancestor::style or ancestor::select or ancestor::noscript)]"
+    if without:
+        path = f"set:difference({path}, ({css2xpath(without)})//text())"
     lines = (parsing.clean_text(text) for text in response.xpath(path).getall())
     return "\n".join(line for line in lines if line)
 

@@ -46,7 +46,8 @@ class DealerSpider(CarscraperSpider):
     """A dealer's site. A subclass says where it is and how its pages are read.
 
     Arguments (``-a name=value``): ``base_url`` (another address of the same site), ``makes`` (comma separated),
-    ``limit`` (cars), ``max_pages`` (result pages), ``details`` (``false``: result cards only).
+    ``limit`` (cars), ``max_pages`` (result pages), ``details`` (``false``: result cards only), and where the site has
+    a search for it ``changed_days`` (only cars that were changed within so many days).
     """
 
     source: ClassVar[str]
@@ -55,6 +56,8 @@ class DealerSpider(CarscraperSpider):
     """The site's address, unless ``base_url`` is given."""
     has_details: ClassVar[bool] = True
     """Whether a car's own page is known to say more than its card."""
+    changes_within: ClassVar[tuple[int, ...]] = ()
+    """The numbers of days that the site's search for changed cars offers (``changed_days``)."""
     gone_by_status: ClassVar[bool] = False
     """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
 
@@ -70,17 +73,26 @@ class DealerSpider(CarscraperSpider):
         self.limit = read_count("limit", arguments.pop("limit", None))
         self.max_pages = read_count("max_pages", arguments.pop("max_pages", None))
         self.with_details = read_flag("details", arguments.pop("details", "true"))
+        self.changed_days = self._read_changed_days(arguments.pop("changed_days", "") if self.changes_within else "")
         if arguments:
+            names = ["base_url", "makes", "limit", "max_pages", *(["changed_days"] if self.changes_within else [])]
             raise ConfigurationError(
-                f"The spider {self.name} has no argument {min(arguments)}; "
-                "it takes base_url, makes, limit, max_pages and details."
+                f"The spider {self.name} has no argument {min(arguments)}; it takes {', '.join(names)} and details."
             )
         allow_host(self.base_url)
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
         self.taken = 0
-        self.is_partial = bool(self.makes or self.limit or self.max_pages)
+        self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         """A partial crawl concludes nothing about cars that it did not see."""
+
+    def _read_changed_days(self, value: str) -> int | None:
+        offered = [str(days) for days in self.changes_within]
+        if value and value not in offered:
+            raise ConfigurationError(
+                f"changed_days is {value!r}; the site's search offers {', '.join(offered[:-1])} and {offered[-1]}."
+            )
+        return int(value) if value else None
 
     async def start(self) -> AsyncIterator[Any]:
         """Begin at the site's first page."""

@@ -71,7 +71,7 @@ class Vehicle:
 
 
 class RoggFeedSpider(RoggSpider):
-    """A feed on the Rögg platform. A subclass says which settings hold its address and its key.
+    """A feed on the Rögg platform. A subclass says which settings hold its address, its key and leave to store photos.
 
     ``base_url`` overrides the setting with the address; all other arguments are as everywhere. There are no details
     pages to read: ``details`` changes nothing.
@@ -79,6 +79,8 @@ class RoggFeedSpider(RoggSpider):
 
     address_setting: ClassVar[str]
     key_setting: ClassVar[str]
+    store_setting: ClassVar[str]
+    """Whether the feed's photos may be stored; its terms are said to allow links only."""
 
     # Where things are.
     feed_page = "get.aspx"
@@ -98,6 +100,7 @@ class RoggFeedSpider(RoggSpider):
 
     # DealerSpider
     has_details = False
+    changes_within = ()
 
     codes: Codes = MappingProxyType({})
     pages: int | None = None
@@ -152,6 +155,12 @@ class RoggFeedSpider(RoggSpider):
         """Ask for the codes unless they were fetched within a day, then for the first page."""
         if self.argument_problem:
             return
+        if not self.settings.getbool(self.store_setting):
+            logger.warning(
+                "The feed's photos are linked and not stored, as its terms are said to ask; "
+                "%s=true stores them for who has leave.",
+                self.store_setting,
+            )
         self.codes, is_fresh = await asyncio.to_thread(self._read_kept_codes)
         if is_fresh:
             yield self._first_page()
@@ -385,6 +394,13 @@ class RoggFeedSpider(RoggSpider):
                 image.position = len(images)
                 images[image.identity] = image
         return list(images.values())
+
+    def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
+        """Return the photo that an address names; without leave to store it, it is linked only."""
+        image = super().image(join, address, external_id)
+        if image and image.status == "pending" and not self.settings.getbool(self.store_setting):
+            image.reason = "terms"
+        return image
 
     def _fill(self, vehicle: Vehicle, photo: str) -> str:
         """Write a photo's address by the feed's template."""

@@ -14,18 +14,21 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 from form2request import form2request
 from scrapy import Request
+from scrapy.http import TextResponse
+from twisted.python.failure import Failure
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, reason_of
-from carscraper.base_spiders.cards import Card, CardSpider, says, text_of, title_of, visible_text
+from carscraper.base_spiders.cards import Card, CardSpider, says, set_vehicle, text_of, title_of, visible_text
 from carscraper.items import CarImage, CarItem
-from carscraper.vehicles import make_slug, split_make_model
+from carscraper.vehicles import canonical, make_slug, split_make_model, split_title
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from typing import ClassVar
 
+    from parsel import Selector
     from scrapy.http import Response
-    from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ T = TypeVar("T")
 
 _IDENTITY_PARAMETERS = ("s", "c", "p")
 _CAR_PARAMETERS = ("bid", "cid", "sid")
+_PERHAPS_PLUGGED = frozenset({"petrol/electric", "diesel/electric", "hybrid"})
+_LEAST_PLUGGED = 5.0  # kWh; hybrids without a plug have one or two
 
 
 class RoggSpider(CardSpider):
@@ -40,20 +45,29 @@ class RoggSpider(CardSpider):
 
     # Where things are.
     home_path = ""
+    advanced_path = "SearchCars.aspx"
     results_page = "searchresults.aspx"
     form = "form:has([name$='btnSearch'])"
     make_select = "select[name$='search_f1']"
+    days_select = "select[name$='search_modage']"
+    number_field = "input[name$='search_cid']"
     submit = "[name$='btnSearch']"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
-    card_facts = ".tech-details div"
+    card_note = ".short-note"
+    card_facts = ".tech-details > *"
     card_price = ".car-price"
-    details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.swiper-slide"
-    description = ".description p, .car-description p"
-    dealer_name = ".dealer-name"
+    details_name = ".cd-make-and-model"
+    details_price = ".cd-price"
+    details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.cd-car-photo, img.swiper-slide"
+    details_fuel = ".col-6.text-right .font-weight-bold"
+    details_gears = ".col-6.font-weight-bold"
+    description = ".row.mt-3.text-overflow-ellipsis .col-12, .description p, .car-description p"
+    dealer_name = ".seller-name, .dealer-name"
 
     # DealerSpider
     gone_by_status = False  # the platform says it in words
+    changes_within: ClassVar[tuple[int, ...]] = (1, 7, 30, 60, 90, 120)
 
     # CardSpider
     card = ".sr-item"
@@ -65,7 +79,12 @@ class RoggSpider(CardSpider):
 
     # Words that the platform itself uses.
     no_results = "Engar niðurstöður"
-    gone_text = "Engar upplýsingar fundust um ökutæki"
+    gone_texts = (
+        "Engar upplýsingar fundust um ökutæki",
+        "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum",
+    )
+    price_before = "Verð áður"
+    plug_texts = ("Tegund hleðslutengils", "Tengill fyrir heimahleðslu")
 
     _home_shows: tuple[str, list[str | None]] = ("", [])
     """The title of home, and its featured cars: where they are at the address of results, the search was forgotten."""
@@ -73,7 +92,7 @@ class RoggSpider(CardSpider):
     # --- the search ---
 
     def start_search(self) -> Iterator[Request]:
-        """Begin at home: one search for everything, or one for each of ``makes``."""
+        """Begin with the form: one search for everything, or one for each of ``makes``."""
         for make in self.searches():
             yield self._home(make)
 
@@ -81,9 +100,10 @@ class RoggSpider(CardSpider):
         """One for everything, or one for each of ``makes``."""
         return [*self.makes] or [None]
 
-    def _home(self, make: str | None, *, tries: int = 1) -> Request:
+    def _home(self, make: str | None, *, tries: int = 1, advanced: bool = False) -> Request:
+        """Ask for the page with the search form; the times of changes are in the advanced one only."""
         return Request(
-            urljoin(self.base_url, self.home_path),
+            urljoin(self.base_url, self.advanced_path if advanced or self.changed_days else self.home_path),
             callback=self.parse_home,
             errback=self.search_failed,
             cb_kwargs={"make": make, "tries": tries},
@@ -114,29 +134,93 @@ class RoggSpider(CardSpider):
             async for each in self.parse_results(response, make):
                 yield each
             return
-        cars = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
-        self._home_shows = title_of(response), cars
-        forms = response.css(self.form)
-        if not forms and self.walk(make).url:
-            self.incomplete(f"The search could not be begun afresh: its form ({self.form}) is not on {response.url}.")
-            return
-        if not forms:
-            self.fail(f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed.")
-        data = {}
-        if make:
-            select = forms[0].css(self.make_select)
-            value = _option(select, make)
+        forms = self._forms(response)
+        if not self._is_advanced(response.url):
+            cars = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
+            self._home_shows = title_of(response), cars
+            if not forms:
+                yield self._home(make, tries=tries, advanced=True)
+                return
+        chosen = {self.days_select: str(self.changed_days)} if self.changed_days else {}
+        if make and forms:
+            value = _option(forms[0].css(self.make_select), make)
             if value is None:
                 self.fail(f"makes={make!r} is not among the makes of {response.url}; write them as the site does.")
-            data[select.attrib["name"]] = value
-        request = form2request(forms[0], data, click=forms[0].css(self.submit)[0])
-        yield request.to_scrapy(
-            self.parse_results,
+            chosen[self.make_select] = value
+        try:
+            request = self._filled_form(response, chosen)
+        except ValueError as error:
+            if self.walk(make).url:
+                self.incomplete(f"The search could not be begun afresh. {error}")
+                return
+            self.fail(str(error))
+        yield request.replace(
+            callback=self.parse_results,
             errback=self.search_failed,
             cb_kwargs={"make": make, "page": 1, "tries": tries},
-            dont_filter=True,
             priority=20,
         )
+
+    def _is_advanced(self, url: str) -> bool:
+        return urlsplit(url).path.lower().endswith(self.advanced_path.lower())
+
+    def _forms(self, response: Response) -> Any:
+        return response.css(self.form) if isinstance(response, TextResponse) else []
+
+    def _filled_form(self, response: Response, chosen: Mapping[str, str]) -> Request:
+        """Return what a browser sends when the search form's button is pressed.
+
+        Args:
+            response: the page with the form.
+            chosen: the value of each field that is not left as it is, by the field's selector.
+
+        Raises:
+            ValueError: the page has no such form, or the form no such field or choice.
+        """
+        forms = self._forms(response)
+        if not forms:
+            raise ValueError(
+                f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed."
+            )
+        data = {}
+        for selector, value in chosen.items():
+            field = forms[0].css(selector)
+            if not field or (field[0].root.tag == "select" and value not in field.css("option::attr(value)").getall()):
+                raise ValueError(f"The search form on {response.url} offers no {value!r} in {selector}.")
+            data[field[0].attrib["name"]] = value
+        filled = form2request(forms[0], data, click=forms[0].css(self.submit)[0])
+        request: Request = filled.to_scrapy(None, dont_filter=True)
+        return request
+
+    def find_car(
+        self,
+        external_id: str,
+        callback: Callable[..., Any],
+        errback: Callable[..., Any],
+        cb_kwargs: dict[str, Any] | None = None,
+    ) -> Request:
+        """Return the first request of a search for one car by its number (*raðnúmer*).
+
+        Args:
+            external_id: the number.
+            callback: called with the results page (of one car, or none: ``says_empty``), or with the car's own page
+                if the site leads there (``car_id(response.url)``).
+            errback: called with a failure when a page does not come or has no such form.
+            cb_kwargs: further arguments of *callback*, and in the ``cb_kwargs`` of the failed request.
+        """
+        arguments = cb_kwargs or {}
+
+        def ask(response: Response, **_: Any) -> Any:
+            try:
+                request = self._filled_form(response, {self.number_field: external_id})
+            except ValueError as error:
+                failure: Any = Failure(error)  # type: ignore[no-untyped-call]
+                failure.request = response.request
+                return errback(failure)
+            return [request.replace(callback=callback, errback=errback, cb_kwargs=arguments)]
+
+        url = urljoin(self.base_url, self.advanced_path)
+        return Request(url, callback=ask, errback=errback, cb_kwargs=arguments, dont_filter=True)
 
     def search_failed(self, failure: Failure) -> Iterator[Request]:
         """Begin the search once more with a fresh page state; then the site counts as unreachable."""
@@ -146,6 +230,13 @@ class RoggSpider(CardSpider):
         if self.walk(arguments["make"]).url:
             self.incomplete(f"The search could not be begun afresh: {request.url} can't be reached ({why}).")
             return
+        if request.callback == self.parse_home and self._is_advanced(request.url):
+            self.fail(
+                f"changed_days needs the advanced search form, and {request.url} can't be reached ({why})."
+                if self.changed_days
+                else f"The search form ({self.form}) is neither on {urljoin(self.base_url, self.home_path)} "
+                f"nor on {request.url} ({why}): the site has changed or is closed."
+            )
         if arguments["tries"] > 1 or request.callback == self.parse_home:
             self.fail(f"{request.url} can't be reached ({why}).")
         logger.warning("The search was refused (%s); once more with a fresh form", why)
@@ -153,29 +244,48 @@ class RoggSpider(CardSpider):
 
     # --- a card ---
 
+    def read_card(self, response: Response, selector: Selector, link: str) -> CarItem:
+        """Read a result card; an anchor right before it names the car as well as its link.
+
+        Raises:
+            ValueError: neither names a car.
+        """
+        mark = selector.xpath("preceding-sibling::*[1]").css(self.card_mark) or selector.css(self.card_mark)
+        if self.car_id(link) is None and mark:
+            names = dict(zip(_CAR_PARAMETERS, mark[0].attrib["name"].split("_")[1:], strict=False))
+            link = self._car_url(names, self.base_url)
+        item = super().read_card(response, selector, link)
+        item.description = parsing.clean_text(text_of(selector.css(self.card_note)))
+        return item
+
+    def facts(self, card: Card) -> list[str]:
+        """Return what the card says in a few words each, ``6/2019`` or ``45.000 km.``; the order varies."""
+        return [part for text in card.texts(self.card_facts) for part in (text or "").split("·")]
+
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
         """Read the make, and the model that follows it."""
         return split_make_model(card.text(self.card_make), card.text(self.card_make_and_model))
 
     def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
-        """Read ``6/2019 · Bensín``."""
-        return parsing.parse_year_month(card.text(self.card_facts))
+        """Read ``6/2019``."""
+        found = map(parsing.parse_year_month, self.facts(card))
+        return next((each for each in found if each[0]), (None, None))
 
     def get_fuel(self, card: Card) -> str | None:
-        """Read ``6/2019 · Bensín``."""
-        return parsing.parse_fuel(card.text(self.card_facts))
+        """Read ``Bensín / Rafmagn``."""
+        return _first(map(parsing.parse_fuel, self.facts(card)))
 
     def get_kilometers(self, card: Card) -> int | None:
-        """Read ``45.000 km. · Sjálfskipting``."""
-        return parsing.parse_kilometers(card.text(self.card_facts, 1))
+        """Read ``45.000 km.`` or ``128 þ.km``; ``270 klst.`` are hours."""
+        return _first(map(parsing.parse_kilometers, self.facts(card)))
 
     def get_transmission(self, card: Card) -> str | None:
-        """Read ``45.000 km. · Sjálfskipting``."""
-        return parsing.parse_transmission(card.text(self.card_facts, 1))
+        """Read ``Sjálfskipting``."""
+        return _first(map(parsing.parse_transmission, self.facts(card)))
 
     def get_drivetrain(self, card: Card) -> str | None:
-        """Leave it to the car's own page."""
-        return None
+        """Read ``Fjórhjóladrif``."""
+        return _first(map(parsing.parse_drivetrain, self.facts(card)))
 
     def get_price(self, card: Card) -> parsing.Price:
         """Read the price's own element."""
@@ -248,11 +358,11 @@ class RoggSpider(CardSpider):
     # --- the car's own page ---
 
     def is_gone(self, response: Response) -> bool:
-        """Tell whether the page says that the car is sold or removed."""
-        return says(response, self.gone_text)
+        """Return whether the page says that the car is sold or removed."""
+        return any(says(response, words) for words in self.gone_texts)
 
     def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
-        """Add to *item* what only the details page has.
+        """Add to *item* what the card does not say.
 
         Raises:
             ValueError: it is not this car's page (a login or maintenance page with status 200).
@@ -261,23 +371,27 @@ class RoggSpider(CardSpider):
         images = self.read_images(response, item.external_id)
         if not images and any(image.identity.startswith(f"{item.external_id}/") for image in item.images):
             raise ValueError("no photo of the car is on its page, though its card shows some")
-        if not images and item.external_id not in text and "hestöfl" not in text:
+        if not images and item.external_id not in text and "hestöfl" not in text.lower():
             raise ValueError("neither the car's photos nor its number are on the page")
-        item.horsepower = _near(text, "hestöfl", parsing.parse_horsepower)
-        item.city_consumption = parsing.parse_consumption(_after(text, "Innanbæjareyðsla"))
-        item.source_updated_at = parsing.parse_date(_after(text, "Síðast uppfært"))
-        item.drivetrain = _near(text, "hjóladrif", parsing.parse_drivetrain)
-        item.doors = _near(text, "dyra", parsing.parse_doors)
-        item.seats = _near(text, "manna", parsing.parse_seats)
-        item.body = parsing.parse_body(_after(text, "Yfirbygging") or _after(text, "Flokkur"))
-        item.colour = parsing.parse_colour(_after(text, "Litur"))
-        item.description = parsing.clean_text(" ".join(response.css(self.description).css("::text").getall()))
+        # A seller's words about horsepower and wheels are no facts.
+        lines = visible_text(response, without=self.description).split("\n")
+        self._read_name_and_price(response, lines, item)
+        self._read_facts(response, lines, item)
+        item.horsepower = _labelled(lines, "Hestöfl", parsing.parse_horsepower) or _alone(
+            lines, parsing.parse_horsepower
+        )
+        item.city_consumption = _labelled(lines, "Innanbæjareyðsla", parsing.parse_consumption)
+        item.source_updated_at = _labelled(lines, "Síðast uppfært", parsing.parse_date)
+        item.doors = _alone(lines, parsing.parse_doors)
+        item.seats = _alone(lines, parsing.parse_seats)
+        item.body = _labelled(lines, "Yfirbygging", parsing.parse_body) or _labelled(
+            lines, "Flokkur", parsing.parse_body
+        )
+        item.colour = _labelled(lines, "Litur", parsing.parse_colour)
+        notes = " ".join(response.css(self.description).css("::text").getall())
+        item.description = parsing.clean_text(notes) or item.description
         item.dealer_name = text_of(response.css(self.dealer_name))
         item.registration_plate = parsing.parse_registration_plate(text)
-        if item.registration_month is None:
-            year, month = parsing.parse_year_month(_after(text, "Nýskráning") or _after(text, "Skráning"))
-            if year is not None and item.year in {None, year}:
-                item.year, item.registration_month = year, month
         # What only the card shows was seen too.
         known = {image.identity for image in images}
         item.images = images + [image for image in item.images if image.identity not in known]
@@ -285,6 +399,48 @@ class RoggSpider(CardSpider):
             image.position = position
         item.image_urls = [image.source_url for image in item.images]
         yield item
+
+    def _read_name_and_price(self, response: Response, lines: list[str], item: CarItem) -> None:
+        """Add to *item* the name and the price, as far as the card did not have them."""
+        name = text_of(response.css(self.details_name))
+        if item.make is None and name:
+            set_vehicle(item, canonical(*split_title(name)))
+        if item.price is None and (price := text_of(response.css(self.details_price))):
+            found = parsing.parse_price(price)
+            item.price, item.price_excludes_vat = found.amount, found.excludes_vat
+            item.price_before_offer = found.before_offer
+        before = _labelled(lines, self.price_before, lambda text: parsing.parse_price(text).amount)
+        if before and item.price and item.price < before:
+            item.price_before_offer = before
+
+    def _read_facts(self, response: Response, lines: list[str], item: CarItem) -> None:
+        """Add to *item* the facts that one layout has on the card and another on the page."""
+        if item.registration_month is None:
+            year, month = _labelled(lines, "(?:Ný)?skráning", _year_month) or (None, None)
+            if year is not None and item.year in {None, year}:
+                item.year, item.registration_month = year, month
+        if item.kilometers is None:
+            item.kilometers = _labelled(lines, "Akstur", parsing.parse_kilometers)
+        if item.fuel is None:
+            item.fuel = (
+                _first(parsing.parse_fuel(each) for each in _texts(response, self.details_fuel))
+                or _labelled(lines, "Eldsneyti", parsing.parse_fuel)
+                or _labelled(lines, "Vél", parsing.parse_fuel)
+            )
+        if item.fuel in _PERHAPS_PLUGGED and self._has_plug(lines):
+            item.fuel = "plug-in-hybrid"
+        if item.transmission is None:
+            item.transmission = _first(
+                parsing.parse_transmission(each) for each in _texts(response, self.details_gears)
+            ) or _alone(lines, parsing.parse_transmission, words=4)
+        item.drivetrain = item.drivetrain or _alone(lines, parsing.parse_drivetrain, words=4)
+
+    def _has_plug(self, lines: list[str]) -> bool:
+        """Return whether the equipment names a plug, or a battery that is too large for a hybrid without one."""
+        if any(line.startswith(self.plug_texts) for line in lines):
+            return True
+        capacity = _labelled(lines, "Stærð rafhlöðu", parsing.parse_kilowatt_hours)
+        return capacity is not None and capacity >= _LEAST_PLUGGED
 
 
 class RoggTileSpider(RoggSpider):
@@ -321,29 +477,6 @@ class RoggTileSpider(RoggSpider):
         rows = (row for row in card.texts(self.card_facts) if row and row.startswith(self.distance_label))
         return parsing.parse_kilometers(next(rows, None))
 
-    def get_fuel(self, card: Card) -> str | None:
-        """Read it from the rows, where one has it."""
-        return parsing.parse_fuel(self._facts(card))
-
-    def get_transmission(self, card: Card) -> str | None:
-        """Read it from the rows, where one has it."""
-        return parsing.parse_transmission(self._facts(card))
-
-    def _facts(self, card: Card) -> str:
-        return " · ".join(fact for fact in card.texts(self.card_facts) if fact)
-
-    def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
-        """Read the car's own page, and there what these cards do not show.
-
-        Raises:
-            ValueError: it is not this car's page.
-        """
-        text = visible_text(response)
-        for found in super().parse_details(response, item):
-            found.fuel = found.fuel or parsing.parse_fuel(_after(text, "Eldsneyti") or _after(text, "\nVél\n"))
-            found.transmission = found.transmission or _near(text, "skipt", parsing.parse_transmission)
-            yield found
-
 
 def _parameters(url: str) -> dict[str, str]:
     """Give the query of *url* by lower-case name; of several values the first."""
@@ -353,28 +486,54 @@ def _parameters(url: str) -> dict[str, str]:
     return parameters
 
 
-def _after(text: str, label: str) -> str | None:
-    """Give the 80 characters that begin with *label*.
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
 
-    >>> _after("Vél 150 hestöfl Litur: Blár", "Litur")
-    'Litur: Blár'
+
+def _texts(response: Response, css: str) -> list[str]:
+    """Return the text of each element at *css*."""
+    return [text_of(each) or "" for each in response.css(css)]
+
+
+def _year_month(text: str) -> tuple[int | None, int | None] | None:
+    found = parsing.parse_year_month(text)
+    return found if found[0] else None
+
+
+def _labelled(lines: list[str], label: str, parse: Callable[[str], T | None]) -> T | None:
+    """Read what follows *label*, a pattern, on its line or else on the next one.
+
+    >>> _labelled(["Hestöfl frá", "Vél", "Hestöfl", "177 hö.", "Litur: Blár"], "Hestöfl", parsing.parse_horsepower)
+    177
+    >>> _labelled(["Litur: Blár"], "Litur", parsing.parse_colour)
+    'blár'
     """
-    found = re.search(rf"{re.escape(label)}[\s\S]{{0,80}}", text, re.IGNORECASE)
-    return found.group(0) if found else None
+    for number, line in enumerate(lines):
+        found = re.match(rf"{label}\b\s?:?\s?(.*)", line, re.IGNORECASE)
+        if found:
+            value = parse(found[1] or "".join(lines[number + 1 : number + 2]))
+            if value is not None:
+                return value
+    return None
 
 
-def _near(text: str, word: str, parse: Callable[[str], T | None]) -> T | None:
-    r"""Read the first occurrence of *word* that *parse* can read, with the line before it.
+def _alone(lines: list[str], parse: Callable[[str], T | None], *, words: int = 2) -> T | None:
+    """Read a fact that stands alone on its line, or with its number on the line before.
 
-    The page may split number and word over two elements, and search forms use the same words as labels.
+    A number alone says nothing, and neither does a fact in a sentence: a line of more than *words*.
 
-    >>> _near("Hestöfl frá\nVél\n150\nhestöfl\nLitur", "hestöfl", parsing.parse_horsepower)
-    150
+    >>> lines = ["Um 400 hestöfl eftir breytingu", "5", "150", "hestöfl", "7 manna"]
+    >>> _alone(lines, parsing.parse_horsepower), _alone(lines, parsing.parse_seats), _alone(lines, parsing.parse_doors)
+    (150, 7, None)
     """
-    for found in re.finditer(rf"(?:[^\n]{{0,80}}\n)?[^\n]{{0,80}}{re.escape(word)}[^\n]{{0,20}}", text, re.IGNORECASE):
-        value = parse(found.group(0).replace("\n", " "))
-        if value is not None:
-            return value
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.isdecimal():
+            continue
+        number = before if before.isdecimal() else ""
+        for text in (line, f"{number} {line}") if number else (line,):
+            value = parse(text) if len(text.split()) <= words else None
+            if value is not None:
+                return value
     return None
 
 

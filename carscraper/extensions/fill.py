@@ -90,7 +90,7 @@ class FillRecord:
         self._fill.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
         why = stats.get_value("carscraper/failed")
         broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
-        limited = spider.makes or spider.limit or spider.max_pages
+        limited = spider.makes or spider.limit or spider.max_pages or spider.changed_days
         record = Record(
             source=spider.source,
             finished_at=datetime.now(UTC).replace(tzinfo=None),

@@ -608,7 +608,7 @@ class CarImagesPipeline(ImagesPipeline):
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
             elif image.reason == "limit":
                 stats.inc_value("carscraper/images/left")
-            elif image.status == "pending" and image.reason != "spooled" and self.store:
+            elif image.status == "pending" and image.reason not in {"spooled", "terms"} and self.store:
                 stats.inc_value("carscraper/images/pending")
 
     def _count_known(self, image: CarImage) -> None:

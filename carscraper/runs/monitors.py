@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carscraper.fill import Fill
     from carscraper.runs.record import RunRecord
 
-_PARTS = ("limit", "makes", "max_pages")
+_PARTS = ("limit", "makes", "max_pages", "changed_days")
 """Arguments by which a crawl is only a part of the dealer's cars."""
 _NOBODYS = "car-gone"
 """The reason of a photo that nobody could have kept."""

@@ -14,3 +14,4 @@ class HenrySpider(RoggFeedSpider):
     # RoggFeedSpider
     address_setting = "HENRY_URL"
     key_setting = "HENRY_API_KEY"
+    store_setting = "HENRY_STORE_IMAGES"

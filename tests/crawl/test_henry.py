@@ -31,7 +31,7 @@ SPELLINGS = {KEY, quote(KEY), quote(KEY, safe=""), quote_plus(KEY), quote_plus(K
 @pytest.fixture
 def new_feed(new_world: Callable[..., World]) -> Callable[..., World]:
     def make(*, env: dict[str, str] | None = None, key: str = KEY, **options: Any) -> World:
-        env = {"HENRY_API_KEY": key} | (env or {})
+        env = {"HENRY_API_KEY": key, "HENRY_STORE_IMAGES": "true"} | (env or {})
         return new_world(site=SimulatedHenry(**options), spider="henry", env={k: v for k, v in env.items() if v})
 
     return make
@@ -57,7 +57,26 @@ def truth(world: World, car: Car) -> dict[str, Any]:
         )
     )
     url = f"{world.site.base_url}/CarDetails.aspx?bid={car.bid}&cid={car.cid}"
-    return truth_of(car, world.site.base_url) | unknown | there | {"source": "Henry", "url": url}
+    return truth_of(car, world.site.base_url, "2019") | unknown | there | {"source": "Henry", "url": url}
+
+
+def test_without_leave_photos_are_linked_and_not_stored(new_feed: Callable[..., World]) -> None:
+    world = new_feed(env={"HENRY_STORE_IMAGES": ""}, cars=4, photos=2)
+    done = world.crawl()
+    assert len(done.lines("HENRY_STORE_IMAGES=true")) == 1
+    assert world.asked("photo") == 0
+    assert {(row["status"], row["reason"]) for row in world.images().values()} == {("pending", "terms")}
+    for car in world.site.cars:
+        first = world.image(car)
+        assert world.listing(car)["image_url"] == first["source_url"]
+        assert f"/CarImage.aspx?s={car.bid}&c={car.cid}" in first["source_url"]
+    world.crawl()
+    assert world.asked("photo") == 0
+    world.crawl(env={"HENRY_STORE_IMAGES": "true"})
+    assert world.asked("photo") == 8
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    world.crawl()
+    assert {row["status"] for row in world.images().values()} == {"stored"}, "what is stored stays so"
 
 
 @pytest.mark.parametrize("s3", ["rclone"], indirect=True)

@@ -35,7 +35,7 @@ def assert_first_crawl(world: World, store: services.S3) -> None:
     assert objects.keys() == {row["key"] for row in images.values()}
     for car in site.cars:
         row = rows[str(car.cid)]
-        truth = truth_of(car, site.base_url)
+        truth = truth_of(car, site.base_url, site.layout)
         assert {name: row[name] for name in truth} == truth
         assert row["first_seen_at"] <= row["scraped_at"] == row["last_seen_at"]
         assert row["details_at"] is not None
@@ -126,11 +126,13 @@ def assert_second_crawl(world: World, proxy: services.S3Proxy) -> None:
     )
 
 
+@pytest.mark.parametrize("layout", ["2019", "2026"])
 def test_a_crawl_keeps_every_car_and_every_photo_and_the_second_one_costs_nothing(
-    new_world: Callable[..., World], database_url: str, s3: services.S3, s3_proxy: services.S3Proxy
+    new_world: Callable[..., World], database_url: str, s3: services.S3, s3_proxy: services.S3Proxy, layout: str
 ) -> None:
     via = s3.via(s3_proxy)
-    world = new_world(cars=24, photos=4, per_page=9, ads_every=4, database_url=database_url, env=via.env)
+    options = {"cars": 24, "photos": 4, "per_page": 9, "ads_every": 4, "layout": layout}
+    world = new_world(database_url=database_url, env=via.env, **options)
     done = world.crawl()
 
     assert_requests(s3_proxy, s3, photos=96)

@@ -35,7 +35,7 @@ def assert_cars(world: World, cars: list[Car]) -> None:
     rows = world.listings()
     assert rows.keys() == {str(car.cid) for car in cars}
     for car in cars:
-        truth = truth_of(car, world.site.base_url) | {"source": DEALERS[world.spider][1]}
+        truth = truth_of(car, world.site.base_url, world.site.layout) | {"source": DEALERS[world.spider][1]}
         row = rows[str(car.cid)]
         assert {name: row[name] for name in truth} == truth
 

@@ -12,6 +12,7 @@ import sqlalchemy
 import carscraper.spiders
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from tests import services
+from tests.dealers.bilasolur import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,9 +71,10 @@ def model_of(car: Car) -> tuple[str, str]:
     return MODELS.get(car.model, (car.model, car.model.lower().replace(" ", "-")))
 
 
-def truth_of(car: Car, base_url: str) -> dict[str, Any]:
-    """The row of ``car_listings`` that a crawl with details must leave, as far as the site tells."""
+def truth_of(car: Car, base_url: str, layout: str = LAYOUT) -> dict[str, Any]:
+    """The row of ``car_listings`` that a crawl with details must leave, as far as the site tells in this layout."""
     make, model = make_of(car)[0], model_of(car)[0]
+    is_new = layout == "2026"
     display = DISPLAY_MAKES.get(car.make, car.make)
     return {
         "source": "Bilasolur",
@@ -89,10 +91,10 @@ def truth_of(car: Car, base_url: str) -> dict[str, Any]:
         "price_before_offer": car.price_before_offer,
         "price_excludes_vat": None if car.price is None else car.price_excludes_vat,
         "kilometers": car.kilometers,
-        "fuel": FUELS[car.fuel],
+        "fuel": "plug-in-hybrid" if is_new and car.has_plug else FUELS[car.fuel],
         "transmission": TRANSMISSIONS[car.transmission],
         "drivetrain": DRIVETRAINS[car.drivetrain],
-        "body": car.body.lower(),
+        "body": None if is_new else car.body.lower(),
         "colour": COLOURS.get(car.colour, car.colour.lower()),
         "doors": car.doors,
         "seats": car.seats,
@@ -100,7 +102,7 @@ def truth_of(car: Car, base_url: str) -> dict[str, Any]:
         "city_consumption": car.city_consumption,
         "dealer_id": str(car.bid),
         "dealer_name": car.dealer_name,
-        "description": car.description or None,
+        "description": car.description or (is_new and car.short_note) or None,
         "source_updated_at": car.updated,
         "is_active": True,
         "gone_at": None,

@@ -177,7 +177,7 @@ class SimulatedBilasolur(SimulatedSite):
 
     first_page = "page=1&"
     """What the address of the first result page has before the search's ``id``."""
-    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE}
+    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE, "no-days": (("search_modage", "search_age"),)}
     settable = SimulatedSite.settable | {
         "layout",
         "per_page",
