@@ -382,6 +382,8 @@ class CardSpider(DealerSpider):
         if len(cards) >= _MANY:
             if not any(card.make for card in cards):
                 return "a make"
+            if not any(card.model for card in cards):
+                return "a model"
             if not any(card.price or card.year or card.kilometers for card in cards):
                 return "a price, a year or a distance"
         if len(cards) > 1 and not any(card.images for card in cards):
