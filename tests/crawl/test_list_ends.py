@@ -8,7 +8,7 @@ import pytest
 
 from tests.crawl.world import World, last_words, verdict
 from tests.dealers.bilaland import SimulatedBilaland
-from tests.dealers.bilasolur import SimulatedBilasolur
+from tests.dealers.bilasolur import SESSION, SimulatedBilasolur
 from tests.dealers.brimborg import SimulatedBrimborg
 from tests.dealers.faults import Response
 from tests.dealers.hekla import SimulatedHekla
@@ -32,12 +32,8 @@ class EventfulBilasolur(SimulatedBilasolur):
     def __init__(self, happens: str = "", page: int = 2, **options: Any) -> None:
         super().__init__(**{"cars": CARS, "photos": 0, "per_page": PAGE, "layout": "2026"} | options)
         self.happens, self.when = happens, str(page)
-        self.session = "one"
 
     def _results(self, which: str, request: Request) -> Response:
-        if self.session not in {"one", request.header("Cookie").partition("=")[2]}:
-            self._searches.clear()  # they belonged to the session that is over
-            self.session = "one"
         if which == self.when and self.happens:
             happens, self.happens = self.happens, ""
             if happens == "forgotten":
@@ -50,6 +46,11 @@ class EventfulBilasolur(SimulatedBilasolur):
                 return super()._results(str(int(which) - 1), request)
             elif happens == "home-there":
                 return self._home(which, request)
+            elif happens == "new-session":
+                self._searches.clear()  # they belonged to the session that is over
+                response = super()._results(which, request)
+                response.headers += (("Set-Cookie", f"{SESSION}=another; path=/; HttpOnly"),)
+                return response
         return super()._results(which, request)
 
 
@@ -90,7 +91,7 @@ def test_one_bad_page_does_not_end_the_list(new_list: Callable[..., World], faul
     assert world.asked("results") <= 4 + 1 + 4, fault
 
 
-@pytest.mark.parametrize("happens", ["forgotten", "re-listed", "one-new", "repeated", "home-there"])
+@pytest.mark.parametrize("happens", ["forgotten", "re-listed", "one-new", "repeated", "home-there", "new-session"])
 def test_what_happens_on_the_way_does_not_end_the_list(new_list: Callable[..., World], happens: str) -> None:
     world = new_list(happens)
     done = world.crawl(settings=ONE_TRY, **NO_PHOTOS)
