@@ -63,6 +63,7 @@ _MANY = 5  # cards that are not all without a price by chance
 _NOT_THERE = frozenset({404, 410})
 _BARREN = 4  # pages in a row without a new car, after which a list that does not end is left
 _MISSING = 2  # pages in a row that can't be read
+_SECOND_LOOK = 4  # pages that are read once more after the end of a list
 _SUSPICIOUS = 10  # cars; with fewer a list may well have one page
 
 
@@ -203,7 +204,7 @@ class CardSpider(DealerSpider):
                 yield result
             self.seen.update(new)
         self._note(response, walk, page, cards, new)
-        requests = await self._go_on(response, make, page, is_new=bool(new))
+        requests = await self._go_on(response, make, page, has_cards=bool(cards))
         forget_tree(response)
         for request in requests:
             yield request
@@ -273,40 +274,39 @@ class CardSpider(DealerSpider):
 
     def _note(self, response: Response, walk: Walk, page: int, cards: list[CarItem], new: set[str]) -> None:
         """Enter in *walk* what the page says of the list's end."""
-        if walk.front > 0 or walk.resume:
+        if walk.second_look is not None or walk.resume:
             return
         shown = {card.external_id for card in cards}
         walk.again += len(shown) - len(new) if page > 1 else 0
         if new or (cards and page == 1):
             walk.sizes[page], walk.last, walk.shifted = len(cards), shown, walk.again
-            walk.past = walk.barren = 0
+            walk.doubtful.update(walk.barren)
+            walk.past, walk.barren = 0, []
             return
-        walk.barren += 1
+        walk.barren.append(page)
         repeats = 2 * len(shown & walk.last) >= len(shown)
         moved = place_of(response.url).number not in {None, page}  # the site has no such page and shows another one
         walk.echoed |= bool(cards) and repeats and not walk.linked
         walk.past += not cards or repeats or (moved and not walk.linked)
 
-    async def _go_on(self, response: Response, make: str | None, page: int, *, is_new: bool) -> list[Request]:
+    async def _go_on(self, response: Response, make: str | None, page: int, *, has_cards: bool) -> list[Request]:
         """Return what follows a result page that was read."""
         walk = self.walk(make)
         if walk.resume:
             page, walk.resume = walk.resume, 0
             return self._ask(numbered(response.url, page), make, page)
-        if walk.front > 0:
-            walk.front = walk.front - 1 if is_new else 0
-            if walk.front:
-                return self._ask(numbered(response.url, page + 1), make, page + 1)
-            walk.front = -1
-            return await self._search_finished()
+        if walk.second_look is not None:
+            return await self._look_again(make, walk)
         if walk.past >= walk.needed() or self._pager_ends(response, page):
             return await self._end_seen(make, walk)
-        if walk.barren >= _BARREN:
+        if len(walk.barren) >= _BARREN:
             self.incomplete(
                 f"{_BARREN} result pages up to page {page} ({response.url}) showed no new car and did not repeat "
                 "the last page either: the end of the list was not seen."
             )
             return await self._search_finished()
+        if not has_cards:  # by accident, perhaps
+            return self._ask(numbered(walk.url, page), make, page)
         following = self.next_request(response, make, page)
         return [following] if following else await self._search_finished()
 
@@ -318,14 +318,20 @@ class CardSpider(DealerSpider):
         size = walk.sizes.get(1, 0)
         if len(walk.sizes) == 1 and walk.echoed and size >= _SUSPICIOUS and not self.is_numbered:
             self.incomplete(
-                f"All {size} cars were on the first page ({walk.url}), and page=2 repeated them. "
+                f"All {size} cars were on the first page, and page=2 repeated them. "
                 "If the site shows more while one scrolls, its list goes on in another way."
             )
-        if walk.shifted and not self.limit and not self.max_pages and not walk.front:
-            # What came in at the front meanwhile was on no page that was read.
-            walk.front = walk.shifted // max(walk.sizes.values()) + 1
-            return self._ask(numbered(walk.url, 1), make, 1)
-        return await self._search_finished()
+        pages = walk.doubtful
+        if walk.shifted:  # what came in at the front meanwhile was on no page that was read
+            pages = pages | set(range(1, walk.shifted // max(walk.sizes.values()) + 2))
+        walk.second_look = sorted(pages)[:_SECOND_LOOK]
+        return await self._look_again(make, walk)
+
+    async def _look_again(self, make: str | None, walk: Walk) -> list[Request]:
+        """Return the request for the next page that is to be read once more after the end of the list."""
+        page = walk.second_look.pop(0) if walk.second_look else None
+        following = self._ask(numbered(walk.url, page), make, page) if page else []
+        return following or await self._search_finished()
 
     async def _go_without(
         self, request: Request | None, make: str | None, page: int, why: str, *, url: str
@@ -347,7 +353,7 @@ class CardSpider(DealerSpider):
         walk.missing += 1
         walk.repeated = walk.linked = False
         following: list[Request] = []
-        if lost == page and walk.missing < _MISSING and walk.front <= 0:
+        if lost == page and walk.missing < _MISSING and walk.second_look is None:
             following = self._ask(numbered(walk.url, page + 1), make, page + 1)
         return following or await self._search_finished()
 
@@ -357,7 +363,8 @@ class CardSpider(DealerSpider):
         if not walk.repeated:
             walk.repeated = True
             return request.replace(url=request.url if page == 1 else _asked(request), meta={}, dont_filter=True)
-        if page > walk.restarted and walk.front <= 0 and not walk.resume and (search := self.search_afresh(make)):
+        may_restart = page > walk.restarted and walk.second_look is None and not walk.resume
+        if may_restart and (search := self.search_afresh(make)):
             walk.restarted = page
             walk.resume = page if walk.url else 0
             return search
@@ -391,6 +398,8 @@ class CardSpider(DealerSpider):
         if len(cards) >= _MANY:
             if not any(card.make for card in cards):
                 return "a make"
+            if not any(card.model for card in cards):
+                return "a model"
             if not any(card.price or card.year or card.kilometers for card in cards):
                 return "a price, a year or a distance"
         if len(cards) > 1 and not any(card.images for card in cards):
@@ -557,11 +566,12 @@ class CardSpider(DealerSpider):
         request: Request = failure.request  # type: ignore[attr-defined]
         make, page = request.cb_kwargs["make"], request.cb_kwargs["page"]
         walk = self.walk(make)
-        if status_of(failure) in _NOT_THERE and not walk.linked and walk.sizes:
+        is_past = not walk.linked and walk.sizes and walk.second_look is None
+        if is_past and status_of(failure) in _NOT_THERE:
             walk.past += 1
-            walk.barren += 1
-            following = self._ask(numbered(walk.url, page + 1), make, page + 1) if walk.past < walk.needed() else []
-            requests = following or await self._end_seen(make, walk)
+            walk.barren.append(page)
+            once_more = self._ask(numbered(walk.url, page), make, page) if walk.past < walk.needed() else []
+            requests = once_more or await self._end_seen(make, walk)
         else:
             # What was tried again already, or was refused, need not be tried once more as it is.
             walk.repeated |= bool(status_of(failure) or request.meta.get("retry_times"))

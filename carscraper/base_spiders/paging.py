@@ -66,7 +66,7 @@ class Walk:
     """Pages in a row that say that the list has ended."""
     echoed: bool = False
     """Whether a guess led to the cars of the page before."""
-    barren: int = 0
+    barren: list[int] = field(default_factory=list)
     """Pages in a row without a new car, whatever else they say."""
     missing: int = 0
     """Pages in a row that could not be read."""
@@ -80,8 +80,10 @@ class Walk:
     """Cars of later pages that an earlier one had shown."""
     shifted: int = 0
     """Those before the last new car: as many have come in at the front meanwhile."""
-    front: int = 0
-    """How many of the first pages are read once more because of that; -1 when it is done."""
+    doubtful: set[int] = field(default_factory=set)
+    """Pages without a new car that were not past the end after all."""
+    second_look: list[int] | None = None
+    """The pages that are still to be read once more after the end; ``None`` before it."""
 
     def needed(self) -> int:
         """Return how many pages must say that the list has ended.

@@ -54,7 +54,7 @@ class RoggSpider(CardSpider):
     submit = "[name$='btnSearch']"
     card_make = ".car-make"
     card_make_and_model = ".car-make-and-model"
-    card_note = ".short-note"
+    card_note = ".short-note, .car-make-and-model + div:not(.car-price):not(:has(div))"
     card_facts = ".tech-details > *"
     card_price = ".car-price"
     details_name = ".cd-make-and-model"
@@ -62,8 +62,10 @@ class RoggSpider(CardSpider):
     details_images = "img[src*='CarImage.aspx' i], img[data-src*='CarImage.aspx' i], img.cd-car-photo, img.swiper-slide"
     details_fuel = ".col-6.text-right .font-weight-bold"
     details_gears = ".col-6.font-weight-bold"
-    description = ".row.mt-3.text-overflow-ellipsis .col-12, .description p, .car-description p"
-    dealer_name = ".seller-name, .dealer-name"
+    description = (
+        ".row.mt-3.text-overflow-ellipsis > div, .row.mt-3 > .col-12:only-child, .description p, .car-description p"
+    )
+    dealer_name = ".seller-name, a[href*='BilasalaDetails.aspx' i], .dealer-name"
 
     # DealerSpider
     gone_by_status = False  # the platform says it in words

@@ -98,7 +98,9 @@ DRIFTS: dict[str, Drift] = {f"class {name}": Drift([renamed(name)]) for name in 
     "facts-one-line": Drift([(r'<div class="tech-details">.*?(?=</div>\n)', _joined)]),
     "facts-spans": Drift([(r"<div>([^<·]+) · ([^<]+)</div>", r"<div><span>\1</span> · <span>\2</span></div>")]),
     "mileage-gone": Drift([(r"\s·\s[\d.]+\s(?:þ\.)?km\.?", ""), (r"Akstur <b>[^<]*</b>", "")]),
-    "fuel-gone": Drift([(r"(?:\b(?:Bensín|Dísel|Rafmagn|Metan|Vetni|Hybrid|Plug-in hybrid)[\s/]*)+(?=<)", "")]),
+    "fuel-gone": Drift(
+        [(r"(<div>|· |bold\">)(?:(?:Bensín|Dísel|Rafmagn|Metan|Vetni|Hybrid|Plug-in hybrid)[\s/]*)+(?=<)", r"\1")]
+    ),
     "price-gone": Drift([(r'<div class="(?:car|cd)-price">.*?</div>', "")]),
     "year-gone": Drift(
         [(r"<div>(?:\d+/)?(?:19|20)\d\d(?: · )?", "<div>"), (r"Nýskráning <b>[^<]*</b>|Módelár \d+", "")]

@@ -1,0 +1,194 @@
+"""A list is complete only when its end was seen: whatever ends it early is gone around, or makes the crawl partial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.crawl.world import World, last_words, verdict
+from tests.dealers.bilaland import SimulatedBilaland
+from tests.dealers.bilasolur import SESSION, SimulatedBilasolur
+from tests.dealers.brimborg import SimulatedBrimborg
+from tests.dealers.faults import Response
+from tests.dealers.hekla import SimulatedHekla
+from tests.dealers.islandsbilar import SimulatedIslandsbilar
+from tests.dealers.listing import PAGERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.dealers.server import Request
+
+CARS = 28
+PAGE = 8
+NO_PHOTOS = {"details": "false"}
+ONE_TRY = {"RETRY_TIMES": 1, "DOWNLOAD_TIMEOUT": 3}
+
+
+class EventfulBilasolur(SimulatedBilasolur):
+    """A site to which something happens when a result page is asked for the first time."""
+
+    def __init__(self, happens: str = "", page: int = 2, **options: Any) -> None:
+        super().__init__(**{"cars": CARS, "photos": 0, "per_page": PAGE, "layout": "2026"} | options)
+        self.happens, self.when = happens, str(page)
+
+    def _results(self, which: str, request: Request) -> Response:
+        if which == self.when and self.happens:
+            happens, self.happens = self.happens, ""
+            if happens == "forgotten":
+                self._searches.clear()
+            elif happens == "re-listed":
+                self.cars = self.cars[-PAGE:] + self.cars[:-PAGE]
+            elif happens == "one-new":
+                self.cars.insert(0, self.cars.pop())
+            elif happens == "repeated":
+                return super()._results(str(int(which) - 1), request)
+            elif happens == "home-there":
+                return self._home(which, request)
+            elif happens == "new-session":
+                self._searches.clear()  # they belonged to the session that is over
+                response = super()._results(which, request)
+                response.headers += (("Set-Cookie", f"{SESSION}=another; path=/; HttpOnly"),)
+                return response
+        return super()._results(which, request)
+
+
+@pytest.fixture
+def new_list(new_world: Callable[..., World]) -> Callable[..., World]:
+    def make(happens: str = "", **options: Any) -> World:
+        return new_world(site=EventfulBilasolur(happens, **options))
+
+    return make
+
+
+def assert_whole(world: World, done: Any) -> None:
+    assert done.returncode == 0, done
+    assert world.listings().keys() == {str(car.cid) for car in world.site.cars}
+
+
+# ── Ten ways in which a list ended early with exit 0 ──────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("fault", "steps"),
+    [
+        ("no next link on a full page", ["pager-gone"]),
+        ("a pager of scripts", ["pager-postback"]),
+        ("one page that says there is nothing", ["nothing-found"]),
+        ("a login page", ["login"]),
+        ("half a page with a length that agrees", ["half-short"]),
+        ("half a page without a length", ["half-closed"]),
+        ("half a page's gzip", ["gzip-cut"]),
+        ("no text", ["binary"]),
+    ],
+)
+def test_one_bad_page_does_not_end_the_list(new_list: Callable[..., World], fault: str, steps: list[str]) -> None:
+    world = new_list()
+    world.site.fault("results:2", steps)
+    done = world.crawl(settings=ONE_TRY, **NO_PHOTOS)
+    assert_whole(world, done)
+    assert world.asked("results") <= 4 + 1 + 4, fault
+
+
+@pytest.mark.parametrize("happens", ["forgotten", "re-listed", "one-new", "repeated", "home-there", "new-session"])
+def test_what_happens_on_the_way_does_not_end_the_list(new_list: Callable[..., World], happens: str) -> None:
+    world = new_list(happens)
+    done = world.crawl(settings=ONE_TRY, **NO_PHOTOS)
+    assert world.site.happens == ""
+    assert_whole(world, done)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (["nothing-found"], "page 1 leads to it"),
+        (["login"], "no car that can be read (.sr-item with a.sr-link[href])"),
+        (["half-short"], "was cut off"),
+        (["404"], "HTTP 404"),
+        (["500"], "HTTP 500"),
+        (["redirect:/"], "no result page of this search"),
+    ],
+)
+def test_a_page_that_stays_bad_makes_the_crawl_partial_and_the_pages_after_it_are_read(
+    new_list: Callable[..., World], steps: Sequence[str], words: str
+) -> None:
+    world = new_list()
+    world.site.fault("results:2", steps, sticky=True)
+    done = world.crawl(code=3, settings=ONE_TRY, **NO_PHOTOS)
+    assert "not complete: Result page 2" in last_words(done)
+    assert words in last_words(done)
+    lost = {str(car.cid) for car in world.site.cars[PAGE : 2 * PAGE]}
+    assert {str(car.cid) for car in world.site.cars} - world.listings().keys() <= lost
+    # Nothing is concluded from it.
+    assert all(row["is_active"] for row in world.listings().values())
+
+
+@pytest.mark.parametrize("step", ["pager-gone", "pager-postback", "pager-id-first", "pager-absolute", "pager-text"])
+def test_the_pager_may_change_or_go(new_list: Callable[..., World], step: str) -> None:
+    world = new_list()
+    world.site.drift = step
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+    assert world.asked("results") <= 5, "one page past the last, which was not full"
+
+
+def test_a_search_that_is_forgotten_always_ends_as_partial(new_list: Callable[..., World]) -> None:
+    world = new_list()
+    world.site.fault("results:3", ["redirect:/"], sticky=True)
+    world.site.fault("results:4", ["redirect:/"], sticky=True)
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "Result page 3" in last_words(done)
+    # The last page, which page 5 repeats, is read; the featured cars of home are on it.
+    assert len(world.listings()) <= 2 * PAGE + CARS % PAGE, "the cars of home are no results"
+    assert world.asked("home") <= 12
+
+
+def test_half_a_page_in_the_middle_is_noticed(new_list: Callable[..., World]) -> None:
+    world = new_list()
+    world.site.fault("results:2", ["half-in-other-markup"], sticky=True)
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert f"has {PAGE} cars by a.car-anchor[name^='rnr_'] and {PAGE // 2}" in last_words(done)
+
+
+def test_an_empty_answer_for_one_make_is_asked_for_twice(new_list: Callable[..., World]) -> None:
+    world = new_list()
+    world.site.fault("results:", ["nothing-found"])
+    done = world.crawl(makes="kia", **NO_PHOTOS)
+    assert len(world.listings()) == len([car for car in world.site.cars if car.make == "Kia"])
+    assert "success" in verdict(done)
+
+
+# ── Every dealer, whatever leads from page to page ────────────────────────────────────────────────
+
+SITES = {"hekla": SimulatedHekla, "brimborg": SimulatedBrimborg, "islandsbilar": SimulatedIslandsbilar}
+
+
+@pytest.mark.parametrize("pager", PAGERS)
+@pytest.mark.parametrize("spider", SITES)
+def test_numbered_links_buttons_labels_or_nothing_lead_to_every_car(
+    new_world: Callable[..., World], spider: str, pager: str
+) -> None:
+    past_end = ["repeat", "empty", "404"][[*PAGERS].index(pager) % 3]
+    site = SITES[spider](cars=25, photos=0, per_page=10, pager=pager, past_end=past_end)
+    world = new_world(site=site, spider=spider)
+    done = world.crawl()
+    assert_whole(world, done)
+    assert world.asked("results") <= 3 + 1
+
+
+@pytest.mark.parametrize("past_end", ["repeat", "empty", "404"])
+@pytest.mark.parametrize("spider", SITES)
+def test_a_last_page_that_is_full_is_asked_for_twice_and_one_accident_is_no_end(
+    new_world: Callable[..., World], spider: str, past_end: str
+) -> None:
+    site = SITES[spider](cars=20, photos=0, per_page=10, pager="none", past_end=past_end)
+    world = new_world(site=site, spider=spider)
+    world.site.fault("results:2", ["404" if past_end == "404" else "nothing-found"])
+    done = world.crawl(code=None)
+    assert (done.returncode == 0) == (len(world.listings()) == 20)
+
+
+def test_a_list_that_goes_on_in_another_way_is_noticed(new_world: Callable[..., World]) -> None:
+    world = new_world(site=SimulatedBilaland(cars=12, photos=0, per_page=12), spider="bilaland")
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "All 12 cars were on the first page" in last_words(done)
