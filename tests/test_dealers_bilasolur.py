@@ -91,7 +91,7 @@ def text(node: Selector) -> str:
 
 @pytest.fixture
 def site() -> Iterator[SimulatedBilasolur]:
-    with SimulatedBilasolur(cars=25, photos=3, per_page=10) as running:
+    with SimulatedBilasolur(cars=25, photos=3, per_page=10, layout="2019") as running:
         yield running
     assert running.errors == []
 
@@ -201,7 +201,7 @@ def test_endless_every_page_is_new_and_whole(site: SimulatedBilasolur) -> None:
 
 
 def test_cards_show_every_form_that_is_known() -> None:
-    with SimulatedBilasolur(cars=60, photos=2, per_page=60) as site:
+    with SimulatedBilasolur(cars=60, photos=2, per_page=60, layout="2019") as site:
         page = ask(site.base_url, search(site.base_url)).page
     items = page.css(".sr-item")
     cards = [item for item in items if item.css("a.sr-link[href]")]

@@ -161,7 +161,9 @@ def test_commands_exist(page: Path) -> None:
             known |= {"queue": {"show", "cancel", "setup"}}
             known |= {"enqueue": {"crawl", "backfill"}}
             assert not verb or verb in known[command]
-    arguments = {"base_url", "makes", "limit", "max_pages", "details"} | {field.name for field in fields(Options)}
+    arguments = {"base_url", "makes", "limit", "max_pages", "changed_days", "details"} | {
+        field.name for field in fields(Options)
+    }
     assert set(re.findall(r"-a (\w+)=", text)) <= arguments
 
 

@@ -235,6 +235,8 @@ class DealerSpider(CarscraperSpider):
             else:
                 if state is not None:
                     self.known_fields[card.external_id] = state.fields
+                    if state.details_at and self.has_details:
+                        card.description = None
                 card.shows_all = not self.has_details
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
@@ -297,6 +299,7 @@ class DealerSpider(CarscraperSpider):
             self.count("details/failed")
             logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
             item.card_hash = None  # so that the next crawl tries again
+            item.description = None  # a card's short note must not replace what the page said earlier
             yield item
             return
         finally:
@@ -327,7 +330,7 @@ class DealerSpider(CarscraperSpider):
         self.count("details/failed")
         logger.warning("Details page does not come: %r (%s)", request.url, reason_of(failure))
         item: CarItem = request.cb_kwargs["item"]
-        item.card_hash = None
+        item.card_hash = item.description = None
         yield item
 
     # --- the end of a complete crawl ---

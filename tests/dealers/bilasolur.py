@@ -44,7 +44,7 @@ from tests.dealers.faults import Response, apply_step, page
 from tests.dealers.photos import KINDS, PhotoFactory
 from tests.dealers.server import Request, SimulatedSite, serve_until_stopped
 
-LAYOUT = "2019"
+LAYOUT = "2026"
 """The layout of a site that is not told otherwise."""
 PER_PAGE = {"2019": 40, "2026": 48}
 FORMS = {"2019": ("home",), "2026": ("home", "advanced")}
