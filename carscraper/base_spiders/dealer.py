@@ -88,7 +88,7 @@ class DealerSpider(CarscraperSpider):
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
         self.known_fields: dict[str, frozenset[str]] = {}
-        """What the ledger has of cars whose own page is not asked for, until they are through the pipelines."""
+        """What the ledger has of cars whose own page is not asked for again, until they are through the pipelines."""
         self.taken = 0
         self.is_partial = bool(self.makes or self.limit or self.max_pages)
         """A partial crawl concludes nothing about cars that it did not see."""
@@ -186,7 +186,7 @@ class DealerSpider(CarscraperSpider):
             if self._needs_details(card, state):
                 results.append(self.details_request(card))
             else:
-                if state is not None:
+                if state is not None and self.has_details:
                     self.known_fields[card.external_id] = state.fields
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)
                 results.append(card)
