@@ -718,7 +718,7 @@ def _ignored_fields(name: str, value: Any) -> str:
         dealer, dot, field = word.partition(".")
         if dealer not in dealers or (dot and field not in {*MEASURED, PHOTOS, PAGE + PHOTOS}):
             known = ", ".join(sorted(dealers))
-            raise ConfigurationError(f"{name} names {word}; write dealers ({known}), or fields such as hekla.price.")
+            raise ConfigurationError(f"{name} is {value!r}; write dealers ({known}), or fields such as hekla.price.")
     return ",".join(words)
 
 

@@ -292,6 +292,12 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         ("https://h/x,mailtos://u:p@h?to=a@x,b@x", Secret("https://h/x mailtos://u:p@h?to=a@x,b@x")),
         ("http://127.0.0.1:1/x,\n tgram://bot/chat", Secret("http://127.0.0.1:1/x tgram://bot/chat")),
     ],
+    "MONITOR_IGNORE_FIELDS": [
+        ("", ""),
+        (None, ""),
+        ("hekla, br.fuel bilasolur.page.colour", "hekla,br.fuel,bilasolur.page.colour"),
+        ("hekla.photos_per_car", "hekla.photos_per_car"),
+    ],
     "NOTIFY_ON": [
         ("", ""),
         (None, ""),
@@ -359,6 +365,7 @@ BAD: dict[str, Sequence[Any]] = {
         *('{"prise": 0.8}', '{"price": 80}', '{"price": -0.1}', '{"price": "0.8"}', '{"price": true}'),
         *('{"price": null}', "price=0.8", "[1]", "5", '{"price": NaN}'),
     ],
+    "MONITOR_IGNORE_FIELDS": ["hekle", "hekla.prise", "hekla.", "price", "backfill", "__init__", "hekla;br"],
     "NOTIFY_URLS": [
         *("hunter2", "https://h/x hunter2", "hunter2://", "://hunter2", "mailto:hunter2@h", "https:///hunter2"),
     ],

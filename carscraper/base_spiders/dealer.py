@@ -98,7 +98,7 @@ class DealerSpider(CarscraperSpider):
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
         self.known_fields: dict[str, frozenset[str]] = {}
-        """What the ledger has of cars whose own page is not asked for, until they are through the pipelines."""
+        """What the ledger has of cars whose own page is not asked for again, until they are through the pipelines."""
         self.taken = 0
         self.controls: deque[tuple[str, str]] = deque(maxlen=_CONTROLS)
         """The cars that were on the list last: id and address."""
@@ -233,7 +233,7 @@ class DealerSpider(CarscraperSpider):
             if self._needs_details(card, state):
                 results.append(self.details_request(card))
             else:
-                if state is not None:
+                if state is not None and self.has_details:
                     self.known_fields[card.external_id] = state.fields
                     if state.details_at and self.has_details:
                         card.description = None

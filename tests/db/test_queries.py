@@ -566,6 +566,12 @@ class TestDue:
         states = ledger.ask(queries.card_states, SOURCE, ["1", "2", "3", "404"])
         assert {name: state.images_due for name, state in states.items()} == {"1": True, "2": False, "3": False}
 
+    def test_which_fields_are_known(self, ledger: Ledger) -> None:
+        ledger.save(car("1", images=[stored("1/1")], make="Kia", kilometers=0), car("2", fuel="petrol", model="Rio"))
+        states = ledger.ask(queries.card_states, SOURCE, ["1", "2"])
+        assert states["1"].fields == {"photo", "make", "kilometers"}
+        assert states["2"].fields == {"fuel"}
+
     def test_a_gone_car_is_as_good_as_new(self, ledger: Ledger) -> None:
         ledger.save(car(), GoneCar(source=SOURCE, external_id="1", url=url_of("1")))
         assert ledger.ask(queries.card_states, SOURCE, ["1"]) == {}
