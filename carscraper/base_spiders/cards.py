@@ -168,16 +168,17 @@ class CardSpider(DealerSpider):
         """Return how far the search for *make* has been read."""
         return self._walks.setdefault(make, Walk())
 
-    async def parse(self, response: Response) -> AsyncIterator[Any]:
-        """Read one page for ``scrapy parse``: a car's own page or a page of results."""
+    def parse(self, response: Response) -> Iterator[Any]:
+        """Read one page for ``scrapy parse``: a car's own page, or the cards of a page of results."""
         car_id = self.car_id(response.url)
-        if car_id is None:
-            async for result in self.parse_results(response):
-                yield result
+        if car_id is not None:
+            item = CarItem(source=self.source, external_id=car_id, url=self.canonical_url(response.url))
+            yield from self.parse_details_safely(response, item)
             return
-        item = CarItem(source=self.source, external_id=car_id, url=self.canonical_url(response.url))
-        for result in self.parse_details_safely(response, item):
-            yield result
+        cards, _ = self.read_cards(response)
+        if not cards:
+            self.fail(f"{response.url} is no car's own page and has no car that can be read ({self.card_link}).")
+        yield from cards
 
     async def parse_results(
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1

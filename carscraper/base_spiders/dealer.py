@@ -235,7 +235,7 @@ class DealerSpider(CarscraperSpider):
             else:
                 if state is not None and self.has_details:
                     self.known_fields[card.external_id] = state.fields
-                    if state.details_at and self.has_details:
+                    if state.details_at:
                         card.description = None
                 card.shows_all = not self.has_details
                 card.unchanged = state is not None and not state.images_due and state.shows(card.card_hash, card.url)

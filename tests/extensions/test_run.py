@@ -196,7 +196,8 @@ def test_a_database_that_goes_away_at_the_end(
         await world.close()
 
     play(scene)
-    assert ScrapyCommand.exitcode == 0, "what was kept is kept"
+    assert ScrapyCommand.exitcode == 3, "nobody saw how many photos are stored"
+    assert "not kept: the ledger could not be asked how many photos are stored." in caplog.text
     assert "How run 1 ended can't be written" in caplog.text
     postgres.start()
     (row,) = world.rows()
