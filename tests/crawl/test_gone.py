@@ -209,7 +209,7 @@ def test_a_car_whose_page_has_no_address_of_use_is_found_by_its_number(
 def test_a_car_whose_page_says_gone_is_looked_for_by_its_number(new_world: Callable[..., World]) -> None:
     world = new_world(cars=4, photos=2, layout="2026")
     old_table(world)
-    car, sold, *_ = world.site.cars
+    car, _, sold, *_ = world.site.cars
     world.site.fault(f"details:{car.cid}", ["gone"])
     world.site.sell(sold.cid)
     backfill(world, limit=0)
