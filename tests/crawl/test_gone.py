@@ -198,7 +198,7 @@ def test_a_car_whose_page_has_no_address_of_use_is_found_by_its_number(
     assert active(world) == {str(car.cid): car is not sold for car in world.site.cars}
     for car in (glued, relative, empty, nothing):
         assert [row["status"] for row in world.images_of(car)] == ["stored"] * 2
-        assert world.listing(car)["horsepower"] == car.horsepower
+        assert world.listing(car)["details_at"] is not None
         assert f"cid={car.cid}" in world.listing(car)["url"]
     assert world.asked("search") == 4, "two without an address of use, and one that is sold, twice"
     world.site.reset()
@@ -209,7 +209,7 @@ def test_a_car_whose_page_has_no_address_of_use_is_found_by_its_number(
 def test_a_car_whose_page_says_gone_is_looked_for_by_its_number(new_world: Callable[..., World]) -> None:
     world = new_world(cars=4, photos=2, layout="2026")
     old_table(world)
-    car, sold, *_ = world.site.cars
+    car, _, sold, *_ = world.site.cars
     world.site.fault(f"details:{car.cid}", ["gone"])
     world.site.sell(sold.cid)
     backfill(world, limit=0)

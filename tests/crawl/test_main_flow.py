@@ -178,7 +178,8 @@ def test_photos_under_new_numbers_with_the_same_bytes_are_linked_not_uploaded(
     assert len(images) == 64
     for car in world.site.cars:
         for identity, earlier in zip(car.identities, old[car.cid], strict=True):
-            assert images[identity]["status"] == "stored"
+            assert (images[identity]["status"], images[earlier]["status"]) == ("stored", "superseded")
+            assert images[earlier]["superseded_by"] == images[identity]["id"]
             for column in ("key", "url", "sha256", "source_sha256", "width", "bytes", "store"):
                 assert images[identity][column] == before[earlier][column]
     assert "0 photos stored (0.0 MB), 32 linked, 0 known before" in verdict(done)
@@ -191,7 +192,8 @@ def test_the_same_bytes_on_one_car_twice_are_stored_once(new_world: Callable[...
         photo.name, photo.view = car.photos[0].name, car.photos[0].view
     world.crawl()
     rows = world.images_of(car)
-    assert [row["status"] for row in rows] == ["stored"] * 3
+    assert [row["status"] for row in rows] == ["stored", "superseded", "superseded"], "one current row for one picture"
+    assert {row["superseded_by"] for row in rows} == {None, rows[0]["id"]}
     assert len({row["key"] for row in rows}) == 1
 
 
