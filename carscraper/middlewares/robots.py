@@ -64,6 +64,14 @@ class PatientRobotsTxtMiddleware(RobotsTxtMiddleware):
         if delay is not None:
             self._slow_down(request, parts.hostname or "", delay)
 
+    async def robot_parser(self, request: Request) -> RobotParser | None:
+        """Return what the host of *request* allows.
+
+        Of several requests that wait for one file Scrapy 2.19 hands it to the first only: the others would pass unread.
+        """
+        await super().robot_parser(request)
+        return self._parsers[urlparse_cached(request).netloc]  # type: ignore[return-value]  # it has come by now
+
     def process_request_2(self, rp: RobotParser | None, request: Request) -> None:
         """Refuse *request* if the file forbids it.
 

@@ -61,6 +61,7 @@ def test_the_photos_host_does_not_answer_for_its_robots_txt(new_world: Callable[
     """The cars are kept and the crawl says so; the photos come another day."""
     photos = new_world(cars=3).site
     photos.fault("robots", ["503"], sticky=True)
+    photos.page_latency = 0.7  # all photos wait for the one file
 
     class Pages(SimulatedBilasolur):
         def answer(self, kind: str, which: str, request: Request) -> Response:

@@ -29,8 +29,8 @@ NARROW: dict[str, Any] = {
 
 @pytest.fixture
 def site() -> Iterator[SimulatedBilasolur]:
-    """120 cars with 3 photos each on six pages: a crawl that lasts while S3 hangs."""
-    with SimulatedBilasolur(cars=120, photos=3, per_page=20, photo_bytes_average=12_000) as running:
+    """80 cars with 3 photos each on four pages: a crawl that lasts while S3 hangs."""
+    with SimulatedBilasolur(cars=80, photos=3, per_page=20, photo_bytes_average=12_000) as running:
         running.photo_latency = 0.15
         yield running
 
@@ -40,21 +40,21 @@ def test_s3_is_stopped_in_mid_crawl(world: World, rclone: services.RcloneS3) -> 
     direct = {"AWS_ENDPOINT_URL": rclone.endpoint}
     world.site.page_latency = 0.8
     with world.start(env=direct, **NARROW) as running:
-        services.wait_until(lambda: len(world.s3.keys()) >= 10, 30, "photos to be stored")
+        services.wait_until(lambda: len(world.s3.keys()) >= 10, 90, "photos to be stored")
         rclone.freeze()
         stopped = time.monotonic()
         services.wait_until(world.spooled_uploads, TIMEOUT + 3, "the first file in the spool")
         services.wait_until(lambda: len(world.spooled_uploads()) >= IN_FLIGHT, 2, "all others in the spool")
         assert time.monotonic() - stopped < TIMEOUT + 4
         photos, pages = world.photos_served(), world.site.served.counts["details"]
-        services.wait_until(lambda: world.photos_served() > photos + 3 * IN_FLIGHT, 10, "more photos to be asked for")
+        services.wait_until(lambda: world.photos_served() > photos + 3 * IN_FLIGHT, 20, "more photos to be asked for")
         assert world.site.served.counts["details"] > pages
         assert running.running, running.wait()
         running.kill()
     before = Counter(world.site.served.photos)
     rclone.thaw()
     world.site.photo_latency = world.site.page_latency = 0
-    done = world.crawl(env=direct)
+    done = world.crawl(timeout=120, env=direct)
     assert done.code == 0, done
     again = sum(number - before[photo] for photo, number in world.site.served.photos.items() if before[photo])
     assert again <= IN_FLIGHT, "more than what was in flight was fetched again"
@@ -69,13 +69,13 @@ def test_s3_is_stopped_in_mid_crawl(world: World, rclone: services.RcloneS3) -> 
 def test_s3_hangs_to_the_end(world: World) -> None:
     """The crawl goes on into the spool, and its end comes within a bounded time and says so."""
     with world.proxy.hang(skip=20):
-        done = world.crawl(**NARROW)
+        done = world.crawl(timeout=180, **NARROW)
         # The last chance of the store, the grace for threads that hang, and a machine that is busy.
-        assert time.monotonic() - world.site.served.requests[-1].time < 10 + 3 + 5, done
+        assert time.monotonic() - world.site.served.requests[-1].time < 10 + 3 + 10, done
     assert done.code == 3, done
     spooled = world.statuses()["pending", "spooled"]
     assert world.statuses() == {("stored", None): photo_count(world.site) - spooled, ("pending", "spooled"): spooled}
-    assert spooled == len(world.spooled_uploads()) > 300
+    assert spooled == len(world.spooled_uploads()) > 180
     assert f"{spooled} photos in the spool" in done.said
     assert done.count("Store away") == 1
     done.no_errors()
