@@ -180,6 +180,7 @@ SPIDER_MODULES = ["carscraper.spiders"]
 NEWSPIDER_MODULE = "carscraper.spiders"
 COMMANDS_MODULE = "carscraper.commands"
 ADDONS = {"carscraper.addon.CarscraperAddon": 0}
+ITEM_PROCESSOR = "carscraper.extensions.opening.OpeningPipelines"
 ITEM_PIPELINES = {
     "carscraper.pipelines.validate.ValidatePipeline": 100,
     "carscraper.pipelines.images.CarImagesPipeline": 200,

@@ -14,6 +14,7 @@ from scrapy.core.engine import ExecutionEngine
 from scrapy.crawler import Crawler
 from scrapy.exceptions import CloseSpider
 from scrapy.extensions.feedexport import FeedExporter
+from scrapy.pipelines import ItemPipelineManager
 from scrapy.signalmanager import SignalManager
 
 from carscraper.addon import COULD_NOT_BEGIN, could_not_begin, end_as_failed
@@ -68,6 +69,25 @@ class _OpeningEngine(ExecutionEngine):
             raise CloseSpider(COULD_NOT_BEGIN) from error
         finally:
             self.crawler.opened = True
+
+
+class OpeningPipelines(ItemPipelineManager):
+    """Opens the pipelines; the rest of the start-up runs whatever they raise, so that what began is also ended."""
+
+    async def open_spider_async(self) -> None:
+        """Open them.
+
+        Raises:
+            CloseSpider: one of them can't.
+        """
+        try:
+            await super().open_spider_async()
+        except CloseSpider:
+            raise
+        except Exception as error:
+            assert self.crawler is not None
+            end_as_failed(self.crawler, could_not_begin(error))
+            raise CloseSpider(COULD_NOT_BEGIN) from error
 
 
 class _OpeningSignals(SignalManager):

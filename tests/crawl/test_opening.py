@@ -315,14 +315,16 @@ def test_whatever_is_raised_is_one_sentence(new_world: Callable[..., World], set
     assert "bilasolur: failed. It could not begin: " in lines[0]
     assert "stopped on request" not in done.stderr
     assert world.site.served.requests == []
-    row = (
-        world.sql("SELECT status, exit_code, why FROM crawl_runs")
-        if "Built" not in value and "Not" not in value
-        else []
-    )
-    for each in row:
-        assert (each["status"], each["exit_code"]) == ("failed", 4)
-        assert each["why"].startswith("failed. It could not begin: ")
+
+
+def test_what_kept_a_run_from_beginning_is_in_its_row(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    world.crawl()
+    (world.folder / "broken.py").write_text(BROKEN)
+    env = {"PYTHONPATH": f"{services.REPO}:{world.folder}"}
+    world.crawl(code=4, env=env, settings={"ITEM_PIPELINES": '{"broken.Pipeline": 1}'})
+    (row,) = world.sql("SELECT status, exit_code, why FROM crawl_runs WHERE id = 2")
+    assert tuple(row.values()) == ("failed", 4, "failed. It could not begin: RuntimeError: no room.")
 
 
 def test_a_feed_that_nobody_can_write_ends_the_crawl(new_world: Callable[..., World]) -> None:
