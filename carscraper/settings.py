@@ -8,16 +8,20 @@ A block of ``#:`` lines above a setting is its documentation; ``docs/settings.md
 
 from __future__ import annotations
 
+import difflib
+import io
 import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, urlsplit
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from scrapy.settings import default_settings
 from scrapy.utils.conf import closest_scrapy_cfg
 
 from carscraper import __version__
@@ -45,6 +49,12 @@ class Secret(str):
         """Give the plain value."""
         return str.__str__(self)
 
+    def spellings(self) -> set[str]:
+        """Return the ways in which it is written: as it is, percent-encoded, and escaped within quotes."""
+        plain = self.reveal()
+        quoted = {quote(plain), quote(plain, safe=""), quote_plus(plain), repr(plain)[1:-1], json.dumps(plain)[1:-1]}
+        return ({plain} | quoted) - {""}
+
     def redact(self, text: bytes) -> bytes:
         """Put ``***`` wherever *text* has the value, also percent-encoded.
 
@@ -54,8 +64,7 @@ class Secret(str):
         (b'?apikey=***&page=2', b'?key=***&p=123')
         """
         plain = self.reveal()
-        spellings = {plain, quote(plain), quote(plain, safe=""), quote_plus(plain)} if plain else set()
-        for spelling in spellings:
+        for spelling in self.spellings():
             found = re.escape(spelling.encode())
             if len(plain) < 8:
                 found = rb"(?<![A-Za-z0-9])" + found + rb"(?![A-Za-z0-9])"
@@ -72,31 +81,88 @@ class Secret(str):
         return format("***", format_spec)
 
 
+def _open_closed_streams() -> None:
+    """Give a program that was started without standard streams (``2>&-``) some; what is written there is lost.
+
+    Without them the first files that are opened take their places, and what is printed gets into those.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that it can't show is no reason to end
+
+
+_open_closed_streams()
+
+
+problems: list[str] = []
+"""What is wrong with ``.env`` and with names in it and in the environment; ``addon`` ends the crawl with it."""
+
+
 def _find_env_file() -> Path:
     beside_project = Path(closest_scrapy_cfg() or "scrapy.cfg").parent / ".env"
     return Path(os.environ.get("CARSCRAPER_ENV_FILE") or beside_project)
 
 
-def _read_env_file() -> dict[str, str]:
-    path = _find_env_file()
-    found = dotenv_values(path, interpolate=False) if path.is_file() else {}
-    return {name: value for name, value in found.items() if value is not None}
+def _read_env_file(path: Path) -> dict[str, str]:
+    """Read the settings file; what can't be read is added to ``problems``, as nobody can catch an exception here."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        if os.environ.get("CARSCRAPER_ENV_FILE"):
+            problems.append(f"CARSCRAPER_ENV_FILE names {path}, which is not there; correct or unset it.")
+        return {}
+    except OSError as error:
+        problems.append(f"The settings file {path} can't be read ({error.strerror}); make it readable or remove it.")
+        return {}
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # also UTF-16 that happens to be valid UTF-8
+        problems.append(f"The settings file {path} is not in UTF-8; save it in that encoding.")
+        return {}
+    found = {}
+    for each in parse_stream(io.StringIO(text)):
+        if each.error:
+            statement = each.original.string
+            line = each.original.line + len(statement) - len(statement.lstrip("\n"))
+            # Only the name is shown: the rest may be a secret.
+            name = re.match(r"\s*(?:-\s+)?([A-Za-z_]\w*)\s*:", statement)
+            what = f"{name[1]}=value" if name else "NAME=value"
+            problems.append(f"The settings file {path} can't be read in line {line}; write {what}.")
+        elif each.key is not None and each.value is not None:
+            found[each.key] = each.value
+    return found
+
+
+_env_file = _find_env_file()
+_in_env_file = _read_env_file(_env_file)
+_environment = {**_in_env_file, **os.environ}
+_variables: set[str] = {"CARSCRAPER_ENV_FILE"}
 
 
 def exposed_env_file() -> Path | None:
-    """Give the ``.env`` if it has a secret in it and everybody on this machine may read it."""
-    if not any(name in secret_names and value for name, value in _read_env_file().items()):
+    """Return the ``.env`` if it has a secret in it and everybody on this machine may read it."""
+    if not any(_in_env_file.get(name) for name in secret_names):
         return None
-    path = _find_env_file()
-    return path if path.stat().st_mode & 0o004 else None
+    return _env_file if _env_file.stat().st_mode & 0o004 else None
 
 
-_environment = {**_read_env_file(), **os.environ}
+def environment_secrets() -> Iterable[str]:
+    """Return the secrets of other programs that ``.env`` and the environment hold, such as ``PGPASSWORD``."""
+    return (value for name, value in _environment.items() if re.search(r"(PASSWORD|PASSWD|SECRET|TOKEN|_KEY)$", name))
 
 
 def _env(name: str, default: Any = None) -> Any:
-    """Give the variable *name*; one that is set to nothing counts as not set."""
+    """Return the variable *name*; one that is set to nothing counts as not set."""
+    _variables.add(name)
     return _environment.get(name, "").strip() or default
+
+
+def _env_even_empty(name: str, default: str) -> str:
+    """Return the variable *name*, for which nothing is a value too."""
+    _variables.add(name)
+    return _environment.get(name, default).strip()
 
 
 # --- The project ------------------------------------------------------------------------------------------------
@@ -106,6 +172,7 @@ SPIDER_MODULES = ["carscraper.spiders"]
 NEWSPIDER_MODULE = "carscraper.spiders"
 COMMANDS_MODULE = "carscraper.commands"
 ADDONS = {"carscraper.addon.CarscraperAddon": 0}
+ITEM_PROCESSOR = "carscraper.extensions.opening.OpeningPipelines"
 ITEM_PIPELINES = {
     "carscraper.pipelines.validate.ValidatePipeline": 100,
     "carscraper.pipelines.images.CarImagesPipeline": 200,
@@ -123,6 +190,7 @@ EXTENSIONS = {
     "scrapy.extensions.telnet.TelnetConsole": None,
     "scrapy.extensions.remote_control.RemoteControl": None,
 }
+FEED_STORAGES = {"s3": "carscraper.runs.feeds.S3Feed"}
 DOWNLOADER_MIDDLEWARES = {
     # Before all others (robots.txt is 100): these requests go nowhere.
     "carscraper.middlewares.carried.CarriedMiddleware": 50,
@@ -218,7 +286,7 @@ PRICES_FILE = _env("PRICES_FILE")
 
 #: The folder for photos when S3 is off. Set to nothing, photos are not kept at all.
 #: Used by ``storage.folder``. (Scrapy's own name; here never an ``s3://`` address.)
-IMAGES_STORE = _environment.get("IMAGES_STORE", "var/images").strip()
+IMAGES_STORE = _env_even_empty("IMAGES_STORE", "var/images")
 
 #: Bytes that the folder may hold beside S3, as the hot tier of ``scrapy storage tiers``; 0 means no limit.
 #: Used by ``cli.storage.tiers``. (A crawl into the folder is not held up by it.)
@@ -416,7 +484,7 @@ DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
 
 #: The folder in which each run gets a folder of its own for its items and its log. Set to nothing: none is written.
 #: Used by ``runs.outputs``.
-OUTPUTS_DIR = _environment.get("OUTPUTS_DIR", "var/jobs").strip()
+OUTPUTS_DIR = _env_even_empty("OUTPUTS_DIR", "var/jobs")
 
 #: Days after which a run's folder is removed, at the start of another; 0 keeps all. One not yet uploaded stays.
 #: Used by ``runs.outputs``.
@@ -432,7 +500,7 @@ S3_OUTPUT_BUCKET = _env("S3_OUTPUT_BUCKET")
 
 #: What stands there before a run's folder, ``{yyyymmdd_hhmmss}_{job}/``; ``S3_PREFIX`` is not put before it.
 #: Used by ``storage.outputs``.
-S3_OUTPUT_PREFIX = _environment.get("S3_OUTPUT_PREFIX", "outputs/").strip()
+S3_OUTPUT_PREFIX = _env_even_empty("S3_OUTPUT_PREFIX", "outputs/")
 
 #: Which files are uploaded, and which of those are not: patterns of their names, comma separated, such as ``*.log``.
 #: Used by ``runs.outputs``.
@@ -711,9 +779,15 @@ def _output_client(name: str, value: Any) -> str:
 
 def _database_url(name: str, value: Any) -> Secret:
     plain = value.reveal() if isinstance(value, Secret) else str(value or "")
-    if not re.match(r"(sqlite|postgres(ql)?(\+psycopg)?):", plain):
+    if not re.fullmatch(
+        r"sqlite:(//|///.*)|postgres(ql)?(\+psycopg)?://[^/?].*|postgres(ql)?(\+psycopg)?:///.*", plain
+    ):
         raise ConfigurationError(
             f"{name} is not an address of a database; write sqlite:///file.db or postgresql://user:password@host/name."
+        )
+    if plain.startswith("postgres") and plain.partition("?")[0].count("@") > 1:
+        raise ConfigurationError(
+            f"{name} has an @ in its password; write %40 instead, as all special characters there."
         )
     return Secret(plain)
 
@@ -829,3 +903,42 @@ checks: dict[str, Check] = {
 for _name in secret_names:
     if globals()[_name] is not None:
         globals()[_name] = Secret(globals()[_name])
+
+
+# --- Names ------------------------------------------------------------------------------------------------------
+
+known_names = frozenset(name for name in globals() if name.isupper()) | _variables
+"""Every setting and variable of this program."""
+scrapy_names = frozenset(name for name in dir(default_settings) if name.isupper())
+_scrapy_variables = {"SCRAPY_PROJECT", "SCRAPY_SETTINGS_MODULE", "SCRAPY_PYTHON_SHELL"}
+
+
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of *known* that *name* is a misspelling of; names of other programs are no misspellings.
+
+    >>> [meant(name, known_names) for name in ("USE_S3_STORGE", "use_s3_storage", "CONTAKT")]
+    ['USE_S3_STORAGE', 'USE_S3_STORAGE', 'CONTACT']
+    >>> [meant(name, known_names) for name in ("AWS_REGION", "AWS_ENDPOINT_URL_STS", "DATABASE_USER")]
+    [None, None, None]
+    """
+    written = name.strip().upper()
+    candidates = [each for each in known if abs(len(each) - len(written)) <= 2 and each != "AWS_ENDPOINT_URL_S3"]
+    likeness = 0.9 if len(written) > 9 else 0.85
+    return next(iter(difflib.get_close_matches(written, candidates, 1, likeness)), None)
+
+
+def _misspelt() -> Iterable[str]:
+    for name in _in_env_file.keys() - known_names - scrapy_names - _scrapy_variables:
+        if instead := meant(name, known_names | scrapy_names):
+            yield f"{name} in {_env_file} is no setting; did you mean {instead}?"
+    # An environment has many variables of other programs, and short names are alike by chance (LOGLEVEL).
+    distinct = [name for name in _variables if len(name) > 9 and name != "USER_AGENT"]
+    for name in os.environ.keys() - known_names - _scrapy_variables:
+        candidates = _scrapy_variables if name.startswith("SCRAPY_") else [*distinct, *({name.upper()} & _variables)]
+        if instead := meant(name, candidates):
+            yield f"{name} in the environment is no setting; did you mean {instead}?"
+
+
+problems += sorted(_misspelt())
+unread = sorted(_in_env_file.keys() & ((known_names | scrapy_names) - _variables))
+"""Names of settings in ``.env`` that are not read from there."""

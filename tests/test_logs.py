@@ -198,8 +198,9 @@ class TestInstall:
         assert first not in logging.root.handlers
         assert isinstance(self.installed(), logging.FileHandler)
 
-    @pytest.mark.parametrize("name", ["", "missing/log"])
+    @pytest.mark.parametrize("name", ["", "a-file/log"])
     def test_a_file_that_cannot_be_written_ends_the_crawl_with_a_sentence(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "a-file").touch()
         path = str(tmp_path / name)
         settings = self.start(LOG_FILE=path)
         CarscraperAddon("bilasolur").update_settings(settings)

@@ -141,6 +141,9 @@ def read_address(name: str, value: str) -> str:
     """
     if not is_web_address(value.strip()):
         raise ConfigurationError(f"{name} is {value!r}; write a whole address such as https://bilasolur.is/.")
+    if "@" in urlsplit(value).netloc:
+        # It would be part of every address that is stored.
+        raise ConfigurationError(f"{name} is an address with a user in it; write it without what stands before @.")
     return value.strip().rstrip("/") + "/"
 
 

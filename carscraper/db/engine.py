@@ -39,6 +39,17 @@ def parse_url(database_url: str) -> URL:
     return url
 
 
+def show_database(url: URL) -> str:
+    """Return of a database its driver, host, port and name, and nothing else: its address may hold secrets anywhere.
+
+    >>> show_database(make_url("postgresql+psycopg://me:pw@db.example.is:5433/cars?password=pw"))
+    'postgresql+psycopg://db.example.is:5433/cars'
+    """
+    hosts = url.query.get("host", url.host or "")
+    host = hosts if isinstance(hosts, str) else ",".join(hosts)
+    return f"{url.drivername}://{host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
 def is_there(database_url: str) -> bool:
     """Tell whether there can be tables: false for an SQLite file that nobody has made yet.
 
@@ -77,7 +88,7 @@ def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -
     url = parse_url(database_url)
     if url.get_backend_name() == "sqlite":
         return _read_sqlite(url, timeout) if read_only else _open_sqlite(url, timeout)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,  # a restarted server must cost a reconnection, not a car
         pool_size=4,
@@ -92,6 +103,21 @@ def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -
             "keepalives_count": 3,
         },
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        connection = dialect.connect(*arguments, **options)
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            # SQL_ASCII gives bytes for text, and LATIN1 has no place for what dealers write.
+            connection.close()
+            raise ConfigurationError(
+                f"The database of DATABASE_URL is in {encoding}; make one in UTF-8 "
+                "(createdb --encoding=UTF8 --template=template0) and name that."
+            )
+        return connection
+
+    return engine
 
 
 def _read_sqlite(url: URL, timeout: float) -> Engine:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 
 from carscraper.batching import Batcher
 from carscraper.db import fill, kinship, queries, runs, schema, work
-from carscraper.db.engine import explained, open_engine
+from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
 
@@ -113,7 +113,7 @@ class Ledger:
                 self._executor, lambda: schema.ensure(self._engine, create=not self._read_only)
             )
         except DBAPIError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
+            where = show_database(self._engine.url)
             reason = str(error.orig).strip().split("\n", 1)[0]
             raise ConfigurationError(
                 f"DATABASE_URL={where} can't be reached ({reason}); start the database or correct the address."
@@ -245,6 +245,11 @@ class Ledger:
         """Give the last runs that *run* can be measured by."""
         with explained():
             return await self._ask(runs.earlier, run, limit)
+
+    async def in_folder(self, source: str | None) -> int:
+        """Return how many photos of cars for sale are stored in the folder only."""
+        with explained():
+            return await self._ask(runs.in_folder, source)
 
     async def run_under_way(self, source: str) -> dict[str, Any] | None:
         """Give the run of *source* that is under way."""

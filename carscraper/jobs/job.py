@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.runs.record import cleaned
+from carscraper.logs import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

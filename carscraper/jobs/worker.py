@@ -23,7 +23,7 @@ from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseU
 from carscraper.jobs.app import PatientConnector, options_of, quieten
 from carscraper.jobs.child import Child
 from carscraper.jobs.job import TASK, Job
-from carscraper.runs.record import cleaned
+from carscraper.logs import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

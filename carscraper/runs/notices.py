@@ -16,7 +16,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from carscraper.logs import printable
+from carscraper.logs import cleaned, printable
 from carscraper.runs.monitors import failed
 from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL
 
@@ -74,7 +74,7 @@ def text_of(record: RunRecord) -> list[str]:
     ]
     if record.output.get("status") in {FAILED, PARTIAL}:
         lines.append(f"Outputs: upload {record.output['status']}")
-    return [_cut(printable(line)) for line in lines if line][:_MOST_LINES]
+    return [_cut(printable(cleaned(line))) for line in lines if line][:_MOST_LINES]
 
 
 def _duration(record: RunRecord) -> str:

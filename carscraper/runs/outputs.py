@@ -19,7 +19,6 @@ from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from scrapy.utils.log import TopLevelFormatter
 
@@ -27,7 +26,6 @@ from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar
 from carscraper.logs import formatter, printable
 from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
-from carscraper.settings import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,33 +251,9 @@ class _LogFile(logging.FileHandler):
                 self.broken(error)
 
 
-class _Discreet(logging.Formatter):
-    """The log's own format; a secret that got into a line after all does not get into a file that is uploaded."""
-
-    def __init__(self, settings: BaseSettings) -> None:
-        super().__init__()
-        self._own = formatter(settings)
-        self._secrets = [value for value in settings.values() if isinstance(value, Secret)]
-        self._passwords = []
-        for secret in self._secrets:
-            with contextlib.suppress(ValueError):
-                password = urlsplit(secret.reveal()).password
-                if password:
-                    self._passwords.append(password)
-
-    def format(self, record: logging.LogRecord) -> str:
-        data = self._own.format(record).encode("utf-8", "backslashreplace")
-        for secret in self._secrets:
-            data = secret.redact(data)
-        text = data.decode("utf-8")
-        for password in self._passwords:
-            text = text.replace(f":{password}@", ":***@")
-        return text
-
-
 def _log_file(path: Path, settings: BaseSettings) -> _LogFile:
     handler = _LogFile(path, mode="x", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(_Discreet(settings))
+    handler.setFormatter(formatter(settings))
     handler.setLevel(settings.get("LOG_LEVEL"))
     if settings.getbool("LOG_SHORT_NAMES"):
         handler.addFilter(TopLevelFormatter(["scrapy"]))

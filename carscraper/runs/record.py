@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.settings import SETTINGS_PRIORITIES
 
+from carscraper.logs import SECRET_NAME, cleaned
 from carscraper.settings import Secret
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ STATUSES = (RUNNING, SUCCESS, PARTIAL, FAILED, INTERRUPTED, SKIPPED)
 
 _FAILED_IMAGES = "carscraper/images/failed/"
 _LONGEST = 1000  # characters of one value
-_SECRET_NAME = re.compile(r"key|token|secret|passw|pwd|credential|signature|cookie|auth(?!or(?!i))", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
-_SECRET_PARAMETER = re.compile(rf"([?&;#][^=&;#\s]*(?:{_SECRET_NAME.pattern}|sig)[^=&;#\s]*=)[^&;#\s]+", re.IGNORECASE)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -142,13 +139,13 @@ def shown(arguments: Mapping[str, str]) -> dict[str, str]:
     >>> shown({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})
     {'base_url': 'https://***@bilasolur.is/?a=1&api_key=***', 'token': '***', 'makes': 'Kia'}
     """
-    return {name: "***" if _SECRET_NAME.search(name) else _cleaned(value) for name, value in arguments.items()}
+    return {name: "***" if SECRET_NAME.search(name) else _cleaned(value) for name, value in arguments.items()}
 
 
 def _without_secrets(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, Secret) or _SECRET_NAME.search(name):
+    if isinstance(value, Secret) or SECRET_NAME.search(name):
         return "***"
     if isinstance(value, Mapping):
         return {_cleaned(str(key)): _without_secrets(str(key), each) for key, each in value.items()}
@@ -168,12 +165,3 @@ def _text(text: str) -> Any:
 
 def _cleaned(text: str) -> str:
     return cleaned(text)[:_LONGEST]
-
-
-def cleaned(text: str) -> str:
-    """Give *text* without the users, passwords and keys of the addresses in it.
-
-    >>> cleaned("base_url=http://a:b@c@h/?token=x -s LOG_LEVEL=DEBUG")
-    'base_url=http://***@h/?token=*** -s LOG_LEVEL=DEBUG'
-    """
-    return _SECRET_PARAMETER.sub(r"\1***", _USER_INFO.sub("***@", text))

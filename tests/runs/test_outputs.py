@@ -166,7 +166,7 @@ def test_no_secret_gets_into_the_log(new_folder: Callable[..., JobFolder]) -> No
         logging.getLogger("carscraper.test").exception("plain %s, %s, %s", SECRET, url, "postgresql+psycopg://u:pw@h/d")
     folder.close_log()
     (line,) = (folder.path / LOG).read_text("utf-8").splitlines()
-    assert json.loads(line)["message"] == "plain ***, ***, postgresql+psycopg://u:***@h/d"
+    assert json.loads(line)["message"] == "plain ***, postgresql://***@h/d, postgresql+psycopg://***@h/d"
     assert "?key=***" in json.loads(line)["exception"]
 
 

@@ -1,0 +1,141 @@
+"""Planted secrets, in every place where one can be written: nothing that a crawl leaves has any part of them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.server
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from tests import services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.crawl.world import World
+
+# Made up; no six characters in a row of them are in anything else here.
+DATABASE = "Vq7Wz@k3/Rj9:Xp5+Yt"
+QUERY = "Bn4Gc8Hd2Lf6Mh"
+S3 = "Zx9Qw2Er7Ty4Ui1Op6As3Df"
+HOOK = "T7Kq2Wz9Xv4Yb6"
+HOOK_USER = "Pk5Jm8Nr3Sv"
+PLUGIN = "Ux6Wc1Eo9Ia4"
+SECRETS = (DATABASE, QUERY, S3, HOOK, HOOK_USER, PLUGIN)
+
+
+def spellings(secret: str) -> set[str]:
+    parts = {secret[start : start + 6] for start in range(len(secret) - 5)}
+    return {
+        spelt.lower()
+        for part in parts
+        for spelt in (
+            part,
+            quote(part),
+            quote(part, safe=""),
+            quote_plus(part),
+            repr(part)[1:-1],
+            json.dumps(part)[1:-1],
+        )
+    }
+
+
+def leaks(text: str) -> list[str]:
+    return [secret for secret in SECRETS if any(spelt in text.lower() for spelt in spellings(secret))]
+
+
+@contextlib.contextmanager
+def webhook() -> Iterator[tuple[str, list[str]]]:
+    """A receiver of notices: its address, and what was sent there."""
+    told: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Quietly."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://me:{HOOK_USER}@127.0.0.1:{server.server_port}/services/{HOOK}/a", told
+        server.shutdown()
+
+
+def everything(world: World, done: services.CompletedCrawl, told: list[str]) -> str:
+    """All that people see of a crawl: what was printed, files, rows, notices, commands."""
+    texts = [done.stdout, done.stderr, *told]
+    for path in world.folder.rglob("*"):
+        if path.is_file() and not {".home", "s3", "images"} & set(path.parts) and path.suffix not in {".db", ".py"}:
+            data = path.read_bytes()
+            texts.append((gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace"))
+    return "\n".join(texts)
+
+
+def test_a_leak_is_found() -> None:
+    assert leaks(f"…{S3[2:12]}…") == [S3]
+    assert leaks("nothing") == []
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_crawl_that_works(
+    new_world: Callable[..., World], rclone: services.RcloneS3, postgres_url: str, level: str
+) -> None:
+    rclone.stop()
+    rclone.access_key, rclone.secret_key = "AKIDJ6Y3V8T2", S3
+    rclone.start()
+    bucket = rclone.bucket()
+    url = postgres_url.replace("carscraper@", f"carscraper:{quote(DATABASE, safe='')}@")
+    url += f"{'&' if '?' in url else '?'}passfile={QUERY}"
+    with webhook() as (address, told):
+        world = new_world(cars=2, photos=1, database_url=url, env=bucket.env | {"NOTIFY_URLS": address})
+        done = world.crawl(
+            "-o",
+            f"s3://{bucket.bucket}/with-settings.csv",
+            "-o",
+            f"s3://{bucket.access_key}:{S3}@{bucket.bucket}/items.csv",
+            env={"NOTIFY_ON": "success,partial,failed", "PGPASSWORD": PLUGIN, "MONITOR_MIN_CARS": "0"},
+            settings={"LOG_LEVEL": level, "MY_PLUGIN_TOKEN": PLUGIN, "AWS_SECRET_ACCESS_KEY": S3},
+        )
+        assert done.stderr.count("Stored csv feed") == 2
+        assert {"with-settings.csv", "items.csv"} <= set(bucket.keys())
+        assert "s3://***@" in done.stderr
+        assert len(told) == 1
+    rows = [dict(row) for row in world.sql("SELECT * FROM crawl_runs")]
+    shown = world.command("runs", "show", str(rows[0]["id"]), "--json")
+    assert shown.returncode == 0, shown
+    listed = world.command("runs", "list", "--json")
+    assert leaks("\n".join([everything(world, done, told), repr(rows), shown.stdout, listed.stdout])) == []
+    assert ("Overridden settings" in done.stderr) == (level == "DEBUG")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me@127.0.0.1:1/cars?password={QUERY}&connect_timeout=2",
+        f"postgresql://me:{DATABASE}@127.0.0.1:1/cars",
+        f"postgresql://me:{quote(DATABASE, safe='')}@127.0.0.1:1/cars",
+        f"mysql://me:{DATABASE}@127.0.0.1:1/cars",
+        f"postgresql://me:{quote(DATABASE)}@127.0.0.1:port/cars",
+    ],
+)
+@pytest.mark.parametrize("place", ["env", "settings"])
+def test_a_crawl_that_cant_begin(new_world: Callable[..., World], url: str, place: str) -> None:
+    with webhook() as (address, told):
+        world = new_world(cars=1, photos=1, env={"NOTIFY_URLS": address, "DATABASE_PATIENCE": "0"})
+        chosen: dict[str, Any] = {place: {"DATABASE_URL": url}}
+        done = world.crawl(code=4, **chosen)
+        assert len(told) == 1, done
+    assert "DATABASE_URL" in told[0]
+    assert leaks(everything(world, done, told)) == []
+    if place == "env":
+        said = world.command("runs", env={"DATABASE_URL": url})
+        assert said.returncode == 4
+        assert leaks(said.stdout + said.stderr) == []
