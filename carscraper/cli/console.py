@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.logs import printable
+from carscraper.logs import cleaned, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,11 +32,14 @@ class Console:
     err: TextIO = field(default_factory=lambda: sys.stderr)
     stdin: TextIO = field(default_factory=lambda: sys.stdin)
     _last: float = 0.0
+    _lines: list[str] = field(default_factory=list)
 
     def result(self, data: Any, text: str | Iterable[str]) -> None:
         """Print *data* as JSON, or *text* for people (lines without their ends)."""
         if self.as_json:
-            print(json.dumps(data, ensure_ascii=False, indent=2, default=str), file=self.out)
+            # An output that can't show every letter gets JSON's own escapes.
+            plain = not (self.out.encoding or "").lower().startswith("utf")
+            print(json.dumps(data, ensure_ascii=plain, indent=2, default=str), file=self.out)
             return
         for line in [text] if isinstance(text, str) else text:
             print(line, file=self.out)
@@ -45,8 +49,20 @@ class Console:
         print(text, file=self.out)
 
     def note(self, text: str) -> None:
-        """Say something beside the result."""
-        print(text, file=self.err)
+        """Say something beside the result, above the lines that :meth:`live` shows."""
+        lines = self._lines
+        self.live([])
+        print(cleaned(text), file=self.err)
+        self.live(lines)
+
+    def live(self, lines: list[str]) -> None:
+        """Show *lines* on a terminal, in the place of those that were shown before."""
+        if not (lines or self._lines):
+            return
+        width = os.get_terminal_size(self.err.fileno()).columns - 1
+        up = f"\033[{len(self._lines)}A" if self._lines else ""
+        print(f"{up}\r\033[J" + "".join(f"{line[:width]}\n" for line in lines), end="", file=self.err, flush=True)
+        self._lines = lines
 
     def progress(self, text: str) -> None:
         """Show how far it is, at most twice a second, and only to a terminal."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import re
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
+from carscraper import logs
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console
 from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
-from carscraper.cli.verb import FAILED
-from carscraper.exceptions import CarscraperError
 from carscraper.upkeep.dealers import choose, distribute, spiders_of
+
+_LIVE_EVERY = 1  # seconds between two looks at how far the crawls are
 
 
 class Command(ScrapyCommand):
@@ -54,21 +56,32 @@ class Command(ScrapyCommand):
             raise UsageError("--parallel takes a number of at least 1", print_help=False)
         if not all("=" in each for each in opts.spargs):
             raise UsageError("-a takes NAME=VALUE", print_help=False)
+        with border(self):
+            self._crawl(opts)
+
+    def _crawl(self, opts: argparse.Namespace) -> None:
         console = Console(as_json=opts.json)
-        try:
-            commands, left_out = self._plan(opts)
-        except CarscraperError as error:
-            print(error, file=sys.stderr)
-            self.exitcode = FAILED
-            return
+        terminal = logs.is_terminal()
+        commands, left_out = self._plan(opts, often=terminal)
         for dealer, why in left_out.items():
             console.note(f"{dealer}: left out. {why}")
 
+        live: dict[str, str] = {}
+
         def tell(dealer: str, line: str) -> None:
-            if not opts.quiet:
+            if opts.quiet:
+                return
+            if not terminal:
+                console.note(f"{dealer} | {line}")
+            elif line.startswith(f"{dealer}: pages "):
+                live[dealer] = line
+                console.live(list(live.values()))
+            elif re.search(r"\] (WARNING|ERROR|CRITICAL): ", line):
                 console.note(f"{dealer} | {line}")
 
         def ended(each: Outcome) -> None:
+            live.pop(each.dealer, None)
+            console.live(list(live.values()))
             console.note(f"{each.dealer}: {each.outcome} (exit code {each.code}, {each.seconds:.0f} s). {each.line()}")
 
         outcomes = Crawls(commands, parallel=opts.parallel, on_line=tell, on_end=ended).run()
@@ -76,8 +89,9 @@ class Command(ScrapyCommand):
         data = {"dealers": [each.as_json() for each in outcomes], "left_out": left_out, "exit_code": self.exitcode}
         console.result(data, report(outcomes, left_out))
 
-    def _plan(self, opts: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """Give each crawl's command, and who is left out and why."""
+    def _plan(self, opts: argparse.Namespace, *, often: bool = False) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """Return each crawl's command, and who is left out and why; *often*: they say every second how far they are."""
+        checked(self.settings)
         assert self.settings is not None
         spiders = spiders_of(self.settings, DealerSpider)
         known = {name: spider.source for name, spider in spiders.items()}
@@ -89,6 +103,8 @@ class Command(ScrapyCommand):
             without = {dealer: key for dealer, key in keys.items() if key and not self.settings.get(key)}
             left_out = {dealer: f"{key} is not set." for dealer, key in without.items()}
         settings = [*opts.set, *(["LOG_ENABLED=False"] if opts.nolog else ["LOG_ENABLED=True"] if opts.logfile else [])]
+        if often and not any(each.startswith("PROGRESS_INTERVAL=") for each in settings):
+            settings.append(f"PROGRESS_INTERVAL={_LIVE_EVERY}")
         log_file = self.settings.get("LOG_FILE")
         return {
             dealer: command_of(dealer, arguments[dealer], settings=settings, level=opts.loglevel, log_file=log_file)
