@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
-from carscraper.db.models import CrawlRun
+from carscraper.db.models import CarImageRow, CarListing, CrawlRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,6 +96,19 @@ def earlier(connection: Connection, run: Mapping[str, Any], limit: int) -> list[
     if run.get("id") is not None:
         query = query.where(_runs.c.id != run["id"])
     return _all(connection, query)
+
+
+def in_folder(connection: Connection, source: str | None) -> int:
+    """Return how many photos of the cars for sale of *source* (``None``: of all) are stored in the folder only."""
+    query = (
+        select(func.count())
+        .select_from(CarImageRow)
+        .join(CarListing, CarListing.id == CarImageRow.listing_id)
+        .where(CarImageRow.status == "stored", CarImageRow.store == "folder", CarListing.is_active)
+    )
+    if source is not None:
+        query = query.where(CarListing.source == source)
+    return connection.execute(query).scalar_one()
 
 
 def under_way(connection: Connection, source: str) -> dict[str, Any] | None:

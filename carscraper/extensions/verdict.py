@@ -16,6 +16,7 @@ from carscraper.runs.record import failed_images
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
+    from scrapy.settings import BaseSettings
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +25,19 @@ WORDS = {SUCCESS: "success", PARTIAL: "partial", FAILED: "failed"}
 
 
 def announce(crawler: Crawler, code: int, lines: list[str]) -> None:
-    """Say what was kept and set the process's exit code; of two the worse counts."""
+    """Say what was kept and set the crawl's and the process's exit code; of two the worse counts."""
+    report_verdict(crawler.settings, code, lines)
+    crawler.stats.set_value("carscraper/exit_code", max(code, crawler.stats.get_value("carscraper/exit_code", 0)))
+
+
+def report_verdict(settings: BaseSettings, code: int, lines: list[str]) -> None:
+    """Print the verdict's *lines* and set the process's exit code, for a crawl that has perhaps no stats yet."""
     level = {SUCCESS: logging.INFO, PARTIAL: logging.WARNING, FAILED: logging.ERROR}[code]
     for line in lines:
         logger.log(level, "%s", line)
-    settings = crawler.settings
     if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
         for line in lines:  # the log does not show it
             logs.say(settings, line, name=__name__, level=level)
-    crawler.stats.set_value("carscraper/exit_code", max(code, crawler.stats.get_value("carscraper/exit_code", 0)))
     # cmdline.execute() ends with sys.exit(cmd.exitcode); the class attribute is what every command starts from.
     ScrapyCommand.exitcode = max(ScrapyCommand.exitcode, code)
 
@@ -94,6 +99,11 @@ def judge(stats: dict[str, Any], name: str) -> tuple[int, list[str]]:
         _count(number("images/adopted"), "photo", "found in the store and entered"),
         _count(number("images/left"), "photo", "left by the limit"),
         _count(number("backfill/left"), "car", "left for the next run"),
+        _count(
+            number("images/in_folder"),
+            "photo",
+            "in the folder only: `scrapy crawl backfill -a only=local` uploads them",
+        ),
         _count(gone, "photo", "of gone cars not to be had"),
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
