@@ -12,11 +12,22 @@ import logging
 from typing import TYPE_CHECKING
 
 from scrapy.exceptions import CloseSpider, NotConfigured
-from scrapy.settings import default_settings
+from scrapy.settings import SETTINGS_PRIORITIES, default_settings
 
-from carscraper import logs
-from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
-from carscraper.settings import Secret, checks, exposed_env_file, secret_names
+from carscraper import __version__, logs
+from carscraper.exceptions import CarscraperError, ConfigurationError
+from carscraper.settings import (
+    Secret,
+    checks,
+    environment_secrets,
+    exposed_env_file,
+    known_names,
+    meant,
+    scrapy_names,
+    secret_names,
+    unread,
+)
+from carscraper.settings import problems as settings_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+COULD_NOT_BEGIN = "could_not_begin"
+"""Scrapy's reason for the end of a crawl that something unforeseen kept from opening."""
+
 # Libraries whose DEBUG lines carry signed headers or are of no use to the person who runs a crawl.
 _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alembic", "sqlalchemy")
 
@@ -34,15 +48,17 @@ _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alemb
 class CarscraperAddon:
     """Puts up the log, wraps secrets so that no line shows them, checks values, derives the photos' download slot."""
 
-    def __init__(self, spider: str | None = None, job: str | None = None) -> None:
-        """Take the spider's name and the job's id, for the log."""
+    def __init__(self, spider: str | None = None, job: str | None = None, *, visits_dealers: bool = False) -> None:
+        """Take the spider's name and the job's id, for the log, and whether it is one of ours."""
         self._spider = spider
         self._job = job
+        self._visits_dealers = visits_dealers
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Ask for the spider's name and its job's id: Scrapy has made the spider by now."""
-        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None))
+        ours = hasattr(crawler.spidercls, "spooled_sources")
+        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None), visits_dealers=ours)
 
     @classmethod
     def update_pre_crawler_settings(cls, settings: BaseSettings) -> None:
@@ -61,7 +77,10 @@ class CarscraperAddon:
             value = settings.get(name)
             if value is not None and not isinstance(value, Secret):
                 settings.set(name, Secret(value), priority=settings.getpriority(name) or 0)
-        problems = []
+        problems = [*settings_problems, *self._misspelt(settings)]
+        logs.conceal(settings, environment_secrets())
+        logs.leave_out_inventory(settings)
+        settings.set("STATS_DUMP", settings.get("LOG_LEVEL") in {"DEBUG", logging.DEBUG}, priority="project")
         if "CARSCRAPER_LOG_PROBLEM" in settings:  # the log is ours: what the spider says of it counts too
             logs.identify(spider=self._spider, job=self._job)
             problem = logs.install(settings) or settings["CARSCRAPER_LOG_PROBLEM"]
@@ -82,9 +101,32 @@ class CarscraperAddon:
             self._derive(settings)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("botocore.credentials", "botocore.tokens"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
         if exposed := exposed_env_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
+        for name in unread:
+            logger.warning("%s is not read from .env; use -s %s=… instead", name, name)
+        self._name_contact(settings)
+
+    @staticmethod
+    def _misspelt(settings: BaseSettings) -> Iterator[str]:
+        for name in sorted(settings):
+            if settings.getpriority(name) != SETTINGS_PRIORITIES["cmdline"] or name in known_names | scrapy_names:
+                continue
+            if instead := meant(name, known_names | scrapy_names):
+                yield f"-s {name} is no setting; did you mean {instead}?"
+            elif not name.startswith("PLAYWRIGHT_"):
+                logger.warning("-s %s is no setting of carscraper's or Scrapy's: nothing here reads it", name)
+
+    def _name_contact(self, settings: BaseSettings) -> None:
+        contact = settings.get("CONTACT")
+        name = "USER_AGENT"
+        if contact and (settings.getpriority("CONTACT") or 0) > (settings.getpriority(name) or 0):
+            settings.set(name, f"carscraper/{__version__} (+{contact})", priority=settings.getpriority("CONTACT") or 0)
+        elif not contact and self._visits_dealers and str(settings.get(name)).startswith(f"carscraper/{__version__} ("):
+            logger.warning("CONTACT is not set: name a mail address or URL at which dealers can reach you")
 
     @staticmethod
     def _derive(settings: BaseSettings) -> None:
@@ -110,17 +152,44 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def aborting(crawler: Crawler) -> Iterator[None]:
-    """Turn a :class:`ConfigurationError` at start-up into the end of the crawl with one sentence, no traceback.
+    """Turn whatever is raised at start-up into the end of the crawl with one sentence, no traceback.
 
     Raises:
-        CloseSpider: with the reason ``configuration``; ``extensions.verdict`` prints the sentence.
+        CloseSpider: with the reason ``configuration``, or ``could_not_begin`` for what nobody foresaw;
+            ``extensions.verdict`` prints the sentence.
     """
     try:
         _raise_problems(crawler)
         yield
-    except (ConfigurationError, DatabaseUnavailableError) as error:
-        end_as_failed(crawler, str(error))
+    except CloseSpider:
+        raise
+    except CarscraperError as error:
+        end_as_failed(crawler, logs.cleaned(str(error)))
         raise CloseSpider("configuration") from None
+    except Exception as error:
+        end_as_failed(crawler, could_not_begin(error))
+        raise CloseSpider(COULD_NOT_BEGIN) from None
+
+
+def could_not_begin(error: Exception) -> str:
+    """Return the sentence for what was raised while a crawl opened; DEBUG shows where."""
+    logger.debug("This kept the crawl from beginning", exc_info=error)
+    said = in_a_sentence(error)
+    return said if isinstance(error, CarscraperError) else f"It could not begin: {said}"
+
+
+def in_a_sentence(error: Exception) -> str:
+    """Return what *error* says as one line for people, without secrets.
+
+    >>> in_a_sentence(ConfigurationError("LIMIT is wrong.")), in_a_sentence(PermissionError(13, "denied", "/x"))
+    ('LIMIT is wrong.', "PermissionError: [Errno 13] denied: '/x'.")
+    """
+    if isinstance(error, CarscraperError):
+        return logs.cleaned(str(error))
+    reason = getattr(error, "orig", None) or error  # as SQLAlchemy keeps what the database said
+    line = next((line.strip() for line in str(reason).splitlines() if line.strip()), "it says nothing more")
+    who = type(error).__name__ if reason is error else "the database of DATABASE_URL refuses"
+    return logs.cleaned(f"{who}: {line.rstrip('.')}.")
 
 
 def _raise_problems(crawler: Crawler) -> None:

@@ -2,21 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
-from carscraper.addon import CarscraperAddon
+from carscraper.addon import CarscraperAddon, in_a_sentence
 from carscraper.cli.console import Console
 from carscraper.cli.verb import FAILED, Context, Verb
 from carscraper.db.engine import explained
 from carscraper.exceptions import CarscraperError, ConfigurationError
+from carscraper.logs import cleaned, printable
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
+
+    from scrapy.settings import BaseSettings
+
+
+def checked(settings: BaseSettings | None) -> BaseSettings:
+    """Return a command's *settings*, checked.
+
+    Raises:
+        ConfigurationError: with what is wrong with them.
+    """
+    assert settings is not None
+    CarscraperAddon().update_settings(settings)
+    if problems := settings.getlist("CARSCRAPER_PROBLEMS"):
+        raise ConfigurationError(" ".join(problems))
+    return settings
+
+
+@contextlib.contextmanager
+def border(command: ScrapyCommand) -> Iterator[None]:
+    """Turn whatever is raised inside into one sentence on standard error and exit code 4.
+
+    ``-L DEBUG`` shows the traceback of what nobody foresaw.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        console = Console()
+        unforeseen = not isinstance(error, CarscraperError)
+        if unforeseen and command.settings and str(command.settings["LOG_LEVEL"]).upper() == "DEBUG":
+            console.note(cleaned(traceback.format_exc()))
+        console.note(printable(in_a_sentence(error)))
+        command.exitcode = FAILED
 
 
 class VerbCommand(ScrapyCommand):
@@ -69,23 +110,10 @@ class VerbCommand(ScrapyCommand):
             raise UsageError(f"`scrapy {self.name} {opts.verb}` does not know {' '.join(args)}", print_help=False)
         verb: Verb = opts.the_verb
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
-        try:
-            with explained():
-                self.exitcode = verb.run(self._context(console), opts)
-            sys.stdout.flush()
-        except CarscraperError as error:
-            console.note(str(error))
-            self.exitcode = FAILED
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; what is still buffered goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        finally:
-            console.end_progress()
-
-    def _context(self, console: Console) -> Context:
-        assert self.settings is not None
-        CarscraperAddon().update_settings(self.settings)
-        problems = self.settings.getlist("CARSCRAPER_PROBLEMS")
-        if problems:
-            raise ConfigurationError(" ".join(problems))
-        return Context(self.settings, console)
+        with border(self):
+            try:
+                with explained():
+                    self.exitcode = verb.run(Context(checked(self.settings), console), opts)
+                sys.stdout.flush()
+            finally:
+                console.end_progress()

@@ -60,6 +60,10 @@ class Context:
         Raises:
             ConfigurationError: ``AWS_S3_BUCKET`` is missing.
         """
+        if not self.settings.getbool("USE_S3_STORAGE") and not self.settings.get("AWS_S3_BUCKET"):
+            raise ConfigurationError(
+                "Photos go to a folder, there is no bucket: set USE_S3_STORAGE=true and AWS_S3_BUCKET to use one."
+            )
         return S3Options.from_settings(self.settings)
 
     @cached_property

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
-from sqlalchemy.exc import DBAPIError
 
-from carscraper.addon import CarscraperAddon
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
-from carscraper.exceptions import CarscraperError, ConfigurationError
 from carscraper.fill import DROP, PAGE, PHOTO, PHOTOS, READABLE
 from carscraper.upkeep.checkdealers import Check, accept, check, read_against
 from carscraper.upkeep.dealers import choose, spiders_of
@@ -78,23 +75,16 @@ class Command(ScrapyCommand):
         if not 0 <= opts.drop <= 100:
             raise UsageError("--drop takes points from 0 to 100", print_help=False)
         console = Console(as_json=opts.json)
-        try:
+        with border(self):
             self._check(console, opts)
-        except CarscraperError as error:
-            self._end(str(error))
-        except DBAPIError as error:
-            self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
 
     def _check(self, console: Console, opts: argparse.Namespace) -> None:
-        assert self.settings is not None
-        CarscraperAddon().update_settings(self.settings)
-        if problems := self.settings.getlist("CARSCRAPER_PROBLEMS"):
-            raise ConfigurationError(" ".join(problems))
-        spiders = spiders_of(self.settings, DealerSpider)
+        settings = checked(self.settings)
+        spiders = spiders_of(settings, DealerSpider)
         chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
         against = read_against(opts.against)
         with (
-            Context(self.settings, console).database(read_only=not opts.accept) as engine,
+            Context(settings, console).database(read_only=not opts.accept) as engine,
             engine.begin() as connection,
         ):
             found = [check(connection, name, spiders[name], against=against, points=opts.drop) for name in chosen]
@@ -108,10 +98,6 @@ class Command(ScrapyCommand):
             console.note(f"The next crawls are measured by these of {', '.join(accepted)}.")
         elif self.exitcode == FAILED:
             console.note("Nothing to compare: no dealer has a good crawl before its last one.")
-
-    def _end(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-        self.exitcode = FAILED
 
 
 def _lines(found: list[Check]) -> Iterator[str]:

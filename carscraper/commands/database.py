@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
-from sqlalchemy.exc import DBAPIError
 
+from carscraper.cli.command import border, checked
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
-from carscraper.exceptions import ConfigurationError
-from carscraper.settings import Secret, checks
+
+if TYPE_CHECKING:
+    from carscraper.settings import Secret
 
 _A_LONG_TIME = 3600.0  # seconds; adopting a table of millions of rows is no query of a crawl
 
@@ -42,22 +43,18 @@ class Command(ScrapyCommand):
         """Run the verb; exit code 4 if the database can't be reached."""
         if args not in [["upgrade"], ["version"]]:
             raise UsageError("say `scrapy database upgrade` or `scrapy database version`")
-        assert self.settings is not None
-        try:
-            url: Secret = checks["DATABASE_URL"]("DATABASE_URL", self.settings["DATABASE_URL"])
-            engine = open_engine(url.reveal(), timeout=_A_LONG_TIME)
-            with engine.connect() as connection:
-                before = schema.current(connection)
-            if args == ["upgrade"] and not opts.dry_run:
-                schema.upgrade(engine)
-            with engine.connect() as connection:
-                after = schema.current(connection)
-        except ConfigurationError as error:
-            self._end(str(error))
-            return
-        except DBAPIError as error:
-            self._end(f"The database of DATABASE_URL refuses: {str(error.orig).strip().splitlines()[0]}")
-            return
+        with border(self):
+            self._run(args, opts)
+
+    def _run(self, args: list[str], opts: argparse.Namespace) -> None:
+        url: Secret = checked(self.settings)["DATABASE_URL"]
+        engine = open_engine(url.reveal(), timeout=_A_LONG_TIME)
+        with engine.connect() as connection:
+            before = schema.current(connection)
+        if args == ["upgrade"] and not opts.dry_run:
+            schema.upgrade(engine)
+        with engine.connect() as connection:
+            after = schema.current(connection)
         needed = schema.HEAD
         if opts.json:
             print(json.dumps({"before": before, "version": after, "needed": needed}))
@@ -65,7 +62,3 @@ class Command(ScrapyCommand):
             print(f"version {after}" + ("" if before == after else f" (was {before or 'none'})"))
         else:
             print(f"version {after or 'none'}; this program needs {needed}: run `scrapy database upgrade`")
-
-    def _end(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-        self.exitcode = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 from scrapy.utils.conf import closest_scrapy_cfg
 
+from carscraper.cli.command import border
 from carscraper.cli.console import Console
-from carscraper.cli.verb import FAILED
-from carscraper.exceptions import ConfigurationError
 from carscraper.upkeep.newdealer import KINDS, plan, write
 
 _NEXT = """\
@@ -52,22 +50,17 @@ class Command(ScrapyCommand):
         """Write the files; exit code 4 with a sentence if one of them is there already."""
         if len(args) != 2 or any(each.startswith("-") for each in args):
             raise UsageError("say `scrapy newdealer NAME ADDRESS`, such as `scrapy newdealer hekla hekla.is`")
-        name, address = args
-        root = Path(closest_scrapy_cfg() or "scrapy.cfg").parent
-        try:
-            files = plan(name, address, kind=opts.like, today=datetime.now(UTC).date())
-            if not opts.dry_run:
-                write(root, files)
-        except ConfigurationError as error:
-            print(error, file=sys.stderr)
-            self.exitcode = FAILED
-            return
-        paths = [path.as_posix() for path in files]
-        console = Console(as_json=opts.json)
-        if opts.dry_run:
+        with border(self):
+            self._make(*args, dry_run=opts.dry_run, console=Console(as_json=opts.json), kind=opts.like)
+
+    def _make(self, name: str, address: str, *, kind: str, dry_run: bool, console: Console) -> None:
+        files = plan(name, address, kind=kind, today=datetime.now(UTC).date())
+        if dry_run:
             contents = {path.as_posix(): text for path, text in files.items()}
             console.result(contents, [f"--- {path}\n{text}" for path, text in contents.items()])
             return
+        write(Path(closest_scrapy_cfg() or "scrapy.cfg").parent, files)
+        paths = [path.as_posix() for path in files]
         console.result({"made": paths}, [f"made {path}" for path in paths])
         fixture = Path(paths[1]).parent.as_posix()
         console.note(_NEXT.format(name=name, spider=paths[0], fixture=fixture, page=paths[-1]))

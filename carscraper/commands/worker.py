@@ -10,10 +10,8 @@ from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from carscraper import logs
-from carscraper.addon import CarscraperAddon
-from carscraper.cli.verb import FAILED
+from carscraper.cli.command import border, checked
 from carscraper.db.engine import explained
-from carscraper.exceptions import CarscraperError, ConfigurationError
 
 
 class Command(ScrapyCommand):
@@ -46,13 +44,8 @@ class Command(ScrapyCommand):
             raise UsageError(f"`scrapy worker` does not know {' '.join(args)}", print_help=False)
         if opts.concurrency < 1:
             raise UsageError("--concurrency takes a number of at least 1", print_help=False)
-        assert self.settings is not None
-        settings = self.settings
-        CarscraperAddon().update_settings(settings)
-        try:
-            problems = settings.getlist("CARSCRAPER_PROBLEMS")
-            if problems:
-                raise ConfigurationError(" ".join(problems))
+        with border(self), explained():
+            settings = checked(self.settings)
             logs.install(settings)
             # Not before: procrastinate takes a third of a second to import, and Scrapy imports every command.
             from carscraper.jobs.start import run_worker  # noqa: PLC0415
@@ -65,8 +58,4 @@ class Command(ScrapyCommand):
                 else:
                     say(f"{crawl} | {line}")
 
-            with explained():
-                run_worker(settings, opts, say=say, relay=relay)
-        except CarscraperError as error:
-            print(error, file=sys.stderr)
-            self.exitcode = FAILED
+            run_worker(settings, opts, say=say, relay=relay)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from carscraper.db import models
 from carscraper.exceptions import ConfigurationError, SchemaOutdatedError
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ def ensure(engine: Engine, *, create: bool = True) -> None:
         tables = set(inspect(connection).get_table_names())
         found = current(connection)
     if found == HEAD:
+        if missing := set(models.Base.metadata.tables) - tables:
+            raise SchemaOutdatedError(
+                f"The database lacks the table {', '.join(sorted(missing))}, though its version is this program's: "
+                "restore the database from a backup."
+            )
         return
     if found is None and not tables & {"car_listings", "car_images", "price_changes"}:
         if not create:

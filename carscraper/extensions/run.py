@@ -15,7 +15,7 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider
 
 from carscraper import __version__, logs
-from carscraper.addon import aborting, for_our_spiders
+from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger
@@ -110,6 +110,8 @@ class Run:
         record.id = await ledger.start_run(asdict(record), locks)
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
+        if earlier := await ledger.earlier_runs(asdict(record), 1):
+            self._crawler.stats.set_value("carscraper/cars/expected", RunRecord(**earlier[0]).cars)
         self._crawler.stats.set_value("carscraper/run/id", record.id)
         if folder:
             folder.open()
@@ -156,16 +158,17 @@ class Run:
     async def spider_closed(self, reason: str) -> None:
         """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
         self._crawler.stats.set_value("carscraper/closed", reason)
-        if self._started:
+        if self._started and reason != COULD_NOT_BEGIN:
             return
         if self._watch:
             self._watch.cancel()
         code, lines = self._judge()
-        await self._write_unstarted(code, lines)
-        await self._give_back()
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
+        # First of all: nothing that follows may cost the verdict.
         reactor.addSystemEventTrigger("before", "shutdown", announce, self._crawler, code, lines)  # type: ignore[arg-type]
+        await self._write_unstarted(code, lines)
+        await self._give_back()
 
     async def engine_stopped(self) -> None:
         """Give the verdict, then everything that comes after it."""
@@ -183,6 +186,8 @@ class Run:
         record.take(self._crawler.stats.get_stats())
         ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
         try:
+            if settings.getbool("USE_S3_STORAGE"):
+                self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
             await self._look_at_limits(record, ledger)
             code, lines = self._judge()
             announce(self._crawler, code, lines)
@@ -236,7 +241,7 @@ class Run:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
         record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
-        record.why = lines[0].removeprefix(f"{record.spider}: ")
+        record.why = logs.cleaned(lines[0].removeprefix(f"{record.spider}: "))
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
         record.complete = whole and saw_all(stats)
@@ -262,7 +267,7 @@ class Run:
                         record.id = await ledger.start_run(asdict(record))
                 finally:
                     ledger.close()
-        except CarscraperError as error:
+        except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
         await self._safely(write_metrics, self._crawler.settings, record)
         await self._safely(tell, self._crawler.settings, record)

@@ -221,10 +221,15 @@ def session(options: S3Options) -> boto3.Session:
             region_name=options.region,
         )
         credentials = found.get_credentials()
+        if credentials is not None:
+            credentials.get_frozen_credentials()  # asks STS or SSO now, where it can be said, not at the first photo
     except ProfileNotFound:
         raise ConfigurationError(f"AWS_PROFILE={options.profile} is not in the AWS configuration files.") from None
-    except BotoCoreError as error:
-        raise ConfigurationError(f"The AWS credentials can't be read ({error}); set AWS_ACCESS_KEY_ID.") from error
+    except (BotoCoreError, ClientError, OSError) as error:
+        # By its name: botocore has four exceptions for a login that is missing or too old.
+        login = "SSO" in type(error).__name__ or "Token" in type(error).__name__ or "sso" in str(error).lower()
+        remedy = "run `aws sso login`" if login else "correct the profile or role, or set AWS_ACCESS_KEY_ID"
+        raise ConfigurationError(f"The AWS credentials can't be had ({error}); {remedy}.") from error
     if credentials is None:
         raise ConfigurationError(
             "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import ssl
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -316,4 +317,8 @@ def _certificates(path: str) -> bytes:
         raise ConfigurationError(f"AWS_CA_BUNDLE={path} can't be read ({error.strerror}).") from None
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
+    try:
+        ssl.create_default_context(cadata=pem.decode("ascii", "ignore"))
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"A certificate in AWS_CA_BUNDLE={path} is damaged ({error}).") from None
     return pem

@@ -203,7 +203,9 @@ def test_setup_after_a_pull_that_changed_the_lock(machine: Machine) -> None:
 def test_the_lock_is_whole_and_names_no_host() -> None:
     text = (REPO / "requirements.lock").read_text("utf-8")
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host", text)
-    pinned = re.findall(r"^(\S+)==\S+(?: ;[^\n]*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    pinned = re.findall(
+        r"^(\S+)==\S+(?: ;[^\n]*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE
+    )
     assert len(pinned) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)), "each line is a version with its hashes"
     assert not any("[" in name for name, _ in pinned), "extras are resolved already"
     assert "setuptools" in dict(pinned), "the editable install's build tool"
