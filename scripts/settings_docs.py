@@ -56,10 +56,10 @@ Highest first: `-s NAME=value` on the command line (and scrapyd's `setting=NAME=
 that is set to nothing counts as not set, except `IMAGES_STORE`, `OUTPUTS_DIR` and `S3_OUTPUT_PREFIX`.
 
 Relative paths (`var/…`) begin at the folder in which `scrapy` is started. A wrong value ends the crawl before
-anything is fetched, with one sentence that names the setting and exit code 4. So does a name that is nearly one of these
-or Scrapy's (a letter is missing, or it is in small letters), wherever it is written, and a file that `CARSCRAPER_ENV_FILE`
-names and that is not there. Other unknown names are ignored in `.env`, which other programs may share, and warned of
-in `-s`.
+anything is fetched, with one sentence that names the setting and exit code 4. So does a name that is nearly one of
+these or Scrapy's (a letter is missing, or it is in small letters), wherever it is written, and a file that
+`CARSCRAPER_ENV_FILE` names and that is not there. Other unknown names are ignored in `.env`, which other programs may
+share, and warned of in `-s`.
 
 Keep secrets out of `-s`: everybody on the machine can read a command line. Put them in `.env`, in the environment,
 or use a profile or a role."""

@@ -30,7 +30,8 @@ import zipfile
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     name = "tiny-1.0.dist-info"
     with zipfile.ZipFile(f"{wheel_directory}/tiny-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\nRequires-Dist: covered\\n")
+        about = "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\nRequires-Dist: covered\\n"
+        wheel.writestr(f"{name}/METADATA", about)
         wheel.writestr(f"{name}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{name}/RECORD", "")
     return "tiny-1.0-py3-none-any.whl"
