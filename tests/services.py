@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from tests.preloaded import Preloaded, is_supported
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -1204,6 +1206,24 @@ def _stat(node: ast.expr) -> Any:
         return ast.unparse(node)
 
 
+SCRAPY = [sys.executable, "-m", "scrapy"]
+_OF_THE_INTERPRETER = re.compile("PYTHON(?!PATH|UNBUFFERED).*|LC_.*|LANG")
+
+
+@functools.cache
+def _start_preloaded(_pid: int) -> Preloaded:
+    return Preloaded(spawn)
+
+
+def _preloaded(env: Mapping[str, str]) -> Preloaded | None:
+    """The process that has everything imported; None if this one would make another interpreter of it."""
+
+    def own(environment: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in environment.items() if _OF_THE_INTERPRETER.fullmatch(name)}
+
+    return _start_preloaded(os.getpid()) if is_supported() and own(env) == own(os.environ) else None
+
+
 class RunningCrawl:
     """A crawl (or another command) under way; a context manager that kills it if it's there at the end."""
 
@@ -1214,8 +1234,10 @@ class RunningCrawl:
         self._peak = 0
         self._done: CompletedCrawl | None = None
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = spawn(self.command, env=dict(env), cwd=cwd, stdout=out, stderr=err)
-        self.pid = self._process.pid
+            if self.command[:3] == SCRAPY and (preloaded := _preloaded(env)):
+                self.pid = preloaded.start(self.command[3:], env=env, cwd=cwd, stdout=out, stderr=err)
+            else:
+                self.pid = spawn(self.command, env=dict(env), cwd=cwd, stdout=out, stderr=err).pid
 
     @property
     def _out(self) -> Path:
@@ -1312,10 +1334,9 @@ class RunningCrawl:
         if late:
             os.kill(self.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
         self._done = CompletedCrawl(
             command=self.command,
-            returncode=self._process.returncode,
+            returncode=os.waitstatus_to_exitcode(status),
             stdout=self.stdout,
             stderr=self.log,
             seconds=time.monotonic() - self._begin,
@@ -1336,7 +1357,7 @@ def start_scrapy(
     """Starts ``scrapy …`` with this project's settings in ``cwd``."""
     options = [part for name, value in (settings or {}).items() for part in ("-s", f"{name}={value}")]
     return RunningCrawl(
-        [sys.executable, "-m", "scrapy", *(str(part) for part in arguments), *options],
+        [*SCRAPY, *(str(part) for part in arguments), *options],
         env=crawl_environment(cwd, env),
         cwd=cwd,
     )
