@@ -88,17 +88,7 @@ class CarscraperAddon:
             logs.identify(spider=self._spider, job=self._job)
             problem = logs.install(settings) or settings["CARSCRAPER_LOG_PROBLEM"]
             problems += [problem] if problem else []
-        for name, check in checks.items():
-            value = settings.get(name)
-            try:
-                checked = check(name, value)
-            except ConfigurationError as error:
-                problems.append(str(error))
-                if hasattr(default_settings, name):
-                    # Scrapy reads it before the crawl can end with the sentence.
-                    settings.set(name, getattr(default_settings, name), priority=settings.getpriority(name) or 0)
-                continue
-            settings.set(name, checked, priority=settings.getpriority(name) or 0)
+        problems += self._check(settings)
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
         if settings.getbool("CARSCRAPER_ONE_PAGE"):
             self._allow_named_hosts(settings)
@@ -116,6 +106,19 @@ class CarscraperAddon:
         for name in unread:
             logger.warning("%s is not read from .env; use -s %s=… instead", name, name)
         self._name_contact(settings)
+
+    @staticmethod
+    def _check(settings: BaseSettings) -> Iterator[str]:
+        """Replace each value by what its check makes of it; yields what is wrong."""
+        for name, check in checks.items():
+            priority = settings.getpriority(name) or 0
+            try:
+                settings.set(name, check(name, settings.get(name)), priority=priority)
+            except ConfigurationError as error:
+                yield str(error)
+                if hasattr(default_settings, name):
+                    # Scrapy reads it before the crawl can end with the sentence.
+                    settings.set(name, getattr(default_settings, name), priority=priority)
 
     @staticmethod
     def _misspelt(settings: BaseSettings) -> Iterator[str]:

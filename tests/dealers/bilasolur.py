@@ -233,7 +233,7 @@ class SimulatedBilasolur(SimulatedSite):
         endless: bool = False,
         disallow: Iterable[str] = (),
         featured: int = 4,
-        session_cookie: bool = False,
+        session_cookie: bool = True,
         forms: Iterable[str] | None = None,
         cid_leads_to: str = "results",
         host: str = "127.0.0.1",
