@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
+    from carscraper.base_spiders.paging import Walk
     from carscraper.items import CarImage
     from carscraper.settings import Secret
 
@@ -270,9 +271,12 @@ class RoggFeedSpider(RoggSpider):
         self._last_page = page
         return (self._address_of(page + 1), True) if self.pages is None or page < self.pages else (None, False)
 
-    def is_cut(self, response: Response) -> bool:
-        """Return no: XML that was cut can't be read."""
-        return False
+    def _not_results(self, response: Response, walk: Walk, page: int) -> str:
+        """Return nothing: what is no page of the feed, or was cut, is no XML that could be read."""
+        return ""
+
+    def _again(self, request: Request, make: str | None, page: int) -> None:
+        """Return none: the feed has no search that could be begun afresh."""
 
     def says_empty(self, response: Response) -> bool:
         """Tell whether the page says that there is no car."""
