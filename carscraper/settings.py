@@ -15,10 +15,12 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, urlsplit
+from urllib.request import url2pathname
 
 from dotenv.parser import parse_stream
 from scrapy.settings import default_settings
@@ -897,8 +899,28 @@ def _log_level(name: str, value: Any) -> Any:
     return value
 
 
+def _feeds(_name: str, value: Any) -> Any:
+    """Look whether the files that ``-o`` names can be written: Scrapy finds out at the first car."""
+    for uri in dict(value or {}) if not isinstance(value, str) else json.loads(value or "{}"):
+        parts = urlsplit(str(uri))
+        if parts.scheme not in {"", "file"}:
+            continue
+        path = Path(url2pathname(parts.path) if parts.scheme else str(uri))
+        folder = next(each for each in path.parents if "%" not in str(each))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConfigurationError(
+                f"-o {path} can't be written ({error.strerror}): name a file in a folder where you may write."
+            ) from None
+    return value
+
+
 checks: dict[str, Check] = {
     "LOG_LEVEL": _log_level,
+    "FEEDS": _feeds,
     "LOG_FORMAT": _log_format,
     "MONITOR_MIN_CARS": _number(int, 0),
     "MONITOR_MAX_FAILED_PHOTOS": _optional_share,

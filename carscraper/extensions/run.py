@@ -24,6 +24,7 @@ from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
 from carscraper.extensions.fill import FillRecord
 from carscraper.extensions.verdict import PARTIAL, SUCCESS, WORDS, announce, judge
 from carscraper.runs import record as words
+from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
 from carscraper.runs.monitors import check, failed
 from carscraper.runs.notices import tell
@@ -189,6 +190,7 @@ class Run:
         ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
         try:
             await self._count_photos(record, ledger)
+            self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
             if settings.getbool("USE_S3_STORAGE"):
                 self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
             await self._look_at_limits(record, ledger)

@@ -90,6 +90,7 @@ def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tu
         _count(number("details/failed"), "details page", "unreadable or missing"),
         _count(number("pages/failed"), "result page", "missing"),
         _count(number("pages/capped"), "search", "stopped by CRAWL_MAX_PAGES"),
+        _count(number("feeds/missing"), "feed", "not stored, see the log"),
         _count(number("manifest/bad"), "entry", "unreadable in the manifest"),
         _count(number("backfill/no_address"), "car", "without a page or an address that could be asked"),
         _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),

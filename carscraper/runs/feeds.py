@@ -21,6 +21,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _OF_PHOTOS = ("photos", "photos_stored", "image_urls", "image_keys", "image_statuses")
 
 
+def missing_feeds(crawler: Crawler) -> int:
+    """Return how many of the feeds were not seen to be stored."""
+    stats = crawler.stats.get_stats()
+    stored = sum(number for name, number in stats.items() if name.startswith("feedexport/success_count/"))
+    return max(0, len(crawler.settings.getdict("FEEDS")) - stored) if stats.get("item_scraped_count") else 0
+
+
 def row_of(item: CarItem | GoneCar) -> dict[str, Any]:
     """Return *item* as cells: of its photos their numbers, and what names them, separated by spaces in their order.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import services
-from tests.crawl.world import World
+from tests.crawl.world import IMPOLITE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,3 +118,27 @@ def test_a_refused_address_is_said(new_world: Callable[..., World]) -> None:
     world.site.fault("home", ["redirect:http://127.0.0.2:9/"], sticky=True)
     done = world.command("fetch", world.site.base_url)
     assert "127.0.0.2 is inside a private network" in done.stderr
+
+
+def test_a_feed_that_can_not_be_written_is_said_before_anything_is_asked(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=2, photos=1)
+    done = world.crawl("-o", "/proc/nowhere/cars.csv", code=4)
+    assert "-o /proc/nowhere/cars.csv can't be written" in done.stderr
+    assert world.asked("photo") == 0
+
+
+def test_a_feed_that_was_not_stored_is_no_success(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=2, photos=1)
+    lost = "s3://user:password@bucket/cars.csv"
+    done = services.crawl(
+        "bilasolur",
+        "-o",
+        lost,
+        cwd=world.folder,
+        env={"DATABASE_URL": world.database_url},
+        settings=IMPOLITE | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{services.free_port()}"},
+        spider_arguments={"base_url": world.site.base_url},
+    )
+    assert done.returncode == 3, done
+    assert "1 feed not stored" in done.stderr
+    assert len(world.listings()) == 2
