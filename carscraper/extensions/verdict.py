@@ -127,18 +127,15 @@ def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tu
     if "carscraper/backfill/plan" in stats:
         kept = "a rehearsal, nothing was changed"
     lines = []
+    stand = f" {state[0].upper()}{state[1:]}." if photos and photos.photos else ""
     if why:
         code = FAILED
-        lines.append(f"{name}: failed. {why}")
+        lines.append(f"{name}: failed. {why}{'' if number('cars/saved') else stand}")
         if number("cars/saved"):
             lines.append(f"{name}: kept all the same: {kept}.")
-        elif state:
-            lines.append(f"{name}: {state}.")
     elif closed not in {"finished", "shutdown"}:
         code = FAILED
-        lines.append(f"{name}: failed. The crawl ended early ({closed}).")
-        if state:
-            lines.append(f"{name}: {state}.")
+        lines.append(f"{name}: failed. The crawl ended early ({closed}).{stand}")
     else:
         code = PARTIAL if troubles or incomplete or limits or closed == "shutdown" else SUCCESS
         lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")

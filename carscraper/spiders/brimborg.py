@@ -1,6 +1,7 @@
 """notadir.brimborg.is, a dealer of several makes: used cars."""
 
 from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.dealer import DealerSpider
 
 
 class BrimborgSpider(CardSpider):
@@ -11,6 +12,7 @@ class BrimborgSpider(CardSpider):
     source = "Brimborg"
     home = "https://notadir.brimborg.is/"
     has_details = False
+    expected = {name: share for name, share in DealerSpider.expected.items() if name != "fuel"}  # cards do not say it
 
     # CardSpider
     results_path = "is"
