@@ -849,7 +849,7 @@ def _output_client(name: str, value: Any) -> str:
 def _database_url(name: str, value: Any) -> Secret:
     plain = value.reveal() if isinstance(value, Secret) else str(value or "")
     if not re.fullmatch(
-        r"sqlite:(//|///.*)|postgres(ql)?(\+psycopg)?://[^/?].*|postgres(ql)?(\+psycopg)?:///.*", plain
+        r"sqlite:///(?!:memory:)[^?].*|postgres(ql)?(\+psycopg)?://[^/?].*|postgres(ql)?(\+psycopg)?:///.*", plain
     ):
         raise ConfigurationError(
             f"{name} is not an address of a database; write sqlite:///file.db or postgresql://user:password@host/name."
@@ -899,9 +899,9 @@ def _log_level(name: str, value: Any) -> Any:
     return value
 
 
-def _feeds(_name: str, value: Any) -> Any:
+def _feeds(name: str, value: Any) -> Any:
     """Look whether the files that ``-o`` names can be written: Scrapy finds out at the first car."""
-    for uri in dict(value or {}) if not isinstance(value, str) else json.loads(value or "{}"):
+    for uri in _json_object(name, value):
         parts = urlsplit(str(uri))
         if parts.scheme not in {"", "file"}:
             continue

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 MODULES = (
+    "aiohttp",
     "alembic.command",
     "alembic.config",
     "apprise",
@@ -62,7 +63,14 @@ MODULES = (
     "tldextract",
     "carscraper.parsing",
     "carscraper.vehicles",
+    "carscraper.db.kinship",
     "carscraper.db.models",
+    "carscraper.db.queries",
+    "carscraper.images.inspection",
+    "carscraper.images.metadata",
+    "carscraper.images.thumbnails",
+    "carscraper.manifest",
+    "carscraper.storage.keys",
 )
 """Those that take time, are imported by nearly every command, and read nothing of the environment."""
 

@@ -243,7 +243,6 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         (url, url)
         for url in (
             "sqlite:///x.db",
-            "sqlite://",
             "postgres://u:p@h/d",
             "postgresql://h/d",
             "postgresql+psycopg://u@/d?host=%2Ftmp",
@@ -337,7 +336,17 @@ BAD: dict[str, Sequence[Any]] = {
             5,
         ),
     ),
-    "DATABASE_URL": [None, "", "mysql://u:hunter2@h/d", "hunter2", "/var/x.db", "postgresql+psycopg2://u:hunter2@h/d"],
+    "DATABASE_URL": [
+        None,
+        "",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "mysql://u:hunter2@h/d",
+        "hunter2",
+        "/var/x.db",
+        "postgresql+psycopg2://u:hunter2@h/d",
+    ],
     "IMAGES_THUMBS": [
         *('{"small": [320]}', '{"small": 320}', '{"small": [0, 1]}', '{"small": ["1", "2"]}', '{"../x": [1, 2]}'),
         *("{", "[1]", "5", '{"": [1, 2]}', {"small": (1.5, 2)}, "small"),
@@ -372,7 +381,7 @@ BAD: dict[str, Sequence[Any]] = {
     "NOTIFY_ON": ["always", "failed,partly", "failed;partial"],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
 }
-NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL"}]
+NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL", "FEEDS"}]
 BAD |= {name: ["", None, "many", "-1", "nan", "inf", "-inf", float("inf"), float("nan"), [], "1,5"] for name in NUMBERS}
 BAD["IMAGES_DOWNLOAD_DELAY"] = ["-1", "nan", "slow", float("inf")]
 WHOLE = [name for name in NUMBERS if isinstance(checks[name](name, "1"), int)]

@@ -216,15 +216,15 @@ class CardSpider(DealerSpider):
             return f"is no text, so there is no {self.card_link}"
         if not self.is_result_page(response, page):
             return "is no result page of this search: it was forgotten, or the site shows something else"
-        if self.is_cut(response):
+        if not self.is_whole(response):
             if not walk.repeated or response.request is None:
                 return "was cut off"
             self.incomplete(f"Result page {page} ({response.url}) was cut off, twice: some of its cars may be missing.")
         return ""
 
-    def is_cut(self, response: Response) -> bool:
-        """Return whether the page did not come to its end."""
-        return not is_whole(response)
+    def is_whole(self, response: Response) -> bool:
+        """Return whether a page came to its end."""
+        return is_whole(response)
 
     def is_result_page(self, response: Response, page: int) -> bool:
         """Return whether *response* is what was asked for, and no other page that the site leads to instead."""
@@ -263,15 +263,18 @@ class CardSpider(DealerSpider):
                 f"Result page {page} ({response.url}) has {marks} cars by {self.card_mark} and {read} by {where}: "
                 "it can't be read whole, the site has changed."
             )
-        elif self.card and not marks:
-            urls = (join(response, link.attrib["href"]) for link in response.css("a[href]"))
-            linked = {self.car_id(url) for url in urls if self._is_ours(url)} - {None}
-            others = len(linked - {card.external_id for card in cards})
-            if others >= max(_MANY, read / 2):
+        elif self.card:
+            others = len(self.linked_cars(response) - {card.external_id for card in cards})
+            if others >= max(_MANY, read / 4):
                 self.incomplete(
                     f"Result page {page} ({response.url}) links to {others} more cars than the {read} of {where}: "
                     "it can't be read whole, the site has changed."
                 )
+
+    def linked_cars(self, response: Response) -> set[str | None]:
+        """Return the ids of all cars that a page leads to, in cards or not."""
+        urls = (join(response, link.attrib["href"]) for link in response.css("a[href]"))
+        return {self.car_id(url) for url in urls if self._is_ours(url)} - {None}
 
     def _note(self, response: Response, walk: Walk, page: int, cards: list[CarItem], new: set[str]) -> None:
         """Enter in *walk* what the page says of the list's end."""
@@ -352,9 +355,10 @@ class CardSpider(DealerSpider):
         self.count("pages/failed")
         self.incomplete(f"Result page {lost} ({url}) {why}.")
         walk.missing += 1
+        walk.lost += 1
         walk.repeated = walk.linked = False
         following: list[Request] = []
-        if lost == page and walk.missing < _MISSING and walk.second_look is None:
+        if lost == page and walk.missing < _MISSING and walk.lost < _BARREN and walk.second_look is None:
             following = self._ask(numbered(walk.url, page + 1), make, page + 1)
         return following or await self._search_finished()
 

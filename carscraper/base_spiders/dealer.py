@@ -270,6 +270,8 @@ class DealerSpider(CarscraperSpider):
             return False
         if state is None or state.details_at is None or state.card_hash != card.card_hash:
             return True
+        if self.changed_days:
+            return True  # says the site; the card may not show what
         if state.images_due and self._keeps_images:
             return True
         return is_stale(
@@ -284,12 +286,22 @@ class DealerSpider(CarscraperSpider):
         """Whether there is a store: photos that are kept nowhere are due for ever and no reason for a visit."""
         return self.settings.getbool("USE_S3_STORAGE") or bool(self.settings.get("IMAGES_STORE"))
 
+    def is_whole(self, response: Response) -> bool:
+        """Return whether a page came to its end."""
+        return True
+
     def parse_details_safely(self, response: Response, item: CarItem) -> Iterator[Any]:
         """Read the details page; a page that can't be read costs its details, never the car."""
+        if not self.is_whole(response) and "cut" not in response.meta:
+            again = response.request
+            assert again
+            yield again.replace(meta=again.meta | {"cut": True}, dont_filter=True)
+            return
         try:
             if self.is_gone(response):
                 # Listed a moment ago, sold now. What the card said is kept; a complete crawl settles the rest.
                 self.count("details/gone")
+                self.count("cars/listed_as_gone")
                 self._notice_gone()
                 item.card_hash = None  # so that the next crawl tries again if it was not true
                 yield item
@@ -310,6 +322,8 @@ class DealerSpider(CarscraperSpider):
         yield from results
 
     def _parse_own_page(self, response: Response, item: CarItem) -> Iterator[Any]:
+        if not self.is_whole(response):
+            raise ValueError("it was cut off, twice")
         shown = self.car_on(response)
         if shown not in {None, item.external_id}:
             raise ValueError(f"it is the page of the car {shown}")

@@ -68,6 +68,8 @@ class Walk:
     """Whether a guess led to the cars of the page before."""
     barren: list[int] = field(default_factory=list)
     """Pages in a row without a new car, whatever else they say."""
+    lost: int = 0
+    """Pages that could not be read, in all."""
     missing: int = 0
     """Pages in a row that could not be read."""
     repeated: bool = False
@@ -169,6 +171,11 @@ def find_next(
     """
     here = place_of(response.url)
     links = [(link, join(response, link.attrib["href"])) for link in response.css("a[href], link[rel~='next'][href]")]
+    for link, url in links:
+        there = place_of(url)
+        # Some sites count their pages from 0: what says that it is the next page is asked before a number is.
+        if _says_next(link) and is_page(url) and there.is_list_of(here) and there.number == (here.number or 0) + 1:
+            return Request(url), True
     for _, url in links:
         there = place_of(url)
         if is_page(url) and there.is_list_of(here) and there.number == page + 1:

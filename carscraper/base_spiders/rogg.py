@@ -122,8 +122,19 @@ class RoggSpider(CardSpider):
         """Return whether *response* shows results of this search, not the cars that home shows."""
         if page == 1 and not self._is_results(response):
             return False
+        if not super().is_result_page(response, page):
+            return False
         shown = [self.car_id(response.urljoin(href)) for _, href in self._select_cards(response)]
-        return super().is_result_page(response, page) and (not shown or self._home_shows != (title_of(response), shown))
+        # A small site may have all its cars at home, too: then the first page shows them as well.
+        is_home = bool(shown) and self._home_shows == (title_of(response), shown)
+        return not is_home or page == 1 or any(walk.last == {*shown} for walk in self._walks.values())
+
+    def linked_cars(self, response: Response) -> set[str | None]:
+        """Return the ids of all cars that a page leads to, wherever their addresses stand."""
+        text = response.text if isinstance(response, TextResponse) else ""
+        return {self.car_id(found) for found in re.findall(r"CarDetails\.aspx\?[^\"'\s<>]+", text, re.IGNORECASE)} - {
+            None
+        }
 
     def _is_results(self, response: Response) -> bool:
         """Tell whether home has led to the results; where it is asked for results, cards are those."""
@@ -185,7 +196,10 @@ class RoggSpider(CardSpider):
             raise ValueError(
                 f"The search form ({self.form}) is not on {response.url}: the site has changed or is closed."
             )
-        data = {}
+        # What the site has chosen beforehand would narrow the search.
+        data: dict[str, str | None] = dict.fromkeys(forms[0].css("input[type=checkbox][checked]::attr(name)").getall())
+        for select in forms[0].css("select[name]:has(option[value='-1'])"):
+            data[select.attrib["name"]] = "-1"
         for selector, value in chosen.items():
             field = forms[0].css(selector)
             if not field or (field[0].root.tag == "select" and value not in field.css("option::attr(value)").getall()):
@@ -327,7 +341,17 @@ class RoggSpider(CardSpider):
 
     def read_images(self, response: Response, external_id: str) -> list[CarImage]:
         """Read the car's photos from its own page; other cars' photos there (offers, "similar cars") are left out."""
-        return self.images_of(response, response.css(self.details_images), external_id)
+        images = self.images_of(response, response.css(self.details_images), external_id)
+        known = {image.identity for image in images}
+        # Photos that stand elsewhere: in a <picture>, a link, a background, the data of a script.
+        text = html.unescape(response.text).replace("\\/", "/") if isinstance(response, TextResponse) else ""
+        for address in re.findall(r"[^\"'\s<>()=,]*CarImage\.aspx\?[^\"'\s<>()\\]+", text, re.IGNORECASE):
+            image = self.image(response.urljoin, address, external_id)
+            if image and image.identity.startswith(f"{external_id}/") and image.identity not in known:
+                known.add(image.identity)
+                image.position = len(images)
+                images.append(image)
+        return images
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Make of an address the photo it names; ``None`` if it is another car's.

@@ -236,12 +236,16 @@ def of_cars(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
             yield and_(_listings.c.source == source, _listings.c.external_id.in_(chunk))
 
 
+_FINAL_RETRY = timedelta(days=7)
+
+
 def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
     """Return the condition for photos that are not stored and are to be tried again at *now*."""
     due = and_(
         _images.c.status.not_in(HAVE_BYTES),
         or_(_images.c.reason.is_(None), _images.c.reason.not_in(DECIDED_HERE | {"spooled"})),
-        _images.c.failed_days < retry.final_after,
+        # A final failure makes no crawl partial, and is asked about once more from time to time.
+        or_(_images.c.failed_days < retry.final_after, _images.c.last_attempt_at < now - _FINAL_RETRY),
     )
     if not retry.pause:
         return due

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 
+from carscraper.addon import for_our_spiders
 from carscraper.extensions.verdict import PARTIAL
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PromptShutdown:
         """Set the alarm that rings when the loop has ended and the process has not."""
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported: Scrapy has done so
 
+        for_our_spiders(crawler)  # fetch, shell and their like have no verdict
         extension = cls(crawler)
         reactor.addSystemEventTrigger("after", "shutdown", extension._set_alarm)  # type: ignore[arg-type]
         return extension

@@ -116,6 +116,7 @@ def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tu
             "photo",
             "in the folder only: `scrapy crawl backfill -a only=local` uploads them",
         ),
+        _count(number("cars/listed_as_gone"), "car", "on the list though its own page says that it is gone"),
         _count(gone, "photo", "of gone cars not to be had"),
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]

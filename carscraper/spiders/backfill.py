@@ -369,6 +369,9 @@ class BackfillSpider(CarscraperSpider):
             else:
                 yield from self._gone(car, again=again)
             return
+        if not dealer.is_whole(response):
+            self._page_failed(response.url, "it was cut off")
+            return
         try:
             if dealer.is_gone(response):
                 yield from self._gone(car, again=again)

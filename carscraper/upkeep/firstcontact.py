@@ -81,9 +81,9 @@ class Sample:
             is_home = is_home or urlsplit(request.url).path in {"", "/"}
             yield request
         if not is_home:
-            yield self._ask(self.base_url, "home")  # type: ignore[attr-defined]
+            yield self._sample(self.base_url, "home")  # type: ignore[attr-defined]
 
-    def _ask(self, url: str, kind: str) -> Request:
+    def _sample(self, url: str, kind: str) -> Request:
         meta: dict[str, Any] = {_KIND: kind, "allow_offsite": True}
         if kind == "photo":
             meta["download_slot"] = "images"
@@ -115,7 +115,7 @@ class Sample:
             results.append(result)
             if isinstance(result, CarItem) and self._cars < CARS:
                 self._cars += 1
-                results += [self._ask(result.url, "details"), *self._photo(result)]
+                results += [self._sample(result.url, "details"), *self._photo(result)]
         return results
 
     def _needs_details(self, card: CarItem, state: Any) -> bool:
@@ -137,7 +137,7 @@ class Sample:
     def _photo(self, item: CarItem) -> Iterator[Request]:
         if item.images and self._photos < CARS:
             self._photos += 1
-            yield self._ask(item.images[0].source_url, "photo")
+            yield self._sample(item.images[0].source_url, "photo")
 
 
 @dataclass(slots=True)
@@ -410,7 +410,8 @@ def _visible(response: Response) -> str:
 
 _GAP = r"(?:[ \u00a0.\u2010-\u2015-]|&nbsp;|&#\d{1,5};|%20)?"
 _MAIL = re.compile(
-    r"[\w.+-]+(?:@|&#0*64;|&#x40;|&commat;|%40|\\u0040)[\w-]+(?:\.[\w-]+)+|(?<=data-cfemail=[\"'])[0-9a-f]+"
+    r"[\w.+-]+(?:@|\s?[(\[](?:at|hja|hjá)[)\]]\s?|&#0*64;|&#x40;|&commat;|%40|\\u0040)[\w-]+(?:\.[\w-]+)+"
+    r"|(?<=data-cfemail=[\"'])[0-9a-f]+"
     r"|(?<=email-protection#)[0-9a-f]+",
     re.IGNORECASE,
 )

@@ -17,7 +17,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.python.failure import Failure
 
 from carscraper.base_spiders.cards import CardSpider, _largest
-from carscraper.base_spiders.paging import place_of
+from carscraper.base_spiders.paging import find_next, place_of
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.brimborg import BrimborgSpider
@@ -530,3 +530,16 @@ def test_a_frame_around_a_card_is_a_part_of_it() -> None:
     inner = card(1, picture="")
     (found, *_) = read(spider, page(f'<div class="card"><img src="/media/1.jpg">{inner}</div>'))
     assert [image.source_url[-5:] for image in found.images] == ["1.jpg"]
+
+
+def test_a_site_that_counts_its_pages_from_zero_is_followed_by_what_says_next() -> None:
+    def following(url: str, links: str) -> str | None:
+        response = HtmlResponse(url, body=f"<html><body>{links}</body></html>", encoding="utf-8")
+        request, _ = find_next(response, 1, "", lambda _: True)
+        return request.url if request else None
+
+    first = '<a href="?page=0">1</a> <a href="?page=1">2</a> <a href="?page=2">3</a>'
+    assert following("https://x.is/cars", f'{first} <a href="?page=1" aria-label="Next">next</a>') == (
+        "https://x.is/cars?page=1"
+    )
+    assert following("https://x.is/cars", first) == "https://x.is/cars?page=2"

@@ -132,6 +132,8 @@ def test_a_site_that_can_not_be_asked(tmp_path: Path) -> None:
         ('<a href="tel:+3545551234">', '<a href="tel:+0000000000">'),
         ('<a href="mailto:a%40b.is">', '<a href="mailto:post@example.is">'),
         ('<a data-cfemail="a1b2c3">', '<a data-cfemail="post@example.is">'),
+        ("jon(at)b.is", "post@example.is"),
+        ("jon [hjá] b.is", "post@example.is"),
         ("jon&#64;b.is {\"m\": \"jon\\u0040b.is\"}", 'post@example.is {"m": "post@example.is"}'),
         ("Skráningarnúmer</td><td>ab-c12", "Skráningarnúmer</td><td>XX-X00"),
         ('alt="ZX 12 3, ZXC12 ÞÓ123"', 'alt="ZX 12 3, XXX00 XX000"'),

@@ -86,6 +86,7 @@ def test_commands_that_look_at_one_page_work_for_a_local_site_and_leave_no_run(
     page = f"{world.site.base_url}/CarDetails.aspx?bid={car.bid}&cid={car.cid}&sid={car.sid}"
     fetched = world.command("fetch", "--nolog", *spider, page)
     assert str(car.cid) in fetched.stdout
+    assert fetched.returncode == 0
     shown = world.command("shell", "--nolog", *spider, "-c", "response.status", page)
     assert shown.stdout.strip() == "200"
     if named:
