@@ -1,4 +1,4 @@
-"""What people who had not written the program tried, each as a crawl: whole, or not exit 0, and whole the next night."""
+"""What outsiders tried, each as a crawl: whole, or not exit 0, and whole the next night."""
 
 from __future__ import annotations
 
