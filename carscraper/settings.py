@@ -170,8 +170,9 @@ def _env_even_empty(name: str, default: str) -> str:
 # --- The project ------------------------------------------------------------------------------------------------
 
 BOT_NAME = "carscraper"
-# ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
-# (Scrapy takes the command's name off the line once the settings are read.)
+#: ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
+#: (Scrapy takes the command's name off the line once the settings are read.) Used by ``addon``,
+#: ``base_spiders.dealer`` and ``middlewares.retry``.
 CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in {
     "fetch",
     "parse",
@@ -899,9 +900,9 @@ def _log_level(name: str, value: Any) -> Any:
     return value
 
 
-def _feeds(_name: str, value: Any) -> Any:
+def _feeds(name: str, value: Any) -> Any:
     """Look whether the files that ``-o`` names can be written: Scrapy finds out at the first car."""
-    for uri in dict(value or {}) if not isinstance(value, str) else json.loads(value or "{}"):
+    for uri in _json_object(name, value):
         parts = urlsplit(str(uri))
         if parts.scheme not in {"", "file"}:
             continue

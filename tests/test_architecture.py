@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"exceptions", "fill"},
     "templates": set(),
     "vehicles": {"data", "parsing"},
-    "addon": {"exceptions", "logs", "settings"},
+    "addon": {"exceptions", "logs", "network", "settings"},  # it tells the guard which addresses were configured
     "db": FOUNDATION,
     "images": {"exceptions"},
     "storage": FOUNDATION,

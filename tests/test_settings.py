@@ -278,7 +278,7 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         ("", "%(message)s"),
     ],
     **dict.fromkeys(
-        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"),
+        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MIN_STORED", "MONITOR_MAX_DROP"),
         (("", None), (None, None), ("0", 0.0), (0.05, 0.05), (1, 1.0)),
     ),
     "MONITOR_MIN_FILL": [
@@ -360,7 +360,10 @@ BAD: dict[str, Sequence[Any]] = {
     "S3_OUTPUT_PREFIX": ["../x", "a/../b", "a/./b", "..", "a b", "þ/", "a\n", "a\\b", "a" * 701],
     "S3_OUTPUT_CLIENT": ["", None, "þór", "a\n", "a&b", "a" * 257],
     "LOG_FORMAT": ["jsn", "%(x)s", "%(message)", "%d", 5, "{message}"],
-    **dict.fromkeys(("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")),
+    **dict.fromkeys(
+        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MIN_STORED", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")
+    ),
+    "FEEDS": ["{", "[1]", "5", 5],
     "MONITOR_MIN_FILL": [
         *('{"prise": 0.8}', '{"price": 80}', '{"price": -0.1}', '{"price": "0.8"}', '{"price": true}'),
         *('{"price": null}', "price=0.8", "[1]", "5", '{"price": NaN}'),

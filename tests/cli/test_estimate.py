@@ -147,7 +147,8 @@ class TestRefused:
         assert (
             "--class names SNOW, which has no price" in storage("estimate", *GIVEN, "--class", "SNOW:100", code=4).err
         )
-        assert "AWS_S3_BUCKET is missing" in storage("estimate", code=4).err
+        assert "AWS_S3_BUCKET is missing" in storage("estimate", settings={"USE_S3_STORAGE": "true"}, code=4).err
+        assert NO_BUCKET in storage("estimate", code=4).err
 
 
 class TestReal:
