@@ -14,6 +14,7 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.storage.keys import image_key, thumbnail_key
+from tests.cli.shop import NO_BUCKET
 
 if TYPE_CHECKING:
     from tests import services
