@@ -311,7 +311,7 @@ def _selectors(spider: type, hook: str, depth: int = 2) -> dict[str, str]:
         used: Any = getattr(spider, name, None)
         if isinstance(used, str) and name not in {"name", "source", "home"}:
             found[name] = used
-        elif callable(used) and depth and name.startswith("_"):
+        elif callable(used) and depth and (name.startswith("_") or name == "facts"):
             found |= _selectors(spider, name, depth - 1)
     return found
 

@@ -1216,12 +1216,16 @@ def _start_preloaded(_pid: int) -> Preloaded:
 
 
 def _preloaded(env: Mapping[str, str]) -> Preloaded | None:
-    """The process that has everything imported; None if this one would make another interpreter of it."""
+    """The process that has everything imported; None if this one would make another interpreter of it.
+
+    Another PYTHONPATH may name a copy of the project, whose modules are not those that were imported.
+    """
 
     def own(environment: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in environment.items() if _OF_THE_INTERPRETER.fullmatch(name)}
 
-    return _start_preloaded(os.getpid()) if is_supported() and own(env) == own(os.environ) else None
+    same = own(env) == own(os.environ) and env.get("PYTHONPATH") == str(REPO)
+    return _start_preloaded(os.getpid()) if is_supported() and same else None
 
 
 class RunningCrawl:
@@ -1233,11 +1237,13 @@ class RunningCrawl:
         self._begin = time.monotonic()
         self._peak = 0
         self._done: CompletedCrawl | None = None
+        self._process: subprocess.Popen[Any] | None = None  # of one that was not forked by tests.preloaded
         with self._out.open("wb") as out, self._err.open("wb") as err:
             if self.command[:3] == SCRAPY and (preloaded := _preloaded(env)):
                 self.pid = preloaded.start(self.command[3:], env=env, cwd=cwd, stdout=out, stderr=err)
             else:
-                self.pid = spawn(self.command, env=dict(env), cwd=cwd, stdout=out, stderr=err).pid
+                self._process = spawn(self.command, env=dict(env), cwd=cwd, stdout=out, stderr=err)
+                self.pid = self._process.pid
 
     @property
     def _out(self) -> Path:
@@ -1334,9 +1340,12 @@ class RunningCrawl:
         if late:
             os.kill(self.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self.pid, 0)
+        returncode = os.waitstatus_to_exitcode(status)
+        if self._process is not None:
+            self._process.returncode = returncode  # it would ask for it itself, and warn
         self._done = CompletedCrawl(
             command=self.command,
-            returncode=os.waitstatus_to_exitcode(status),
+            returncode=returncode,
             stdout=self.stdout,
             stderr=self.log,
             seconds=time.monotonic() - self._begin,

@@ -474,7 +474,11 @@ def test_a_photo_is_named_by_c_and_p_alone_in_any_case_and_order(site: Simulated
     assert ask(site.base_url, f"/CarImage.aspx?c={c}&p=1").status == 404
 
 
-@pytest.mark.parametrize("kind", photos.KINDS)
+# Pillow opens no file that breaks off; what the program makes of these two is in tests/crawl/test_hostile.py.
+WHOLE_KINDS = [kind for kind in photos.KINDS if kind not in {"jpeg-without-end", "png-without-end"}]
+
+
+@pytest.mark.parametrize("kind", WHOLE_KINDS)
 def test_a_photo_may_come_in_any_format(site: SimulatedBilasolur, kind: str) -> None:
     car = site.cars[0]
     site.set_photo(car.cid, car.photos[0].p, kind=kind)

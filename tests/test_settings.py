@@ -277,7 +277,7 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         ("", "%(message)s"),
     ],
     **dict.fromkeys(
-        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"),
+        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MIN_STORED", "MONITOR_MAX_DROP"),
         (("", None), (None, None), ("0", 0.0), (0.05, 0.05), (1, 1.0)),
     ),
     "MONITOR_MIN_FILL": [
@@ -369,7 +369,10 @@ BAD: dict[str, Sequence[Any]] = {
     "S3_OUTPUT_PREFIX": ["../x", "a/../b", "a/./b", "..", "a b", "þ/", "a\n", "a\\b", "a" * 701],
     "S3_OUTPUT_CLIENT": ["", None, "þór", "a\n", "a&b", "a" * 257],
     "LOG_FORMAT": ["jsn", "%(x)s", "%(message)", "%d", 5, "{message}"],
-    **dict.fromkeys(("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")),
+    **dict.fromkeys(
+        ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MIN_STORED", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")
+    ),
+    "FEEDS": ["{", "[1]", "5", 5],
     "MONITOR_MIN_FILL": [
         *('{"prise": 0.8}', '{"price": 80}', '{"price": -0.1}', '{"price": "0.8"}', '{"price": true}'),
         *('{"price": null}', "price=0.8", "[1]", "5", '{"price": NaN}'),
@@ -417,7 +420,8 @@ def test_every_check_is_tested() -> None:
 
 @pytest.mark.parametrize("name", checks)
 def test_defaults_are_good(name: str, tmp_path: Path) -> None:
-    checks[name](name, getattr(carscraper.settings, name))
+    value = {} if name == "FEEDS" else getattr(carscraper.settings, name)  # it is Scrapy's own
+    checks[name](name, value)
 
 
 # --- the add-on -------------------------------------------------------------------------------------------------

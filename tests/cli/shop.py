@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests import services
 
 RULES = PlaceholderRules(families=0)
+NO_BUCKET = "Photos go to a folder, there is no bucket: set USE_S3_STORAGE=true and AWS_S3_BUCKET to use one."
 
 each_server_and_database = pytest.mark.parametrize(
     ("s3", "database_url"), [("rclone", "sqlite"), ("moto", "postgresql")], indirect=True

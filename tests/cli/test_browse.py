@@ -14,6 +14,7 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.storage.keys import image_key, thumbnail_key
+from tests.cli.shop import NO_BUCKET
 
 if TYPE_CHECKING:
     from tests import services
@@ -140,7 +141,8 @@ class TestList:
     def test_a_missing_bucket_and_a_wrong_key(self, storage: Storage, s3: services.S3) -> None:
         gone = storage("list", settings={**s3.env, "AWS_S3_BUCKET": "no-such-bucket-here"}, code=4)
         assert "AWS_S3_BUCKET" in gone.err
-        assert "AWS_S3_BUCKET is missing" in storage("list", code=4).err
+        assert "AWS_S3_BUCKET is missing" in storage("list", settings={"USE_S3_STORAGE": "true"}, code=4).err
+        assert NO_BUCKET in storage("list", code=4).err
         if s3.kind == "rclone":
             wrong = storage("list", settings={**s3.env, "AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}, code=4)
             assert "AWS_SECRET_ACCESS_KEY" in wrong.err

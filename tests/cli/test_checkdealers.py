@@ -279,7 +279,7 @@ def test_a_day_that_is_none(text: str) -> None:
         read_against(text)
 
 
-def test_a_database_that_goes_away_at_the_end_costs_the_numbers_only(
+def test_a_database_that_refuses_at_the_end_costs_the_numbers_only(
     tmp_path: Path, sqlite_url: str, checkdealers: Callable[..., Said]
 ) -> None:
     with UsedCars(cars=3) as site:
@@ -287,9 +287,12 @@ def test_a_database_that_goes_away_at_the_end_costs_the_numbers_only(
         hekla.crawl()
         engine = sqlalchemy.create_engine(sqlite_url, poolclass=sqlalchemy.NullPool)
         with engine.begin() as connection:
-            connection.execute(sqlalchemy.text("DROP TABLE dealer_fill"))
+            # The crawl opens, as the table is there (without it that ends with exit code 4), and can't write to it.
+            refuse = "CREATE TRIGGER full BEFORE INSERT ON dealer_fill BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            connection.execute(sqlalchemy.text(refuse))
         done = hekla.crawl()
-        assert done.lines("WARNING: What could be read of the cars is not written")
+        (warning,) = done.lines("WARNING: The database refuses what could be read of the cars: ")
+        assert "disk full" in warning
         assert "3 cars" in done.stderr.splitlines()[-1]
 
 

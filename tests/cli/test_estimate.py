@@ -13,6 +13,7 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.storage.keys import image_key, thumbnail_key
+from tests.cli.shop import NO_BUCKET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +148,8 @@ class TestRefused:
         assert (
             "--class names SNOW, which has no price" in storage("estimate", *GIVEN, "--class", "SNOW:100", code=4).err
         )
-        assert "AWS_S3_BUCKET is missing" in storage("estimate", code=4).err
+        assert "AWS_S3_BUCKET is missing" in storage("estimate", settings={"USE_S3_STORAGE": "true"}, code=4).err
+        assert NO_BUCKET in storage("estimate", code=4).err
 
 
 class TestReal:

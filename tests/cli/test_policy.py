@@ -20,6 +20,7 @@ from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.s3 import S3Store
 from carscraper.storage.upload import Upload
 from tests import services
+from tests.cli.shop import NO_BUCKET
 from tests.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -255,4 +256,5 @@ def test_what_is_no_distribution(storage: Storage) -> None:
 
 
 def test_no_bucket_is_named(storage: Storage) -> None:
-    assert "AWS_S3_BUCKET is missing" in storage("policy", "crawl", code=4).err
+    assert "AWS_S3_BUCKET is missing" in storage("policy", "crawl", settings={"USE_S3_STORAGE": "true"}, code=4).err
+    assert NO_BUCKET in storage("policy", "crawl", code=4).err

@@ -18,7 +18,7 @@ import sqlalchemy
 from carscraper.db.models import AccessLog, CarImageRow, ImageViews
 from carscraper.storage.keys import permanent_url
 from tests import services
-from tests.cli.shop import Shop, each_server_and_database
+from tests.cli.shop import NO_BUCKET, Shop, each_server_and_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -417,7 +417,7 @@ def test_demoting_needs_a_bucket(storage: Storage, new_shop: Callable[..., Shop]
     shop = new_shop()
     shop.add("1", "x/a.jpg")
     hot(shop, "x/a.jpg", days=40)
-    assert "AWS_S3_BUCKET is missing" in storage("tiers", "--demote", "--yes", code=4).err
+    assert NO_BUCKET in storage("tiers", "--demote", "--yes", code=4).err
     assert shop.files() == ["x/a.jpg"]
 
 

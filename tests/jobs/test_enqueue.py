@@ -57,9 +57,10 @@ def test_a_backfill_in_other_parts_waits_for_the_first(new_fleet: Callable[..., 
 
 def test_passwords_in_arguments_are_not_shown(new_fleet: Callable[..., Fleet]) -> None:
     fleet = new_fleet(cars=1, photos=1)
-    fleet("enqueue", "crawl", "bilasolur", "-a", "base_url=http://somebody:hunter2@127.0.0.1/")
-    assert "hunter2" not in str(fleet.queue()) + fleet("queue").out
-    assert "http://***@127.0.0.1/" in fleet("queue").out
+    said = fleet("enqueue", "crawl", "bilasolur", "-a", "base_url=http://somebody:hunter2@127.0.0.1/", code=4)
+    assert "base_url is an address with a user in it; write it without what stands before @." in said.err
+    assert "hunter2" not in said.err + said.out + str(fleet.queue()) + fleet("queue").out
+    assert fleet.queue()["waiting"] == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from carscraper import settings
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import checks, exposed_env_file, secret_names
 from tests.fakes import make_settings
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 SENTENCE = "has secrets in it, and everybody on this machine may read it"
 
 
+def use_env_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had been started with the file."""
+    monkeypatch.setattr(settings, "_env_file", path)
+    monkeypatch.setattr(settings, "_in_env_file", settings._read_env_file(path))
+
+
 @pytest.mark.parametrize("name", secret_names)
 @pytest.mark.parametrize(("mode", "exposed"), [(0o644, True), (0o604, True), (0o640, False), (0o600, False)])
 def test_a_file_with_secrets_that_everybody_may_read(
@@ -28,7 +35,7 @@ def test_a_file_with_secrets_that_everybody_may_read(
     path = tmp_path / "my.env"
     path.write_text(f"CONTACT=a@example.is\n{name}=hunter2\n")
     path.chmod(mode)
-    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    use_env_file(path, monkeypatch)
     assert exposed_env_file() == (path if exposed else None)
 
 
@@ -37,9 +44,10 @@ def test_a_file_without_secrets_may_be_read(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "my.env"
     path.write_text(content)
     path.chmod(0o644)
-    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    use_env_file(path, monkeypatch)
     assert exposed_env_file() is None
     path.unlink()
+    use_env_file(path, monkeypatch)
     assert exposed_env_file() is None
 
 
