@@ -129,7 +129,6 @@ NO_PHOTOS = {
     "svg": "not-an-image",
     "half": "truncated",
     "half-short": "truncated",
-    "no-end-marker": "truncated",
     "empty": "empty",
     "one-byte": "truncated",  # it is how a JPEG begins
     "png-bomb": "too-large",
