@@ -230,8 +230,9 @@ def for_our_spiders(crawler: Crawler) -> None:
 
 
 def end_as_failed(crawler: Crawler, why: str) -> None:
-    """Write *why* the crawl failed where ``extensions.verdict`` looks; the first reason stays."""
+    """Write *why* the crawl failed, in one line, where ``extensions.verdict`` looks; the first reason stays."""
     if crawler.stats.get_value("carscraper/failed") is None:
+        why = " ".join(why.split())  # libraries' messages have line breaks
         crawler.stats.set_value("carscraper/failed", why)
         if crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
             logger.error("%s", why)  # no verdict comes

@@ -294,10 +294,16 @@ _LOCK_COVERS = (
 _URLS = (
     select(_images.c.listing_id, _images.c.url)
     .where(_images.c.listing_id.in_(_listing_ids), _images.c.url.is_not(None))
-    .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+    .order_by(_images.c.listing_id, _images.c.status, _images.c.position, _images.c.id)
+)
+_successor = _images.alias("successor")
+# Where the newer row of a picture has no URL (it is in a folder), that of the older one still shows it.
+_SHOWS_THE_SAME = and_(
+    _images.c.status == "superseded",
+    exists().where(_successor.c.id == _images.c.superseded_by, _successor.c.status == "stored"),
 )
 # Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
-_STORED_URLS = _URLS.where(func.coalesce(_images.c.status, "") == "stored")
+_STORED_URLS = _URLS.where(or_(func.coalesce(_images.c.status, "") == "stored", _SHOWS_THE_SAME))
 _PLACEHOLDER_URLS = _URLS.where(_images.c.reason == "placeholder")
 _SET_COVER = update(_listings).where(_listings.c.id == bindparam("listing")).values(image_url=bindparam("cover"))
 _WRITE_IMAGE = (
@@ -938,7 +944,10 @@ def image_stored(
 
 
 def stored_urls(connection: Connection, listing_ids: list[int], *, placeholders: bool = False) -> dict[int, list[str]]:
-    """Give the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first."""
+    """Return the permanent URLs of each car's stored photos (or of its placeholders), the first photo's first.
+
+    Those of superseded rows whose picture is stored again come last.
+    """
     statement = _PLACEHOLDER_URLS if placeholders else _STORED_URLS
     covers: dict[int, list[str]] = {}
     for chunk in chunks(listing_ids):

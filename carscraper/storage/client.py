@@ -229,7 +229,8 @@ def session(options: S3Options) -> boto3.Session:
         # By its name: botocore has four exceptions for a login that is missing or too old.
         login = "SSO" in type(error).__name__ or "Token" in type(error).__name__ or "sso" in str(error).lower()
         remedy = "run `aws sso login`" if login else "correct the profile or role, or set AWS_ACCESS_KEY_ID"
-        raise ConfigurationError(f"The AWS credentials can't be had ({error}); {remedy}.") from error
+        said = " ".join(str(error).split())  # of several lines where a parameter is wrong
+        raise ConfigurationError(f"The AWS credentials can't be had ({said}); {remedy}.") from error
     if credentials is None:
         raise ConfigurationError(
             "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

@@ -93,7 +93,8 @@ def test_commands_that_look_at_one_page_work_for_a_local_site_and_leave_no_run(
         parsed = parse(world, "--nolog", *spider, page)
         assert f"'external_id': '{car.cid}'" in parsed.stdout
         assert f"c={car.cid}&p={car.photos[0].p}" in parsed.stdout
-        listed = parse(world, *spider, "-a", f"base_url={world.site.base_url}", world.site.base_url)
+        form = f"{world.site.base_url}/SearchCars.aspx"  # home shows featured cars
+        listed = parse(world, *spider, "-a", f"base_url={world.site.base_url}", form)
         assert "is no car's own page and has no car that can be read" in listed.stderr
     assert not list(world.folder.glob("*.db")), "no database was made"
     assert not (world.folder / "var/jobs").exists()

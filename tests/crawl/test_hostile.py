@@ -119,7 +119,8 @@ def test_a_whole_picture_without_its_end_marker_is_stored_once_the_same_bytes_ca
         assert (row["status"], row["source_sha256"], row["sha256"]) == ("stored", sha256(served), sha256(kept))
         assert kept.endswith(end)
         assert not served.endswith(end)
-    assert world.asked("photo") == 6  # each twice
+    # The whole ones twice, the cut one as often as any broken connection: RETRY_TIMES + 1.
+    assert world.asked("photo") == 2 + 2 + 4
 
 
 NO_PHOTOS = {
@@ -128,7 +129,6 @@ NO_PHOTOS = {
     "svg": "not-an-image",
     "half": "truncated",
     "half-short": "truncated",
-    "no-end-marker": "truncated",
     "empty": "empty",
     "one-byte": "truncated",  # it is how a JPEG begins
     "png-bomb": "too-large",
@@ -152,7 +152,7 @@ def test_what_is_no_photo_fails_with_its_reason_and_costs_no_memory(new_world: C
         world.site.photo_fault(car.cid, None, [step], sticky=True)
     done = world.crawl(
         code=3,
-        settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 3, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
+        settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 10, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
     )
     assert done.peak_memory < MAX_MEMORY
     reasons = {step: world.image(car)["reason"] for step, car in bad.items()}
@@ -192,10 +192,11 @@ def test_a_photo_that_is_dead_for_good_is_not_asked_for_again(new_world: Callabl
     world = new_world(cars=3, photos=2)
     car = world.site.cars[0]
     world.site.photo_fault(car.cid, car.photos[1].p, ["404"], sticky=True)
-    done = world.crawl(code=3)
-    assert "1 photo failed (1 http-404)" in last_words(done)
+    final = {"IMAGES_FINAL_AFTER": 1}
+    done = world.crawl(settings=final)
+    assert "(not stored: 1 http-404 final)" in verdict(done)
     world.site.reset()
-    world.crawl(code=None)
+    world.crawl(settings=final)
     assert (world.asked("details"), world.asked("photo")) == (0, 0)
     assert [row["status"] for row in world.images_of(car)] == ["stored", "failed"]
 
@@ -396,7 +397,8 @@ def test_hostile_names_stay_in_their_columns_and_keys_in_their_scheme(
     for name, car in cars.items():
         make, model = NAMES[name]
         world.site.set_car(car.cid, make=make, model=model, description=f"{make} {model}")
-    done = world.crawl(settings={"LOG_LEVEL": "DEBUG"})
+    # Three of the names leave no make, which is fewer cars with one than is expected.
+    done = world.crawl(settings={"LOG_LEVEL": "DEBUG", "MONITOR_IGNORE_FIELDS": "bilasolur.make"})
     assert f"success. {len(NAMES)} cars" in verdict(done)
     rows, images = world.listings(), world.images()
     assert len(rows) == len(images) == len(NAMES)

@@ -404,7 +404,7 @@ def test_after_a_switch_to_s3_the_last_line_says_what_is_in_the_folder_only(
     world = new_world(cars=2, photos=2)
     assert "in the folder only" not in last_words(world.crawl())
     done = world.crawl(env=rclone_s3.env)
-    assert "4 photos in the folder only (upload: scrapy crawl backfill -a only=local)" in last_words(done)
+    assert "4 photos in the folder only: `scrapy crawl backfill -a only=local` uploads them" in last_words(done)
     world.crawl("-a", "only=local", spider="backfill", env=rclone_s3.env)
     assert "in the folder only" not in last_words(world.crawl(env=rclone_s3.env))
     assert len(rclone_s3.keys()) == 4
