@@ -110,7 +110,7 @@ def test_the_default_limit_is_a_hundred_and_zero_is_none(
     new_work: Callable[..., World], limit: dict[str, int], photos: int
 ) -> None:
     world = new_work(cars=35)
-    backfill(world, **limit)
+    backfill(world, settings={"DOWNLOAD_TIMEOUT": 60}, **limit)
     assert world.asked("photo") == len(stored(world)) == photos
 
 
