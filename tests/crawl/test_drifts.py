@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests import services
 
-SETTINGS = {"RETRY_TIMES": 1, "CONCURRENT_REQUESTS": 16}
+SETTINGS = {"RETRY_TIMES": 1, "CONCURRENT_REQUESTS": 16, "DOWNLOAD_TIMEOUT": 30}
 VARYING = {"id", "listing_id", "first_seen_at", "last_seen_at", "scraped_at", "details_at", "card_hash", "created_at"}
 VARYING |= {"updated_at", "last_change_at", "link_due"}
 """Columns that tell when something was seen, not what."""
