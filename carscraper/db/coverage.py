@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, RetryRules, becomes_final, chunks
+from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, LEFT_ON_PURPOSE, RetryRules, becomes_final, chunks
 from carscraper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -145,8 +145,6 @@ def stored_since(connection: Connection, store: str, since: datetime) -> int:
 
 # --- photos of cars for sale ------------------------------------------------------------------------------------
 
-LEFT_ON_PURPOSE = frozenset({"limit", "terms"})
-"""Reasons of photos that were left by an argument or a setting."""
 _NOT_STORED = ("failed", "pending", "superseded")  # names the index on the status
 _FEW = 3  # photos; what fewer of them say of a night is chance
 

@@ -38,6 +38,8 @@ _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL
 
 DECIDED_HERE = frozenset({"blocked-address", "bad-address", "deleted", "car-gone"})
 """Reasons that are final at once: nobody has to be asked again."""
+LEFT_ON_PURPOSE = frozenset({"limit", "terms"})
+"""Reasons of photos that were left by an argument or a setting."""
 FINAL_BY_DAYS = frozenset(
     {
         "not-an-image",
@@ -881,10 +883,12 @@ def _image_values(
     )
     if keep_bytes or (not tried and image.status != "stored"):
         url = image.url if keep_bytes and image.status == "stored" and image.key == row.key else row.url
-        if (row.position, row.source_url, row.url) == (image.position, image.source_url, url):
+        # One that was never tried says why it was not this time either.
+        is_left = (row.status, row.reason) == ("pending", None) and image.reason in LEFT_ON_PURPOSE
+        if not is_left and (row.position, row.source_url, row.url) == (image.position, image.source_url, url):
             return None
         values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at", *_DAYS)}
-        values["url"] = url
+        values |= {"url": url, "reason": image.reason if is_left else row.reason}
     elif image.status != "stored" and image.key is None:
         values |= {name: getattr(row, name) for name in _BYTES}
         if image.reason == "deleted":

@@ -12,8 +12,9 @@ from rich.table import Table
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
-from carscraper.addon import end_as_failed, for_our_spiders
+from carscraper.addon import for_our_spiders
 from carscraper.db.queries import HAVE_BYTES
+from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ class BackfillReport:
         return cls(crawler, path=options.report if options and not options.dry_run else None)
 
     def spider_opened(self) -> None:
-        """Begin the file, so that a wrong name is known before anything is fetched."""
+        """Begin the file, so that a wrong name is known before anything is fetched.
+
+        Raises:
+            ConfigurationError: it can't be written.
+        """
         if self._path:
             try:
                 self._file = open(self._path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115 - closed at the end
             except OSError as error:
-                end_as_failed(self._crawler, f"report={self._path} can't be written ({error.strerror}).")
-                return
+                raise ConfigurationError(f"report={self._path} can't be written ({error.strerror}).") from error
             self._writer = csv.writer(self._file)
             self._writer.writerow(_COLUMNS)
 

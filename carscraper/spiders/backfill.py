@@ -238,13 +238,15 @@ class BackfillSpider(CarscraperSpider):
         self, queues: dict[str, deque[Listed]], ahead: dict[str, deque[KnownCar]]
     ) -> AsyncIterator[Request]:
         for source in list(queues):
-            while self._has_room(source):
+            begun = 0  # a source whose cars are soon through takes turns with the others
+            while begun < self._at_once and self._has_room(source):
                 if not ahead[source]:
                     rows = [queues[source].popleft() for _ in range(min(_READ_AHEAD, len(queues[source])))]
                     ahead[source].extend(await self._cars([row.row_id for row in rows]))
                 if not ahead[source]:
                     break
                 for each in self._begin(ahead[source].popleft()):
+                    begun += 1
                     yield each
             if self._is_full(source) or not (queues[source] or ahead[source]):
                 self.count("backfill/left", len(queues[source]) + len(ahead[source]))
@@ -274,10 +276,13 @@ class BackfillSpider(CarscraperSpider):
             car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]
         return cars
 
+    @property
+    def _at_once(self) -> int:
+        """As many as photos are fetched at a time, as a car may have only one."""
+        return max(_AT_ONCE, self.settings.getint("IMAGES_CONCURRENCY"))
+
     def _has_room(self, source: str) -> bool:
-        # As many as photos are fetched at a time, as a car may have only one.
-        at_once = max(_AT_ONCE, self.settings.getint("IMAGES_CONCURRENCY"))
-        if self._is_full(source) or self._under_way[source] >= at_once:
+        if self._is_full(source) or self._under_way[source] >= self._at_once:
             return False
         return not self.limit or self._number(self._taken, source) + self._number(self._reserved, source) < self.limit
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests import services
 
-SETTINGS = {"RETRY_TIMES": 1, "CONCURRENT_REQUESTS": 16}
+SETTINGS = {"RETRY_TIMES": 1, "CONCURRENT_REQUESTS": 16, "DOWNLOAD_TIMEOUT": 30}
 VARYING = {"id", "listing_id", "first_seen_at", "last_seen_at", "scraped_at", "details_at", "card_hash", "created_at"}
 VARYING |= {"updated_at", "last_change_at", "link_due"}
 """Columns that tell when something was seen, not what."""
@@ -52,12 +52,12 @@ class Good:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Good]:
-    options: dict[str, Any] = {"cars": 28, "per_page": 12, "photos": 2, "photo_bytes_average": 12_000}
+    options: dict[str, Any] = {"cars": 24, "per_page": 10, "photos": 2, "photo_bytes_average": 4_000}
     with SimulatedBilasolur(layout="2026", **options) as site:
         world = world_in(tmp_path_factory.mktemp("good") / "crawl", site)
         world.crawl(settings=SETTINGS)
         cars, photos = kept(world)
-        assert (len(cars), len(photos)) == (28, 56)
+        assert (len(cars), len(photos)) == (24, 48)
         yield Good(site, world.folder, cars, photos)
     assert site.errors == []
 

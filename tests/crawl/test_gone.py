@@ -219,7 +219,7 @@ def test_a_car_whose_page_says_gone_is_looked_for_by_its_number(new_world: Calla
 
 
 def test_where_the_site_has_no_such_search_the_page_is_asked_once_more(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=6, photos=1)  # of 2019
+    world = new_world(cars=6, photos=1, layout="2019")
     old_table(world)
     for car in world.site.cars[:3]:
         world.site.sell(car.cid)
