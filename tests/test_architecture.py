@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "middlewares": FOUNDATION | {"addon", "db"},
     "pipelines": ROOMS | {"runs"},
     "base_spiders": ROOMS | {"middlewares", "pipelines"},
-    "backfill": ROOMS | {"base_spiders"},
+    "backfill": ROOMS | {"base_spiders", "middlewares"},
     "upkeep": ROOMS,
     "cli": ROOMS | {"upkeep", "runs"},
     "spiders": ROOMS | {"pipelines", "base_spiders", "backfill", "middlewares"},

@@ -1,0 +1,441 @@
+"""One car of a backfill: the visit to its page, what is made of a page that says gone, and its way to the pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import Counter, defaultdict, deque
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy import Request, signals
+
+from carscraper.addon import end_as_failed
+from carscraper.backfill.addresses import is_wanted
+from carscraper.backfill.gone import CONTROLS, Evidence
+from carscraper.backfill.worklist import TYPICAL_PHOTOS
+from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
+from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.dealer import RECENT
+from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.middlewares.carried import carry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
+
+    from carscraper.backfill.addresses import Addresses
+    from carscraper.backfill.options import Options
+    from carscraper.backfill.worklist import Worklist
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.db.ledger import Ledger
+    from carscraper.db.work import KnownCar
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 8  # cars of one source under way
+_NO_PAGE = re.compile(r"log-?in|sign-?in|innskr|error|villa|maintenance|vidhald|lokad", re.IGNORECASE)
+
+
+class CarVisits(CarscraperSpider):
+    """Visits the cars that a backfill chooses."""
+
+    options: Options
+    limit: int | None
+    dealers: dict[str, DealerSpider]
+    addresses: Addresses
+    worklist: Worklist
+
+    @property
+    def plan(self) -> Ledger:
+        """The database that says what there is to do."""
+        return self.ledger
+
+    def begin_visits(self) -> None:
+        """Make the state of the visits that are under way."""
+        self._taken: Counter[str] = Counter()
+        self._under_way: Counter[str] = Counter()
+        self._reserved: Counter[str] = Counter()
+        self._in_pipelines: dict[int, tuple[str, int]] = {}
+        """Cars in the pipelines, by ``id()`` of their item: their source and their number of photos."""
+        self._again: deque[int] = deque()
+        """Rows of cars whose photos proved not to be where they should be."""
+        self._handed_on: dict[tuple[str, str], KnownCar] = {}
+        self._without_search: set[str] = set()
+        """Sources whose sites can't be asked for a car's number."""
+        self._evidence: dict[str, Evidence] = defaultdict(Evidence)
+        self._moved = asyncio.Event()
+        for signal in (signals.item_scraped, signals.item_dropped, signals.item_error):
+            self.crawler.signals.connect(self._item_left, signal=signal)
+
+    def _is_full(self, source: str) -> bool:
+        return bool(self.limit) and self._number(self._taken, source) >= (self.limit or 0)
+
+    def _number(self, of: Counter[str], source: str) -> int:
+        return of.total() if self.options.sample else of[source]  # a sample is of all together, a limit for each
+
+    # --- one car ---
+
+    def _begin(self, car: KnownCar) -> Iterator[Request]:
+        """Give what the car needs: its photos that are somewhere already, or a visit to its page."""
+        known = car.images.values()
+        in_folder = [each.image for each in known if each.image.status == "stored" and each.image.store == "folder"]
+        if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
+            images = [replace(image, status="pending", reason="local", attempts=0) for image in in_folder]
+            yield from self._hand_on(car, replace(car.item, images=images))
+        if self.options.only == "local":
+            return
+        name = self.worklist.object_name(car.image_url)
+        if not car.images and name is not None:
+            if self.worklist.s3 and not self.options.sample:
+                image = CarImage(identity=by_address(car.image_url or ""), source_url=car.image_url or "")
+                image.reason, image.key = "adopt", name
+                yield from self._hand_on(car, replace(car.item, images=[image]))
+            return
+        if not car.images or any(each.due for each in known) or self.options.insists:
+            yield from self._visit(car)
+
+    def _visit(self, car: KnownCar) -> Iterator[Request]:
+        """Ask for the car's page, by its number if its address is of no use; else its photos' addresses are all."""
+        request = self._page_request(car)
+        if request:
+            yield request
+        else:
+            yield from self._without_page(car)
+
+    def _without_page(self, car: KnownCar) -> Iterator[Request]:
+        images = self._addresses(car)
+        self.count("backfill/no_address", int(not images))
+        yield from self._hand_on(car, replace(car.item, images=images))
+
+    def _page_request(self, car: KnownCar, *, again: bool = False, url: str | None = None) -> Request | None:
+        """Return the request for the car's page or for the search that finds it, counted as under way.
+
+        Args:
+            car: as the tables have it.
+            again: its page said that it is gone: the search is asked, whatever the address.
+            url: of its page, if that is known already.
+        """
+        source = car.item.source
+        page = url or self.addresses.page(car)
+        dealer = self.dealers.get(source)
+        wanted = sum(is_wanted(each, insist=self.options.insists) for each in car.images.values())
+        reserve = wanted if car.images else TYPICAL_PHOTOS
+        arguments: dict[str, Any] = {"car": car, "reserve": reserve, "again": again}
+        request = None
+        if dealer and url is None and (again or not page) and source not in self._without_search:
+            request = dealer.find_car(car.item.external_id, self.parse_search, self.search_failed, arguments)
+        if request:
+            request = request.replace(url=self.addresses.at_base(request.url, source))
+        elif page:
+            request = Request(
+                page, callback=self.parse_car, errback=self.car_failed, cb_kwargs=arguments, dont_filter=True
+            )
+        else:
+            return None
+        self._under_way[source] += 1
+        self._reserved[source] += reserve
+        return request
+
+    async def parse_car(
+        self, response: Response, car: KnownCar, reserve: int, again: bool = False
+    ) -> AsyncIterator[Any]:
+        """Read the car's page with its dealer's parser."""
+        try:
+            for result in self._counted(self._read(response, car, again=again)):
+                yield result
+        finally:
+            forget_tree(response)
+            self._visited(car, reserve)
+
+    def _read(self, response: Response, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
+        dealer = self.dealers[car.item.source]
+        if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
+            if _NO_PAGE.search(urlsplit(response.url).path):
+                self._page_failed(response.url, "it leads to a login or an error page")
+            else:
+                yield from self._gone(car, again=again)
+            return
+        if not dealer.is_whole(response):
+            self._page_failed(response.url, "it was cut off")
+            return
+        try:
+            if dealer.is_gone(response):
+                yield from self._gone(car, again=again)
+                return
+            known = self.addresses.repaired(car)
+            url = dealer.canonical_url(known if known and dealer.car_id(known) else response.url)
+            item: CarItem = next(dealer.parse_details(response, replace(car.item, seen=True, url=url)))
+        except Exception as error:
+            self._page_failed(response.url, f"{type(error).__name__}: {error}")
+            return
+        self._shown(car, response.url)
+        item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        item.shows_all = True
+        on_page = {image.identity for image in item.images}
+        off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
+        item.images += [replace(image, on_page=False) for image in off_page]
+        item.image_urls = [image.source_url for image in item.images]
+        yield self._within_limit(item, car)
+
+    def car_failed(self, failure: Failure) -> Iterator[CarItem]:
+        """Take 404 and 410 for the site's word that the car is gone; nothing else."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        car: KnownCar = request.cb_kwargs["car"]
+        try:
+            if status_of(failure) in {404, 410}:
+                yield from self._counted(self._gone(car, again=request.cb_kwargs["again"]))
+            else:
+                self._page_failed(request.url, reason_of(failure))
+        finally:
+            self._visited(car, request.cb_kwargs["reserve"])
+
+    def parse_search(self, response: Response, car: KnownCar, reserve: int, again: bool) -> Iterator[Any]:
+        """Go from what the search for the car's number found to the car's page."""
+        dealer = self.dealers[car.item.source]
+        try:
+            if dealer.car_id(response.url) == car.item.external_id:
+                yield from self._counted(self._read(response, car, again=again))
+                return
+            assert isinstance(dealer, CardSpider)
+            found = [card for card in dealer.read_cards(response)[0] if card.external_id == car.item.external_id]
+            if found:
+                url = self.addresses.at_base(found[0].url, car.item.source)
+                yield self._page_request(car, again=again, url=url)
+            elif dealer.says_empty(response):
+                yield from self._counted(self._gone(car, again=again))
+            else:
+                self._page_failed(response.url, f"a search for the number {car.item.external_id} leads elsewhere")
+        finally:
+            forget_tree(response)
+            self._visited(car, reserve)
+
+    def search_failed(self, failure: Failure) -> Iterator[Request]:
+        """Do without the search: ask for the car's page itself, or for the photos that the row names."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        car: KnownCar = request.cb_kwargs["car"]
+        logger.info("No search for the car %s: %r (%s)", car.item.external_id, request.url, reason_of(failure))
+        if status_of(failure) in {404, 410} or isinstance(failure.value, ValueError):
+            self._without_search.add(car.item.source)  # there is no such form
+        try:
+            page = self.addresses.page(car)
+            follow = self._page_request(car, again=request.cb_kwargs["again"], url=page) if page else None
+            if follow:
+                yield follow
+            else:
+                yield from self._without_page(car)
+        finally:
+            self._visited(car, request.cb_kwargs["reserve"])
+
+    def _page_failed(self, url: str, why: str) -> None:
+        self.count("details/failed")
+        logger.warning("A car's page does not come or can't be read: %r (%s)", url, why)
+
+    def _addresses(self, car: KnownCar) -> list[CarImage]:
+        return self.addresses.photos(car, self.worklist, insist=self.options.insists)
+
+    def _within_limit(self, item: CarItem, car: KnownCar) -> CarItem:
+        """Leave for the next run what is more than ``limit`` photos of this source."""
+        insist = self.options.insists
+        wanted = []
+        for image in item.images:
+            known = car.images.get(image.identity)
+            if known and not is_wanted(known, insist=insist):
+                continue
+            image.insist = insist
+            if self._is_full(item.source):
+                image.reason = "limit"
+            else:
+                self._taken[item.source] += 1
+                wanted.append(image)
+        if self.options.sample:
+            item.images = wanted  # its own database knows of no other
+        return item
+
+    # --- cars whose pages say that they are gone ---
+
+    def _gone(self, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
+        """Use what addresses of its photos still answer, while they do; whether it is gone shows at the end.
+
+        Not that of a car without photos: with one stored it would be no work any more, should it not be gone.
+        """
+        evidence = self._evidence[car.item.source]
+        if again:
+            evidence.gone.append(car)
+            self._note_lately(car, shown=False)
+            return
+        self.count("details/gone")
+        item = replace(car.item, gone=True, images=self._addresses(car) if car.images else [])
+        if item.images:
+            yield self._within_limit(item, car)
+        # With photos left for the next run it stays active, so that the next run comes back to it.
+        if not self.options.sample and not any(image.reason == "limit" for image in item.images):
+            evidence.doubtful.append(car)
+
+    def _shown(self, car: KnownCar, url: str) -> None:
+        self._evidence[car.item.source].shown.append((car.item.external_id, url))
+        self._note_lately(car, shown=True)
+
+    def _note_lately(self, car: KnownCar, *, shown: bool) -> None:
+        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        if car.is_active and car.last_seen_at and car.last_seen_at > since:
+            self._evidence[car.item.source].lately[shown] += 1
+
+    def _is_open(self, source: str) -> bool:
+        """Tell whether there are cars of *source* of which it is still open whether they are gone."""
+        evidence = self._evidence[source]
+        return bool(evidence.doubtful or evidence.gone)
+
+    async def _look_again(self, source: str) -> AsyncIterator[Request]:
+        """When all other cars of *source* are through: hear its gone cars once more, compare, conclude."""
+        evidence = self._evidence[source]
+        while evidence.doubtful and self._under_way[source] < AT_ONCE:
+            car = evidence.doubtful.popleft()
+            request = self._page_request(car, again=True)
+            if request:
+                yield request
+            else:  # it has no address, and by now nobody can be asked for it
+                self._page_failed(car.item.url, "it can't be looked for once more")
+        if evidence.doubtful or self._under_way[source] or not evidence.gone:
+            return
+        if evidence.controls is None:
+            evidence.controls = []
+            for request in await self._controls(source):
+                self._under_way[source] += 1
+                yield request
+            return
+        steps = self._mark_gone(source, evidence) if evidence.believed else self._conclude(source, evidence)
+        for request in steps:
+            yield request
+
+    async def _controls(self, source: str) -> list[Request]:
+        """Ask for pages of cars that are for sale: those that this run has seen, else what the site's home shows."""
+        seen = list(self._evidence[source].shown)
+        if seen:
+            return [self._control(source, external_id, url) for external_id, url in seen]
+        home = next(iter(self.dealers[source].start_search())).url
+        return [
+            Request(
+                self.addresses.at_base(home, source),
+                callback=self.parse_home,
+                errback=self.control_failed,
+                cb_kwargs={"source": source},
+                dont_filter=True,
+            )
+        ]
+
+    def _control(self, source: str, external_id: str, url: str) -> Request:
+        return Request(
+            url,
+            callback=self.parse_control,
+            errback=self.control_failed,
+            cb_kwargs={"source": source, "external_id": external_id},
+            dont_filter=True,
+        )
+
+    async def parse_home(self, response: Response, source: str) -> AsyncIterator[Request]:
+        """Ask for pages of the cars that the site shows there, or of those that a crawl saw last."""
+        try:
+            dealer = self.dealers[source]
+            cards = dealer.read_cards(response)[0] if isinstance(dealer, CardSpider) else []
+            found = [(card.external_id, self.addresses.at_base(card.url, source)) for card in cards]
+            if not found:
+                gone = {car.item.external_id for car in self._evidence[source].gone}
+                since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+                for car in await self.plan.active_cars(source):
+                    page = self.addresses.page_of(car.url, source)
+                    if page and car.external_id not in gone and car.last_seen_at and car.last_seen_at > since:
+                        found.insert(0, (car.external_id, page))  # the last seen first
+            for external_id, url in found[:CONTROLS]:
+                self._under_way[source] += 1
+                yield self._control(source, external_id, url)
+        finally:
+            forget_tree(response)
+            self._control_heard(source)
+
+    def parse_control(self, response: Response, source: str, external_id: str) -> None:
+        """See whether the page shows a car that is for sale."""
+        evidence, dealer = self._evidence[source], self.dealers[source]
+        assert evidence.controls is not None
+        if dealer.shows_car(response, external_id):
+            evidence.controls.append(True)
+        elif dealer.is_gone(response):
+            evidence.controls.append(False)
+        self._control_heard(source)
+
+    def control_failed(self, failure: Failure) -> None:
+        """Let a page that does not come say nothing."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        logger.warning("A page of a car for sale does not come: %r (%s)", request.url, reason_of(failure))
+        self._control_heard(request.cb_kwargs["source"])
+
+    def _control_heard(self, source: str) -> None:
+        self._under_way[source] -= 1
+        self._moved.set()
+
+    def _conclude(self, source: str, evidence: Evidence) -> Iterator[Request]:
+        """Believe the pages and try the last addresses, or fail: no car is marked, no photo given up."""
+        why_not = evidence.why_not(self.settings.getfloat("CRAWL_MIN_SHARE"))
+        evidence.believed = not why_not
+        if why_not:
+            end_as_failed(
+                self.crawler,
+                f"The pages of {len(evidence.gone)} cars of {source} say that they are gone, but {why_not}: no car was "
+                f"marked, no photo given up. Look at the site; if it is well, run `scrapy crawl "
+                f"{self.key_folder(source)}` and then the backfill again.",
+            )
+            evidence.gone.clear()
+        for car in [each for each in evidence.gone if not each.images]:
+            if self._is_full(source):
+                evidence.gone.remove(car)  # the next run has room for its photo
+            else:
+                yield from self._hand_on(car, replace(car.item, gone=True, images=self._addresses(car)))
+
+    def _mark_gone(self, source: str, evidence: Evidence) -> Iterator[Request]:
+        for car in evidence.gone:
+            url = car.item.url or self.dealers[source].home
+            yield carry(GoneCar(source=source, external_id=car.item.external_id, url=url, give_up_photos=True))
+        self._evidence[source] = Evidence()
+
+    # --- what is under way ---
+
+    def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[Request]:
+        """Give the pipelines an item that came from no page."""
+        if not item.images:
+            return
+        if car:
+            item = self._within_limit(item, replace(car, images={}))
+            held = [image for image in item.images if image.status == "pending" and image.reason != "limit"]
+            item.images = held
+            if not held:
+                return
+            self._handed_on[item.source, item.external_id] = car
+        self._goes_on(item)
+        yield carry(item)
+
+    def _counted(self, results: Iterator[CarItem]) -> Iterator[CarItem]:
+        for result in results:
+            self._goes_on(result)
+            yield result
+
+    def _goes_on(self, item: CarItem) -> None:
+        """Count a car as under way until it has left the pipelines, its photos with it."""
+        self._under_way[item.source] += 1
+        self._in_pipelines[id(item)] = (item.source, len(item.images))
+
+    def _item_left(self, item: Any) -> None:
+        source, _ = self._in_pipelines.pop(id(item), (None, 0))
+        if source:
+            self._handed_on.pop((item.source, item.external_id), None)
+            self._under_way[source] -= 1
+            self._moved.set()
+
+    def _visited(self, car: KnownCar, reserve: int) -> None:
+        self._under_way[car.item.source] -= 1
+        self._reserved[car.item.source] -= reserve
+        self._moved.set()
