@@ -51,6 +51,7 @@ test-packages:
 	@scripts/test-packages $(APT_TEST_PACKAGES)
 
 test: setup test-packages ## The tests, real crawls against real services included (PYTEST_ARGS=…)
+	@$(BIN)/python -m compileall -q carscraper tests  # also where Python is told to write no byte code
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 coverage: setup test-packages ## The tests, and which lines they don't reach

@@ -154,7 +154,6 @@ def main() -> None:
         arguments = _serve(orders)
     if arguments is None:
         return
-    gc.unfreeze()
     sys.path.insert(0, str(Path.cwd()))
     sys.argv = ["scrapy", *arguments]
     runpy.run_module("scrapy", run_name="__main__", alter_sys=True)
