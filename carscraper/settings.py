@@ -170,15 +170,6 @@ def _env_even_empty(name: str, default: str) -> str:
 # --- The project ------------------------------------------------------------------------------------------------
 
 BOT_NAME = "carscraper"
-#: ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
-#: (Scrapy takes the command's name off the line once the settings are read.) Used by ``addon``,
-#: ``base_spiders.dealer`` and ``middlewares.retry``.
-CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in (
-    "fetch",
-    "parse",
-    "shell",
-    "view",
-)
 SPIDER_MODULES = ["carscraper.spiders"]
 NEWSPIDER_MODULE = "carscraper.spiders"
 COMMANDS_MODULE = "carscraper.commands"
@@ -233,6 +224,16 @@ DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
     "scrapy.downloadermiddlewares.redirect.MetaRefreshMiddleware": None,
 }
+
+#: ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
+#: (Scrapy takes the command's name off the line once the settings are read.) Used by ``addon``,
+#: ``base_spiders.dealer`` and ``middlewares.retry``.
+CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in (
+    "fetch",
+    "parse",
+    "shell",
+    "view",
+)
 
 # --- Where photos go --------------------------------------------------------------------------------------------
 
