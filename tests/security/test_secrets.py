@@ -23,6 +23,7 @@ SENTENCE = "has secrets in it, and everybody on this machine may read it"
 
 def use_env_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this process had been started with the file."""
+    monkeypatch.setattr(settings, "problems", [])  # of a missing file
     monkeypatch.setattr(settings, "_env_file", path)
     monkeypatch.setattr(settings, "_in_env_file", settings._read_env_file(path))
 
