@@ -67,12 +67,12 @@ def test_a_first_look_at_a_site(tmp_path: Path) -> None:
         price = next(car.price for car in site.cars if car.price)
     said = lines(done)
     assert said["robots.txt"] == "✓ HTTP 200"
-    assert said["result page 2"].startswith("✓ 40 cars, 40 of them new, 0 unreadable cards, http")
-    assert said["next page"] == "✓ found, with 40 further cars"
+    assert said["result page 2"].startswith("✓ 48 cars, 48 of them new, 0 unreadable cards, http")
+    assert said["next page"] == "✓ found, with 48 further cars"
     assert said["end of the list"].startswith(("✓ the pager says", "· not said on these pages"))
     assert said["cars' own pages"] == "✓ 3 read"
     assert said["photos"].startswith("✓ 3 of 3 whole, such as JPEG of 1280 × 853 pixels")
-    assert "of 80 cards (85 % are expected), such as '" in said["price"]
+    assert "of 96 cards (85 % are expected), such as '" in said["price"]
     assert said["price"].endswith("get_price of BilasolurSpider in base_spiders/rogg.py, card_price = '.car-price'")
     assert price
     assert said["page.horsepower"].startswith("✓ 3 of 3 own pages, such as ")
@@ -93,7 +93,7 @@ def test_a_first_look_at_a_site(tmp_path: Path) -> None:
     assert meta["kind"] == "results"
     body = (case / "response.html").read_bytes()
     spider: Any = BilasolurSpider.from_crawler(make_crawler(BilasolurSpider), base_url=site.base_url)
-    assert len(spider.read_cards(HtmlResponse(meta["url"], body=body, encoding="utf-8"))[0]) == 40
+    assert len(spider.read_cards(HtmlResponse(meta["url"], body=body, encoding="utf-8"))[0]) == 48
     assert {path.name for path in folder.iterdir()} == {
         "report.txt", "robots.txt", "home-1", "results-1", "results-2", "details-1", "details-2", "details-3"
     }  # fmt: skip

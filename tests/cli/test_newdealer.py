@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(REPO / "tests" / "spiders", root / "tests" / "spiders", ignore=without)
     shutil.copytree(REPO / "docs" / "sites", root / "docs" / "sites")
     (root / "tests" / "fixtures").mkdir()
-    for name in ("__init__.py", "conftest.py", "services.py", "fakes.py", "test_architecture.py"):
+    for name in ("__init__.py", "conftest.py", "services.py", "preloaded.py", "fakes.py", "test_architecture.py"):
         shutil.copy(REPO / "tests" / name, root / "tests")
     for name in ("scrapy.cfg", "pyproject.toml"):
         shutil.copy(REPO / name, root)
