@@ -191,8 +191,6 @@ class Run:
         try:
             await self._count_photos(record, ledger)
             self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
-            if settings.getbool("USE_S3_STORAGE"):
-                self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
             await self._look_at_limits(record, ledger)
             code, lines = self._judge()
             announce(self._crawler, code, lines)
@@ -223,6 +221,8 @@ class Run:
             self._photos = found = await ledger.photos_for_sale(
                 sources, since=record.started_at, retry=retry_rules(self._crawler), narrow=narrow
             )
+            if settings.getbool("USE_S3_STORAGE"):
+                self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
         except CarscraperError as error:
             logger.warning("How many photos are stored can't be read from the ledger: %s", error)
             self._crawler.stats.set_value("carscraper/images/uncounted", 1)
