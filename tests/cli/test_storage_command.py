@@ -56,7 +56,9 @@ def test_an_unknown_option(tmp_path: Path) -> None:
 def test_no_bucket(tmp_path: Path) -> None:
     done = run("url", "k", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == "AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.\n"
+    assert done.stderr == (
+        "Photos go to a folder, there is no bucket: set USE_S3_STORAGE=true and AWS_S3_BUCKET to use one.\n"
+    )
 
 
 def test_a_wrong_setting(tmp_path: Path) -> None:
