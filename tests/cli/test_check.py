@@ -63,4 +63,4 @@ def test_crawls_that_do_not_use_it(storage: Storage, moto_s3: services.S3) -> No
 
 
 def test_no_bucket_is_named(storage: Storage) -> None:
-    assert storage("check", code=4).err.startswith("AWS_S3_BUCKET is missing: name the bucket")
+    assert storage("check", code=4).err.startswith("Photos go to a folder, there is no bucket")
