@@ -155,6 +155,7 @@ def test_what_nobody_can_be_told_or_written_changes_nothing(new_world: Callable[
     world = new_world(cars=1, photos=1)
     closed = f"http://127.0.0.1:{services.free_port()}/{KEY}"
     env = {"NOTIFY_URLS": closed, "NOTIFY_ON": "success", "METRICS_DIR": "missing", "LOG_FORMAT": "json"}
+    env["CONTACT"] = "crawls@example.is"
     done = world.crawl(env=env)
     warnings = [line["message"] for line in json_lines(done.stderr) if line["level"] == "WARNING"]
     assert len(warnings) == 2
@@ -165,7 +166,7 @@ def test_what_nobody_can_be_told_or_written_changes_nothing(new_world: Callable[
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("NOTIFY_URLS", "hunter2SECRET"), ("LOG_FORMAT", "%(nothing)s"), ("LOG_FILE", "missing/log")],
+    [("NOTIFY_URLS", "hunter2SECRET"), ("LOG_FORMAT", "%(nothing)s"), ("LOG_FILE", "/proc/missing/log")],
 )
 def test_a_wrong_setting_is_one_sentence(new_world: Callable[..., World], setting: str, value: str) -> None:
     done = new_world(cars=1, photos=1).crawl(settings={setting: value}, code=4)
@@ -204,7 +205,7 @@ def test_the_display_is_drawn_on_a_terminal_only(new_world: Callable[..., World]
     log = tmp_path / "crawl.log"
     code, drawn = on_a_terminal(world, LOG_FILE=log, DOWNLOAD_DELAY=0.25)
     assert code == 0
-    assert "\x1b[?25l" in drawn, "the cursor is hidden while it is redrawn"
+    assert "\r\x1b[K" in drawn, "one line that is drawn anew"
     assert drawn.count("photos a minute") > 2
     *_, last = drawn.splitlines()
     assert "success. 6 cars" in last

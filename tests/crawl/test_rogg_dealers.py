@@ -79,7 +79,7 @@ def test_a_dealer_is_crawled_into_s3_and_the_second_crawl_costs_the_list_only(
         0,
         2,
     )  # the sold car, and one of the list to compare its page with
-    assert "11 cars (0 new, 1 gone); 0 photos stored (0.0 MB), 0 linked, 11 known before" in verdict(done)
+    assert "11 cars (0 new, 1 gone); 0 photos stored (0.0 MB), 0 linked, 22 known before" in verdict(done)
     assert not world.listing(sold)["is_active"]
     assert sum(row["is_active"] for row in world.listings().values()) == 11
     assert world.images() == images
