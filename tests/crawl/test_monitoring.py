@@ -220,8 +220,8 @@ def test_the_display_is_drawn_on_a_terminal_only(new_world: Callable[..., World]
     assert head
     assert all(line.startswith("bilasolur: pages ") for line in head)
 
-    # A terminal that has the log on it already is drawn on by nobody.
+    # A terminal that has the log on it shows the line below the log.
     code, drawn = on_a_terminal(world)
     assert code == 0
-    assert "\x1b" not in drawn
-    assert RECORD.match(drawn)
+    assert "\r\x1b[K" in drawn
+    assert RECORD.match(drawn.removeprefix("\r\x1b[K"))
