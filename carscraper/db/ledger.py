@@ -254,12 +254,12 @@ class Ledger:
             await self._write(runs.finish, run)
 
     async def photos_for_sale(
-        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, narrow: bool
+        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, part: tuple[int, int] | None
     ) -> coverage.ForSale:
         """Count the days of failures of the run that began at *since*, then the photos of the cars for sale."""
         with explained():
             await self._write(coverage.count_days, sources, since)
-            return await self._ask(coverage.for_sale, sources, since, retry, narrow)
+            return await self._ask(coverage.for_sale, sources, since, retry, part)
 
     async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Give the last runs that *run* can be measured by."""

@@ -213,13 +213,13 @@ class Run:
             return
         options = getattr(spider, "options", None)  # of a backfill
         sources = [record.source] if record.source else getattr(options, "sources", None)
-        narrow = bool(getattr(spider, "is_partial", False))
+        part = (0, 1) if getattr(spider, "is_partial", False) else None
         if options is not None:
             left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
-            narrow = bool(options.only or options.shard or options.manifest or left)
+            part = options.shard or ((0, 1) if options.only or options.manifest or left else None)
         try:
             self._photos = found = await ledger.photos_for_sale(
-                sources, since=record.started_at, retry=retry_rules(self._crawler), narrow=narrow
+                sources, since=record.started_at, retry=retry_rules(self._crawler), part=part
             )
             if settings.getbool("USE_S3_STORAGE"):
                 self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))

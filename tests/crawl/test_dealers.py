@@ -314,7 +314,7 @@ def test_hostile_cards_cost_themselves_at_most(
 
     assert "1 card unreadable" in last_words(done)
     # Without a title the line after it is taken for one.
-    assert re.search(r", [23] cars of a make that vehicles.toml does not know\.", last_words(done))
+    assert re.search(r", [23] cars of a make that vehicles.toml does not know[.;]", last_words(done))
     assert "1 blocked-address" in last_words(done)
     assert len(done.lines("A card of ")) == 1
     rows = world.listings()

@@ -98,7 +98,7 @@ def test_a_run_is_measured_told_and_written_down(
     assert text.startswith("*bilasolur: partial on ")
     assert f"(run {row['id']}, job job-1)" in text
     for limit in limits:
-        assert f"\nLimit not kept: {limit}" in text
+        assert f"\nlimit not kept: {limit}" in text
     found = metrics(folder)
     assert (found["success",], found["exit_code",], found["cars", "new"]) == (0, 3, 6)
     assert found["photos", "stored"] == len(world.images())

@@ -148,7 +148,7 @@ def test_the_disk_is_full(make_world: Callable[[str], World], small_disk: Path, 
     with world.start(DATABASE_PATIENCE=2) as running:
         services.wait_until(
             lambda: world.puts(200) and world.rows("SELECT 1 FROM car_images WHERE status = 'stored' LIMIT 1"),
-            20,
+            60,
             "the first rows",
         )
         (small_disk / "other").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * 4096))
