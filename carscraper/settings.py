@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, urlsplit
-from urllib.request import url2pathname
+from urllib.request import getproxies, url2pathname
 
 from dotenv.parser import parse_stream
 from scrapy.settings import default_settings
@@ -119,9 +119,14 @@ def _read_env_file(path: Path) -> dict[str, str]:
         problems.append(f"The settings file {path} can't be read ({error.strerror}); make it readable or remove it.")
         return {}
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:  # also UTF-16 that happens to be valid UTF-8
         problems.append(f"The settings file {path} is not in UTF-8; save it in that encoding.")
+        return {}
+    if "\0" in text:
+        if text.count("\0") > len(text) / 3:  # UTF-16 that happens to be valid UTF-8
+            problems.append(f"The settings file {path} is not in UTF-8; save it in that encoding.")
+        else:
+            line = text[: text.index("\0")].count("\n") + 1
+            problems.append(f"The settings file {path} has a NUL byte in line {line}; remove it.")
         return {}
     found = {}
     for each in parse_stream(io.StringIO(text)):
@@ -856,6 +861,9 @@ def _database_url(name: str, value: Any) -> Secret:
         raise ConfigurationError(
             f"{name} is not an address of a database; write sqlite:///file.db or postgresql://user:password@host/name."
         )
+    path = Path(plain.removeprefix("sqlite:///").partition("?")[0])
+    if plain.startswith("sqlite") and path.is_dir():
+        raise ConfigurationError(f"{name} is the folder {path}; write a file in it, such as sqlite:///{path}/cars.db.")
     if plain.startswith("postgres") and plain.partition("?")[0].count("@") > 1:
         raise ConfigurationError(
             f"{name} has an @ in its password; write %40 instead, as all special characters there."
@@ -904,6 +912,8 @@ def _log_level(name: str, value: Any) -> Any:
 def _feeds(name: str, value: Any) -> Any:
     """Look whether the files that ``-o`` names can be written: Scrapy finds out at the first car."""
     for uri in _json_object(name, value):
+        if str(uri).startswith("s3://"):
+            _s3_feed(str(uri))
         parts = urlsplit(str(uri))
         if parts.scheme not in {"", "file"}:
             continue
@@ -918,6 +928,16 @@ def _feeds(name: str, value: Any) -> Any:
                 f"-o {path} can't be written ({error.strerror}): name a file in a folder where you may write."
             ) from None
     return value
+
+
+def _s3_feed(uri: str) -> None:
+    """Refuse keys with a ``/`` or ``@`` in them that is not percent-encoded: they would name another bucket."""
+    if not re.match(r"s3://([^:/?#@\s]+:[^:/?#@\s]+@)?[^:/?#@\s]+/\S", uri):
+        # Not shown: there may be a secret in it.
+        raise ConfigurationError(
+            "-o s3://… can't be read; write s3://bucket/file.csv, with the keys in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY or, percent-encoded, in s3://KEY:SECRET@bucket/file.csv."
+        )
 
 
 checks: dict[str, Check] = {
@@ -1034,6 +1054,23 @@ def _misspelt() -> Iterable[str]:
             yield f"{name} in the environment is no setting; did you mean {instead}?"
 
 
+def _bad_proxies() -> Iterable[str]:
+    """Find proxies that no request could go through: each would fail as if its own address were wrong."""
+    for scheme, address in getproxies().items():
+        name = next((each for each in (f"{scheme}_proxy", f"{scheme}_PROXY".upper()) if each in os.environ), None)
+        if scheme not in {"http", "https"} or name is None:
+            continue
+        try:
+            parts = urlsplit(address if "://" in address else f"http://{address}")
+            good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            # Not shown: there may be a password in it.
+            yield f"{name} in the environment is no address of a proxy; write http://host:port, or unset it."
+
+
 problems += sorted(_misspelt())
+problems += _bad_proxies()
 unread = sorted(_in_env_file.keys() & ((known_names | scrapy_names) - _variables))
 """Names of settings in ``.env`` that are not read from there."""

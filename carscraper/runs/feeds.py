@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from scrapy.exporters import CsvItemExporter, JsonItemExporter, JsonLinesItemExporter, XmlItemExporter
 from scrapy.extensions.feedexport import S3FeedStorage
@@ -88,18 +89,23 @@ class S3Feed(S3FeedStorage):
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
-        """Read the ``AWS_…`` settings; keys in *uri* win."""
+        """Read the ``AWS_…`` settings; keys in *uri*, percent-encoded as an address has them, win."""
         settings = crawler.settings
+        parts = urlsplit(uri)
 
         def plain(name: str) -> str | None:
             value = settings.get(name)
             return value.reveal() if isinstance(value, Secret) else value
 
+        if parts.password:
+            keys = (unquote(parts.username or ""), unquote(parts.password), None)
+        else:
+            keys = (plain("AWS_ACCESS_KEY_ID"), plain("AWS_SECRET_ACCESS_KEY"), plain("AWS_SESSION_TOKEN"))
         return cls(
-            uri,
-            access_key=plain("AWS_ACCESS_KEY_ID"),
-            secret_key=plain("AWS_SECRET_ACCESS_KEY"),
-            session_token=plain("AWS_SESSION_TOKEN"),
+            urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
+            access_key=keys[0],
+            secret_key=keys[1],
+            session_token=keys[2],
             endpoint_url=settings.get("AWS_ENDPOINT_URL"),
             region_name=settings.get("AWS_S3_REGION"),
             feed_options=feed_options,

@@ -7,6 +7,7 @@ import gzip
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -127,6 +128,24 @@ def test_a_feed_that_can_not_be_written_is_said_before_anything_is_asked(new_wor
     done = world.crawl("-o", "/proc/nowhere/cars.csv", code=4)
     assert "-o /proc/nowhere/cars.csv can't be written" in done.stderr
     assert world.asked("photo") == 0
+
+
+def test_a_secret_in_an_address_is_read_percent_encoded_and_refused_otherwise(
+    new_world: Callable[..., World], rclone: services.RcloneS3
+) -> None:
+    rclone.stop()
+    rclone.access_key, rclone.secret_key = "AKIDQ7Z2M9X4", "Kv9/pW2z@R7:mL4+qT"
+    rclone.start()
+    bucket = rclone.bucket()
+    world = new_world(cars=1, photos=1, env={"AWS_ENDPOINT_URL": bucket.endpoint})
+    done = world.crawl("-o", f"s3://{rclone.access_key}:{quote(rclone.secret_key, safe='')}@{bucket.bucket}/cars.csv")
+    assert "Stored csv feed" in done.stderr
+    assert bucket.keys() == ["cars.csv"]
+    world.site.reset()
+    done = world.crawl("-o", f"s3://{rclone.access_key}:{rclone.secret_key}@{bucket.bucket}/cars.csv", code=4)
+    assert "-o s3://… can't be read; write s3://bucket/file.csv" in done.stderr
+    assert rclone.secret_key not in done.stderr
+    assert world.site.served.requests == []
 
 
 def test_a_feed_that_was_not_stored_is_no_success(new_world: Callable[..., World]) -> None:

@@ -106,6 +106,7 @@ FILES: dict[str, tuple[bytes | None, str]] = {
         "in line 2; write AWS_SECRET_ACCESS_KEY=value",
     ),
     "a folder": (None, "can't be read (Is a directory)"),
+    "a NUL byte": (b"CONTACT=a@b.is\nS3_PREFIX=ca\0rs/\n", "has a NUL byte in line 2; remove it"),
 }
 
 
@@ -136,6 +137,24 @@ def test_a_settings_file_with_a_byte_order_mark_is_read(new_world: Callable[...,
     assert (world.folder / "elsewhere").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_proxy", f"socks5://me:{PASSWORD}@127.0.0.1:1080"),
+        ("https_proxy", "127.0.0.1:port"),
+        ("HTTPS_PROXY", "http://[::1"),
+    ],
+)
+def test_a_proxy_that_nothing_can_go_through_is_one_sentence(
+    new_world: Callable[..., World], name: str, value: str
+) -> None:
+    world = new_world(cars=1, photos=1)
+    done = world.crawl(code=4, env={name: value})
+    assert_one_sentence(done, f"{name} in the environment is no address of a proxy; write http://host:port")
+    assert world.site.served.requests == []
+    assert_no_secret(done.stderr, secrets=(PASSWORD,))
+
+
 # ── The database ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -145,6 +164,7 @@ def test_a_settings_file_with_a_byte_order_mark_is_read(new_world: Callable[...,
         f"mysql://me:{PASSWORD}@127.0.0.1/cars",
         f"postgresql+asyncpg://me:{PASSWORD}@127.0.0.1/cars",
         "sqlite://x",
+        "sqlite:////tmp",
         f"postgresql://me:{PASSWORD[:8]}@{PASSWORD[8:]}@127.0.0.1/cars",
     ],
 )
