@@ -16,21 +16,12 @@ from urllib.parse import urlsplit
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.settings import SETTINGS_PRIORITIES, default_settings
 
-from carscraper import __version__, logs
+from carscraper import logs
 from carscraper.exceptions import CarscraperError, ConfigurationError
 from carscraper.network import GUARD
-from carscraper.settings import (
-    Secret,
-    checks,
-    environment_secrets,
-    exposed_env_file,
-    known_names,
-    meant,
-    scrapy_names,
-    secret_names,
-    unread,
-)
-from carscraper.settings import problems as settings_problems
+from carscraper.settings import checks, known_names, secret_names, user_agent
+from carscraper.settings.environment import ENVIRONMENT, wrong_name
+from carscraper.settings.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +71,8 @@ class CarscraperAddon:
             value = settings.get(name)
             if value is not None and not isinstance(value, Secret):
                 settings.set(name, Secret(value), priority=settings.getpriority(name) or 0)
-        problems = [*settings_problems, *self._misspelt(settings)]
-        logs.conceal(settings, environment_secrets())
+        problems = [*ENVIRONMENT.problems, *self._wrong_names(settings)]
+        logs.conceal(settings, ENVIRONMENT.secrets())
         logs.leave_out_inventory(settings)
         settings.set("STATS_DUMP", settings.get("LOG_LEVEL") in {"DEBUG", logging.DEBUG}, priority="project")
         if "CARSCRAPER_LOG_PROBLEM" in settings:  # the log is ours: what the spider says of it counts too
@@ -101,9 +92,9 @@ class CarscraperAddon:
         for name in ("botocore.credentials", "botocore.tokens"):
             logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
-        if exposed := exposed_env_file():
+        if exposed := ENVIRONMENT.exposed_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
-        for name in unread:
+        for name in ENVIRONMENT.unread(known_names):
             logger.warning("%s is not read from .env; use -s %s=… instead", name, name)
         self._name_contact(settings)
 
@@ -113,7 +104,7 @@ class CarscraperAddon:
         for name, check in checks.items():
             priority = settings.getpriority(name) or 0
             try:
-                settings.set(name, check(name, settings.get(name)), priority=priority)
+                settings.set(name, check(settings.get(name)), priority=priority)
             except ConfigurationError as error:
                 yield str(error)
                 if hasattr(default_settings, name):
@@ -121,12 +112,12 @@ class CarscraperAddon:
                     settings.set(name, getattr(default_settings, name), priority=priority)
 
     @staticmethod
-    def _misspelt(settings: BaseSettings) -> Iterator[str]:
+    def _wrong_names(settings: BaseSettings) -> Iterator[str]:
         for name in sorted(settings):
-            if settings.getpriority(name) != SETTINGS_PRIORITIES["cmdline"] or name in known_names | scrapy_names:
+            if settings.getpriority(name) != SETTINGS_PRIORITIES["cmdline"] or name in known_names:
                 continue
-            if instead := meant(name, known_names | scrapy_names):
-                yield f"-s {name} is no setting; did you mean {instead}?"
+            if wrong := wrong_name(name):
+                yield f"-s {name} is no setting{wrong}"
             elif not name.startswith("PLAYWRIGHT_"):
                 logger.warning("-s %s is no setting of carscraper's or Scrapy's: nothing here reads it", name)
 
@@ -134,8 +125,8 @@ class CarscraperAddon:
         contact = settings.get("CONTACT")
         name = "USER_AGENT"
         if contact and (settings.getpriority("CONTACT") or 0) > (settings.getpriority(name) or 0):
-            settings.set(name, f"carscraper/{__version__} (+{contact})", priority=settings.getpriority("CONTACT") or 0)
-        elif not contact and self._visits_dealers and str(settings.get(name)).startswith(f"carscraper/{__version__} ("):
+            settings.set(name, user_agent(contact), priority=settings.getpriority("CONTACT") or 0)
+        elif not contact and self._visits_dealers and settings.get(name) == user_agent(None):
             logger.warning("CONTACT is not set: name a mail address or URL at which dealers can reach you")
 
     @staticmethod

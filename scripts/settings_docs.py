@@ -1,298 +1,110 @@
-"""Makes ``docs/settings.md`` and the table in ``README.md`` from ``carscraper/settings.py``.
-
-It reads the source, not the module: so it needs nothing installed, and no environment of anybody changes the defaults.
-``--check`` writes nothing and fails when a file is stale.
-"""
+"""Makes ``docs/settings.md`` and ``.env.example`` from the table of settings; ``--check`` only says what is stale."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import operator
-import re
 import sys
-from dataclasses import dataclass, field
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ROOT / "carscraper" / "settings.py"
-DOCS = ROOT / "docs" / "settings.md"
-README = ROOT / "README.md"
-BEGIN = "<!-- settings table: made by scripts/settings_docs.py -->"
-END = "<!-- settings table: end -->"
+sys.path.insert(0, str(ROOT))
 
-IMPORTANT = (
-    "USE_S3_STORAGE",
-    "AWS_S3_BUCKET",
-    "AWS_S3_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_PROFILE",
-    "AWS_ENDPOINT_URL",
-    "S3_PREFIX",
-    "IMAGES_PUBLIC_URL",
-    "IMAGES_STORE",
-    "IMAGES_THUMBS",
-    "IMAGES_WIDTH",
-    "IMAGES_PLACEHOLDER_CARS",
-    "IMAGES_ALLOWED_HOSTS",
-    "DATABASE_URL",
-    "SPOOL_DIR",
-    "DETAILS_MAX_AGE_DAYS",
-    "CONTACT",
-    "DOWNLOAD_DELAY",
-    "LOG_LEVEL",
-    "LOG_FILE",
-)
-"""What a newcomer is likely to set; the table of the README."""
+from carscraper.settings.table import SECTIONS, Setting  # noqa: E402 - behind the path
 
 INTRODUCTION = """\
 # Settings
 
-<!-- Made from carscraper/settings.py by scripts/settings_docs.py: change that file, then run the script. -->
+<!-- Made from carscraper/settings/table.py by scripts/settings_docs.py: change that table, then run the script. -->
 
 Highest first: `-s NAME=value` on the command line (and scrapyd's `setting=NAME=value`), the environment, the file
-`.env` beside `scrapy.cfg`, the default given here. `CARSCRAPER_ENV_FILE` names another file than `.env`. A variable
-that is set to nothing counts as not set, except `IMAGES_STORE`, `OUTPUTS_DIR` and `S3_OUTPUT_PREFIX`.
+`.env` beside `scrapy.cfg`, the default given here. `CARSCRAPER_ENV_FILE` names another file than `.env`, and
+`.env.example` is one to begin with: it has what is set most often. A variable that is set to nothing counts as not
+set, except {empty}.
 
 Relative paths (`var/…`) begin at the folder in which `scrapy` is started. A wrong value ends the crawl before
 anything is fetched, with one sentence that names the setting and exit code 4. So does a name that is nearly one of
-these or Scrapy's (a letter is missing, or it is in small letters), wherever it is written, and a file that
-`CARSCRAPER_ENV_FILE` names and that is not there. Other unknown names are ignored in `.env`, which other programs may
-share, and warned of in `-s`.
+these or Scrapy's (a letter is missing, or it is in small letters), wherever it is written, the name of a setting that
+earlier versions had, and a file that `CARSCRAPER_ENV_FILE` names and that is not there. Other unknown names are
+ignored in `.env`, which other programs may share, and warned of in `-s`.
 
 Keep secrets out of `-s`: everybody on the machine can read a command line. Put them in `.env`, in the environment,
-or use a profile or a role."""
+or use a profile or a role.
 
-# Plain comments above a setting that Scrapy knows say "Default X: why"; these have none worth a line in a table.
-_PLUMBING = {"BOT_NAME", "SPIDER_MODULES", "NEWSPIDER_MODULE", "COMMANDS_MODULE", "ADDONS", "ITEM_PIPELINES"} | {
-    "EXTENSIONS",
-    "DOWNLOADER_MIDDLEWARES",
-}
-_OPERATORS = {ast.Mult: operator.mul, ast.Pow: operator.pow, ast.Add: operator.add, ast.USub: operator.neg}
-_READERS = {"_env", "_env_even_empty"}
-_SIZES = ((1024**3, "GiB"), (1024**2, "MiB"))
+Scrapy's own settings that differ here, and why, are in `carscraper/settings/__init__.py`; only `-s` changes them.
+"""
 
-
-@dataclass
-class Setting:
-    """One setting as the source has it."""
-
-    name: str
-    section: str
-    default: str
-    what: str
-    used_by: str
-    value: str = ""
-    """What may be written, from ``checks``."""
-    variables: list[str] = field(default_factory=list)
-    """The environment variables it is read from; none: only ``-s`` changes it."""
+EXAMPLE = """\
+# Copy to .env, take away the # before a line, and write your value. -s NAME=value on the command line and the
+# environment win over this file. Lines with # show the defaults, or an example where there is none. Values with spaces
+# or quotes go between single quotes. These are the settings that are set most often: docs/settings.md has all.
+"""
 
 
-def read_settings(source: str) -> list[Setting]:
-    """Read every setting of *source*, in its order."""
-    tree = ast.parse(source)
-    lines = source.splitlines()
-    allowed = _allowed_values(tree)
-    settings: list[Setting] = []
-    previous_end = 0
-    what = used_by = ""
-    for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if not isinstance(target, ast.Name) or not target.id.isupper() or target.id.startswith("_"):
-            continue
-        assert isinstance(node, ast.Assign | ast.AnnAssign)
-        assert node.value is not None
-        comment = _comment_above(lines, node.lineno)
-        # One comment may speak for several settings that follow each other.
-        if comment or node.lineno != previous_end + 1:
-            what, used_by = _split(comment)
-        previous_end = node.end_lineno or node.lineno
-        settings.append(
-            Setting(
-                name=target.id,
-                section=_section(lines, node.lineno),
-                default=_default(node.value),
-                what=what,
-                used_by=used_by,
-                value=allowed.get(target.id, ""),
-                variables=[] if isinstance(node.value, ast.Compare) else _variables(node.value),
-            )
-        )
-    return settings
+def written(value: object) -> str:
+    """Return a default as one would write it in ``.env``.
+
+    >>> [written(value) for value in (None, {}, True, 0.5, "a")]
+    ['', '', 'true', '0.5', 'a']
+    """
+    if value is None or value == {}:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _comment_above(lines: list[str], number: int) -> list[str]:
-    found: list[str] = []
-    for line in reversed(lines[: number - 1]):
-        if not line.startswith("#") or line.startswith("# ---"):
+def row(setting: Setting) -> str:
+    """Return the line of a table."""
+    text = written(setting.default)
+    default = f"`{text}`" if text else "–"
+    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB")):
+        if isinstance(setting.default, int) and setting.default >= unit and setting.default % unit == 0:
+            default += f" ({setting.default // unit} {name})"
             break
-        if found and line.startswith("#:") != found[0].startswith("#:"):
-            break
-        found.insert(0, line)
-    return found
+    what = setting.help + (f" *Write {setting.kind.words}.*" if setting.kind.words else "")
+    if setting.variable:
+        what += f" `{setting.variable}` in the environment wins over it."
+    return f"| `{setting.name}` | {default} | {what} |".replace("\\", "\\\\")
 
 
-def _split(comment: list[str]) -> tuple[str, str]:
-    """Part a comment into what a setting is and who reads it."""
-    text = " ".join(line.lstrip("#:").strip() for line in comment).replace("``", "`")
-    found = re.search(r"\s*Used by (.+?)\.(?=\s|$)", text)
-    if not found:
-        return text, "Scrapy" if text else ""
-    what = " ".join(part for part in (text[: found.start()].strip(), text[found.end() :].strip()) if part)
-    return what, found.group(1)
+def page() -> str:
+    """Return the whole of ``docs/settings.md``."""
+    empty = [f"`{each.name}`" for section in SECTIONS.values() for each in section if each.empty]
+    parts = [INTRODUCTION.format(empty=" and ".join([", ".join(empty[:-1]), empty[-1]]))]
+    for title, settings in SECTIONS.items():
+        parts.append("\n".join([f"\n## {title}\n", "| name | default | what it is |", "| --- | --- | --- |"]))
+        parts += [row(setting) for setting in settings]
+        parts[-1] += "\n"
+    return "\n".join(parts).replace("\n\n\n", "\n\n")
 
 
-def _section(lines: list[str], number: int) -> str:
-    for line in reversed(lines[: number - 1]):
-        title = re.fullmatch(r"# --- (.+?) -+", line)
-        if title:
-            return title.group(1)
-    return ""
+def example() -> str:
+    """Return the whole of ``.env.example``."""
+    parts = [EXAMPLE]
+    for title, settings in SECTIONS.items():
+        chosen = [each for each in settings if each.common or each.example]
+        if chosen:
+            parts.append(f"# ── {title} ──\n")
+        for setting in chosen:
+            comment = textwrap.wrap(setting.help.replace("`", ""), 118, break_on_hyphens=False)
+            lines = [f"# {line}" for line in comment]
+            value = setting.example or written(setting.default)
+            parts.append("\n".join([*lines, f"#{setting.name}={value}"]) + "\n")
+    return "\n".join(parts)
 
 
-def _variables(value: ast.expr) -> list[str]:
-    names = []
-    for call in ast.walk(value):
-        if isinstance(call, ast.Call) and ast.unparse(call.func) in _READERS:
-            name = call.args[0]
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                names.append(name.value)
-    return names
-
-
-def _default(value: ast.expr) -> str:
-    """Give the default as one would write it in ``.env``."""
-    if isinstance(value, ast.Compare):
-        return f"`true` where `{ast.unparse(value.left)}` is `{ast.literal_eval(value.comparators[0])}`"
-    calls = [each for each in ast.walk(value) if isinstance(each, ast.Call)]
-    read = [call for call in calls if ast.unparse(call.func) in _READERS]
-    if read:
-        value = read[0].args[1] if len(read[0].args) > 1 else ast.Constant(None)
-    if any(isinstance(part, ast.JoinedStr) for part in ast.walk(value)):
-        return "made from others"
-    return _shown(_evaluate(value))
-
-
-def _evaluate(node: ast.expr) -> object:
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
-    return ast.literal_eval(node)
-
-
-def _shown(value: object) -> str:
-    if value is None or value in ("", {}, []):
-        return "–"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, int):
-        for unit, name in _SIZES:
-            if value >= unit and value % unit == 0:
-                return f"`{value}` ({value // unit} {name})"
-    return f"`{value}`"
-
-
-def _allowed_values(tree: ast.Module) -> dict[str, str]:
-    """Say in words what ``checks`` accepts; nothing for a check that the setting's own comment explains."""
-    words = {
-        "_boolean": "`true` or `false`",
-        "_bucket": "a bucket name",
-        "_http_url": "an `http://` or `https://` address",
-        "_database_url": "`sqlite:///…` or `postgresql://…`",
-        "_thumbs": 'JSON, `{"name": [width, height]}`',
-        "_json_object": "a JSON object",
-        "_families": "0 for off, or a whole number, at least 2",
-        "_region": "a region's short name",
-    }
-    found = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "checks"
-    )
-    assert isinstance(found, ast.Dict)
-    allowed = {}
-    for key, check in zip(found.keys, found.values, strict=True):
-        assert isinstance(key, ast.Constant)
-        if isinstance(check, ast.Call):
-            kind = "whole number" if ast.unparse(check.args[0]) == "int" else "number"
-            allowed[str(key.value)] = f"a {kind}, at least {ast.unparse(check.args[1])}"
-        else:
-            allowed[str(key.value)] = words.get(ast.unparse(check), "")
-    return allowed
-
-
-# --- pages ------------------------------------------------------------------------------------------------------
-
-
-def page(settings: list[Setting]) -> str:
-    """Give the whole of ``docs/settings.md``."""
-    parts = [INTRODUCTION]
-    for section in dict.fromkeys(setting.section for setting in settings):
-        mine = [setting for setting in settings if setting.section == section and setting.name not in _PLUMBING]
-        read = [setting for setting in mine if setting.variables]
-        fixed = [setting for setting in mine if not setting.variables and setting.what]
-        if not read and not fixed:
-            continue
-        parts.append(f"## {section}")
-        if read:
-            parts.append(_table(("name", "default", "what it is", "used by"), [_row(setting) for setting in read]))
-        if fixed:
-            parts.append("Scrapy's own settings that differ here; only `-s` changes them:")
-            rows = [(f"`{each.name}`", each.default, each.what) for each in fixed]
-            parts.append(_table(("name", "here", "Scrapy's default, and why it differs"), rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _row(setting: Setting) -> tuple[str, ...]:
-    what = setting.what
-    if setting.value:
-        what += f" *Write {setting.value}.*"
-    others = [f"`{name}`" for name in setting.variables if name != setting.name]
-    if others:
-        what += f" {' and '.join(others)} in the environment wins over it."
-    return f"`{setting.name}`", setting.default, what, setting.used_by
-
-
-def table_for_readme(settings: list[Setting]) -> str:
-    """Give the README's table of the most important settings."""
-    by_name = {setting.name: setting for setting in settings}
-    rows = []
-    for name in IMPORTANT:
-        setting = by_name[name]
-        rows.append((f"`{name}`", setting.default, setting.what))
-    return _table(("setting", "default", "what it is"), rows)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def embedded(readme: str, table: str) -> str:
-    """Give *readme* with *table* between the markers."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"README.md has no place for the table: {BEGIN} … {END}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Write the files, or with ``--check`` only say which are stale."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file is stale")
-    options = parser.parse_args(arguments)
-    settings = read_settings(SETTINGS.read_text("utf-8"))
-    readme = README.read_text("utf-8")
-    wanted = {DOCS: page(settings), README: embedded(readme, table_for_readme(settings))}
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in stale:
-        if options.check:
-            print(f"{path.relative_to(ROOT)} is stale: run scripts/settings_docs.py", file=sys.stderr)
+    stale = 0
+    for name, text in (("docs/settings.md", page()), (".env.example", example())):
+        path = ROOT / name
+        if path.exists() and path.read_text("utf-8") == text:
+            continue
+        if "--check" in sys.argv[1:]:
+            stale += 1
+            print(f"{name} is stale: run scripts/settings_docs.py", file=sys.stderr)
         else:
-            path.write_text(wanted[path], "utf-8")
-            print(f"{path.relative_to(ROOT)} written")
-    return 1 if options.check and stale else 0
+            path.write_text(text, "utf-8")
+            print(f"{name} written")
+    return int(stale > 0)
 
 
 if __name__ == "__main__":

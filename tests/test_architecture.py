@@ -19,13 +19,14 @@ import scrapy.commands
 import scrapy.commands.crawl
 from scrapy import Spider
 from scrapy.commands import ScrapyCommand
-from scrapy.settings import default_settings
 
 import carscraper
 import carscraper.commands
 import carscraper.settings
 import carscraper.spiders
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.settings.environment import scrapy_names
+from carscraper.settings.table import REMOVED, SETTINGS
 from tests.fakes import make_settings
 from tests.services import REPO
 
@@ -153,7 +154,7 @@ def test_storage_and_db_do_not_know_each_other() -> None:
 
 def test_components_take_only_secret_from_the_settings_module() -> None:
     for name, tree in TREES.items():
-        if part_of(name) in {"addon", "commands"}:
+        if part_of(name) in {"addon", "commands", "settings"}:
             continue  # they check values
         taken = {imported for module, imported, _ in imports(tree) if module == "carscraper.settings"}
         assert taken <= {"Secret"}, f"{name} takes {taken}: components read crawler.settings"
@@ -169,7 +170,7 @@ def test_only_the_settings_module_reads_the_environment() -> None:
         for module, imported, _ in imports(tree, types_too=True):
             if module == "dotenv" or (module == "os" and imported in {"environ", "getenv"}):
                 readers.add(name)
-    assert readers == {"settings.py"}
+    assert readers == {"settings/environment.py"}
 
 
 # --- spiders ----------------------------------------------------------------------------------------------------
@@ -356,54 +357,7 @@ class TestCommand:
 
 # --- settings ---------------------------------------------------------------------------------------------------
 
-SETTINGS_LINES = MODULES["settings.py"].read_text("utf-8").splitlines()
 READERS = {"get", "getbool", "getint", "getfloat", "getlist", "getdict", "getdictorlist", "getwithbase"}
-
-
-def assigned() -> dict[str, ast.stmt]:
-    found: dict[str, ast.stmt] = {}
-    for node in TREES["settings.py"].body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id.isupper():
-                found[target.id] = node
-    return found
-
-
-OURS = assigned()
-# One that Scrapy reads without having a default for it.
-SCRAPYS = {name for name in OURS if hasattr(default_settings, name)} | {"MEDIA_ALLOW_REDIRECTS"}
-
-
-def block_of(node: ast.stmt) -> list[str]:
-    """The comment lines above a setting, up to the last blank line."""
-    comments = []
-    for line in reversed(SETTINGS_LINES[: node.lineno - 1]):
-        if not line.strip() or line.startswith("# ---"):
-            break
-        if line.startswith("#"):
-            comments.append(line)
-    return comments[::-1]
-
-
-def is_wiring(node: ast.stmt) -> bool:
-    """Names of our own modules for Scrapy: they explain themselves."""
-    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-    return value is not None and "carscraper" in ast.unparse(value) and "_env(" not in ast.unparse(value)
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_every_setting_says_what_it_is_or_why(name: str) -> None:
-    if is_wiring(OURS[name]):
-        return
-    comments = block_of(OURS[name])
-    assert comments, f"{name} has neither `#:` documentation nor a reason"
-    if name not in SCRAPYS:
-        documentation = " ".join(line for line in comments if line.startswith("#:"))
-        assert "Used by" in documentation, f"{name} is ours: its `#:` lines say who uses it"
-        for module in re.findall(r"Used by [^.]*?``([\w.]+)``", documentation):
-            path = module.replace(".", "/")
-            assert f"{path}.py" in MODULES or f"{path}/__init__.py" in MODULES, f"{name}: there is no {module}"
 
 
 def read_settings(tree: ast.Module) -> set[str]:
@@ -433,57 +387,14 @@ def strings(tree: ast.Module) -> set[str]:
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-def test_every_setting_that_is_read_exists() -> None:
-    derived = {
-        "CARSCRAPER_PROBLEMS",
-        "CARSCRAPER_LOG_PROBLEM",
-        "CARSCRAPER_PHOTO_SLOTS",
-    }  # set by the add-on and a spider, not by people
+def test_every_setting_that_is_read_exists_and_every_one_that_exists_is_read() -> None:
+    derived = {"CARSCRAPER_PROBLEMS", "CARSCRAPER_LOG_PROBLEM", "CARSCRAPER_PHOTO_SLOTS"}  # set by the add-on, a spider
     for name, tree in TREES.items():
-        for setting in read_settings(tree):
-            known = setting in OURS or hasattr(default_settings, setting) or setting in derived
-            assert known, f"{name} reads {setting}, which settings.py does not have"
-
-
-def test_every_setting_of_ours_is_read_somewhere() -> None:
-    read = set().union(*(strings(tree) for name, tree in TREES.items() if name != "settings.py"))
-    inside = {
-        node.id
-        for node in ast.walk(TREES["settings.py"])
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    unused = set(OURS) - SCRAPYS - read - inside
-    assert not unused
-
-
-def test_every_checked_name_is_a_setting() -> None:
-    assert set(carscraper.settings.checks) <= set(OURS) | {"FEEDS"}  # Scrapy's, which is empty by default
-    assert set(carscraper.settings.secret_names) <= set(OURS)
-
-
-def environment_names() -> dict[str, set[str]]:
-    """The variables that each setting is read from."""
-    found = {}
-    for name, node in OURS.items():
-        text = ast.unparse(node)
-        found[name] = set(re.findall(r"_env\('(\w+)'", text)) | set(re.findall(r"_env_even_empty\('(\w+)'", text))
-    return found
-
-
-def test_a_setting_is_read_from_the_variable_of_its_name() -> None:
-    for name, variables in environment_names().items():
-        assert not variables or name in variables or name == "STATS_DUMP", name
-
-
-def test_the_example_lists_real_settings_only() -> None:
-    example = REPO / ".env.example"
-    if not example.exists():
-        pytest.skip(".env.example is not there yet")
-    known = set().union(*environment_names().values())
-    listed = re.findall(r"^\s*#?\s*(?:export )?([A-Z][A-Z0-9_]+)=", example.read_text("utf-8"), re.MULTILINE)
-    assert listed
-    assert set(listed) <= known
-    assert len(set(listed)) == len(listed)
+        unknown = read_settings(tree) - carscraper.settings.known_names - derived
+        assert not unknown, f"{name} reads {unknown}, which the table of settings does not have"
+    read = set().union(*(strings(tree) for name, tree in TREES.items() if not name.startswith("settings/")))
+    assert set(SETTINGS) - scrapy_names - read == set()
+    assert set(REMOVED) & set(SETTINGS) == set()
 
 
 def test_the_package_says_its_version() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from dotenv import dotenv_values
-from scrapy.settings import default_settings
 
 import carscraper
 import carscraper.settings
@@ -24,7 +22,7 @@ from carscraper.cli.storage import verbs
 from carscraper.db.coverage import ForSale
 from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
-from scripts import settings_docs
+from carscraper.settings.table import SETTINGS
 from tests import services
 from tests.dealers.bilasolur import SimulatedBilasolur
 from tests.services import REPO
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md")])
-SETTINGS = settings_docs.read_settings(settings_docs.SETTINGS.read_text("utf-8"))
 FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
 # Names in capitals that are no settings: of other programs, or placeholders.
 NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
@@ -74,43 +71,6 @@ def test_what_is_generated_is_current(script: str) -> None:
     command = [sys.executable, str(REPO / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_stale_page_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stale = tmp_path / "settings.md"
-    stale.write_text(settings_docs.DOCS.read_text("utf-8").replace("2 GiB", "3 GiB"), "utf-8")
-    monkeypatch.setattr(settings_docs, "ROOT", tmp_path)
-    monkeypatch.setattr(settings_docs, "DOCS", stale)
-    readme = tmp_path / "README.md"
-    shutil.copy(settings_docs.README, readme)
-    monkeypatch.setattr(settings_docs, "README", readme)
-    assert settings_docs.main(["--check"]) == 1
-    assert settings_docs.main([]) == 0
-    assert settings_docs.main(["--check"]) == 0
-
-
-def test_the_page_gives_the_defaults_that_the_program_has(tmp_path: Path) -> None:
-    """The source is read, not run: here it is compared with what runs, in an empty environment."""
-    names = [each.name for each in SETTINGS if each.variables]
-    program = f"import json, carscraper.settings as s; print(json.dumps({{n: str(getattr(s, n)) for n in {names!r}}}))"
-    environment = services.crawl_environment(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    actual = json.loads(done.stdout)
-    for setting in SETTINGS:
-        if not setting.variables or not setting.default.startswith("`") or setting.name == "DATABASE_URL":
-            continue
-        shown = re.findall(r"`(.*?)`", setting.default)[0]
-        assert shown.lower() == actual[setting.name].lower(), setting.name
-
-
-def test_every_variable_is_in_the_table() -> None:
-    page = text_of(settings_docs.DOCS)
-    for setting in SETTINGS:
-        if setting.variables:
-            assert f"| `{setting.name}` | " in page
-            assert setting.what, f"{setting.name} has no `#:` documentation"
 
 
 # --- what is named ----------------------------------------------------------------------------------------------
@@ -176,9 +136,9 @@ def test_every_argument_of_the_backfill_has_its_line() -> None:
 
 @each_page
 def test_settings_exist(page: Path) -> None:
-    known = {each.name for each in SETTINGS} | NOT_SETTINGS
+    known = carscraper.settings.known_names | NOT_SETTINGS
     for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose_of(page)):
-        assert name in known or hasattr(default_settings, name), name
+        assert name in known, name
 
 
 @each_page
@@ -259,41 +219,14 @@ def test_every_verb_of_storage_has_its_section() -> None:
 EXAMPLE = REPO / ".env.example"
 
 
-def example_blocks() -> Iterator[tuple[list[str], list[tuple[str, str]]]]:
-    """The blocks between empty lines: their comments and their settings."""
-    for block in text_of(EXAMPLE).split("\n\n"):
-        lines = block.strip().splitlines()
-        found = [re.fullmatch(r"#?([A-Z][A-Z0-9_]+)=(.*)", line) for line in lines]
-        yield (
-            [line for line, match in zip(lines, found, strict=True) if not match],
-            [(match[1], match[2]) for match in found if match],
-        )
-
-
-def test_the_example_has_every_setting_with_a_comment() -> None:
-    listed = [name for _, settings in example_blocks() for name, _ in settings]
-    assert sorted(listed) == sorted(each.name for each in SETTINGS if each.variables)
-    for comments, settings in example_blocks():
-        assert all(line.startswith("# ") for line in comments)
-        assert comments or not settings
-
-
-def test_the_example_shows_the_defaults() -> None:
-    defaults = {each.name: each.default for each in SETTINGS}
-    for _, settings in example_blocks():
-        for name, value in settings:
-            if defaults[name].startswith("`") and value:
-                assert defaults[name].startswith(f"`{value}`"), name
-
-
 def test_the_example_changes_nothing_as_it_is_and_can_be_read_when_all_is_switched_on(tmp_path: Path) -> None:
     assert dotenv_values(EXAMPLE) == {}
     everything = tmp_path / "everything.env"
     everything.write_text(re.sub(r"^#(?=[A-Z])", "", text_of(EXAMPLE), flags=re.MULTILINE), "utf-8")
     read = dotenv_values(everything, interpolate=False)
-    for name, check in carscraper.settings.checks.items():
-        if read.get(name):
-            check(name, read[name])
+    assert 0 < len(read) <= 45, "the others are in docs/settings.md alone"
+    for name, value in read.items():
+        carscraper.settings.checks[name](value or None if SETTINGS[name].default is None else value)
     # systemd reads the same file: a value with a quote inside stands between single quotes, and no line is exported.
     for name, value in (
         line.split("=", 1) for line in everything.read_text("utf-8").splitlines() if line[:1].isupper()

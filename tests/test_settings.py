@@ -21,83 +21,62 @@ from scrapy.settings import Settings, default_settings
 import carscraper.settings
 from carscraper.addon import CarscraperAddon, aborting, end_as_failed
 from carscraper.exceptions import ConfigurationError
-from carscraper.settings import Secret, checks, secret_names
+from carscraper.settings import Secret, checks, kinds, secret_names
+from carscraper.settings.environment import Environment
+from carscraper.settings.table import REMOVED, SETTINGS
 from tests import services
 from tests.fakes import make_crawler, make_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 PLAIN = "wJalrXUtnFEMI/K7MDENG"
 
 
 class TestSecret:
-    @pytest.mark.parametrize(
-        "show",
-        [
-            str,
-            repr,
-            ascii,
-            pprint.pformat,
-            "{}".format,
-            "{:>40}".format,
-            "{!r}".format,
-            "{!s}".format,
-            "{!a}".format,
-            lambda key: f"{key}",
-            lambda key: f"{key:.3}",
-            lambda key: "%s" % key,  # noqa: UP031 - the old way must not show it either
-            lambda key: "%r" % key,  # noqa: UP031
-            lambda key: "%-40s" % key,  # noqa: UP031
-            lambda key: repr([key]),
-            lambda key: repr({"key": (key,)}),
-            lambda key: pprint.pformat({"key": key, "others": [key]}, width=20),
-            lambda key: str(ValueError(key)),
-            lambda key: "".join(traceback.format_exception(ValueError(key))),
-        ],
-    )
-    def test_it_never_shows_itself(self, show: Callable[[Any], str]) -> None:
-        shown = show(Secret(PLAIN))
-        assert PLAIN[:3] not in shown
-        assert "*" in shown
-
-    def test_print_and_log_show_stars(
-        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_it_never_shows_itself(self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
         key = Secret(PLAIN)
         print(key, [key])
         logging.getLogger("test").warning("%s %r %s", key, key, {"key": key})
-        shown = capsys.readouterr().out + caplog.text
-        assert PLAIN not in shown
-        assert shown.count("***") == 5
+        shown = [
+            *(
+                capsys.readouterr().out,
+                caplog.text,
+                str(key),
+                repr(key),
+                ascii(key),
+                f"{key:>40}",
+                f"{key!r}",
+                f"{key:.3}",
+            ),
+            *("%s" % key, "%-40s" % key, "{}".format(key)),  # noqa: UP031, UP032 - the old ways must not show it either
+            *(pprint.pformat({"key": key, "others": (key,)}, width=20), str(ValueError(key))),
+            "".join(traceback.format_exception(ValueError(key))),
+        ]
+        for text in shown:
+            assert "*" in text
+            assert PLAIN[:3] not in text
 
-    @pytest.mark.parametrize(
-        "through",
-        [
-            copy.copy,
-            copy.deepcopy,
-            Secret,
-            *(lambda key, number=number: pickle.loads(pickle.dumps(key, number)) for number in range(2, 6)),
-        ],
-    )
-    def test_a_copy_is_the_same_secret(self, through: Callable[[Secret], Secret]) -> None:
-        copied = through(Secret(PLAIN))
-        assert type(copied) is Secret
-        assert copied.reveal() == PLAIN
-        assert str(copied) == "***"
+    def test_a_copy_is_the_same_secret(self) -> None:
+        key = Secret(PLAIN)
+        pickled = [pickle.loads(pickle.dumps(key, number)) for number in range(2, 6)]
+        for copied in (copy.copy(key), copy.deepcopy(key), Secret(key), *pickled):
+            assert type(copied) is Secret
+            assert copied.reveal() == PLAIN
+            assert str(copied) == "***"
 
     def test_it_compares_and_hashes_as_its_value(self) -> None:
         assert Secret(PLAIN) == PLAIN
         assert {Secret(PLAIN): 1}[PLAIN] == 1
         assert not Secret("")
 
-    @pytest.mark.parametrize("plain", ["K7MDENG+/x =ü", "wJalr-XUtnFEMI"])
-    def test_redact_finds_every_spelling(self, plain: str) -> None:
-        spellings = (plain, quote(plain), quote(plain, safe=""), quote_plus(plain), quote(plain, safe="").lower())
-        for spelling in spellings:
-            text = f"<a href='x?apikey={spelling}&amp;p=1'>z{spelling}z</a>".encode()
-            assert Secret(plain).redact(text) == b"<a href='x?apikey=***&amp;p=1'>z***z</a>"
+    def test_redact_finds_every_spelling(self) -> None:
+        for plain in ("K7MDENG+/x =ü", "wJalr-XUtnFEMI"):
+            spellings = (plain, quote(plain), quote(plain, safe=""), quote_plus(plain), quote(plain, safe="").lower())
+            for spelling in spellings:
+                text = f"<a href='x?apikey={spelling}&amp;p=1'>z{spelling}z</a>".encode()
+                assert Secret(plain).redact(text) == b"<a href='x?apikey=***&amp;p=1'>z***z</a>"
 
     def test_redact_does_not_spoil_what_only_looks_like_a_short_secret(self) -> None:
         assert Secret("299").redact(b'F="2990" key=299&a') == b'F="2990" key=***&a'
@@ -211,7 +190,7 @@ class TestSources:
 
 # --- what is refused --------------------------------------------------------------------------------------------
 
-BOOLEANS = [name for name, check in checks.items() if check is carscraper.settings._boolean]
+BOOLEANS = [name for name, setting in SETTINGS.items() if setting.kind is kinds.BOOLEAN]
 URLS = ["AWS_ENDPOINT_URL", "IMAGES_PUBLIC_URL"]
 GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     **dict.fromkeys(
@@ -372,7 +351,6 @@ BAD: dict[str, Sequence[Any]] = {
     **dict.fromkeys(
         ("MONITOR_MAX_FAILED_PHOTOS", "MONITOR_MIN_STORED", "MONITOR_MAX_DROP"), ("1.1", "-0.1", "5 %", "nan", "inf")
     ),
-    "FEEDS": ["{", "[1]", "5", 5],
     "MONITOR_MIN_FILL": [
         *('{"prise": 0.8}', '{"price": 80}', '{"price": -0.1}', '{"price": "0.8"}', '{"price": true}'),
         *('{"price": null}', "price=0.8", "[1]", "5", '{"price": NaN}'),
@@ -383,45 +361,65 @@ BAD: dict[str, Sequence[Any]] = {
     ],
     "NOTIFY_ON": ["always", "failed,partly", "failed;partial"],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
+    "FEEDS": ["{", "[1]", "5", 5],
+    "LOG_LEVEL": ["LOUD", "", None],
+    "IMAGES_DOWNLOAD_DELAY": ["-1", "nan", "slow", float("inf")],
 }
-NUMBERS = [name for name, check in checks.items() if name not in {*BAD, "IMAGES_DOWNLOAD_DELAY", "LOG_LEVEL", "FEEDS"}]
+TEXTS = {name for name, setting in SETTINGS.items() if setting.kind in (kinds.TEXT, kinds.OPTIONAL)}
+NUMBERS = set(checks) - set(BAD) - TEXTS
 BAD |= {name: ["", None, "many", "-1", "nan", "inf", "-inf", float("inf"), float("nan"), [], "1,5"] for name in NUMBERS}
-BAD["IMAGES_DOWNLOAD_DELAY"] = ["-1", "nan", "slow", float("inf")]
-WHOLE = [name for name in NUMBERS if isinstance(checks[name](name, "1"), int)]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [(n, v, e) for n, pairs in GOOD.items() for v, e in pairs])
-def test_good_values(name: str, value: Any, expected: Any) -> None:
-    found = checks[name](name, value)
-    assert found == expected
-    assert type(found) is (Secret if name == "DATABASE_URL" else type(expected))
+def test_good_values() -> None:
+    for name, pairs in GOOD.items():
+        for value, expected in pairs:
+            found = checks[name](value)
+            assert found == expected, (name, value)
+            assert type(found) is (Secret if name == "DATABASE_URL" else type(expected)), (name, value)
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_bad_values_are_one_sentence_that_names_the_setting(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        checks[name](name, value)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"{name} is ")
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    assert "hunter2" not in sentence
+def test_bad_values_are_one_sentence_that_names_the_setting() -> None:
+    for name, values in BAD.items():
+        for value in values:
+            with pytest.raises(ConfigurationError) as caught:
+                pytest.fail(f"{name}={value!r} is read as {checks[name](value)!r}")
+            sentence = str(caught.value)
+            assert sentence.startswith(f"{name} "), sentence
+            assert sentence.endswith("."), sentence
+            assert "\n" not in sentence
+            assert "hunter2" not in sentence
+            assert "; write " in sentence, sentence
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_numbers(name: str) -> None:
-    with pytest.raises(ConfigurationError):
-        checks[name](name, "1.5")
+def test_whole_numbers() -> None:
+    for name in NUMBERS:
+        if isinstance(checks[name]("1"), int):
+            with pytest.raises(ConfigurationError):
+                pytest.fail(f"{name}=1.5 is read as {checks[name]('1.5')!r}")
 
 
-def test_every_check_is_tested() -> None:
-    assert set(BAD) | {"LOG_LEVEL"} == set(checks)  # which Scrapy reads before: tested by a crawl
+def test_defaults_are_good() -> None:
+    for name, setting in SETTINGS.items():
+        assert setting.read(setting.default) == setting.default, name
+        setting.read(setting.example.strip("'") or setting.default)
 
 
-@pytest.mark.parametrize("name", checks)
-def test_defaults_are_good(name: str, tmp_path: Path) -> None:
-    value = {} if name == "FEEDS" else getattr(carscraper.settings, name)  # it is Scrapy's own
-    checks[name](name, value)
+def test_a_setting_that_is_gone_says_what_to_use_wherever_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(REMOVED, "OLD_SETTING", "use NEW_SETTING instead")
+    said = "OLD_SETTING{} is no setting any more: use NEW_SETTING instead."
+    path = tmp_path / "my.env"
+    path.write_text("OLD_SETTING=1\n")
+    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    assert Environment().problems == [said.format(f" in {path}")]
+    path.write_text("")
+    monkeypatch.setenv("OLD_SETTING", "1")
+    assert Environment().problems == [said.format(" in the environment")]
+    settings = Settings({"OLD_SETTING": "1"}, priority="cmdline")
+    settings.setmodule("carscraper.settings", priority="project")
+    CarscraperAddon().update_settings(settings)
+    assert settings["CARSCRAPER_PROBLEMS"] == [f"-s {said.format('')}"]
 
 
 # --- the add-on -------------------------------------------------------------------------------------------------

@@ -97,15 +97,12 @@ class S3Feed(S3FeedStorage):
             value = settings.get(name)
             return value.reveal() if isinstance(value, Secret) else value
 
-        if parts.password:
-            keys = (unquote(parts.username or ""), unquote(parts.password), None)
-        else:
-            keys = (plain("AWS_ACCESS_KEY_ID"), plain("AWS_SECRET_ACCESS_KEY"), plain("AWS_SESSION_TOKEN"))
+        own = bool(parts.password)
         return cls(
             urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
-            access_key=keys[0],
-            secret_key=keys[1],
-            session_token=keys[2],
+            access_key=unquote(parts.username or "") if own else plain("AWS_ACCESS_KEY_ID"),
+            secret_key=unquote(parts.password or "") if own else plain("AWS_SECRET_ACCESS_KEY"),
+            session_token=None if own else plain("AWS_SESSION_TOKEN"),
             endpoint_url=settings.get("AWS_ENDPOINT_URL"),
             region_name=settings.get("AWS_S3_REGION"),
             feed_options=feed_options,

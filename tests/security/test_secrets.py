@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from carscraper import settings
 from carscraper.exceptions import ConfigurationError
-from carscraper.settings import checks, exposed_env_file, secret_names
+from carscraper.settings import checks, secret_names
+from carscraper.settings.environment import Environment
 from tests.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -21,35 +21,24 @@ if TYPE_CHECKING:
 SENTENCE = "has secrets in it, and everybody on this machine may read it"
 
 
-def use_env_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process had been started with the file."""
-    monkeypatch.setattr(settings, "problems", [])  # of a missing file
-    monkeypatch.setattr(settings, "_env_file", path)
-    monkeypatch.setattr(settings, "_in_env_file", settings._read_env_file(path))
+def environment_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    monkeypatch.setenv("CARSCRAPER_ENV_FILE", str(path))
+    return Environment()
 
 
-@pytest.mark.parametrize("name", secret_names)
-@pytest.mark.parametrize(("mode", "exposed"), [(0o644, True), (0o604, True), (0o640, False), (0o600, False)])
-def test_a_file_with_secrets_that_everybody_may_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: int, exposed: bool
-) -> None:
+def test_a_file_with_secrets_that_everybody_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "my.env"
-    path.write_text(f"CONTACT=a@example.is\n{name}=hunter2\n")
-    path.chmod(mode)
-    use_env_file(path, monkeypatch)
-    assert exposed_env_file() == (path if exposed else None)
-
-
-@pytest.mark.parametrize("content", ["", "CONTACT=a@example.is\n", "AWS_SECRET_ACCESS_KEY=\n#DATABASE_URL=x\n"])
-def test_a_file_without_secrets_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    path = tmp_path / "my.env"
-    path.write_text(content)
+    for name in secret_names:
+        path.write_text(f"CONTACT=a@example.is\n{name}=hunter2\n")
+        for mode, exposed in ((0o644, True), (0o604, True), (0o640, False), (0o600, False)):
+            path.chmod(mode)
+            assert environment_of(path, monkeypatch).exposed_file() == (path if exposed else None), (name, oct(mode))
     path.chmod(0o644)
-    use_env_file(path, monkeypatch)
-    assert exposed_env_file() is None
+    for content in ("", "CONTACT=a@example.is\n", "AWS_SECRET_ACCESS_KEY=\n#DATABASE_URL=x\n"):
+        path.write_text(content)
+        assert environment_of(path, monkeypatch).exposed_file() is None, content
     path.unlink()
-    use_env_file(path, monkeypatch)
-    assert exposed_env_file() is None
+    assert environment_of(path, monkeypatch).exposed_file() is None
 
 
 def test_a_crawl_says_so_once(tmp_path: Path, crawl: Callable[..., services.CompletedCrawl]) -> None:
@@ -67,7 +56,7 @@ def test_an_address_with_a_password_is_refused_and_not_shown(
     name: str, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is an address with a user in it") as caught:
-        checks[name](name, address)
+        checks[name](address)
     assert "hunter2" not in str(caught.value)
     with caplog.at_level(logging.DEBUG):
         settings = make_settings(**{name: address})
