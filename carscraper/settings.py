@@ -319,10 +319,6 @@ PRICES_FILE = _env("PRICES_FILE")
 #: Used by ``storage.folder``. (Scrapy's own name; here never an ``s3://`` address.)
 IMAGES_STORE = _env_even_empty("IMAGES_STORE", "var/images")
 
-#: Bytes that the folder may hold beside S3, as the hot tier of ``scrapy storage tiers``; 0 means no limit.
-#: Used by ``cli.storage.tiers``. (A crawl into the folder is not held up by it.)
-IMAGES_STORE_MAX_BYTES = _env("IMAGES_STORE_MAX_BYTES", 0)
-
 #: Thumbnails to make, as JSON: ``{"small": [320, 240]}``, under ``thumbnails/{name}/{key}``.
 #: Used by ``pipelines.images``.
 IMAGES_THUMBS = _env("IMAGES_THUMBS", {})
@@ -964,7 +960,6 @@ checks: dict[str, Check] = {
     "S3_UPLOAD_TIMEOUT": _number(float, 1),
     "S3_MAX_RETRIES": _number(int, 0),
     "SPOOL_MAX_BYTES": _number(int, 0),
-    "IMAGES_STORE_MAX_BYTES": _number(int, 0),
     "IMAGES_WIDTH": _number(int, 1),
     "IMAGES_MIN_WIDTH": _number(int, 0),
     "IMAGES_MIN_HEIGHT": _number(int, 0),
@@ -1022,7 +1017,13 @@ def meant(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(written, candidates, 1, likeness)), None)
 
 
+retired = {"IMAGES_STORE_MAX_BYTES": "the hot cache is nginx, whose limit is max_size in deploy/nginx.conf"}
+"""Settings of earlier versions, each with what to use instead."""
+
+
 def _misspelt() -> Iterable[str]:
+    for name in retired.keys() & {*_in_env_file, *os.environ}:
+        yield f"{name} is no setting any more: {retired[name]}. Remove it."
     for name in _in_env_file.keys() - known_names - scrapy_names - _scrapy_variables:
         if instead := meant(name, known_names | scrapy_names):
             yield f"{name} in {_env_file} is no setting; did you mean {instead}?"
