@@ -238,7 +238,6 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
     "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
-    "IMAGES_STORE_MAX_BYTES": [("0", 0), (5_000_000_000, 5_000_000_000)],
     "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
     "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],

@@ -12,7 +12,9 @@ from carscraper.settings import kinds
 from carscraper.settings.kinds import BOOLEAN, OPTIONAL, OPTIONAL_SHARE, TEXT, Kind, number, whole
 from carscraper.settings.secret import Secret, plain
 
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "IMAGES_STORE_MAX_BYTES": "the hot cache is nginx, whose limit is max_size in deploy/nginx.conf",
+}
 """Settings that earlier versions had, and the rest of "NAME is no setting any more: …." (what to use instead).
 
 Whoever still sets one is told, wherever it is written.
@@ -94,9 +96,6 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                      "come with it (`carscraper/data/prices.toml`)."),
         Setting("IMAGES_THUMBS", {}, kinds.THUMBNAILS, example="'{\"small\": [320, 240]}'",
                 help="Thumbnails to make, under `thumbnails/{name}/{key}`: name and box in pixels, as JSON."),
-        Setting("IMAGES_STORE_MAX_BYTES", 0, whole(0),
-                help="Bytes that the folder may hold beside S3, as the hot tier of `scrapy storage tiers`; 0 means "
-                     "no limit. (A crawl into the folder is not held up by it.)"),
         Setting("SPOOL_DIR", "var/spool", TEXT, common=True,
                 help="Folder for bytes that S3, and cars that the database, can't take just now: on a disk that is "
                      "not cleared, as nothing else has them."),
