@@ -26,6 +26,7 @@ from carscraper.settings import (
     exposed_env_file,
     known_names,
     meant,
+    removed,
     scrapy_names,
     secret_names,
     unread,
@@ -125,7 +126,9 @@ class CarscraperAddon:
         for name in sorted(settings):
             if settings.getpriority(name) != SETTINGS_PRIORITIES["cmdline"] or name in known_names | scrapy_names:
                 continue
-            if instead := meant(name, known_names | scrapy_names):
+            if name in removed:
+                yield f"-s {name} is no setting any more: leave it out; {removed[name]}."
+            elif instead := meant(name, known_names | scrapy_names):
                 yield f"-s {name} is no setting; did you mean {instead}?"
             elif not name.startswith("PLAYWRIGHT_"):
                 logger.warning("-s %s is no setting of carscraper's or Scrapy's: nothing here reads it", name)

@@ -210,7 +210,6 @@ DOWNLOADER_MIDDLEWARES = {
     # As soon as a page is unpacked (HttpCompressionMiddleware is 590) and before anybody reads it.
     "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
     # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
-    "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
     # Ours know what servers do wrong: see middlewares.robots and middlewares.answers.
     "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
     "carscraper.middlewares.robots.PatientRobotsTxtMiddleware": 100,
@@ -477,9 +476,6 @@ RETRY_BACKOFF = _env("RETRY_BACKOFF", 1.0)
 #: The longest ``Retry-After`` in seconds that is waited for; a longer one fails the request.
 #: Used by ``middlewares.retry``.
 RETRY_AFTER_MAX = _env("RETRY_AFTER_MAX", 120)
-#: Share the delays above with all other crawls of this database (PostgreSQL); ``scrapy worker`` switches it on.
-#: Used by ``middlewares.pace``.
-SHARED_PACE = _env("SHARED_PACE", False)
 # Default ERROR with a line a request; the photo's or page's own outcome is logged where it is decided.
 RETRY_GIVE_UP_LOG_LEVEL = "DEBUG"
 # Icelandic first: dealers' sites choose the language by it.
@@ -491,19 +487,19 @@ DEFAULT_REQUEST_HEADERS = {
 # --- More than one machine --------------------------------------------------------------------------------------
 
 #: Crawls that workers put into the queue by themselves, as JSON: ``{"bilasolur": "17 3,15 * * *"}``; times are UTC.
-#: Used by ``jobs.app``.
+#: Used by ``worker``.
 WORKER_SCHEDULE = _env("WORKER_SCHEDULE", {})
 
 #: How often a crawl that did not end well is tried again, before it stays failed.
-#: Used by ``jobs.worker``.
+#: Used by ``worker``.
 WORKER_RETRIES = _env("WORKER_RETRIES", 3)
 
-#: Seconds until a partial crawl is tried again, three times longer each time; a failed one waits four times as long.
-#: Used by ``jobs.worker``.
+#: Seconds until a partial crawl is tried again, as many more each time; a failed one waits four times as long.
+#: Used by ``worker``.
 WORKER_RETRY_DELAY = _env("WORKER_RETRY_DELAY", 300)
 
-#: Seconds between two signs of life of a worker; after four without one another worker takes its crawls over.
-#: Used by ``jobs.worker``.
+#: Seconds between two heartbeats of a worker; when four are missing, another worker takes its crawls over.
+#: Used by ``worker``.
 WORKER_HEARTBEAT = _env("WORKER_HEARTBEAT", 15)
 
 # --- The browser ------------------------------------------------------------------------------------------------
@@ -546,11 +542,11 @@ OUTPUTS_KEEP_DAYS = _env("OUTPUTS_KEEP_DAYS", 30)
 S3_UPLOAD_ON_COMPLETION = _env("S3_UPLOAD_ON_COMPLETION", False)
 
 #: The bucket for them; ``AWS_S3_BUCKET`` unless set. Server, region, credentials and ``S3_SSE`` are those of photos.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_BUCKET = _env("S3_OUTPUT_BUCKET")
 
 #: What stands there before a run's folder, ``{yyyymmdd_hhmmss}_{job}/``; ``S3_PREFIX`` is not put before it.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_PREFIX = _env_even_empty("S3_OUTPUT_PREFIX", "outputs/")
 
 #: Which files are uploaded, and which of those are not: patterns of their names, comma separated, such as ``*.log``.
@@ -559,19 +555,19 @@ S3_OUTPUT_INCLUDE = _env("S3_OUTPUT_INCLUDE", "*")
 S3_OUTPUT_EXCLUDE = _env("S3_OUTPUT_EXCLUDE", "")
 
 #: Seconds for the upload of a run's files with all retries.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_TIMEOUT = _env("S3_OUTPUT_TIMEOUT", 300)
 
 #: Retries of each file after its first try.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_RETRIES = _env("S3_OUTPUT_RETRIES", 3)
 
 #: Tag the objects with client, type (``items`` or ``log``) and date. Off for servers that do not know tags.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_TAGS = _env("S3_OUTPUT_TAGS", True)
 
 #: The value of the tag ``client``: whose outputs these are.
-#: Used by ``storage.outputs``.
+#: Used by ``runs.outputs``.
 S3_OUTPUT_CLIENT = _env("S3_OUTPUT_CLIENT", "carscraper")
 
 # --- What people see --------------------------------------------------------------------------------------------
@@ -935,7 +931,6 @@ checks: dict[str, Check] = {
     "NOTIFY_ON": _endings,
     "USE_S3_STORAGE": _boolean,
     "AUTOTHROTTLE_ENABLED": _boolean,
-    "SHARED_PACE": _boolean,
     "IMAGES_STRIP_METADATA": _boolean,
     "LINK_SAME_CARS": _boolean,
     "CRAWL_LOCK": _boolean,
@@ -988,7 +983,7 @@ checks: dict[str, Check] = {
     "RETRY_AFTER_MAX": _number(float, 0),
     "WORKER_SCHEDULE": _schedule,
     "WORKER_RETRIES": _number(int, 0),
-    "WORKER_RETRY_DELAY": _number(float, 0),
+    "WORKER_RETRY_DELAY": _number(int, 0),
     "WORKER_HEARTBEAT": _number(float, 0.1),
     "PROGRESS_INTERVAL": _number(float, 0.1),
 }
@@ -1008,6 +1003,10 @@ scrapy_names = frozenset(name for name in dir(default_settings) if name.isupper(
 _scrapy_variables = {"SCRAPY_PROJECT", "SCRAPY_SETTINGS_MODULE", "SCRAPY_PYTHON_SHELL"}
 
 
+removed = {"SHARED_PACE": "one process a dealer is what politeness allows, and CRAWL_LOCK sees to it"}
+"""Settings that are no more, and what to use instead."""
+
+
 def meant(name: str, known: Iterable[str]) -> str | None:
     """Return the one of *known* that *name* is a misspelling of; names of other programs are no misspellings.
 
@@ -1023,6 +1022,8 @@ def meant(name: str, known: Iterable[str]) -> str | None:
 
 
 def _misspelt() -> Iterable[str]:
+    for name in (_in_env_file.keys() | os.environ.keys()) & removed.keys():
+        yield f"{name} is no setting any more: remove it; {removed[name]}."
     for name in _in_env_file.keys() - known_names - scrapy_names - _scrapy_variables:
         if instead := meant(name, known_names | scrapy_names):
             yield f"{name} in {_env_file} is no setting; did you mean {instead}?"
