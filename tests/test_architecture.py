@@ -78,9 +78,11 @@ ALLOWED: dict[str, set[str]] = {
     "cli": ROOMS | {"maintenance", "upkeep", "runs"},
     "spiders": ROOMS | {"pipelines", "base_spiders", "backfill", "middlewares"},
     "runs": ROOMS,
-    "jobs": ROOMS | {"cli", "runs"},
+    "queue": ROOMS | {"runs"},
+    "worker": ROOMS | {"runs", "queue"},
     "extensions": ROOMS | {"pipelines", "base_spiders", "runs"},
-    "commands": ROOMS | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "upkeep", "runs", "jobs"},
+    "commands": ROOMS
+    | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "upkeep", "runs", "queue", "worker"},
 }
 # Outside things and the one room each is met in. (A command may look at SQLAlchemy's errors.)
 OUTSIDE = {
@@ -92,7 +94,8 @@ OUTSIDE = {
     "obstore": {"storage"},
     "PIL": {"images"},
     "dotenv": {"settings"},
-    "procrastinate": {"jobs"},
+    "filelock": {"db"},
+    "procrastinate": {"queue", "worker"},
     "prometheus_client": {"runs"},
     "apprise": {"runs"},
     "pythonjsonlogger": {"logs"},

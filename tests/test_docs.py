@@ -33,17 +33,21 @@ if TYPE_CHECKING:
 PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md")])
 FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
 # Names in capitals that are no settings: of other programs, or placeholders.
-NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
-    "AWS_ENDPOINT_URL_S3",
-    "SCRAPYD_USERNAME",
-    "SCRAPYD_PASSWORD",
-    "POSTGRES_PASSWORD",
-    "STANDARD_IA",
-    "ONEZONE_IA",
-    "GLACIER_IR",
-    "DEEP_ARCHIVE",
-    "INTELLIGENT_TIERING",
-}
+NOT_SETTINGS = (
+    carscraper.settings.removed.keys()
+    | {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"}
+    | {
+        "AWS_ENDPOINT_URL_S3",
+        "SCRAPYD_USERNAME",
+        "SCRAPYD_PASSWORD",
+        "POSTGRES_PASSWORD",
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "GLACIER_IR",
+        "DEEP_ARCHIVE",
+        "INTELLIGENT_TIERING",
+    }
+)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO).as_posix())
 

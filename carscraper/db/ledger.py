@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
-    from carscraper.db.locks import Locks
     from carscraper.fill import Drop
     from carscraper.items import CarImage, CarItem, GoneCar
 
@@ -150,11 +149,9 @@ class Ledger:
         """List the rows of photos that wait in a spool, of *sources* or of all: id, key and identity."""
         return await self._ask(queries.spooled_images, sources)
 
-    async def listed(
-        self, sources: list[str] | None, *, include_inactive: bool, shard: tuple[int, int] | None = None
-    ) -> list[work.Listed]:
+    async def listed(self, sources: list[str] | None, *, include_inactive: bool) -> list[work.Listed]:
         """List the cars that a backfill may have to do with, the soonest lost first."""
-        return await self._ask(work.listed, sources, include_inactive, shard, self._retry)
+        return await self._ask(work.listed, sources, include_inactive, self._retry)
 
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
         """Give the cars *row_ids* as the tables have them, with their photos."""
@@ -243,10 +240,10 @@ class Ledger:
         with explained():
             return await self._run(look)
 
-    async def start_run(self, run: dict[str, Any], locks: Locks | None = None) -> int:
-        """Write the row of a run and take its lock; give the row's id."""
+    async def start_run(self, run: dict[str, Any]) -> int:
+        """Write the row of a run; return the row's id."""
         with explained():
-            return await self._write(runs.start, run, locks)
+            return await self._write(runs.start, run)
 
     async def finish_run(self, run: dict[str, Any]) -> None:
         """Write how it ended."""
@@ -254,12 +251,12 @@ class Ledger:
             await self._write(runs.finish, run)
 
     async def photos_for_sale(
-        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, part: tuple[int, int] | None
+        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, partial: bool
     ) -> coverage.ForSale:
         """Count the days of failures of the run that began at *since*, then the photos of the cars for sale."""
         with explained():
             await self._write(coverage.count_days, sources, since)
-            return await self._ask(coverage.for_sale, sources, since, retry, part)
+            return await self._ask(coverage.for_sale, sources, since, retry, partial)
 
     async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Give the last runs that *run* can be measured by."""
@@ -271,16 +268,15 @@ class Ledger:
         with explained():
             return await self._ask(runs.in_folder, source)
 
-    async def run_under_way(self, source: str) -> dict[str, Any] | None:
-        """Give the run of *source* that is under way."""
+    async def run_under_way(self, lock: str) -> dict[str, Any] | None:
+        """Return the run that is under way with this lock."""
         with explained():
-            return await self._ask(runs.under_way, source)
+            return await self._ask(runs.under_way, lock)
 
-    async def interrupt_dead_runs(self, locks: Locks) -> list[dict[str, Any]]:
-        """Write of runs whose locks nobody holds that they never came to their end, and give them."""
+    async def interrupt_dead_runs(self, lock: str) -> list[dict[str, Any]]:
+        """Write that the runs with this lock, which the caller has, never came to their end; return them."""
         with explained():
-            dead = await self._ask(runs.dead, locks)
-            return await self._write(runs.interrupt, dead, locks) if dead else []
+            return await self._write(runs.interrupt, lock)
 
     # --- one car, many sites ---
 

@@ -19,7 +19,7 @@ from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger, retry_rules
-from carscraper.db.locks import Locks, open_locks
+from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
 from carscraper.extensions.fill import FillRecord
 from carscraper.extensions.verdict import PARTIAL, SUCCESS, WORDS, announce, judge
@@ -47,10 +47,7 @@ T = TypeVar("T")
 _PATIENCE = 15.0  # seconds that a database may be away when the run has ended
 _TIMEOUT = 10.0  # seconds for one of its answers then
 _QUICKLY = 2.0  # the same for a run that never began
-_WATCH_EVERY = 15.0  # seconds between two looks at the locks
-_LOCK_PATIENCE = 5.0  # seconds for giving them back
-_LOOKS = 5  # for the row of the run that has the lock: it is written a moment later
-_PAUSE = 0.2  # seconds between them
+_LOCK_PATIENCE = 5.0  # seconds for giving the locks back
 
 
 class Run:
@@ -66,7 +63,7 @@ class Run:
         self._photos: ForSale | None = None
         self._folder: JobFolder | None = None
         self._locks: Locks | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._telling: list[asyncio.Task[None]] = []
         # Of its own: a database that hangs must not take a thread from those who work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="locks")
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
@@ -101,16 +98,19 @@ class Run:
         settings = self._crawler.settings
         ledger = Ledger.of(self._crawler)
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
-        dead = await ledger.interrupt_dead_runs(locks)
-        if record.source and self._excludes and not await self._in_thread(locks.acquire, f"source-{record.source}"):
-            self._crawler.stats.set_value("carscraper/skipped", await self._who_else(ledger, record.source))
-            raise CloseSpider("skipped")
+        dead: list[RunRecord] = []
+        for name in getattr(self._crawler.spider, "locks", None) or [record.source or record.spider]:
+            if await self._in_thread(acquire, locks, name):
+                dead += [RunRecord(**each) for each in await ledger.interrupt_dead_runs(name)]
+            elif self._excludes:
+                self._crawler.stats.set_value("carscraper/skipped", await self._who_else(ledger, name))
+                raise CloseSpider("skipped")
         folder = JobFolder.from_settings(
             settings, spider=record.spider, job_id=record.job_id, started_at=record.started_at
         )
         if folder:
             record.output = folder.output()
-        record.id = await ledger.start_run(asdict(record), locks)
+        record.id = await ledger.start_run(asdict(record))
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
         if earlier := await ledger.earlier_runs(asdict(record), 1):
@@ -118,34 +118,14 @@ class Run:
         self._crawler.stats.set_value("carscraper/run/id", record.id)
         if folder:
             folder.open()
-        self._watch = asyncio.create_task(self._look_after(locks, [RunRecord(**each) for each in dead]))
+        self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
-    async def _who_else(self, ledger: Ledger, source: str) -> str:
-        for _ in range(_LOOKS):
-            other = await ledger.run_under_way(source)
-            if other:
-                since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
-                return f"Another crawl of {source} is under way: run {other['id']} on {other['host']} since {since}."
-            await asyncio.sleep(_PAUSE)
-        return f"Another crawl of {source} is under way."
-
-    async def _look_after(self, locks: Locks, dead: list[RunRecord]) -> None:
-        """Tell of runs that were found dead, then take the locks again whenever the connection that held them broke."""
-        await asyncio.gather(*(self._safely(tell, self._crawler.settings, each) for each in dead))
-        before: set[str] | None = set()
-        while True:
-            await asyncio.sleep(_WATCH_EVERY)
-            try:
-                lost: set[str] | None = await self._in_thread(locks.renew)
-            except CarscraperError:
-                lost = None  # the ledger says it, and waits
-            if lost and lost != before:
-                logger.warning(
-                    "The connection that held this crawl's locks broke, and another crawl has taken %s since; "
-                    "this one goes on",
-                    ", ".join(sorted(lost)),
-                )
-            before = lost
+    async def _who_else(self, ledger: Ledger, name: str) -> str:
+        other = await ledger.run_under_way(name) or await ledger.run_under_way("backfill")
+        if not other:  # its row is written a moment later
+            return f"Another crawl of {name} is under way."
+        since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
+        return f"Another crawl of {name} is under way: run {other['id']} on {other['host']} since {since}."
 
     def item_scraped(self, item: Any) -> None:
         """Write the item into the job folder."""
@@ -163,8 +143,6 @@ class Run:
         self._crawler.stats.set_value("carscraper/closed", reason)
         if self._started and reason != COULD_NOT_BEGIN:
             return
-        if self._watch:
-            self._watch.cancel()
         code, lines = self._judge()
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
@@ -183,8 +161,6 @@ class Run:
         if record is None:  # a rehearsal
             announce(self._crawler, *self._judge())
             return
-        if self._watch:
-            self._watch.cancel()
         record.finished_at = _now()
         record.take(self._crawler.stats.get_stats())
         ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
@@ -213,13 +189,13 @@ class Run:
             return
         options = getattr(spider, "options", None)  # of a backfill
         sources = [record.source] if record.source else getattr(options, "sources", None)
-        part = (0, 1) if getattr(spider, "is_partial", False) else None
+        partial = bool(getattr(spider, "is_partial", False))
         if options is not None:
             left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
-            part = options.shard or ((0, 1) if options.only or options.manifest or left else None)
+            partial = bool(options.only or options.manifest or left)
         try:
             self._photos = found = await ledger.photos_for_sale(
-                sources, since=record.started_at, retry=retry_rules(self._crawler), part=part
+                sources, since=record.started_at, retry=retry_rules(self._crawler), partial=partial
             )
             if settings.getbool("USE_S3_STORAGE"):
                 self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
@@ -310,6 +286,7 @@ class Run:
         await self._safely(tell, self._crawler.settings, record)
 
     async def _give_back(self) -> None:
+        await asyncio.gather(*self._telling)
         if self._locks:
             try:
                 await self._in_thread(self._locks.close, within=_LOCK_PATIENCE)

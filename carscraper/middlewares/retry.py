@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HOST_PAUSED = object()
-"""The signal that a host wants peace: ``host`` (with its port) and ``seconds``."""
-
 _FACTOR = 3  # 1 s, 3 s, 9 s
 _LOOK_EVERY = 0.25  # seconds between two looks whether the crawl is being stopped
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -91,7 +88,6 @@ class PatientRetryMiddleware(RetryMiddleware):
             self.crawler.stats.inc_value("carscraper/retry_after")
             host = urlparse_cached(request).netloc
             self._paused_until[host] = time.monotonic() + wait
-            self.crawler.signals.send_catch_log(HOST_PAUSED, host=host, seconds=wait)
         return retry if await self._sleep(wait) else response
 
     async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]

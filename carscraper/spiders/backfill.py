@@ -76,6 +76,11 @@ class BackfillSpider(CarVisits):
         if self.options.rehearses:
             self._rehearse_with_other_settings()
 
+    @property
+    def locks(self) -> list[str]:
+        """The locks that it takes: one of its own, and those of the dealers that it asks, as their crawls do."""
+        return [self.name, *([] if self.options.manifest else self.options.sources or self.dealers)]
+
     def _make_dealers(self) -> dict[str, DealerSpider]:
         loader = get_spider_loader(self.settings)
         dealers = {}
@@ -161,7 +166,6 @@ class BackfillSpider(CarVisits):
                 strip_prefix=self.options.strip_prefix,
                 ledger=self.plan,
                 stats=self.crawler.stats,
-                shard=self.options.shard,
             )
         try:
             self.worklist.check_store()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -24,8 +23,7 @@ from carscraper.extensions.run import Run
 from carscraper.runs.record import RunRecord, overridden, shown
 from carscraper.settings import Secret
 from carscraper.spiders.bilasolur import BilasolurSpider
-from tests.db.test_locks import break_connections
-from tests.fakes import make_crawler, make_settings, until
+from tests.fakes import make_crawler, make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -94,8 +92,7 @@ def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> Non
     (ended,) = world.rows()
     assert (ended.status, ended.exit_code, ended.cars_new) == ("partial", 3, 2)
     assert ended.finished_at is not None
-    locks = open_locks(sqlite_url, timeout=1)
-    assert locks.held(["source-Bilasolur", "run-1"]) == set()
+    assert open_locks(sqlite_url, timeout=1).take("Bilasolur"), "it was released"
 
 
 def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
@@ -148,40 +145,6 @@ def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(
     play(scene)
     (row,) = world.rows()
     assert (row.status, row.exit_code, row.why) == ("failed", 4, "failed. AWS_S3_BUCKET is missing.")
-
-
-def test_a_broken_connection_is_mended_or_said(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(module, "_WATCH_EVERY", 0.05)
-    world = World(postgres_url)
-    others = []
-
-    def take() -> bool:
-        others.append(open_locks(postgres_url, timeout=10))
-        return others[-1].acquire("source-Bilasolur")
-
-    async def scene() -> None:
-        await world.open()
-        await asyncio.to_thread(break_connections, postgres_url)
-        await asyncio.sleep(0.5)
-        assert not take(), "it was taken again"
-        assert "broke" not in caplog.text
-        monkeypatch.setattr(module, "_WATCH_EVERY", 0.5)
-        await asyncio.sleep(0.1)
-        break_connections(postgres_url)
-        assert take()
-        await until(lambda: "has taken source-Bilasolur since" in caplog.text)
-        await asyncio.sleep(1)
-        await world.close()
-
-    with caplog.at_level(logging.WARNING):
-        play(scene)
-    assert caplog.text.count("has taken source-Bilasolur since") == 1, "said once"
-    (row,) = world.rows()
-    assert row.status == "success"
-    for each in others:
-        each.close()
 
 
 def test_a_database_that_goes_away_at_the_end(
