@@ -172,7 +172,8 @@ _NOT_PRICE_BEFORE = re.compile(
     r"|\blækk\w* um|styrk\w*|gjald\w*|gjöld\w*"
     r"|lán(?:i|a|s|in|ið)?\b|áhvíl\w*|\bleig\w*|trygging\w*|\braðn\w*|\bsími?\b)"
     r"(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}"
-    r"|\b(?:uppítök\w*|milligj\w*|allt að)(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}|\b(?:ekinn?|ekið|akstur|keyrð\w*)(?: ?\(?km\.?\)?)?[ :.]{0,3})$"
+    r"|\b(?:uppítök\w*|milligj\w*|allt að)(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}"
+    r"|\b(?:ekinn?|ekið|akstur|keyrð\w*)(?: ?\(?km\.?\)?)?[ :.]{0,3})$"
 )
 # ... and after it.
 _NOT_PRICE_AFTER = re.compile(
