@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from carscraper.fill import EXPECTABLE, PHOTO
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.vehicles import make_slug
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -191,6 +192,8 @@ class Saved:
     """Photos of a gone car that are not tried again unless the car is seen again."""
     superseded: frozenset[str] = field(default=frozenset(), compare=False)
     """Identities of the car's photos that others of its photos have taken the place of."""
+    replaced: str | None = None
+    """The car that had this id before, if the dealer has given it to another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +204,8 @@ class Shown:
     """In the page's order."""
     whole: bool = False
     """They are all that the site shows of the car."""
+    another_car: bool = False
+    """The id belonged to another car until now: what is not shown is a photo of that one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -568,15 +573,19 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     changes = []
     listing_ids = {}
     created = {(item.source, item.external_id) for item in new}
+    replaced = {number for number, item in cars.items() if _is_another_car(item, before[item.source, item.external_id])}
     staying = _keep_their_address(connection, items, before)
     for number, item in cars.items():
         car = (item.source, item.external_id)
         row = before[car]
         listing_ids[car] = row.id
         repriced = item.seen and row.price is not None and item.price is not None and row.price != item.price
+        repriced = repriced and number not in replaced
         if repriced:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
-        values = _listing_values(item, row, now, keep_url=row.id in staying or not item.seen)
+        values = _listing_values(
+            item, row, now, keep_url=row.id in staying or not item.seen, another_car=number in replaced
+        )
         updates.append(values)
         results[number] = Saved(
             listing_id=row.id,
@@ -584,6 +593,7 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
             changed=car not in created and any(values[f"new_{name}"] != getattr(row, name) for name in _TOLD),
             card_hash=row.card_hash,
             price_changed=repriced,
+            replaced=f"{row.make} {row.model} {row.year}" if number in replaced else None,
         )
     if changes:
         connection.execute(insert(_changes), changes)
@@ -592,11 +602,14 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     numbers = {
         listing_ids[item.source, item.external_id]: number
         for number, item in cars.items()
-        if item.images and item.source != ARCHIVE  # where each photo has a key that was asked for
+        # In an archive each photo has a key that was asked for.
+        if (item.images and item.source != ARCHIVE) or number in replaced
     }
-    for listing_id, identities in supersede(
-        connection, {each: _shown(cars[numbers[each]]) for each in numbers}
-    ).items():
+    shown = {
+        listing_id: replace(_shown(cars[number]), another_car=number in replaced)
+        for listing_id, number in numbers.items()
+    }
+    for listing_id, identities in supersede(connection, shown).items():
         results[numbers[listing_id]] = replace(results[numbers[listing_id]], superseded=identities)
     for values in updates:
         values["new_link_due"] |= values["row_id"] in touched
@@ -605,9 +618,10 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         results[first] = replace(results[first], placeholders=found)
     covers = stored_urls(connection, sorted(listing_ids.values()))
     placeholders = stored_urls(connection, sorted(listing_ids.values()), placeholders=True)
-    for values, item in zip(updates, cars.values(), strict=True):
+    for values, (number, item) in zip(updates, cars.items(), strict=True):
         row = before[item.source, item.external_id]
-        current = None if row.image_url in placeholders.get(row.id, ()) else row.image_url
+        is_wrong = row.image_url in placeholders.get(row.id, ()) or number in replaced
+        current = None if is_wrong else row.image_url
         values["new_image_url"] = next(iter(covers.get(row.id, ())), None) or _temporary_cover(item, current)
     columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
     statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
@@ -685,13 +699,22 @@ def _keep_their_address(
     return {row.id for row, url in moved if holders.setdefault(url, row.id) != row.id}
 
 
-def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool) -> dict[str, Any]:
+def _is_another_car(item: CarItem, row: Row[Any]) -> bool:
+    """Return whether the dealer has given the id to another car: one of another make and of another year."""
+    if not (item.seen and item.make and item.year and row.make and row.year):
+        return False
+    return make_slug(item.make) != make_slug(row.make) and item.year != row.year
+
+
+def _listing_values(
+    item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool, another_car: bool = False
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in _KEPT:
         new = getattr(item, name) if item.seen else None
-        values[name] = getattr(row, name) if new is None else new
+        values[name] = getattr(row, name) if new is None and not another_car else new
     for name in _WITH_PRICE:
-        values[name] = getattr(item if item.seen and item.price is not None else row, name)
+        values[name] = getattr(item if (item.seen and item.price is not None) or another_car else row, name)
     values["url"] = row.url if keep_url else item.url
     if item.seen:
         # None too: what the card said is not all written yet.
@@ -1045,6 +1068,7 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
     A site may give its photos new ids. Of rows with the same bytes the one that is shown now is current (``stored``),
     the others are ``superseded`` by it and keep key, address and hashes. A photo that was never stored and is shown no
     more is superseded by the newer one that is stored and stands in its place; without such a one it is ``off-page``.
+    When the id was given to another car, all photos of the car before are superseded, by none.
 
     Args:
         connection: in a transaction of the caller.
@@ -1061,7 +1085,10 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
     superseded = {}
     for listing_id, photos in rows.items():
         after = _current_rows(photos, shown[listing_id].identities)
-        if shown[listing_id].whole:
+        if shown[listing_id].another_car:
+            others = (row for row in photos if row.identity not in shown[listing_id].identities)
+            after |= {row.id: {"status": "superseded"} for row in others if row.reason not in _STAYS}
+        elif shown[listing_id].whole:
             after |= _no_longer_shown(photos, shown[listing_id].identities, after)
         superseded[listing_id] = frozenset(
             row.identity for row in photos if after.get(row.id, {"status": row.status})["status"] == "superseded"

@@ -272,6 +272,8 @@ class CarImagesPipeline(ImagesPipeline):
             end_as_failed(self.crawler, str(error))
             return None
         count_saved(self.crawler.stats, saved, item)
+        if saved.replaced:  # what is left to do for the photos of the car before is no work for this one
+            item.images = [image for image in item.images if image.identity not in saved.superseded]
         return saved.listing_id
 
     # --- photos that we have already, somewhere ---

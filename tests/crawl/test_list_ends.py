@@ -103,7 +103,7 @@ def test_what_happens_on_the_way_does_not_end_the_list(new_list: Callable[..., W
     ("steps", "words"),
     [
         (["nothing-found"], "page 1 leads to it"),
-        (["login"], "no car that can be read (.sr-item with a.sr-link[href])"),
+        (["login"], "no car that can be read (card = '.sr-item' with card_link = 'a.sr-link[href]')"),
         (["half-short"], "was cut off"),
         (["404"], "HTTP 404"),
         (["500"], "HTTP 500"),
@@ -147,7 +147,7 @@ def test_half_a_page_in_the_middle_is_noticed(new_list: Callable[..., World]) ->
     world = new_list()
     world.site.fault("results:2", ["half-in-other-markup"], sticky=True)
     done = world.crawl(code=3, **NO_PHOTOS)
-    assert f"has {PAGE} cars by a.car-anchor[name^='rnr_'] and {PAGE // 2}" in last_words(done)
+    assert f"has {PAGE} cars by card_mark = \"a.car-anchor[name^='rnr_']\" and {PAGE // 2}" in last_words(done)
 
 
 def test_an_empty_answer_for_one_make_is_asked_for_twice(new_list: Callable[..., World]) -> None:
