@@ -34,7 +34,7 @@ PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglo
 FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
 # Names in capitals that are no settings: of other programs, or placeholders.
 NOT_SETTINGS = (
-    carscraper.settings.removed.keys()
+    set(REMOVED)
     | {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"}
     | {
         "AWS_ENDPOINT_URL_S3",
@@ -142,7 +142,6 @@ def test_every_argument_of_the_backfill_has_its_line() -> None:
 @each_page
 def test_settings_exist(page: Path) -> None:
     known = carscraper.settings.known_names | NOT_SETTINGS
-    known |= REMOVED.keys() if page.name == "CHANGELOG.md" else set()
     for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose_of(page)):
         assert name in known, name
 
