@@ -23,6 +23,7 @@ from scrapy.http import HtmlResponse
 from carscraper.addon import stop_as_failed
 from carscraper.base_spiders.cards import CardSpider, is_stand_in
 from carscraper.exceptions import ConfigurationError
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -144,7 +145,7 @@ class BrowserSpider(CardSpider):
             task.add_done_callback(self._watchers.discard)
 
     def _is_stopped(self) -> bool:
-        return not self.crawler.engine.running or bool(self.crawler.stats.get_value("carscraper/stopping"))
+        return not self.crawler.engine.running or state_of(self.crawler).stopping is not None
 
     async def _is_forbidden(self, url: str) -> bool:
         """Ask robots.txt, as for every other request."""

@@ -24,7 +24,7 @@ from scrapy_playwright.handler import ScrapyPlaywrightDownloadHandler
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.middlewares.answers import read_leniently
-from carscraper.network import GUARD
+from carscraper.network import current_filter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -106,7 +106,7 @@ class Chromium:
         Args:
             path: the program.
             hosts: host and port of the site, then of others that its pages may load from; the first may be inside
-                a private network if the guard was told so, its name is left to Chromium.
+                a private network if the address filter was told so, its name is left to Chromium.
             forbidden: tells whether robots.txt forbids an address.
         """
         self.path = path
@@ -149,11 +149,11 @@ class Chromium:
         return self._browser
 
     async def _rules(self) -> str:
-        """Let Chromium resolve the site's names only: the first as it likes, the others as the guard permits.
+        """Let Chromium resolve the site's names only: the first as it likes, the others as the address filter permits.
 
         At a port of its own all of the first host's ports are that one: a redirect reaches no other server there.
         """
-        loop = asyncio.get_running_loop()
+        loop, permits = asyncio.get_running_loop(), current_filter().permits
         own, own_port = self.hosts[0]
         rules = {own: f"EXCLUDE {own}"}
         if own_port not in _PORTS.values():
@@ -166,7 +166,7 @@ class Chromium:
             except (OSError, UnicodeError):
                 continue
             addresses = sorted({str(each[4][0]) for each in found}, key=lambda each: ":" in each)
-            if address := next((each for each in addresses if GUARD.permits(host, port, each)), None):
+            if address := next((each for each in addresses if permits(host, port, each)), None):
                 rules[host] = f"MAP {host} {_bracketed(address)}"
         return "--host-resolver-rules=" + ", ".join([*rules.values(), "MAP * ~NOTFOUND"])
 

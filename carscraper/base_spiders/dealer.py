@@ -28,6 +28,7 @@ from carscraper.base_spiders.base import (
 )
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -94,7 +95,7 @@ class DealerSpider(CarscraperSpider):
             raise ConfigurationError(
                 f"The spider {self.name} has no argument {min(arguments)}; it takes {', '.join(names)} and details."
             )
-        allow_host(self.base_url)
+        allow_host(self.crawler, self.base_url)
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.seen: set[str] = set()
         self.known_fields: dict[str, frozenset[str]] = {}
@@ -109,7 +110,7 @@ class DealerSpider(CarscraperSpider):
         self._said_gone: list[GoneCar] = []
         self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         """A partial crawl concludes nothing about cars that it did not see."""
-        self.one_page = self.settings.getbool("CARSCRAPER_ONE_PAGE")
+        self.one_page = state_of(self.crawler).one_page
         """This is ``scrapy parse`` or its kind: there is no ledger to be asked."""
         if self.one_page:
             self.is_partial = True
@@ -173,10 +174,10 @@ class DealerSpider(CarscraperSpider):
             why: a sentence for the last lines, with the page and what was expected there.
         """
         self.is_partial = True
-        sentences: list[str] = self.crawler.stats.get_value("carscraper/incomplete", [])
+        sentences = state_of(self.crawler).incomplete
         if why not in sentences:
             logger.warning("%s", why)
-            self.crawler.stats.set_value("carscraper/incomplete", [*sentences, why])
+            sentences.append(why)
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Make of an address the photo it names; ``None`` if it is another car's."""

@@ -16,7 +16,7 @@ from carscraper.base_spiders import chromium
 from carscraper.base_spiders.browser import background_address, lasting_query, query_id
 from carscraper.base_spiders.chromium import Chromium, Listing, Traffic, find_chromium, site_hosts
 from carscraper.exceptions import ConfigurationError
-from carscraper.network import GUARD
+from carscraper.network import AddressFilter
 from carscraper.spiders.askja import AskjaSpider
 from tests.dealers.askja import SimulatedAskja
 from tests.fakes import make_crawler
@@ -310,7 +310,9 @@ def test_the_sites_twin_is_resolved_by_us(monkeypatch: pytest.MonkeyPatch) -> No
         return await Chromium("/x", site_hosts(f"https://{host}/"))._rules()
 
     start, end = "--host-resolver-rules=EXCLUDE ", "MAP * ~NOTFOUND"
+    addresses_of_crawl = AddressFilter()
+    monkeypatch.setattr("carscraper.base_spiders.chromium.current_filter", lambda: addresses_of_crawl)
     assert asyncio.run(run("p.example")) == f"{start}p.example, MAP www.p.example 93.184.215.14, {end}"
     assert asyncio.run(run("inside.example")) == f"{start}inside.example, {end}"
-    assert GUARD.refused("www.inside.example", 443)
+    assert addresses_of_crawl.refused("www.inside.example", 443)
     assert asyncio.run(run("nowhere.example")) == f"{start}nowhere.example, {end}"
