@@ -16,8 +16,8 @@ from scrapy.http import TextResponse
 from carscraper.addon import end_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
-from carscraper.network import GUARD
 from carscraper.parsing import clean_text
+from carscraper.state import state_of
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CarscraperSpider(Spider):
     @property
     def is_stopping(self) -> bool:
         """Whether the crawl is to end early."""
-        return self.crawler.stats.get_value("carscraper/stopping") is not None
+        return state_of(self.crawler).stopping is not None
 
     def end_as_failed(self, why: str) -> None:
         """Note why the crawl failed; it goes on."""
@@ -154,10 +154,10 @@ def by_address(url: str) -> str:
     return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
-def allow_host(url: str) -> None:
+def allow_host(crawler: Crawler, url: str) -> None:
     """Let the crawl connect to the host and port of *url*, wherever they are."""
     parts = urlsplit(url)
-    GUARD.allow(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    state_of(crawler).addresses.allow(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def read_address(name: str, value: str) -> str:

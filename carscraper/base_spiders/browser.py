@@ -29,7 +29,7 @@ from scrapy.http import HtmlResponse
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.photos import is_stand_in
 from carscraper.exceptions import ConfigurationError
-from carscraper.network import GUARD
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -136,7 +136,11 @@ class BrowserSpider(CardSpider):
                 continue
             with contextlib.suppress(OSError, UnicodeError):
                 addresses = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-                public = [each for each in sorted(addresses, key=len) if GUARD.permits(host, port, each)]
+                public = [
+                    each
+                    for each in sorted(addresses, key=len)
+                    if state_of(self.crawler).addresses.permits(host, port, each)
+                ]
                 if public:
                     rules[host] = f"MAP {host} {f'[{public[0]}]' if ':' in public[0] else public[0]}"
         return "--host-resolver-rules=" + ", ".join([*rules.values(), "MAP * ~NOTFOUND"])

@@ -16,6 +16,7 @@ from carscraper.base_spiders.base import allow_host, forget_tree, read_address, 
 from carscraper.base_spiders.missing import ConcludingSpider
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -83,7 +84,7 @@ class DealerSpider(ConcludingSpider):
             raise ConfigurationError(
                 f"The spider {self.name} has no argument {min(arguments)}; it takes {', '.join(names)} and details."
             )
-        allow_host(self.base_url)
+        allow_host(self.crawler, self.base_url)
         self.allowed_domains = [urlsplit(self.base_url).hostname]
         self.known_fields: dict[str, frozenset[str]] = {}
         """What the ledger has of cars whose own page is not asked for again, until they are through the pipelines."""
@@ -91,7 +92,7 @@ class DealerSpider(ConcludingSpider):
         self._pages_of_listed: Counter[bool] = Counter()
         """Own pages of cars that are on the list, by whether they show the car."""
         self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
-        self.one_page = self.settings.getbool("CARSCRAPER_ONE_PAGE")
+        self.one_page = state_of(self.crawler).one_page
         """This is ``scrapy parse`` or its kind: there is no ledger to be asked."""
         if self.one_page:
             self.is_partial = True

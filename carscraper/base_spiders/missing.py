@@ -12,6 +12,7 @@ from scrapy import Request
 
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address, reason_of, status_of
 from carscraper.items import CarItem, GoneCar
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,10 +76,10 @@ class ConcludingSpider(CarscraperSpider):
             why: a sentence for the last lines, with the page and what was expected there.
         """
         self.is_partial = True
-        sentences: list[str] = self.crawler.stats.get_value("carscraper/incomplete", [])
+        sentences = state_of(self.crawler).incomplete
         if why not in sentences:
             logger.warning("%s", why)
-            self.crawler.stats.set_value("carscraper/incomplete", [*sentences, why])
+            sentences.append(why)
 
     async def conclude(self) -> list[Request]:
         """Look up at their own pages the cars that a complete crawl did not see.

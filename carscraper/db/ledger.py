@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
-from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
@@ -23,6 +21,7 @@ from carscraper.db import coverage, fill, kinship, queries, runs, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -70,7 +69,7 @@ class Ledger:
         """
         self._url = database_url
         self._timeout = timeout
-        self._patience = patience
+        self._patience = self._longest = patience
         self._rules = rules or queries.PlaceholderRules()
         self._retry = retry
         self._read_only = read_only
@@ -89,20 +88,19 @@ class Ledger:
 
     @staticmethod
     def of(crawler: Crawler) -> Ledger:
-        """Give the ledger of *crawler*, made at the first call and closed after its pipelines."""
-        found = _ledgers.get(crawler)
-        if found is None:
+        """Return the ledger of *crawler*, made at the first call and closed at its very end."""
+        state = state_of(crawler)
+        if state.ledger is None:
             settings = crawler.settings
             secret: Secret = settings["DATABASE_URL"]
-            found = _ledgers[crawler] = Ledger(
+            state.ledger = Ledger(
                 secret.reveal(),
                 timeout=settings.getfloat("DATABASE_TIMEOUT"),
                 patience=settings.getfloat("DATABASE_PATIENCE"),
                 rules=queries.PlaceholderRules.from_settings(settings),
                 retry=retry_rules(crawler),
             )
-            crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
-        return found
+        return state.ledger
 
     async def open(self) -> None:
         """Connect, and create the tables in an empty database: once, however many pipelines ask for it at once.
@@ -125,6 +123,12 @@ class Ledger:
             raise ConfigurationError(
                 f"DATABASE_URL={where} can't be reached ({reason}); start the database or correct the address."
             ) from None
+
+    def hurry(self, *, timeout: float, patience: float) -> None:
+        """Wait no longer than this from here on: the crawl is over."""
+        self._timeout = min(self._timeout, timeout)
+        self._patience = min(self._longest, patience)
+        self._given_up = False
 
     def close(self) -> None:
         """Give the connections back."""
@@ -392,9 +396,6 @@ def retry_rules(crawler: Crawler) -> queries.RetryRules:
     """Return ``IMAGES_FINAL_AFTER`` and the pause of the spider."""
     final_after = crawler.settings.getint("IMAGES_FINAL_AFTER")
     return queries.RetryRules(final_after=final_after, pause=getattr(crawler.spidercls, "retry_pause", timedelta()))
-
-
-_ledgers: WeakKeyDictionary[Crawler, Ledger] = WeakKeyDictionary()
 
 
 def _first_line(error: Exception) -> str:

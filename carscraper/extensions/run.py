@@ -22,7 +22,7 @@ from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
 from carscraper.extensions.fill import FillRecord
-from carscraper.extensions.verdict import PARTIAL, SUCCESS, WORDS, announce, judge
+from carscraper.extensions.verdict import WORDS, announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -30,6 +30,7 @@ from carscraper.runs.monitors import check, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload
 from carscraper.runs.record import RunRecord, overridden, saw_all, shown
+from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class Run:
     def __init__(self, crawler: Crawler, *, locks: bool) -> None:
         """Take the crawler, and whether two crawls of the same source exclude each other."""
         self._crawler = crawler
+        self._state = state_of(crawler)
         self._excludes = locks
         self._since = _now()
         self._started = False
@@ -86,7 +88,7 @@ class Run:
         Raises:
             CloseSpider: another crawl of the source is under way, or the run can't be written down.
         """
-        if self._crawler.stats.get_value("carscraper/failed") is not None:
+        if self._state.failed is not None:
             return
         if not self._rehearses():
             with aborting(self._crawler):
@@ -103,7 +105,7 @@ class Run:
             if await self._in_thread(acquire, locks, name):
                 dead += [RunRecord(**each) for each in await ledger.interrupt_dead_runs(name)]
             elif self._excludes:
-                self._crawler.stats.set_value("carscraper/skipped", await self._who_else(ledger, name))
+                self._state.skipped = await self._who_else(ledger, name)
                 raise CloseSpider("skipped")
         folder = JobFolder.from_settings(
             settings, spider=record.spider, job_id=record.job_id, started_at=record.started_at
@@ -115,7 +117,7 @@ class Run:
         logs.identify(run=record.id)
         if earlier := await ledger.earlier_runs(asdict(record), 1):
             self._crawler.stats.set_value("carscraper/cars/expected", RunRecord(**earlier[0]).cars)
-        self._crawler.stats.set_value("carscraper/run/id", record.id)
+        self._state.run_id = record.id
         if folder:
             folder.open()
         self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
@@ -139,15 +141,11 @@ class Run:
     # --- the end ---
 
     async def spider_closed(self, reason: str) -> None:
-        """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
-        self._crawler.stats.set_value("carscraper/closed", reason)
+        """Remember the reason; a crawl that never began gets its verdict when nothing else is logged any more."""
+        self._state.closed = reason
         if self._started and reason != COULD_NOT_BEGIN:
             return
-        code, lines = self._judge()
-        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
-
-        # First of all: nothing that follows may cost the verdict.
-        reactor.addSystemEventTrigger("before", "shutdown", announce, self._crawler, code, lines)  # type: ignore[arg-type]
+        code, lines = self._state.verdict = self._judge()  # first of all: nothing that follows may cost it
         await self._write_unstarted(code, lines)
         await self._give_back()
 
@@ -163,7 +161,9 @@ class Run:
             return
         record.finished_at = _now()
         record.take(self._crawler.stats.get_stats())
-        ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
+        ledger = Ledger.of(self._crawler)
+        away = self._state.closed == "database_away"  # it was waited for already
+        ledger.hurry(timeout=_TIMEOUT, patience=0 if away else _PATIENCE)
         try:
             await self._count_photos(record, ledger)
             self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
@@ -175,8 +175,6 @@ class Run:
             await ledger.finish_run(asdict(record))
         except CarscraperError as error:
             logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
-        finally:
-            ledger.close()
         await self._safely(write_metrics, settings, record)
         await self._safely(tell, settings, record)
         await self._give_back()
@@ -229,7 +227,7 @@ class Run:
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
         not_kept = failed(record.monitors)
         if not_kept:
-            self._crawler.stats.set_value("carscraper/monitors/failed", not_kept)
+            self._state.limits = not_kept
 
     async def _upload(self, record: RunRecord) -> None:
         """Upload what the run wrote; an upload that fails makes it partial, and is said behind the verdict."""
@@ -243,23 +241,23 @@ class Run:
         if record.output["status"] == words.SUCCESS:
             return
         what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
-        if record.exit_code == SUCCESS:
-            record.exit_code, record.status, what = PARTIAL, words.PARTIAL, f"partial. Its {what}"
+        if record.exit_code == ExitCode.SUCCESS:
+            record.exit_code, record.status, what = ExitCode.PARTIAL, words.PARTIAL, f"partial. Its {what}"
         record.why = f"{record.why}\n{logs.printable(what)}"
-        announce(self._crawler, PARTIAL, [f"{record.spider}: {what}"])
+        announce(self._crawler, ExitCode.PARTIAL, [f"{record.spider}: {what}"])
 
-    def _conclude(self, record: RunRecord, code: int, lines: list[str]) -> None:
+    def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
-        record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
+        record.status = words.SKIPPED if self._state.skipped is not None else WORDS[code]
         # A page's own words make no line of it.
         said = (logs.cleaned(logs.printable(line.removeprefix(f"{record.spider}: "))) for line in lines)
         record.why = "\n".join(said)
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
-        record.complete = whole and saw_all(stats)
+        record.complete = whole and saw_all(stats, self._state)
 
-    async def _write_unstarted(self, code: int, lines: list[str]) -> None:
+    async def _write_unstarted(self, code: ExitCode, lines: list[str]) -> None:
         """Write the row of a run that never began, if there is where to write it."""
         if self._rehearses():
             return
@@ -272,14 +270,12 @@ class Run:
             self._folder.close_log()
         try:
             if is_there(self._database_url):
-                ledger = self._new_ledger(0, _QUICKLY)
-                try:
-                    if record.id is not None:
-                        await ledger.finish_run(asdict(record))
-                    elif await ledger.is_ready():
-                        record.id = await ledger.start_run(asdict(record))
-                finally:
-                    ledger.close()
+                ledger = Ledger.of(self._crawler)
+                ledger.hurry(timeout=_QUICKLY, patience=0)
+                if record.id is not None:
+                    await ledger.finish_run(asdict(record))
+                elif await ledger.is_ready():
+                    record.id = await ledger.start_run(asdict(record))
         except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
         await self._safely(write_metrics, self._crawler.settings, record)
@@ -296,8 +292,8 @@ class Run:
 
     # --- how ---
 
-    def _judge(self) -> tuple[int, list[str]]:
-        return judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name, self._photos)
+    def _judge(self) -> tuple[ExitCode, list[str]]:
+        return judge(self._crawler.stats.get_stats(), self._state, self._crawler.spidercls.name, self._photos)
 
     def _rehearses(self) -> bool:
         """Tell whether the backfill only tries what it would do: it leaves no row and excludes nobody."""
@@ -325,17 +321,6 @@ class Run:
     def _database_url(self) -> str:
         secret: Secret = self._crawler.settings["DATABASE_URL"]
         return secret.reveal()
-
-    def _new_ledger(self, patience: float, timeout: float) -> Ledger:
-        """Give one of its own: that of the crawl is closed with the spider."""
-        settings = self._crawler.settings
-        if self._crawler.stats.get_value("carscraper/closed") == "database_away":
-            patience = 0  # it was waited for already
-        return Ledger(
-            self._database_url,
-            timeout=min(timeout, settings.getfloat("DATABASE_TIMEOUT")),
-            patience=min(patience, settings.getfloat("DATABASE_PATIENCE")),
-        )
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, within: float | None = None) -> T:
         within = within or self._crawler.settings.getfloat("DATABASE_TIMEOUT") + 5

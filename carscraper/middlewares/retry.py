@@ -1,4 +1,4 @@
-"""Retries with patience: back-off, ``Retry-After`` for the whole host, and the word of the address guard."""
+"""Retries with patience: back-off, ``Retry-After`` for the whole host, and the address filter's refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scrapy.http import Request, Response
 from scrapy.utils.httpobj import urlparse_cached
 
 from carscraper.exceptions import BlockedAddressError
-from carscraper.network import GUARD
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ class PatientRetryMiddleware(RetryMiddleware):
         """
         super().__init__(crawler.settings)
         self.crawler = crawler
+        self._state = state_of(crawler)
         self._backoff = backoff
         self._retry_after_max = retry_after_max
         self._paused_until: dict[str, float] = {}
@@ -94,8 +95,8 @@ class PatientRetryMiddleware(RetryMiddleware):
         """Retry a connection that may get better; tell a refused address from an unknown host."""
         parts = urlparse_cached(request)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-        if isinstance(exception, CannotResolveHostError) and GUARD.refused(parts.hostname or "", port):
-            if self.crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+        if isinstance(exception, CannotResolveHostError) and self._state.addresses.refused(parts.hostname or "", port):
+            if self._state.one_page:
                 # Its user sees no outcome of a photo.
                 logger.error(
                     "%s is inside a private network: start the command with its address, or name it in "

@@ -13,6 +13,7 @@ from carscraper.addon import for_our_spiders
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
 from carscraper.images.likeness import perceptual_hash
+from carscraper.state import state_of
 from carscraper.storage.store import build_store
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class KinshipPipeline:
 
     async def close_spider(self) -> None:
         """Link; what can't be done now is done by the next crawl, of whatever dealer."""
-        stats = self._crawler.stats
-        if stats.get_value("carscraper/failed") is not None or stats.get_value("carscraper/skipped"):
+        state = state_of(self._crawler)
+        if state.failed is not None or state.skipped is not None:
             return  # perhaps because there is no database, or another crawl of the same source is at it
         self._ledger = Ledger.of(self._crawler)
         try:

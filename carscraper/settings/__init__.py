@@ -73,8 +73,6 @@ EXTENSIONS = {
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
     "carscraper.extensions.fill.FillRecord": 0,
-    "carscraper.extensions.shutdown.PromptShutdown": 0,
-    "carscraper.extensions.collector.CalmCollector": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
     "scrapy.extensions.telnet.TelnetConsole": None,
     "scrapy.extensions.remote_control.RemoteControl": None,

@@ -32,6 +32,7 @@ from carscraper.db.queries import ARCHIVE
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem
 from carscraper.settings import Secret
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,7 +71,7 @@ class BackfillSpider(CarVisits):
         self.limit = self.options.sample or self.options.limit
         self.dealers = self._make_dealers()
         self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in SOURCES])
-        self.addresses = Addresses(self.dealers, base_url=self.options.base_url)
+        self.addresses = Addresses(self.dealers, base_url=self.options.base_url, crawler=self.crawler)
         self.begin_visits()
         self._plan: Ledger | None = None
         if self.options.rehearses:
@@ -156,7 +157,7 @@ class BackfillSpider(CarVisits):
 
     async def start(self) -> AsyncIterator[Any]:
         """Give cars and requests as there is room for them."""
-        if self.crawler.stats.get_value("carscraper/failed") is not None:
+        if state_of(self.crawler).failed is not None:
             return
         self.worklist = Worklist(self.plan, self.options, self.dealers, self.settings)
         self.archive = None
@@ -193,7 +194,7 @@ class BackfillSpider(CarVisits):
             plans = {ARCHIVE: archive}
         else:
             plans = await self.worklist.rehearse()
-        self.crawler.stats.set_value("carscraper/backfill/plan", plans)
+        state_of(self.crawler).plan = plans
         self.crawler.stats.set_value("carscraper/backfill/photo_bytes", sizes.bytes_per_photo or _TYPICAL_BYTES)
 
     async def _feed_cars(self) -> AsyncIterator[Request]:
@@ -249,7 +250,7 @@ class BackfillSpider(CarVisits):
 
     def _is_stopping(self) -> bool:
         crawler = self.crawler
-        return not crawler.engine.running or crawler.stats.get_value("carscraper/stopping") is not None
+        return not crawler.engine.running or state_of(crawler).stopping is not None
 
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
         cars = await self.plan.cars(row_ids)

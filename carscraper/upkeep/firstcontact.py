@@ -21,7 +21,7 @@ from carscraper.exceptions import ConfigurationError, ImageRejectedError
 from carscraper.fill import CARD_FIELDS, PAGE, PAGE_FIELDS, PHOTO, Expectation, Fill, per_cent, where_read
 from carscraper.images.inspection import inspect
 from carscraper.items import CarItem
-from carscraper.network import GUARD
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -182,7 +182,8 @@ class Contact:  # no slots: signals hold their receivers by weak references
     missed: list[str] = field(default_factory=list)
     fill: Fill = field(default_factory=Fill)
     examples: dict[str, Any] = field(default_factory=dict)
-    stats: dict[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+    incomplete: list[str] = field(default_factory=list)
     user_agent: str = ""
     at: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     _ids: set[str] = field(default_factory=set)
@@ -202,11 +203,12 @@ class Contact:  # no slots: signals hold their receivers by weak references
         spider.contact = self
         self.user_agent = self._crawler.settings["USER_AGENT"]
         with aborting(self._crawler):
-            GUARD.allow_all(self._crawler.settings.getlist("IMAGES_ALLOWED_HOSTS"))
+            state_of(self._crawler).addresses.allow_all(self._crawler.settings.getlist("IMAGES_ALLOWED_HOSTS"))
 
     def closed(self) -> None:
-        """Keep the numbers."""
-        self.stats = dict(self._crawler.stats.get_stats())
+        """Note why it failed, and what it did not see."""
+        state = state_of(self._crawler)
+        self.failed, self.incomplete = state.failed, state.incomplete
 
     def received(self, response: Response, request: Request) -> None:
         """Keep a page, or look at a photo."""
@@ -280,9 +282,9 @@ class Contact:  # no slots: signals hold their receivers by weak references
     def lines(self) -> list[Line]:
         """Return what was looked at, and what was found."""
         found = [*self._site(), *self._fields()]
-        if why := self.stats.get("carscraper/failed"):
-            found.append(Line(MISSING, "the crawl", why))
-        found += [Line(MISSING, "the list", why) for why in self.stats.get("carscraper/incomplete", [])]
+        if self.failed:
+            found.append(Line(MISSING, "the crawl", self.failed))
+        found += [Line(MISSING, "the list", why) for why in self.incomplete]
         found += [Line(MISSING, "photo not fetched", why) for why in self.missed]
         return found
 

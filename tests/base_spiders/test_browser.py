@@ -18,8 +18,8 @@ from carscraper.base_spiders import browser
 from carscraper.base_spiders.browser import GrowingList, background_address, find_chromium, lasting_query, query_id
 from carscraper.base_spiders.chromium import why_not_started
 from carscraper.exceptions import ConfigurationError
-from carscraper.network import GUARD
 from carscraper.spiders.askja import AskjaSpider
+from carscraper.state import state_of
 from tests.dealers.askja import SimulatedAskja
 from tests.fakes import make_crawler
 
@@ -100,7 +100,7 @@ def test_two_cars_under_one_id_are_told() -> None:
     assert not spider.is_partial, "the same car twice"
     spider, cars, _ = read(card("id=1&amp;x=1"), card("id=1&amp;x=2", model="Sportage"))
     assert len(cars) == 2
-    assert "Two cars have the id 1" in spider.crawler.stats.get_value("carscraper/incomplete")[0]
+    assert "Two cars have the id 1" in state_of(spider.crawler).incomplete[0]
 
 
 def test_a_list_without_any_photo_is_another_layout() -> None:
@@ -174,7 +174,7 @@ def test_the_sites_twin_must_not_lead_inside(monkeypatch: pytest.MonkeyPatch) ->
     ):
         spider = AskjaSpider.from_crawler(make_crawler(), base_url=f"https://{host}/")
         assert spider._resolver_rules() == f"{start}{host}, {mapped}{end}"
-    assert GUARD.refused("www.inside.example", 443)
+        assert state_of(spider.crawler).addresses.refused("www.inside.example", 443) is (host == "inside.example")
     spider = AskjaSpider.from_crawler(make_crawler(), base_url="http://127.0.0.1:8000/")
     assert spider._resolver_rules() == "--host-resolver-rules=MAP 127.0.0.1 127.0.0.1:8000, MAP * ~NOTFOUND"
 

@@ -24,6 +24,7 @@ from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.brimborg import BrimborgSpider
 from carscraper.spiders.hekla import HeklaSpider
 from carscraper.spiders.islandsbilar import IslandsbilarSpider
+from carscraper.state import state_of
 from tests.fakes import make_crawler
 
 HEKLA = "https://www.hekla.is/is/bilar/notadir-bilar"
@@ -61,7 +62,7 @@ def run(spider: Any, response: Response, **arguments: Any) -> str:
 
     with pytest.raises(CloseSpider):
         asyncio.run(first())
-    return str(spider.crawler.stats.get_value("carscraper/failed"))
+    return str(state_of(spider.crawler).failed)
 
 
 # --- where the list is ------------------------------------------------------------------------------------------
@@ -455,7 +456,7 @@ def test_where_listed_cars_have_no_page_either_nothing_is_concluded(status: int)
     failure = Failure(HttpError(Response(control.url, status=status, request=control)))
     failure.request = control  # type: ignore[attr-defined]
     assert list(spider.control_failed(failure)) == []
-    (sentence,) = spider.crawler.stats.get_value("carscraper/incomplete")
+    (sentence,) = state_of(spider.crawler).incomplete
     assert "no car was marked as gone" in sentence
 
 

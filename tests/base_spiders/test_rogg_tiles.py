@@ -12,6 +12,7 @@ from scrapy.http import HtmlResponse, Request
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.br import BrSpider
+from carscraper.state import state_of
 from tests.fakes import make_crawler
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def test_a_changed_page_of_results_is_named_by_what_it_lacks(cls: type[RoggSpide
     changed = page(f"{cls.home}SearchResults.aspx?id=1", tile().replace("sr-item", "tile"))
     with pytest.raises(CloseSpider):
         after_home(spider, changed)
-    assert "card = '.sr-item' with card_link = 'a.sr-link[href]'" in spider.crawler.stats.get_value("carscraper/failed")
+    assert "card = '.sr-item' with card_link = 'a.sr-link[href]'" in str(state_of(spider.crawler).failed)
 
 
 @pytest.mark.parametrize(
