@@ -13,7 +13,7 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console
 from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
-from carscraper.upkeep.dealers import choose, distribute, spiders_of
+from carscraper.dealers import choose, distribute, spiders_of
 
 _LIVE_EVERY = 1  # seconds between two looks at how far the crawls are
 

@@ -19,8 +19,8 @@ import sqlalchemy
 
 from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
 from carscraper.commands import crawlall
+from carscraper.dealers import choose, distribute
 from carscraper.exceptions import ConfigurationError
-from carscraper.upkeep.dealers import choose, distribute
 from tests import services
 from tests.cli.used_cars import UsedCars
 from tests.dealers.bilasolur import SimulatedBilasolur

@@ -55,9 +55,9 @@ def test_every_folder_of_a_manifest_is_in_one_part() -> None:
 
 
 def test_what_is_written() -> None:
-    assert Options.read({"shard": "3/16"}).shard == Shard(2, 16)
-    assert Options.read({"shard": "1/1"}).shard == Shard(0, 1)
-    assert Options.read({}).shard is None
+    assert Options.read({"shard": "3/16"}, {}).shard == Shard(2, 16)
+    assert Options.read({"shard": "1/1"}, {}).shard == Shard(0, 1)
+    assert Options.read({}, {}).shard is None
     for wrong in ("0/16", "17/16", "3", "3/", "a/b", "-1/2", "3/16\n", "1/0"):
         with pytest.raises(ConfigurationError, match="write which of how many, such as 3/16"):
-            Options.read({"shard": wrong})
+            Options.read({"shard": wrong}, {})
