@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-SOURCES = ("Bilasolur", "Bilaland", "BR", "Hekla", "Brimborg", "Islandsbilar", "Askja", ARCHIVE)
-"""Those of the earlier scraper, whether or not there is a spider for them yet, and the archive."""
 KINDS = ("missing", "temporary", "failed", "local")
 """Why a car can be work."""
 DEFAULT_LIMIT = "100"
@@ -54,8 +52,12 @@ class Options:
         return self.only == "failed"
 
     @classmethod
-    def read(cls, given: Mapping[str, str]) -> Self:
+    def read(cls, given: Mapping[str, str], dealers: Mapping[str, str]) -> Self:
         """Read the spider's arguments.
+
+        Args:
+            given: as they were written.
+            dealers: the source of each dealer's spider, by the spider's name.
 
         Raises:
             ConfigurationError: one is unknown or wrong, or two exclude each other.
@@ -67,7 +69,7 @@ class Options:
 
         manifest, sources, base_url = take("manifest"), take("sources"), take("base_url")
         options = cls(
-            sources=_sources(sources),
+            sources=_sources(sources, dealers),
             # A manifest names exactly what is wanted.
             limit=read_count("limit", take("limit", "" if manifest else DEFAULT_LIMIT)),
             only=_only(take("only")),
@@ -104,11 +106,12 @@ def _only(word: str) -> str | None:
     return word or None
 
 
-def _sources(value: str) -> list[str] | None:
-    names = {name.lower(): name for name in SOURCES}
+def _sources(value: str, dealers: Mapping[str, str]) -> list[str] | None:
+    known = [*dealers.values(), ARCHIVE]
+    names = {name.lower(): source for name, source in dealers.items()} | {source.lower(): source for source in known}
     sources = []
     for word in filter(None, (part.strip() for part in value.split(","))):
         if word.lower() not in names:
-            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(SOURCES)}.")
+            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(known)}.")
         sources.append(names[word.lower()])
     return sources or None

@@ -103,7 +103,7 @@ class CardSpider(ListSpider):
     gone_by_status = True
 
     def __init_subclass__(cls) -> None:
-        """A dealer with photos on cars' own pages has details."""
+        """Let a dealer with photos on cars' own pages have details."""
         super().__init_subclass__()
         if "has_details" not in vars(cls) and cls.details_images:
             cls.has_details = True

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from scrapy import Request
 
+from carscraper import dealers
 from carscraper.base_spiders.base import allow_host, forget_tree, read_address, read_count, read_flag, reason_of
 from carscraper.base_spiders.missing import ConcludingSpider
 from carscraper.exceptions import ConfigurationError
@@ -60,8 +61,10 @@ class DealerSpider(ConcludingSpider):
     """Fields of :attr:`expected` that the dealer does not show."""
 
     def __init_subclass__(cls) -> None:
-        """Leave out of what is expected what the dealer does not show."""
+        """Leave out of what is expected what the dealer does not show, and enter the facts that others need."""
         super().__init_subclass__()
+        if source := getattr(cls, "source", None):
+            dealers.register(source, shared_ids=cls.shared_ids, is_aggregator=cls.is_aggregator)
         if "not_shown" in vars(cls):
             cls.expected = {name: share for name, share in cls.expected.items() if name not in cls.not_shown}
 

@@ -14,8 +14,8 @@ from carscraper import logs
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, table
+from carscraper.dealers import choose, distribute, spiders_of
 from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
-from carscraper.upkeep.dealers import choose, distribute, spiders_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

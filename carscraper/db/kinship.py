@@ -18,7 +18,8 @@ from sqlalchemy import and_, exists, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.queries import SHARED_IDS, chunks, of_cars, utcnow
+from carscraper.db.queries import chunks, of_cars, utcnow
+from carscraper.dealers import is_aggregator, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,8 +31,6 @@ _images = cast("Table", CarImageRow.__table__)
 _changes = cast("Table", PriceChange.__table__)
 _likeness = cast("Table", ImageLikeness.__table__)
 
-AGGREGATORS: Final = frozenset({"Bilasolur"})
-"""Sources that show other dealers' cars: the dealer's own listing is preferred."""
 MOST_PHOTOS: Final = 12
 """Of a car's photos that many are compared by their looks; the dealer's best ones come first."""
 
@@ -90,7 +89,7 @@ class _Car:
     def rank(self) -> tuple[bool, bool, bool, datetime, int]:
         """Order listings of one car, the preferred one first."""
         first = self.first_seen_at
-        return (not self.is_active, self.source in AGGREGATORS, first is None, first or _NEVER, self.id)
+        return (not self.is_active, is_aggregator(self.source), first is None, first or _NEVER, self.id)
 
 
 _COLUMNS = (
@@ -257,11 +256,9 @@ class _Neighbourhood:
             self._remember_prices(new)
             frontier = {car.same_as for car in new if car.same_as is not None}
             frontier |= self._ids(_listings.c.same_as, [car.id for car in new])
-            frontier |= self._ids(
-                _listings.c.external_id,
-                [car.external_id for car in new if car.source in SHARED_IDS],
-                _listings.c.source.in_(SHARED_IDS),
-            )
+            for sources in {siblings(car.source) for car in new} - {frozenset()}:
+                shared = [car.external_id for car in new if car.source in sources]
+                frontier |= self._ids(_listings.c.external_id, shared, _listings.c.source.in_(sources))
             frontier |= self._ids(_listings.c.registration_plate, [car.plate for car in new if car.plate])
             frontier |= self._with_same_bytes([car.id for car in new])
             frontier |= self._alike(new)
@@ -406,8 +403,8 @@ class _Neighbourhood:
         return groups
 
     def _by_id(self) -> Iterator[tuple[int, int]]:
-        shared = [car for car in self.cars.values() if car.source in SHARED_IDS]
-        yield from _pairs(shared, lambda car: car.external_id)
+        shared = [car for car in self.cars.values() if siblings(car.source)]
+        yield from _pairs(shared, lambda car: "/".join((*sorted(siblings(car.source)), car.external_id)))
 
     def _by_plate(self) -> Iterator[tuple[int, int]]:
         plated = [car for car in self.cars.values() if car.plate]
@@ -546,7 +543,7 @@ def may_be_same(a: _Car, b: _Car) -> bool:
     """Tell whether plates and ids leave it open that two listings are of one car."""
     if a.plate and b.plate and a.plate != b.plate:
         return False
-    return not (a.source in SHARED_IDS and b.source in SHARED_IDS and a.external_id != b.external_id)
+    return not (b.source in siblings(a.source) and a.external_id != b.external_id)
 
 
 def agree(a: _Car, b: _Car) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
+from carscraper.dealers import siblings
 from carscraper.fill import EXPECTABLE, PHOTO
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.vehicles import make_slug
@@ -28,8 +29,6 @@ _listings = cast("Table", CarListing.__table__)
 _images = cast("Table", CarImageRow.__table__)
 _changes = cast("Table", PriceChange.__table__)
 
-SHARED_IDS = ("BR", "Bilaland", "Bilasolur", "Henry")
-"""Sources on the Rögg platform: the same id is the same car, and the same photo's identity the same photo."""
 ARCHIVE = "Archive"
 """The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
 HAVE_BYTES = ("stored", "superseded")
@@ -452,10 +451,12 @@ def shown_images(connection: Connection, source: str, external_ids: list[str]) -
 
 def _with_siblings(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
     """Give conditions that together hold for *cars* and those that have the same id at a site that shares it."""
-    shared = sorted({external_id for source, external_id in cars if source in SHARED_IDS and external_id})
-    for chunk in chunks(shared):
-        yield and_(_listings.c.source.in_(SHARED_IDS), _listings.c.external_id.in_(chunk))
-    yield from of_cars(car for car in cars if car[1] and car[0] not in SHARED_IDS)
+    cars = list(cars)
+    for sources in sorted({tuple(sorted(siblings(source))) for source, _ in cars} - {()}):
+        shared = sorted({external_id for source, external_id in cars if source in sources and external_id})
+        for chunk in chunks(shared):
+            yield and_(_listings.c.source.in_(sources), _listings.c.external_id.in_(chunk))
+    yield from of_cars(car for car in cars if car[1] and not siblings(car[0]))
 
 
 def _let_inherit(
@@ -463,7 +464,7 @@ def _let_inherit(
 ) -> None:
     for (source, external_id), photos in found.items():
         theirs: dict[str, KnownImage] = {}
-        for other in SHARED_IDS if source in SHARED_IDS else ():
+        for other in sorted(siblings(source)):
             for identity, known in everything.get((other, external_id), {}).items():
                 deleted = known.image.reason == "deleted"  # whatever another site has
                 if deleted or (_has_bytes(known.image) and identity not in theirs):

@@ -24,10 +24,10 @@ from carscraper.commands import crawlall
 from carscraper.commands.crawlall import report
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
+from carscraper.dealers import choose, distribute
 from carscraper.exceptions import ConfigurationError
 from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
 from carscraper.runs.record import RunRecord
-from carscraper.upkeep.dealers import choose, distribute
 from tests import services
 from tests.cli.used_cars import UsedCars
 from tests.dealers.bilasolur import SimulatedBilasolur

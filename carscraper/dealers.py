@@ -1,4 +1,7 @@
-"""The dealers: which there are, and which are asked for. Pure."""
+"""The dealers: which there are, which are asked for, and the facts that other rooms need.
+
+There is no list: each spider's class enters its own facts when it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,43 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_platforms: dict[str, str] = {}
+_aggregators: set[str] = set()
+
+
+def register(source: str, *, shared_ids: str, is_aggregator: bool) -> None:
+    """Enter what a spider's class says.
+
+    Args:
+        source: the dealer's stored name.
+        shared_ids: the platform whose sites give a car the same id; empty if there is none.
+        is_aggregator: whether the site shows the cars of other dealers.
+    """
+    _platforms[source] = shared_ids
+    (_aggregators.add if is_aggregator else _aggregators.discard)(source)
+
+
+def siblings(source: str) -> frozenset[str]:
+    """Return the sources, *source* among them, at which the same id is the same car; none if it shares its ids not.
+
+    >>> register("One", shared_ids="x", is_aggregator=True)
+    >>> register("Two", shared_ids="x", is_aggregator=False)
+    >>> sorted(siblings("One")), siblings("Nobody"), is_aggregator("One")
+    (['One', 'Two'], frozenset(), True)
+    >>> _platforms.pop("One"), _platforms.pop("Two"), _aggregators.remove("One")
+    ('x', 'x', None)
+    """
+    platform = _platforms.get(source)
+    return frozenset(each for each, its in _platforms.items() if platform and its == platform)
+
+
+def is_aggregator(source: str) -> bool:
+    """Return whether *source* shows the cars of other dealers, whose own sites say more of them."""
+    return source in _aggregators
+
 
 def spiders_of(settings: BaseSettings, kind: type[T]) -> dict[str, type[T]]:
-    """Give the project's spiders that are of *kind*, by name."""
+    """Return the project's spiders that are of *kind*, by name."""
     loader = get_spider_loader(settings)
     loaded: dict[str, Any] = {name: loader.load(name) for name in sorted(loader.list())}
     return {name: each for name, each in loaded.items() if issubclass(each, kind)}
@@ -48,7 +85,7 @@ def choose(known: Mapping[str, str], wanted: str | None) -> list[str]:
 
 
 def distribute(arguments: Iterable[tuple[str, str]], known: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Give each dealer's spider its arguments: those of all, and its own (``hekla.base_url``), which win.
+    """Return each dealer's spider its arguments: those of all, and its own (``hekla.base_url``), which win.
 
     Raises:
         ConfigurationError: one is for an unknown dealer, or can't be the same for all.
