@@ -63,7 +63,7 @@ MODULES = (
     "tldextract",
     "carscraper.parsing",
     "carscraper.vehicles",
-    "carscraper.db.kinship",
+    "carscraper.linking.tables",
     "carscraper.db.models",
     "carscraper.db.queries",
     "carscraper.images.inspection",

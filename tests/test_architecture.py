@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "middlewares": FOUNDATION | {"addon", "db"},
     "pipelines": ROOMS | {"runs"},
     "base_spiders": ROOMS | {"middlewares", "pipelines"},
+    "linking": ROOMS,
     "backfill": ROOMS | {"base_spiders", "middlewares"},
     "maintenance": ROOMS,
     "upkeep": ROOMS,
@@ -90,13 +91,14 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Outside things and the one room each is met in. (A command may look at SQLAlchemy's errors.)
 OUTSIDE = {
-    "sqlalchemy": {"db", "commands"},
+    "sqlalchemy": {"db", "commands", "linking"},
     "alembic": {"db"},
     "psycopg": {"db"},
     "boto3": {"storage"},
     "botocore": {"storage"},
     "obstore": {"storage"},
-    "PIL": {"images"},
+    "PIL": {"images", "linking"},
+    "imagehash": {"linking"},
     "dotenv": {"settings"},
     "filelock": {"db"},
     "procrastinate": {"queue", "worker"},

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import coverage, fill, kinship, queries, runs, schema, work
+from carscraper.db import coverage, fill, queries, runs, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
@@ -282,28 +282,15 @@ class Ledger:
         with explained():
             return await self._write(runs.interrupt, lock)
 
-    # --- one car, many sites ---
+    # --- for other packages ---
 
-    async def due_links(self, after: int, limit: int) -> list[int]:
-        """Give listings behind *after* that may have to be linked, in the order of their ids."""
-        return await self._ask(kinship.due, after, limit)
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what *function* reads on a connection."""
+        return await self._ask(function, *arguments)
 
-    async def settle_alone(self, limit: int) -> int | None:
-        """Where all listings are of one site, let *limit* be due no more; ``None`` if there are several sites."""
-        return await self._write(kinship.settle_alone, limit)
-
-    async def to_compare(self, ids: list[int], location: str, max_bytes: int) -> dict[int, list[kinship.StoredPhoto]]:
-        """Give for listings of *ids* the photos in the store *location* whose looks would decide about their links."""
-        return await self._ask(kinship.to_compare, ids, location, max_bytes)
-
-    async def save_likeness(self, looks: dict[str, str | None]) -> None:
-        """Keep perceptual hashes by the SHA-256 of the bytes."""
-        if looks:
-            await self._write(kinship.save_likeness, looks)
-
-    async def link(self, ids: list[int], undecided: frozenset[int]) -> kinship.Linked:
-        """Link the listings *ids* and those around them; all but *undecided* are due no more."""
-        return await self._write(kinship.link, ids, undecided)
+    async def write(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what *function* returns in a transaction that may write."""
+        return await self._write(function, *arguments)
 
     async def release_images(self, row_ids: list[int]) -> None:
         """Let these photos be fetched again: the spool that had them is gone."""

@@ -51,7 +51,7 @@ class CarListing(Base):
     __tablename__ = "car_listings"
     __table_args__ = (
         Index("uq_car_listings_source_external_id", "source", "external_id", unique=True),
-        # For linking (``db.kinship``): each holds only the rows it is asked for, and costs the others nothing.
+        # For linking (``linking``): each holds only the rows it is asked for, and costs the others nothing.
         _partial("same_as", where="same_as IS NOT NULL"),
         _partial("registration_plate", where="registration_plate IS NOT NULL"),
         _partial("make", "year", where="is_active", sqlite_where="is_active = 1"),

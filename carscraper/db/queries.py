@@ -92,7 +92,7 @@ _WHEN_SEEN = ("card_hash", "is_active", "gone_at", "scraped_at", "last_seen_at")
 _WITH_PRICE = ("price_before_offer", "price_excludes_vat")
 # What a changed car has changed.
 _TOLD = (*(name for name in _KEPT if name != "details_at"), *_WITH_PRICE)
-# What may make or undo a link to another site's listing, see ``db.kinship``.
+# What may make or undo a link to another site's listing, see ``linking``.
 _TELLS_KIN = (
     "make",
     "year",

@@ -58,7 +58,7 @@ ITEM_PIPELINES = {
     "carscraper.pipelines.validate.ValidatePipeline": 100,
     "carscraper.pipelines.images.CarImagesPipeline": 200,
     "carscraper.pipelines.database.DatabasePipeline": 300,
-    "carscraper.pipelines.kinship.KinshipPipeline": 350,
+    "carscraper.linking.pipeline.LinkingPipeline": 350,
 }
 FEED_EXPORTERS = {
     "csv": "carscraper.runs.feeds.CarCsvExporter",

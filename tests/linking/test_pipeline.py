@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scrapy.exceptions import NotConfigured
 
-import carscraper.pipelines.kinship as station
 from carscraper.db import queries, schema
 from carscraper.db.engine import open_engine
 from carscraper.db.ledger import Ledger
 from carscraper.db.queries import PlaceholderRules
 from carscraper.exceptions import DatabaseUnavailableError, StoreUnavailableError
 from carscraper.items import CarImage, CarItem
-from carscraper.pipelines.kinship import KinshipPipeline
+from carscraper.linking import pipeline
+from carscraper.linking.pipeline import LinkingPipeline
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.state import state_of
 from tests.dealers.photos import Look, PhotoFactory
@@ -68,18 +68,18 @@ class Ended:
             queries.save(connection, [car], PlaceholderRules())
 
     def crawl_ends(self, **settings: Any) -> dict[str, Any]:
-        """Run the station as after a crawl's last car; what it counted."""
+        """Run the pipeline as after a crawl's last car; what it counted."""
         crawler = make_crawler(BilasolurSpider, DATABASE_URL=self.url, IMAGES_STORE=str(self.folder), **settings)
         return asyncio.run(self._close(crawler))
 
     @staticmethod
     async def _close(crawler: Crawler) -> dict[str, Any]:
-        pipeline = KinshipPipeline.from_crawler(crawler)
+        linking = LinkingPipeline.from_crawler(crawler)
         try:
-            await pipeline.close_spider()
+            await linking.close_spider()
         finally:
             Ledger.of(crawler).close()
-        prefix = "carscraper/kinship/"
+        prefix = "carscraper/linking/"
         return {
             name.removeprefix(prefix): n for name, n in crawler.stats.get_stats().items() if name.startswith(prefix)
         }
@@ -118,8 +118,8 @@ def test_the_same_photo_in_two_sizes_is_found_and_each_photo_is_decoded_once(
     ended: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    hash_of = station.perceptual_hash
-    monkeypatch.setattr(station, "perceptual_hash", lambda data: decoded.append(data) or hash_of(data))
+    hash_of = pipeline.perceptual_hash
+    monkeypatch.setattr(pipeline, "perceptual_hash", lambda data: decoded.append(data) or hash_of(data))
     show_one_car_twice(ended)
     assert ended.crawl_ends() == {"linked": 1, "unlinked": 0, "compared": 4}
     assert ended.links() == {"Bilasolur": "Hekla"}
@@ -138,7 +138,7 @@ def test_a_database_that_is_away_costs_nothing(
         raise DatabaseUnavailableError("The database does not answer.")
 
     show_one_car_twice(ended)
-    for question in ("settle_alone", "due_links", "to_compare", "save_likeness", "link"):
+    for question in ("read", "write"):
         with monkeypatch.context() as patch:
             patch.setattr(Ledger, question, away)
             ended.crawl_ends()
@@ -147,6 +147,26 @@ def test_a_database_that_is_away_costs_nothing(
         caplog.clear()
     assert ended.crawl_ends()["linked"] == 1
     assert caplog.text == ""
+
+
+def test_without_the_extra_ids_plates_and_equal_photos_link_and_one_sentence_says_what_does_not(
+    ended: Ended, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pipeline, "_BATCH", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "is_installed", lambda: False)
+        ended.show("Islandsbilar/4", photo(RED_VAN, 0, 400))
+        ended.show("Askja/5", photo(RED_VAN, 0, 400))
+        assert ended.crawl_ends() == {"linked": 1, "unlinked": 0, "compared": 0}
+        assert "carscraper[linking]" not in caplog.text
+        show_one_car_twice(ended)
+        assert ended.crawl_ends()["linked"] == 0
+        assert caplog.text.count("pip install 'carscraper[linking]'") == 1
+        assert ended.due() > 0, "they wait for the extra"
+    assert ended.crawl_ends()["linked"] == 1
+    assert ended.links() == {"Bilasolur": "Hekla", "Askja": "Islandsbilar"}
+    assert ended.due() == 0
 
 
 def test_a_store_that_is_away_leaves_only_who_waits_for_it(
@@ -163,7 +183,7 @@ def test_a_store_that_is_away_leaves_only_who_waits_for_it(
     ended.show("BR/7", photo(WHITE, 0, 1280))
     ended.show("Bilaland/8", photo(WHITE, 1, 1280), year=1999)
     with monkeypatch.context() as patch:
-        patch.setattr(station, "build_store", lambda _: Away())
+        patch.setattr(pipeline, "build_store", lambda _: Away())
         assert ended.crawl_ends() == {"linked": 1, "unlinked": 0, "compared": 0}
     assert ended.links() == {"Bilasolur": "BR"}
     assert ended.due() == 4, "the one that nothing agrees with is done"
@@ -174,7 +194,7 @@ def test_a_store_that_is_away_leaves_only_who_waits_for_it(
 
 
 def test_a_crawl_compares_so_many_photos_at_most(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(station, "_PHOTOS", 2)
+    monkeypatch.setattr(pipeline, "_PHOTOS", 2)
     show_one_car_twice(ended)
     assert ended.crawl_ends()["compared"] == 2
     assert ended.due() == 3
@@ -210,7 +230,7 @@ def test_photos_that_are_kept_nowhere_are_not_looked_for(ended: Ended) -> None:
 
 def test_it_can_be_switched_off(sqlite_url: str) -> None:
     with pytest.raises(NotConfigured):
-        KinshipPipeline.from_crawler(make_crawler(BilasolurSpider, DATABASE_URL=sqlite_url, LINK_SAME_CARS="false"))
+        LinkingPipeline.from_crawler(make_crawler(BilasolurSpider, DATABASE_URL=sqlite_url, LINK_SAME_CARS="false"))
 
 
 def test_a_crawl_that_failed_links_nothing(ended: Ended) -> None:
@@ -223,7 +243,7 @@ def test_a_crawl_that_failed_links_nothing(ended: Ended) -> None:
 
 def test_a_usual_crawl_imports_no_numpy() -> None:
     code = (
-        "import sys, carscraper.pipelines.kinship, carscraper.images.likeness\n"
+        "import sys, carscraper.linking.pipeline, carscraper.linking.phash\n"
         "assert not {'numpy', 'scipy', 'imagehash'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

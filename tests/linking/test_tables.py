@@ -7,7 +7,7 @@ import random
 import re
 import threading
 from datetime import timedelta
-from itertools import permutations
+from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,13 +15,14 @@ from scrapy.spiderloader import SpiderLoader
 from sqlalchemy import delete, event, insert, select, update
 
 from carscraper.base_spiders.rogg import RoggSpider
-from carscraper.db import kinship, queries, schema, work
+from carscraper.db import queries, schema, work
 from carscraper.db.engine import open_engine
-from carscraper.db.kinship import Linked
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
 from carscraper.db.queries import PlaceholderRules
 from carscraper.dealers import is_aggregator, siblings
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.linking import tables
+from carscraper.linking.tables import Linked
 from tests.fakes import make_settings
 from tests.services import REPO
 
@@ -90,27 +91,27 @@ class Market:
 
     def due(self) -> list[int]:
         with self.engine.begin() as connection:
-            return kinship.due(connection, 0, 10_000)
+            return tables.due(connection, 0, 10_000)
 
     def link(self, *, batch: int = 50) -> Linked:
         linked = unlinked = last = 0
         while True:
             with self.engine.begin() as connection:
-                ids = kinship.due(connection, last, batch)
+                ids = tables.due(connection, last, batch)
                 if not ids:
                     return Linked(linked=linked, unlinked=unlinked)
-                done = kinship.link(connection, ids)
+                done = tables.link(connection, ids)
             linked, unlinked, last = linked + done.linked, unlinked + done.unlinked, ids[-1]
 
     def look(self, **phashes: int | None) -> None:
         """Photos look like this."""
         with self.engine.begin() as connection:
             looks = {sha256(f"kept {name}"): None if bits is None else f"{bits:016x}" for name, bits in phashes.items()}
-            kinship.save_likeness(connection, looks)
+            tables.save_hashes(connection, looks)
 
     def to_compare(self, *, location: str = "folder", max_bytes: int = 10**6) -> dict[str, list[str]]:
         with self.engine.begin() as connection:
-            found = kinship.to_compare(connection, kinship.due(connection, 0, 10_000), location, max_bytes)
+            found = tables.to_compare(connection, tables.due(connection, 0, 10_000), location, max_bytes)
         names = self.names()
         return {names[row_id]: sorted(each.key[2:-4] for each in photos) for row_id, photos in found.items()}
 
@@ -315,27 +316,18 @@ class TestFacts:
         "plate": ({"registration_plate": "AB123"}, {"registration_plate": "AB124"}),
     }
 
-    @staticmethod
-    def show(quick: Market, facts: tuple[dict[str, Any], dict[str, Any]], *, alike: bool) -> dict[str, str]:
-        """What is linked when each site has one of the two."""
+    def test_each_fact(self, quick: Market) -> None:
+        """Whichever site says which, with the same bytes and with photos that only look alike."""
         quick.look(**{"side": 0xFFFF, "small side": 0xFFFE})
-        quick.show("Hekla/1", "side", **facts[0])
-        quick.show("Bilasolur/7", "small side" if alike else "side", **facts[1])
-        return quick.relinked()
-
-    @pytest.mark.parametrize("alike", [False, True])
-    @pytest.mark.parametrize("turned", [False, True])
-    @pytest.mark.parametrize("case", AGREE)
-    def test_agreeing(self, quick: Market, case: str, turned: bool, alike: bool) -> None:
-        facts = self.AGREE[case][::-1] if turned else self.AGREE[case]
-        assert self.show(quick, facts, alike=alike) == {"Bilasolur/7": "Hekla/1"}
-
-    @pytest.mark.parametrize("alike", [False, True])
-    @pytest.mark.parametrize("turned", [False, True])
-    @pytest.mark.parametrize("case", DIFFER)
-    def test_differing(self, quick: Market, case: str, turned: bool, alike: bool) -> None:
-        facts = self.DIFFER[case][::-1] if turned else self.DIFFER[case]
-        assert self.show(quick, facts, alike=alike) == {}
+        cases = [(name, facts, {"Bilasolur/7": "Hekla/1"}) for name, facts in self.AGREE.items()]
+        cases += [(name, facts, {}) for name, facts in self.DIFFER.items()]
+        for (name, facts, expected), (turned, shown) in product(cases, ((1, "side"), (-1, "small side"))):
+            with quick.engine.begin() as connection:
+                for table in (images, changes, listings):
+                    connection.execute(delete(table))
+            quick.show("Hekla/1", "side", **facts[::turned][0])
+            quick.show("Bilasolur/7", shown, **facts[::turned][1])
+            assert quick.relinked() == expected, (name, turned, shown)
 
     def test_a_price_that_changed_at_one_site_first(self, market: Market) -> None:
         market.show("Hekla/1", "side")
@@ -484,7 +476,7 @@ class TestComparing:
         quick.show("Bilasolur/7", "b")
         hekla, bilasolur = quick.due()
         with quick.engine.begin() as connection:
-            kinship.link(connection, [hekla, bilasolur], frozenset({bilasolur}))
+            tables.link(connection, [hekla, bilasolur], frozenset({bilasolur}))
         assert quick.due() == [bilasolur]
 
 
@@ -499,16 +491,16 @@ class TestDue:
         market.save(again)
         assert market.due() == []
 
-    @pytest.mark.parametrize(
-        "change", [{"price": 1}, {"year": 2018}, {"kilometers": 1}, {"registration_plate": "AB124"}, {"make": "Kia"}]
-    )
-    def test_what_may_matter_does(self, quick: Market, change: dict[str, Any]) -> None:
-        quick.show("Hekla/1", "a")
-        quick.link()
-        again = item("Hekla/1", "a", **change)
-        again.images[0].attempts = 0
-        quick.save(again)
-        assert len(quick.due()) == 1
+    def test_what_may_matter_does(self, quick: Market) -> None:
+        changes_ = ({"price": 1}, {"year": 2018}, {"kilometers": 1}, {"registration_plate": "AB124"}, {"make": "Kia"})
+        for number, change in enumerate(changes_):
+            quick.show(f"Hekla/{number}", "a")
+            quick.link()
+            again = item(f"Hekla/{number}", "a", **change)
+            again.images[0].attempts = 0
+            quick.save(again)
+            assert len(quick.due()) == 1, change
+            quick.link()
 
     def test_so_does_a_photo_a_departure_and_a_return(self, market: Market) -> None:
         market.show("Hekla/1", "a")
@@ -538,11 +530,11 @@ class TestDue:
         for number in range(5):
             market.show(f"Bilasolur/{number}", "a")
         with market.engine.begin() as connection:
-            assert [kinship.settle_alone(connection, 3) for _ in range(3)] == [3, 2, 0]
+            assert [tables.settle_alone(connection, 3) for _ in range(3)] == [3, 2, 0]
         assert market.due() == []
         market.show("Hekla/1")
         with market.engine.begin() as connection:
-            assert kinship.settle_alone(connection, 3) is None
+            assert tables.settle_alone(connection, 3) is None
 
     def test_after_the_upgrade_every_car_is_due(self, quick: Market) -> None:
         with quick.engine.begin() as connection:
@@ -669,10 +661,10 @@ def test_no_question_reads_a_whole_table(quick: Market) -> None:
 
     with quick.engine.begin() as connection:
         event.listen(connection, "before_cursor_execute", explain)
-        ids = kinship.due(connection, 0, 20)
-        kinship.to_compare(connection, ids, "folder", 10**6)
-        kinship.link(connection, ids)
-        kinship.settle_alone(connection, 5)
+        ids = tables.due(connection, 0, 20)
+        tables.to_compare(connection, ids, "folder", 10**6)
+        tables.link(connection, ids)
+        tables.settle_alone(connection, 5)
     scans = [each for each in plans if each[0].startswith("SCAN") and "car_" in each[0] and "USING" not in each[0]]
     assert scans == []
     assert any("ix_car_listings_make_year" in plan for plan, _ in plans)
@@ -697,7 +689,7 @@ def test_two_linkings_and_two_writers_at_once(market: Market) -> None:
 
     def link() -> None:
         while not finished.is_set():
-            run(lambda connection: kinship.link(connection, kinship.due(connection, 0, 20)))
+            run(lambda connection: tables.link(connection, tables.due(connection, 0, 20)))
 
     def run(what: Any) -> None:
         try:

@@ -12,7 +12,8 @@ from scrapy.exceptions import NotConfigured
 from carscraper.addon import for_our_spiders
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
-from carscraper.images.likeness import perceptual_hash
+from carscraper.linking import tables
+from carscraper.linking.phash import is_installed, perceptual_hash
 from carscraper.state import state_of
 from carscraper.storage.store import build_store
 
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
-    from carscraper.db.kinship import StoredPhoto
+    from carscraper.linking.tables import StoredPhoto
     from carscraper.storage.store import ImagesFilesStore
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 200  # listings in one transaction, some 0.1 s
+_BATCH = 200  # listings in one transaction, about 0.1 s
 _SECONDS = 120.0  # for all of it; the first time, an old database has more to do than one crawl should wait for
 _PHOTOS = 2_000  # to read back in one crawl
 _AT_ONCE = 4
-_GONE = ""  # the object is not in the store: the audit's business, and nothing is kept of it
+_GONE = ""  # the object is not in the store: `scrapy storage audit` finds it, and nothing is kept of it
 
 
-class KinshipPipeline:
+class LinkingPipeline:
     """Looks at the listings that have changed since the last linking, whatever crawl has changed them."""
 
     def __init__(self, crawler: Crawler) -> None:
@@ -41,6 +42,7 @@ class KinshipPipeline:
         self._crawler = crawler
         self._store: ImagesFilesStore | None = None
         self._photos_left = _PHOTOS
+        self._said_missing = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -66,48 +68,56 @@ class KinshipPipeline:
 
     async def _link_all(self) -> None:
         deadline = time.monotonic() + _SECONDS
-        while (alone := await self._ledger.settle_alone(_BATCH * 5)) and time.monotonic() < deadline:
+        while (alone := await self._ledger.write(tables.settle_alone, _BATCH * 5)) and time.monotonic() < deadline:
             pass
         if alone is not None:
             return
         last = 0
         while time.monotonic() < deadline:
-            ids = await self._ledger.due_links(last, _BATCH)
+            ids = await self._ledger.read(tables.due, last, _BATCH)
             if not ids:
                 return
             last = ids[-1]
             undecided = await self._compare(ids)
-            done = await self._ledger.link(ids, undecided)
-            self._crawler.stats.inc_value("carscraper/kinship/linked", done.linked)
-            self._crawler.stats.inc_value("carscraper/kinship/unlinked", done.unlinked)
+            done = await self._ledger.write(tables.link, ids, undecided)
+            self._crawler.stats.inc_value("carscraper/linking/linked", done.linked)
+            self._crawler.stats.inc_value("carscraper/linking/unlinked", done.unlinked)
         logger.info("More listings are to be linked than fit into %.0f s; the next crawl goes on", _SECONDS)
 
-    # --- what photos look like ---
+    # --- photos that look alike ---
 
     async def _compare(self, ids: list[int]) -> frozenset[int]:
-        """Find out what the photos look like that could prove two listings to be of one car.
+        """Read the perceptual hashes of photos that could prove two listings to be of one car.
 
         Returns:
             Those of *ids* that wait for photos which could not be read now.
         """
         location = self._location()
-        wanted = await self._ledger.to_compare(ids, location, self._max_bytes) if location else {}
+        arguments = (ids, location, self._max_bytes)
+        wanted = await self._ledger.read(tables.to_compare, *arguments) if location else {}
+        if wanted and not is_installed():
+            if not self._said_missing:
+                logger.info("Photos that look alike are not compared: pip install 'carscraper[linking]' for that")
+            self._said_missing = True
+            return frozenset(wanted)
         photos = {photo.sha256: photo for each in wanted.values() for photo in each}
-        looked_at: set[str] = set()
+        compared: set[str] = set()
         for start in range(0, len(photos), _AT_ONCE):
             group = list(photos.values())[start : start + _AT_ONCE][: self._photos_left]
             try:
-                looks = dict(await asyncio.gather(*(self._look_at(photo) for photo in group)))
+                found = dict(await asyncio.gather(*(self._hash_of(photo) for photo in group)))
             except StoreError as error:
                 logger.warning("Photos can't be compared now, the next crawl does it: %s", error)
                 self._photos_left = 0
                 break
             self._photos_left -= len(group)
-            await self._ledger.save_likeness({sha256: phash for sha256, phash in looks.items() if phash != _GONE})
-            looked_at |= looks.keys()
-        self._crawler.stats.inc_value("carscraper/kinship/compared", len(looked_at))
+            await self._ledger.write(
+                tables.save_hashes, {sha256: phash for sha256, phash in found.items() if phash != _GONE}
+            )
+            compared |= found.keys()
+        self._crawler.stats.inc_value("carscraper/linking/compared", len(compared))
         return frozenset(
-            listing_id for listing_id, each in wanted.items() if any(photo.sha256 not in looked_at for photo in each)
+            listing_id for listing_id, each in wanted.items() if any(photo.sha256 not in compared for photo in each)
         )
 
     def _location(self) -> str | None:
@@ -120,7 +130,7 @@ class KinshipPipeline:
     def _max_bytes(self) -> int:
         return self._crawler.settings.getint("IMAGES_MAX_BYTES")
 
-    async def _look_at(self, photo: StoredPhoto) -> tuple[str, str | None]:
+    async def _hash_of(self, photo: StoredPhoto) -> tuple[str, str | None]:
         if self._store is None:
             self._store = build_store(self._crawler.settings)
         assert self._store
