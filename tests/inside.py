@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _OURS = ("asyncio", "head", "ledger", "locks", "pace", "PoolThread", "spool", "ThreadPoolExecutor", "upload")
-_SOON = 5.0  # seconds in which the threads of a crawl must have ended
+_SOON = 30.0  # seconds in which the threads of a crawl must have ended; those of a store that is away take their time
 
 
 def is_possible() -> bool:
