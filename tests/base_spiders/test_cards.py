@@ -144,28 +144,31 @@ def test_a_link_to_another_site_is_an_advertisement() -> None:
     assert len(read(islandsbilar, page(cards.format(""), url=home))) == 1
 
 
-@pytest.mark.parametrize("number", ["", "../..", "9" * 41, "a%00b", "ð"])
-def test_a_link_that_names_no_car_is_told(number: str) -> None:
-    spider = make_spider()
-    broken = card(2).replace(f"{VIEW}2", f"{VIEW}{number}")
-    cars, unreadable = spider.read_cards(page(card(1) + broken + card(3)))
-    assert ([car.external_id for car in cars], unreadable) == (["1", "3"], 1)
-    assert spider.is_partial
+LINK_THAT_NAMES_NO_CAR_IS_TO = ["", "../..", "9" * 41, "a%00b", "ð"]
 
 
-@pytest.mark.parametrize(
-    ("title", "expected"),
-    [
-        ("VW ID.5 GTX 220 KW", ("Volkswagen", "ID.5 GTX 220 KW")),
-        ("<b>VW</b> <i>ID.5 GTX</i>", ("Volkswagen", "ID.5 GTX")),
-        ("<em>Nýtt á skrá</em>ALFA ROMEO <span>GIULIA</span>", ("Alfa Romeo", "Giulia")),
-        ("Land Rover", ("Land Rover", None)),
-        ("TRABANT 601", ("Trabant", "601")),
-    ],
-)
-def test_a_title_may_be_in_pieces(title: str, expected: tuple[str, str | None]) -> None:
-    (item,) = read(make_spider(), page(card(1, title=title)))
-    assert (item.make, item.model) == expected
+def test_a_link_that_names_no_car_is_told() -> None:
+    for number in LINK_THAT_NAMES_NO_CAR_IS_TO:
+        spider = make_spider()
+        broken = card(2).replace(f"{VIEW}2", f"{VIEW}{number}")
+        cars, unreadable = spider.read_cards(page(card(1) + broken + card(3)))
+        assert ([car.external_id for car in cars], unreadable) == (["1", "3"], 1), number
+        assert spider.is_partial, number
+
+
+TITLE_MAY_BE_IN_PIECES = [
+    ("VW ID.5 GTX 220 KW", ("Volkswagen", "ID.5 GTX 220 KW")),
+    ("<b>VW</b> <i>ID.5 GTX</i>", ("Volkswagen", "ID.5 GTX")),
+    ("<em>Nýtt á skrá</em>ALFA ROMEO <span>GIULIA</span>", ("Alfa Romeo", "Giulia")),
+    ("Land Rover", ("Land Rover", None)),
+    ("TRABANT 601", ("Trabant", "601")),
+]
+
+
+def test_a_title_may_be_in_pieces() -> None:
+    for title, expected in TITLE_MAY_BE_IN_PIECES:
+        (item,) = read(make_spider(), page(card(1, title=title)))
+        assert (item.make, item.model) == expected, (title, expected)
 
 
 def test_a_bare_year_is_no_distance() -> None:
@@ -298,58 +301,58 @@ RESULTS = f"https://bilasolur.is/SearchResults.aspx?page=1&id={GUID}"
 SECOND = f"SearchResults.aspx?page=2&id={GUID}"
 
 
-@pytest.mark.parametrize(
-    "pager",
-    [
-        f'<a href="SearchResults.aspx?page=2&amp;id={GUID}"><i class="bisicon bi-chevron-right"></i></a>',
-        f'<a href="SearchResults.aspx?id={GUID}&page=2">Næsta</a>',
-        f'<a href="/searchresults.aspx?ID={GUID.upper()}&amp;PAGE=2">2</a>',
-        f'<a href="https://www.bilasolur.is/SearchResults.aspx?page=2&amp;id={GUID}"></a>',
-        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a><a href="./{SECOND}#top">&raquo;</a>',
-        f'<link rel="next" href="{SECOND}">',
-        f'<form action="?"><input name="id" value="{GUID}"><button name="page" value="2">2</button></form>',
-        """<a href="javascript:__doPostBack('ctl00$pager','next')">Næsta</a>""",
-        """<a href="javascript:__doPostBack('ctl00$pager','2')">2</a><a href="SearchResults.aspx?page=2&id=0">x</a>""",
-    ],
-)
-def test_the_next_page_is_found_by_its_address_however_it_is_written(pager: str) -> None:
-    url, leads = following(BilasolurSpider, pager, url=RESULTS)
-    assert leads
-    assert place_of(url) == place_of(RESULTS.replace("page=1", "page=2"))
+NEXT_PAGE_IS_FOUND_BY_ITS_AD = [
+    f'<a href="SearchResults.aspx?page=2&amp;id={GUID}"><i class="bisicon bi-chevron-right"></i></a>',
+    f'<a href="SearchResults.aspx?id={GUID}&page=2">Næsta</a>',
+    f'<a href="/searchresults.aspx?ID={GUID.upper()}&amp;PAGE=2">2</a>',
+    f'<a href="https://www.bilasolur.is/SearchResults.aspx?page=2&amp;id={GUID}"></a>',
+    f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a><a href="./{SECOND}#top">&raquo;</a>',
+    f'<link rel="next" href="{SECOND}">',
+    f'<form action="?"><input name="id" value="{GUID}"><button name="page" value="2">2</button></form>',
+    """<a href="javascript:__doPostBack('ctl00$pager','next')">Næsta</a>""",
+    """<a href="javascript:__doPostBack('ctl00$pager','2')">2</a><a href="SearchResults.aspx?page=2&id=0">x</a>""",
+]
 
 
-@pytest.mark.parametrize(
-    "pager",
-    [
-        "",
-        f'<a href="SearchResults.aspx?page=1&amp;id={GUID}"><i class="fa fa-angle-left"></i></a>',
-        '<a href="SearchResults.aspx?page=2&amp;id=another">2 dyra</a>',
-        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a>',
-        """<a href="javascript:__doPostBack('ctl00$sort','price')">Verð</a>""",
-        "<form><input type=submit value=Leita></form>",
-    ],
-)
-def test_what_leads_elsewhere_is_no_next_page(pager: str) -> None:
-    assert following(BilasolurSpider, pager, url=RESULTS) == (RESULTS.replace("page=1", "page=2"), False)
+def test_the_next_page_is_found_by_its_address_however_it_is_written() -> None:
+    for pager in NEXT_PAGE_IS_FOUND_BY_ITS_AD:
+        url, leads = following(BilasolurSpider, pager, url=RESULTS)
+        assert leads, pager
+        assert place_of(url) == place_of(RESULTS.replace("page=1", "page=2")), pager
 
 
-@pytest.mark.parametrize(
-    ("pager", "ends"),
-    [
-        ('<div class="paging"><span>5 / 5</span></div>', True),
-        ("<nav><b>5</b> / <b>5</b></nav>", True),
-        ('<p class="pagination">Síða 5 af 5</p>', True),
-        ('<p class="pagination">Síða 5 af 6</p>', False),
-        ('<p class="pagination">4 / 4</p>', False),
-        ("<p>5 / 5</p>", False),
-        (
-            '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>',
-            False,
-        ),
-    ],
-)
-def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not(pager: str, ends: bool) -> None:
-    assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends
+LEADS_ELSEWHERE_IS_NO_NEXT_P = [
+    "",
+    f'<a href="SearchResults.aspx?page=1&amp;id={GUID}"><i class="fa fa-angle-left"></i></a>',
+    '<a href="SearchResults.aspx?page=2&amp;id=another">2 dyra</a>',
+    f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a>',
+    """<a href="javascript:__doPostBack('ctl00$sort','price')">Verð</a>""",
+    "<form><input type=submit value=Leita></form>",
+]
+
+
+def test_what_leads_elsewhere_is_no_next_page() -> None:
+    for pager in LEADS_ELSEWHERE_IS_NO_NEXT_P:
+        assert following(BilasolurSpider, pager, url=RESULTS) == (RESULTS.replace("page=1", "page=2"), False), pager
+
+
+PAGER_SAYS_THAT_THE_LIST_HAS = [
+    ('<div class="paging"><span>5 / 5</span></div>', True),
+    ("<nav><b>5</b> / <b>5</b></nav>", True),
+    ('<p class="pagination">Síða 5 af 5</p>', True),
+    ('<p class="pagination">Síða 5 af 6</p>', False),
+    ('<p class="pagination">4 / 4</p>', False),
+    ("<p>5 / 5</p>", False),
+    (
+        '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>',
+        False,
+    ),
+]
+
+
+def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not() -> None:
+    for pager, ends in PAGER_SAYS_THAT_THE_LIST_HAS:
+        assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends, (pager, ends)
 
 
 # --- the site is not what it was --------------------------------------------------------------------------------
@@ -432,31 +435,37 @@ def failed(status: int) -> Failure:
     return failure
 
 
-@pytest.mark.parametrize("status", [404, 410])
-def test_a_page_that_is_not_there_says_that_the_car_is_gone(status: int) -> None:
-    spider = make_spider()
-    spider.lookups = 1
-    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
-    (control,) = spider.missing_failed(failed(status))
-    assert control.url == f"https://www.hekla.is{VIEW}8"
-    listed = Response(control.url, status=200, request=control)
-    assert list(spider.parse_control(listed, **control.cb_kwargs)) == [
-        GoneCar(source="Hekla", external_id="7", url=f"https://www.hekla.is{VIEW}7")
-    ]
-    assert spider.crawler.stats.get_value("carscraper/details/gone") == 1
+PAGE_THAT_IS_NOT_THERE_SAYS = [404, 410]
 
 
-@pytest.mark.parametrize("status", [404, 410])
-def test_where_listed_cars_have_no_page_either_nothing_is_concluded(status: int) -> None:
-    spider = make_spider()
-    spider.lookups = 1
-    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
-    (control,) = spider.missing_failed(failed(status))
-    failure = Failure(HttpError(Response(control.url, status=status, request=control)))
-    failure.request = control  # type: ignore[attr-defined]
-    assert list(spider.control_failed(failure)) == []
-    (sentence,) = spider.crawler.stats.get_value("carscraper/incomplete")
-    assert "no car was marked as gone" in sentence
+def test_a_page_that_is_not_there_says_that_the_car_is_gone() -> None:
+    for status in PAGE_THAT_IS_NOT_THERE_SAYS:
+        spider = make_spider()
+        spider.lookups = 1
+        spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
+        (control,) = spider.missing_failed(failed(status))
+        assert control.url == f"https://www.hekla.is{VIEW}8", status
+        listed = Response(control.url, status=200, request=control)
+        assert list(spider.parse_control(listed, **control.cb_kwargs)) == [
+            GoneCar(source="Hekla", external_id="7", url=f"https://www.hekla.is{VIEW}7")
+        ], status
+        assert spider.crawler.stats.get_value("carscraper/details/gone") == 1, status
+
+
+WHERE_LISTED_CARS_HAVE_NO_PA = [404, 410]
+
+
+def test_where_listed_cars_have_no_page_either_nothing_is_concluded() -> None:
+    for status in WHERE_LISTED_CARS_HAVE_NO_PA:
+        spider = make_spider()
+        spider.lookups = 1
+        spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
+        (control,) = spider.missing_failed(failed(status))
+        failure = Failure(HttpError(Response(control.url, status=status, request=control)))
+        failure.request = control  # type: ignore[attr-defined]
+        assert list(spider.control_failed(failure)) == [], status
+        (sentence,) = spider.crawler.stats.get_value("carscraper/incomplete")
+        assert "no car was marked as gone" in sentence, status
 
 
 def test_a_page_of_which_nothing_is_known_is_not_asked_for_fresh_addresses() -> None:
@@ -464,9 +473,12 @@ def test_a_page_of_which_nothing_is_known_is_not_asked_for_fresh_addresses() -> 
     assert make_spider().page_url(item) is None
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
-def test_another_answer_says_nothing(status: int) -> None:
-    assert list(make_spider().missing_failed(failed(status))) == []
+ANOTHER_ANSWER_SAYS_NOTHING = [400, 401, 403, 429, 500, 503]
+
+
+def test_another_answer_says_nothing() -> None:
+    for status in ANOTHER_ANSWER_SAYS_NOTHING:
+        assert list(make_spider().missing_failed(failed(status))) == [], status
 
 
 def test_a_page_that_broke_says_nothing() -> None:
@@ -483,23 +495,32 @@ def unclosed(*cards: str, ends: int = 1) -> str:
     return "".join(each.removesuffix("</div>" * ends) for each in cards) + '<p class="pager">Verð 1 2 Næsta</p>'
 
 
-@pytest.mark.parametrize("ends", [0, 1, 2])
-def test_nothing_is_taken_from_the_card_after_one_that_is_not_closed(ends: int) -> None:
-    cards = [
-        card(1, price="hafið samband", picture=""),
-        card(2, title="KIA NIRO", price="Verð: 2.000.000 kr."),
-        card(3, title="KIA RIO", price="Verð: 3.000.000 kr."),
-    ]
-    for selector in ("", ".card"):
-        spider = make_spider()
-        spider.card = selector
-        response = page(f'<div class="cards">{unclosed(*cards, ends=ends)}</div>')
-        for _ in range(2):  # it can be read again
-            found = {each.external_id: each for each in read(spider, response)}
-            assert {name: each.price for name, each in found.items()} == {"1": None, "2": 2_000_000, "3": 3_000_000}
-            assert {name: each.model for name, each in found.items()} == {"1": "Golf", "2": "Niro", "3": "Rio"}
-            photos = {name: [image.source_url[-5:] for image in each.images] for name, each in found.items()}
-            assert photos == {"1": [], "2": ["2.jpg"], "3": ["3.jpg"]}
+NOTHING_IS_TAKEN_FROM_THE_CA = [0, 1, 2]
+
+
+def test_nothing_is_taken_from_the_card_after_one_that_is_not_closed() -> None:
+    for ends in NOTHING_IS_TAKEN_FROM_THE_CA:
+        cards = [
+            card(1, price="hafið samband", picture=""),
+            card(2, title="KIA NIRO", price="Verð: 2.000.000 kr."),
+            card(3, title="KIA RIO", price="Verð: 3.000.000 kr."),
+        ]
+        for selector in ("", ".card"):
+            spider = make_spider()
+            spider.card = selector
+            response = page(f'<div class="cards">{unclosed(*cards, ends=ends)}</div>')
+            for _ in range(2):  # it can be read again
+                found = {each.external_id: each for each in read(spider, response)}
+                assert {name: each.price for name, each in found.items()} == {
+                    "1": None,
+                    "2": 2_000_000,
+                    "3": 3_000_000,
+                }, ends
+                assert {name: each.model for name, each in found.items()} == {"1": "Golf", "2": "Niro", "3": "Rio"}, (
+                    ends
+                )
+                photos = {name: [image.source_url[-5:] for image in each.images] for name, each in found.items()}
+                assert photos == {"1": [], "2": ["2.jpg"], "3": ["3.jpg"]}, ends
 
 
 def test_cards_in_a_grid_whose_classes_they_share_stay_as_they_are() -> None:

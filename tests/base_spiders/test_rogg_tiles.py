@@ -51,53 +51,53 @@ def read(**parts: str) -> CarItem:
     return found
 
 
-@pytest.mark.parametrize(
-    ("title", "make", "model"),
-    [
-        (TITLE, "Volkswagen", "ID.4"),
-        ('<span class="title-text">VW ID.4</span>', "Volkswagen", "ID.4"),
-        (
-            '<span class="sr-make">LAND ROVER</span><span class="title-text">LAND ROVER DEFENDER</span>',
-            "Land Rover",
-            "Defender",
-        ),
-        ('<span class="sr-model">KIA NIRO</span>', "Kia", "Niro"),
-        ('<span class="sr-make">TESLA</span>', "Tesla", None),
-        ("", None, None),
-    ],
-)
-def test_make_and_model(title: str, make: str | None, model: str | None) -> None:
-    item = read(title=title)
-    assert (item.make, item.model) == (make, model)
+MAKE_AND_MODEL = [
+    (TITLE, "Volkswagen", "ID.4"),
+    ('<span class="title-text">VW ID.4</span>', "Volkswagen", "ID.4"),
+    (
+        '<span class="sr-make">LAND ROVER</span><span class="title-text">LAND ROVER DEFENDER</span>',
+        "Land Rover",
+        "Defender",
+    ),
+    ('<span class="sr-model">KIA NIRO</span>', "Kia", "Niro"),
+    ('<span class="sr-make">TESLA</span>', "Tesla", None),
+    ("", None, None),
+]
 
 
-@pytest.mark.parametrize(
-    ("rows", "kilometers"),
-    [
-        (ROW.format("Akstur", "29 þ.km."), 29_000),
-        (ROW.format("Akstur", "Nýtt"), None),
-        (ROW.format("Akstur", "12.345 km."), 12_345),
-        (ROW.format("Drægni", "560 km") + ROW.format("Akstur", "29 þ.km."), 29_000),
-        (ROW.format("Drægni", "560 km"), None),
-        ("", None),
-    ],
-)
-def test_only_the_row_of_the_distance_is_one(rows: str, kilometers: int | None) -> None:
-    assert read(rows=rows).kilometers == kilometers
+def test_make_and_model() -> None:
+    for title, make, model in MAKE_AND_MODEL:
+        item = read(title=title)
+        assert (item.make, item.model) == (make, model), (title, make)
 
 
-@pytest.mark.parametrize(
-    "picture",
-    [
-        '<img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-        '<img src="data:image/gif;base64,R0" data-src="/CarImage.aspx?s=1&amp;c=7001&amp;p=3&amp;w=400">',
-        '<img src="/images/placeholder.png" data-src="https://bilaland.isCarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-        '<img src="carimage.aspx?P=3&amp;C=7001&amp;S=1"><img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-    ],
-)
-def test_a_photo_has_the_identity_of_the_platform(picture: str) -> None:
-    (image,) = read(picture=picture).images
-    assert (image.identity, image.source_url.partition("?")[2]) == ("7001/3", "s=1&c=7001&p=3&w=1280")
+ONLY_THE_ROW_OF_THE_DISTANCE = [
+    (ROW.format("Akstur", "29 þ.km."), 29_000),
+    (ROW.format("Akstur", "Nýtt"), None),
+    (ROW.format("Akstur", "12.345 km."), 12_345),
+    (ROW.format("Drægni", "560 km") + ROW.format("Akstur", "29 þ.km."), 29_000),
+    (ROW.format("Drægni", "560 km"), None),
+    ("", None),
+]
+
+
+def test_only_the_row_of_the_distance_is_one() -> None:
+    for rows, kilometers in ONLY_THE_ROW_OF_THE_DISTANCE:
+        assert read(rows=rows).kilometers == kilometers, (rows, kilometers)
+
+
+PHOTO_HAS_THE_IDENTITY_OF_TH = [
+    '<img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+    '<img src="data:image/gif;base64,R0" data-src="/CarImage.aspx?s=1&amp;c=7001&amp;p=3&amp;w=400">',
+    '<img src="/images/placeholder.png" data-src="https://bilaland.isCarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+    '<img src="carimage.aspx?P=3&amp;C=7001&amp;S=1"><img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+]
+
+
+def test_a_photo_has_the_identity_of_the_platform() -> None:
+    for picture in PHOTO_HAS_THE_IDENTITY_OF_TH:
+        (image,) = read(picture=picture).images
+        assert (image.identity, image.source_url.partition("?")[2]) == ("7001/3", "s=1&c=7001&p=3&w=1280"), picture
 
 
 # --- where the results begin ---
@@ -115,13 +115,16 @@ def after_home(spider: Any, response: HtmlResponse) -> Request:
     return asyncio.run(first())
 
 
-@pytest.mark.parametrize("cls", [BilasolurSpider, BilalandSpider])
-def test_cars_beside_the_search_are_not_the_results(cls: type[RoggSpider]) -> None:
-    """A home page may show its newest cars."""
-    spider = make_spider(cls)
-    request = after_home(spider, page("https://bilaland.is/", FORM + tile()))
-    assert (request.method, request.url) == ("POST", "https://bilaland.is/")
-    assert not spider._is_results(page("https://bilaland.is/", tile()))
+CARS_BESIDE_THE_SEARCH_ARE_N = [BilasolurSpider, BilalandSpider]
+
+
+def test_cars_beside_the_search_are_not_the_results() -> None:
+    for cls in CARS_BESIDE_THE_SEARCH_ARE_N:
+        """A home page may show its newest cars."""
+        spider = make_spider(cls)
+        request = after_home(spider, page("https://bilaland.is/", FORM + tile()))
+        assert (request.method, request.url) == ("POST", "https://bilaland.is/"), cls
+        assert not spider._is_results(page("https://bilaland.is/", tile())), cls
 
 
 def test_br_may_lead_to_its_results_or_show_them_or_a_form() -> None:
@@ -133,26 +136,31 @@ def test_br_may_lead_to_its_results_or_show_them_or_a_form() -> None:
     assert [request.url for request in spider.start_search()] == ["https://br.is/?make=-1"]
 
 
-@pytest.mark.parametrize("cls", [BilalandSpider, BrSpider])
-def test_a_changed_page_of_results_is_named_by_what_it_lacks(cls: type[RoggSpider]) -> None:
-    spider = make_spider(cls)
-    changed = page(f"{cls.home}SearchResults.aspx?id=1", tile().replace("sr-item", "tile"))
-    with pytest.raises(CloseSpider):
-        after_home(spider, changed)
-    assert "card = '.sr-item' with card_link = 'a.sr-link[href]'" in spider.crawler.stats.get_value("carscraper/failed")
+CHANGED_PAGE_OF_RESULTS_IS_N = [BilalandSpider, BrSpider]
 
 
-@pytest.mark.parametrize(
-    ("url", "following"),
-    [
-        ("SearchResults.aspx?id=ab-1", "SearchResults.aspx?id=ab-1&page=2"),
-        ("SearchResults.aspx?page=1&id=ab-1", "SearchResults.aspx?page=2&id=ab-1"),
-        ("?make=-1", "?make=-1&page=2"),
-    ],
-)
-def test_the_next_page_is_the_same_search(url: str, following: str) -> None:
-    request = make_spider(BrSpider).next_request(page("https://br.is/" + url, tile()), None, 1)
-    assert request.url == "https://br.is/" + following
+def test_a_changed_page_of_results_is_named_by_what_it_lacks() -> None:
+    for cls in CHANGED_PAGE_OF_RESULTS_IS_N:
+        spider = make_spider(cls)
+        changed = page(f"{cls.home}SearchResults.aspx?id=1", tile().replace("sr-item", "tile"))
+        with pytest.raises(CloseSpider):
+            after_home(spider, changed)
+        assert "card = '.sr-item' with card_link = 'a.sr-link[href]'" in spider.crawler.stats.get_value(
+            "carscraper/failed"
+        ), cls
+
+
+NEXT_PAGE_IS_THE_SAME_SEARCH = [
+    ("SearchResults.aspx?id=ab-1", "SearchResults.aspx?id=ab-1&page=2"),
+    ("SearchResults.aspx?page=1&id=ab-1", "SearchResults.aspx?page=2&id=ab-1"),
+    ("?make=-1", "?make=-1&page=2"),
+]
+
+
+def test_the_next_page_is_the_same_search() -> None:
+    for url, following in NEXT_PAGE_IS_THE_SAME_SEARCH:
+        request = make_spider(BrSpider).next_request(page("https://br.is/" + url, tile()), None, 1)
+        assert request.url == "https://br.is/" + following, (url, following)
 
 
 def test_makes_are_chosen_among_the_cards_of_br() -> None:
