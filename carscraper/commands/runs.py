@@ -29,7 +29,21 @@ if TYPE_CHECKING:
     from carscraper.settings import Secret
 
 _TIMEOUT = 10.0  # seconds
-_HEAD = "id|spider|started (UTC)|time|status|cars|new|photos|failed|stored|for sale|job|reason".split("|")
+_HEAD = [
+    "id",
+    "spider",
+    "started (UTC)",
+    "time",
+    "status",
+    "cars",
+    "new",
+    "photos",
+    "failed",
+    "stored",
+    "for sale",
+    "job",
+    "reason",
+]
 _LONGEST_REASON = 80  # characters; `scrapy runs show` has all of it
 _LONGEST_VALUE = 48  # the same when two runs are compared
 _CODES = {words.SUCCESS: DONE, words.PARTIAL: PARTIAL, words.FAILED: FAILED}
