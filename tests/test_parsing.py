@@ -122,7 +122,7 @@ def test_clean_text_is_storable_and_final(text: str) -> None:
         assert parsing.clean_text(cleaned) == cleaned
 
 
-HOSTILE_LENGTH_COSTS_LITTLE = [
+HOSTILE_UNITS = [
     "1",
     "1.111",
     "111 ",
@@ -139,7 +139,7 @@ HOSTILE_LENGTH_COSTS_LITTLE = [
 
 
 def test_hostile_length_costs_little() -> None:
-    for unit in HOSTILE_LENGTH_COSTS_LITTLE:
+    for unit in HOSTILE_UNITS:
         text = unit * (1_000_000 // len(unit))
         began = time.perf_counter()
         for parse in PARSERS.values():
@@ -186,7 +186,7 @@ def test_price() -> None:
         assert parsing.parse_price(text) == Price(amount, None, excludes_vat=False), (text, amount)
 
 
-NO_PRICE_IS_BETTER_THAN_A_WR = [
+NOT_A_PRICE = [
     "Tilboð óskast",
     "kr. 0",
     "kr. 1",
@@ -206,11 +206,11 @@ NO_PRICE_IS_BETTER_THAN_A_WR = [
 
 
 def test_no_price_is_better_than_a_wrong_one() -> None:
-    for text in NO_PRICE_IS_BETTER_THAN_A_WR:
+    for text in NOT_A_PRICE:
         assert parsing.parse_price(text) == Price(), text
 
 
-OFFER_HAS_AN_OLD_PRICE = [
+OFFERS = [
     "Tilboð: 790.000 kr. 890.000 kr.",
     "Tilboð kr. 890.000  kr. 790.000",
     "Verð áður 890.000 kr. Tilboð 790.000 kr.",
@@ -220,7 +220,7 @@ OFFER_HAS_AN_OLD_PRICE = [
 
 
 def test_an_offer_has_an_old_price() -> None:
-    for text in OFFER_HAS_AN_OLD_PRICE:
+    for text in OFFERS:
         assert parsing.parse_price(text) == Price(790_000, 890_000, excludes_vat=False), text
 
 
@@ -336,7 +336,7 @@ def test_kilometers() -> None:
         assert parsing.parse_kilometers(text) == kilometers, (text, kilometers)
 
 
-NO_MILEAGE_IS_BETTER_THAN_A = [
+NOT_A_MILEAGE = [
     "Nýtt ökutæki · Sjálfskipting",
     "Nýtt",
     "0 km.",
@@ -358,7 +358,7 @@ NO_MILEAGE_IS_BETTER_THAN_A = [
 
 
 def test_no_mileage_is_better_than_a_wrong_one() -> None:
-    for text in NO_MILEAGE_IS_BETTER_THAN_A:
+    for text in NOT_A_MILEAGE:
         assert parsing.parse_kilometers(text) is None, text
 
 

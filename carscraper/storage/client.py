@@ -125,7 +125,9 @@ class S3Options:
         return public_base(bucket=self.bucket, region=self.region, endpoint=self.endpoint, public_url=None)
 
 
-def open_client(options: S3Options, service: str = "s3", *, found: boto3.Session | None = None) -> Any:
+def open_client(
+    options: S3Options, service: str = "s3", *, found: boto3.Session | None = None, attempts: int = 2
+) -> Any:
     """Make a boto3 client for this bucket's server; for CloudFront, Amazon's own endpoint unless one is set."""
     from botocore.config import Config  # noqa: PLC0415 - see the top
 
@@ -137,7 +139,7 @@ def open_client(options: S3Options, service: str = "s3", *, found: boto3.Session
         config=Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
-            retries={"total_max_attempts": 2, "mode": "standard"},
+            retries={"total_max_attempts": attempts, "mode": "standard"},
             s3={"addressing_style": "path" if options.endpoint else "virtual"},
             signature_version="s3v4" if service == "s3" else None,
             request_checksum_calculation="when_required",
