@@ -1,0 +1,1 @@
+"""What is done to the bucket, and between bucket and ledger, from outside of a crawl."""
