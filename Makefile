@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
-APT_TEST_PACKAGES := postgresql chromium libimage-exiftool-perl
+APT_TEST_PACKAGES := postgresql chromium libimage-exiftool-perl nginx-light
 
 # One worker more than cores, as much of the time is waiting; a file stays with one, as its fixtures are shared.
 PYTEST_ARGS ?= --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile

@@ -15,8 +15,6 @@ from carscraper.db import queries, schema
 from carscraper.db.engine import open_engine
 from carscraper.db.queries import PlaceholderRules
 from carscraper.items import CarImage, CarItem
-from carscraper.jobs.app import defer, ensure_tables
-from carscraper.jobs.job import shards
 from tests import services
 
 if TYPE_CHECKING:
@@ -87,12 +85,10 @@ def measure(cars: int) -> dict[str, tuple[int, int, int]]:
         engine = open_engine(url, timeout=600)
         try:
             schema.ensure(engine)
-            ensure_tables(engine)
             rules = PlaceholderRules(families=0)
             for begin in range(0, cars, _GROUP):
                 with engine.begin() as connection:
                     queries.save(connection, [car(number) for number in range(begin, min(cars, begin + _GROUP))], rules)
-            defer(url, [(job, None, "backfill") for job in shards(SHARDS, {"limit": "0"})])
             return {name: _size(engine, name) for name in TABLES}
         finally:
             engine.dispose()

@@ -18,10 +18,11 @@ from scrapy.settings import SETTINGS_PRIORITIES, default_settings
 
 from carscraper import logs
 from carscraper.exceptions import CarscraperError, ConfigurationError
-from carscraper.network import GUARD
+from carscraper.network import CURRENT
 from carscraper.settings import checks, known_names, secret_names, user_agent
 from carscraper.settings.environment import ENVIRONMENT, wrong_name
 from carscraper.settings.secret import Secret
+from carscraper.state import CrawlState, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,17 +43,28 @@ _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alemb
 class CarscraperAddon:
     """Puts up the log, wraps secrets so that no line shows them, checks values, derives the photos' download slot."""
 
-    def __init__(self, spider: str | None = None, job: str | None = None, *, visits_dealers: bool = False) -> None:
-        """Take the spider's name and the job's id, for the log, and whether it is one of ours."""
+    def __init__(
+        self,
+        spider: str | None = None,
+        job: str | None = None,
+        *,
+        visits_dealers: bool = False,
+        state: CrawlState | None = None,
+    ) -> None:
+        """Accept the spider's name and the job's id, for the log, whether it is one of ours, and the crawl's state."""
         self._spider = spider
         self._job = job
         self._visits_dealers = visits_dealers
+        self._state = state or CrawlState()
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Ask for the spider's name and its job's id: Scrapy has made the spider by now."""
         ours = hasattr(crawler.spidercls, "spooled_sources")
-        return cls(crawler.spidercls.name, getattr(crawler.spider, "job_id", None), visits_dealers=ours)
+        job = getattr(crawler.spider, "job_id", None)
+        state = state_of(crawler)
+        CURRENT.set(state.addresses)  # for all that this task begins
+        return cls(crawler.spidercls.name, job, visits_dealers=ours, state=state)
 
     @classmethod
     def update_pre_crawler_settings(cls, settings: BaseSettings) -> None:
@@ -81,7 +93,7 @@ class CarscraperAddon:
             problems += [problem] if problem else []
         problems += self._check(settings)
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
-        if settings.getbool("CARSCRAPER_ONE_PAGE"):
+        if self._state.one_page:
             self._allow_named_hosts(settings)
             for problem in problems:
                 logger.error("%s", problem)
@@ -129,15 +141,15 @@ class CarscraperAddon:
         elif not contact and self._visits_dealers and settings.get(name) == user_agent(None):
             logger.warning("CONTACT is not set: name a mail address or URL at which dealers can reach you")
 
-    @staticmethod
-    def _allow_named_hosts(settings: BaseSettings) -> None:
+    def _allow_named_hosts(self, settings: BaseSettings) -> None:
         """Let a command connect to what its user wrote on the command line, wherever that is."""
-        GUARD.allow_all(settings.getlist("IMAGES_ALLOWED_HOSTS"))
+        allow = self._state.addresses.allow
+        self._state.addresses.allow_all(settings.getlist("IMAGES_ALLOWED_HOSTS"))
         for word in sys.argv[1:]:
             with contextlib.suppress(ValueError):
                 parts = urlsplit(word if "://" in word else f"http://{word}")
                 if parts.hostname:
-                    GUARD.allow(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+                    allow(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
 
     @staticmethod
     def _derive(settings: BaseSettings) -> None:
@@ -216,16 +228,16 @@ def for_our_spiders(crawler: Crawler) -> None:
     Raises:
         NotConfigured: the crawler's spider is none of ours, or this is no crawl.
     """
-    if not hasattr(crawler.spidercls, "spooled_sources") or crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+    if not hasattr(crawler.spidercls, "spooled_sources") or state_of(crawler).one_page:
         raise NotConfigured
 
 
 def end_as_failed(crawler: Crawler, why: str) -> None:
     """Write *why* the crawl failed, in one line, where ``extensions.verdict`` looks; the first reason stays."""
-    if crawler.stats.get_value("carscraper/failed") is None:
-        why = " ".join(why.split())  # libraries' messages have line breaks
-        crawler.stats.set_value("carscraper/failed", why)
-        if crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+    state = state_of(crawler)
+    if state.failed is None:
+        why = state.failed = " ".join(why.split())  # libraries' messages have line breaks
+        if state.one_page:
             logger.error("%s", why)  # no verdict comes
 
 
@@ -238,6 +250,7 @@ def stop_as_failed(crawler: Crawler, why: str, *, reason: str) -> None:
         reason: Scrapy's word for why the spider was closed.
     """
     end_as_failed(crawler, why)
-    if crawler.engine.running and not crawler.stats.get_value("carscraper/stopping"):
-        crawler.stats.set_value("carscraper/stopping", reason)
+    state = state_of(crawler)
+    if crawler.engine.running and not state.stopping:
+        state.stopping = reason
         asyncio.ensure_future(crawler.engine.close_spider_async(reason=reason))  # noqa: RUF006 - the engine waits for it

@@ -1,6 +1,6 @@
-"""The address guard: which machines a crawl may connect to.
+"""The address filter: which machines a crawl may connect to (protection against SSRF).
 
-A page can name any address as a photo, also one inside the network where the crawl runs. The guard sits where names
+A page can name any address as a photo, also one inside the network where the crawl runs. The filter sits where names
 become addresses, so that spellings (decimal, octal, hex), redirects and names that resolve to the inside are all
 caught at the moment of connecting.
 """
@@ -8,6 +8,7 @@ caught at the moment of connecting.
 from __future__ import annotations
 
 import ipaddress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from scrapy.resolver import CachingHostnameResolver
@@ -41,7 +42,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-class AddressGuard:
+class AddressFilter:
     """Which hosts may be inside a private network; everything else must be public."""
 
     def __init__(self) -> None:
@@ -75,16 +76,23 @@ class AddressGuard:
         return (host.lower(), port) in self._refused
 
 
-GUARD = AddressGuard()
-"""One for the process, as Twisted's resolver is."""
+CURRENT: ContextVar[AddressFilter] = ContextVar("address filter")
+"""The filter of the crawl that resolves a name: Twisted's resolver is the process's, each crawl is a task of its own.
+The add-on sets it."""
+
+
+def current_filter() -> AddressFilter:
+    """Return the filter of the crawl under way; without one only public addresses are permitted."""
+    return CURRENT.get(None) or AddressFilter()
 
 
 @implementer(IResolutionReceiver)
 class _Screen:
-    """Passes on the addresses that the guard permits."""
+    """Passes on the addresses that *addresses* permits."""
 
-    def __init__(self, receiver: Any, host: str, port: int) -> None:
+    def __init__(self, receiver: Any, addresses: AddressFilter, host: str, port: int) -> None:
         self._receiver = receiver
+        self._addresses = addresses
         self._host = host
         self._port = port
 
@@ -92,7 +100,7 @@ class _Screen:
         self._receiver.resolutionBegan(resolution)
 
     def addressResolved(self, address: Any) -> None:  # noqa: N802 - Twisted's name
-        if GUARD.permits(self._host, self._port, address.host):
+        if self._addresses.permits(self._host, self._port, address.host):
             self._receiver.addressResolved(address)
 
     def resolutionComplete(self) -> None:  # noqa: N802 - Twisted's name
@@ -100,7 +108,7 @@ class _Screen:
 
 
 class GuardedResolver(CachingHostnameResolver):
-    """Scrapy's caching resolver (IPv4 and IPv6), screened by :data:`GUARD`. Set as ``TWISTED_DNS_RESOLVER``."""
+    """Scrapy's caching resolver (IPv4 and IPv6) behind the crawl's filter. Set as ``TWISTED_DNS_RESOLVER``."""
 
     def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,
@@ -110,6 +118,6 @@ class GuardedResolver(CachingHostnameResolver):
         addressTypes: Any = None,  # noqa: N803
         transportSemantics: str = "TCP",  # noqa: N803
     ) -> Any:
-        """Resolve, dropping addresses that the guard refuses; with none left the connection fails."""
-        screen: Any = _Screen(resolutionReceiver, hostName, portNumber)
+        """Resolve, dropping addresses that the filter refuses; with none left the connection fails."""
+        screen: Any = _Screen(resolutionReceiver, current_filter(), hostName, portNumber)
         return super().resolveHostName(screen, hostName, portNumber, addressTypes, transportSemantics)

@@ -103,6 +103,11 @@ _WHOLE = (
 )
 
 
+def _join_number(prepared: str) -> str:
+    """Join the thousands of a number whose groups stood in elements of their own: ``6.490 .000``."""
+    return re.sub(r"(?<=[0-9]) (?=\.[0-9]{3}(?![0-9]))", "", prepared)
+
+
 def _whole(digits: str) -> int:
     """The value of a grouped or plain whole number as :data:`_WHOLE` matches it."""
     return int(re.sub(r"[^0-9]", "", digits)[:20])
@@ -166,7 +171,9 @@ _NOT_PRICE_BEFORE = re.compile(
     r"(?:(?:afborg\w*|útborg\w*|innborg\w*|mánaðar\w*|\bafsl\w*|\bspar(?:a|að|ar|ast|naður|nað)\b"
     r"|\blækk\w* um|styrk\w*|gjald\w*|gjöld\w*"
     r"|lán(?:i|a|s|in|ið)?\b|áhvíl\w*|\bleig\w*|trygging\w*|\braðn\w*|\bsími?\b)"
-    r"(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}|\b(?:ekinn?|ekið|akstur|keyrð\w*)(?: ?\(?km\.?\)?)?[ :.]{0,3})$"
+    r"(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}"
+    r"|\b(?:uppítök\w*|milligj\w*|allt að)(?:(?!verð|tilboð|\bnú\b)[^0-9]){0,15}"
+    r"|\b(?:ekinn?|ekið|akstur|keyrð\w*)(?: ?\(?km\.?\)?)?[ :.]{0,3})$"
 )
 # ... and after it.
 _NOT_PRICE_AFTER = re.compile(
@@ -199,12 +206,14 @@ def parse_price(text: str | None) -> Price:
     2990000
     >>> [parse_price(each).amount for each in ("2,99 millj.", "2,9 m.kr.", "2.990 þús. kr.", "2990000")]
     [2990000, 2900000, 2990000, 2990000]
+    >>> parse_price("kr. 2.990.000 Skipti á ódýrari, allt að 1.500.000").amount, parse_price("6.490 .000 kr.").amount
+    (2990000, 6490000)
     >>> parse_price("Tilboð óskast")
     Price(amount=None, before_offer=None, excludes_vat=None)
     >>> parse_price("kr. 1")
     Price(amount=None, before_offer=None, excludes_vat=None)
     """
-    prepared = _prepare(text)
+    prepared = _join_number(_prepare(text))
     amounts, without_vat = _amounts(prepared)
     if not amounts:
         return Price()
@@ -289,8 +298,10 @@ _KM_LABEL = re.compile(
     r"(?![a-zþæöðáéíóúý]|\s?(?:míl|mi\b|kr\b))"
     rf"|(?P<whole>{_WHOLE}){_NOT_CUT}(?P<km>\s?{_KM})?(?!\s?(?:þ|míl|mi\b|miles|%|kr\b|ár|/)))"
 )
+_WARRANTY = re.compile(r"\s?\w*ábyrgð")
 _NOT_MILEAGE_BEFORE = re.compile(
-    r"(?:\b(?:dræg\w*|ábyrgð\w*|þjónust\w*|skoðun\w*|skipt\w*|tímareim\w*|eftir|næst\w*|hverj\w*|á rafmagni)"
+    r"(?:ábyrgð\w*(?:[^.;|·]{0,25}\bár\w*,?)?[^0-9.,;|·]{0,25}"  # "Ábyrgð 5 ár eða 100.000 km."
+    r"|\b(?:dræg\w*|þjónust\w*|skoðun\w*|skipt\w*|tímareim\w*|eftir|næst\w*|hverj\w*|á rafmagni)"
     r"[^0-9.,;|·]{0,25}|[0-9] ?l\w*\.?\s?(?:á|/|pr\.?|per)\s?|[/+]\s?|[0-9][-\u2013])$"
 )
 
@@ -304,8 +315,8 @@ def parse_kilometers(text: str | None, *, bare: bool = False) -> int | None:
 
     >>> [parse_kilometers(each) for each in ("45.000 km. · Bensín", "128 þ.km", "181 000 km.", "1,5 þ.km")]
     [45000, 128000, 181000, 1500]
-    >>> parse_kilometers("ekinn 12 þúsund km")
-    12000
+    >>> parse_kilometers("ekinn 12 þúsund km"), parse_kilometers("Ábyrgð 5 ár eða 100.000 km. 45.000 km. Sjálfskipting")
+    (12000, 45000)
     >>> parse_kilometers("Ekinn (km): 26.460")
     26460
     >>> parse_kilometers("20.000") is None, parse_kilometers("20.000", bare=True)
@@ -315,14 +326,14 @@ def parse_kilometers(text: str | None, *, bare: bool = False) -> int | None:
     >>> parse_kilometers("5,3 l/100 km") is None
     True
     """
-    prepared = _prepare(text)
+    prepared = _join_number(_prepare(text))
     labelled = _KM_LABEL.search(prepared)
     if labelled:
         return _labelled_kilometers(labelled)
     found: list[tuple[int, int | None]] = []
     for match in (*_KM_SCALED.finditer(prepared), *_KM_WHOLE.finditer(prepared)):
         start, number = match.start(), match["n"]
-        if _NOT_MILEAGE_BEFORE.search(prepared, max(0, start - 60), start):
+        if _NOT_MILEAGE_BEFORE.search(prepared, max(0, start - 60), start) or _WARRANTY.match(prepared, match.end()):
             continue
         if match.re is _KM_SCALED:
             found.append((start, _kilometers_in_thousands(number)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import backfill, workers
+from benchmarks import backfill
 from benchmarks.contenders import LIMIT, OURS, PAGES, STOCK
 
 
@@ -60,12 +60,3 @@ def test_a_backfill_is_measured_beside_the_plan() -> None:
     _, ours, plan = backfill.table(run, options).rows
     assert ours[1] == f"{run.a_minute:,.0f}"
     assert plan[1:3] == ["120–150", "16–20"]
-
-
-def test_two_workers_are_faster_than_one() -> None:
-    """With so few photos the start of each crawl counts for much; the real benchmark's target is 1.8."""
-    options = workers.parse(["--photos", "60", "--shards", "2", "--dealer", "800", "--at-once", "2"])
-    runs = workers.measure(options)
-    assert [(run.workers, run.photos, run.asked_twice) for run in runs] == [(1, 60, 0), (2, 60, 0)]
-    assert workers.ratio(runs) > 1.4
-    assert workers.table(runs, options).rows[2][4] == f"{workers.ratio(runs):.2f}"

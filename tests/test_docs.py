@@ -18,11 +18,12 @@ from dotenv import dotenv_values
 import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
-from carscraper.cli.storage import verbs
+from carscraper.cli.storage import GONE, verbs
 from carscraper.db.coverage import ForSale
 from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
-from carscraper.settings.table import SETTINGS
+from carscraper.settings.table import REMOVED, SETTINGS
+from carscraper.state import CrawlState, ExitCode
 from tests import services
 from tests.dealers.bilasolur import SimulatedBilasolur
 from tests.services import REPO
@@ -33,17 +34,21 @@ if TYPE_CHECKING:
 PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md")])
 FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
 # Names in capitals that are no settings: of other programs, or placeholders.
-NOT_SETTINGS = {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"} | {
-    "AWS_ENDPOINT_URL_S3",
-    "SCRAPYD_USERNAME",
-    "SCRAPYD_PASSWORD",
-    "POSTGRES_PASSWORD",
-    "STANDARD_IA",
-    "ONEZONE_IA",
-    "GLACIER_IR",
-    "DEEP_ARCHIVE",
-    "INTELLIGENT_TIERING",
-}
+NOT_SETTINGS = (
+    set(REMOVED)
+    | {"CARSCRAPER_ENV_FILE", "SCRAPY_SETTINGS_MODULE", "PYTEST_ARGS", "BENCH_ARGS"}
+    | {
+        "AWS_ENDPOINT_URL_S3",
+        "SCRAPYD_USERNAME",
+        "SCRAPYD_PASSWORD",
+        "POSTGRES_PASSWORD",
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "GLACIER_IR",
+        "DEEP_ARCHIVE",
+        "INTELLIGENT_TIERING",
+    }
+)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO).as_posix())
 
@@ -116,6 +121,7 @@ def test_commands_exist(page: Path) -> None:
             assert verb in {"", "example"} or (REPO / "carscraper" / "spiders" / f"{verb}.py").exists()
         else:
             known = {"database": {"upgrade", "version"}, "storage": {each.name for each in verbs()} | {"VERB"}}
+            known["storage"] |= GONE.keys() if page.name == "CHANGELOG.md" else set()
             known |= {"crawlall": set(), "checkdealers": set(), "newdealer": {"example"}}
             known |= {"runs": {"list", "show", "compare", "upload"}, "worker": set()}
             known |= {"queue": {"show", "cancel", "setup"}}
@@ -173,7 +179,7 @@ def test_the_readme_says_what_becomes_of_a_photo_that_fails() -> None:
     assert f"After the same answer on {days} days (`IMAGES_FINAL_AFTER`) exit code 0 and `1 http-404 final`" in page
     assert days == carscraper.settings.IMAGES_FINAL_AFTER
     night = ForSale(photos=300, stored=0, due={"http-404": 300})
-    code, lines = verdict.judge({"carscraper/images/failed/http-404": 300}, "bilasolur", night)
+    code, lines = verdict.judge({"carscraper/images/failed/http-404": 300}, CrawlState(), "bilasolur", night)
     assert "A night of HTML or 404 for every photo | exit code 3 that night and each like it" in page
     assert code == 3
     said = "0 of 300 photos of cars for sale are stored"
@@ -181,10 +187,10 @@ def test_the_readme_says_what_becomes_of_a_photo_that_fails() -> None:
     assert said in lines[0]
     first = {"carscraper/cars/saved": 60, "carscraper/cars/new": 60, "carscraper/images/stored": 300}
     well = ForSale(photos=300, stored=300)
-    code, (line,) = verdict.judge({**first, "carscraper/images/bytes": 34_400_000}, "bilasolur", well)
+    code, (line,) = verdict.judge({**first, "carscraper/images/bytes": 34_400_000}, CrawlState(), "bilasolur", well)
     assert (code, line in page.splitlines()) == (0, True), "the sample of a first crawl"
     again = {"carscraper/cars/saved": 60, "carscraper/images/known": 300}
-    code, (line,) = verdict.judge(again, "bilasolur", well)
+    code, (line,) = verdict.judge(again, CrawlState(), "bilasolur", well)
     assert (code, line in page.splitlines()) == (0, True), "and of a second one"
 
 
@@ -305,5 +311,5 @@ def test_the_printed_policy_allows_no_more(
     with SimulatedBilasolur(cars=1, photos=1) as site:
         arguments = {"base_url": site.base_url}
         done = crawl("bilasolur", spider_arguments=arguments, env=environment | {"S3_PREFIX": "others/"}, settings=FAST)
-    assert done.returncode == verdict.FAILED, done
+    assert done.returncode == ExitCode.FAILED, done
     assert done.lines("AccessDenied"), done

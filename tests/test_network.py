@@ -1,4 +1,4 @@
-"""The address guard: what counts as public, in whatever spelling, and who may be inside all the same."""
+"""The address filter: what counts as public, in whatever spelling, and who may be inside all the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from carscraper import network
-from carscraper.network import AddressGuard, is_public
+from carscraper.network import AddressFilter, is_public
 
 PUBLIC = [
     *("8.8.8.8", "1.1.1.1", "185.112.144.1", "172.15.255.255", "172.32.0.1", "100.63.255.255", "100.128.0.1"),
@@ -84,21 +84,21 @@ def test_other_spellings_are_addresses_by_the_time_the_guard_sees_them(spelling:
 
 class TestGuard:
     def test_public_addresses_need_no_permission(self) -> None:
-        assert AddressGuard().permits("bilasolur.is", 443, "185.112.144.1")
+        assert AddressFilter().permits("bilasolur.is", 443, "185.112.144.1")
 
     @pytest.mark.parametrize("host", ["bilasolur.is", "127.0.0.1", "localhost", "metadata.google.internal"])
     def test_a_name_does_not_help(self, host: str) -> None:
-        assert not AddressGuard().permits(host, 80, "127.0.0.1")
+        assert not AddressFilter().permits(host, 80, "127.0.0.1")
 
     def test_an_allowed_port_is_that_port_only(self) -> None:
-        guard = AddressGuard()
+        guard = AddressFilter()
         guard.allow("127.0.0.1", 8000)
         assert guard.permits("127.0.0.1", 8000, "127.0.0.1")
         assert not guard.permits("127.0.0.1", 5432, "127.0.0.1")
         assert not guard.permits("localhost", 8000, "127.0.0.1")
 
     def test_an_allowed_host_is_every_port(self) -> None:
-        guard = AddressGuard()
+        guard = AddressFilter()
         guard.allow("NAS.local")
         assert guard.permits("nas.LOCAL", 1, "10.0.0.1")
         assert guard.permits("nas.local", 9000, "10.0.0.1")
@@ -120,13 +120,13 @@ class TestGuard:
     def test_entries_as_people_write_them(
         self, entry: str, permitted: list[tuple[str, int]], refused: list[tuple[str, int]]
     ) -> None:
-        guard = AddressGuard()
+        guard = AddressFilter()
         guard.allow_all([entry])
         assert [each for each in permitted if not guard.permits(*each, "127.0.0.1")] == []
         assert [each for each in refused if guard.permits(*each, "127.0.0.1")] == []
 
     def test_a_refusal_is_remembered_for_that_host_and_port(self) -> None:
-        guard = AddressGuard()
+        guard = AddressFilter()
         assert not guard.refused("inside.is", 80)
         guard.permits("Inside.is", 80, "10.0.0.1")
         assert guard.refused("inside.IS", 80)
@@ -150,10 +150,9 @@ class Receiver:
         self.got.append("complete")
 
 
-def test_inner_addresses_of_a_mixed_answer_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "GUARD", AddressGuard())
+def test_inner_addresses_of_a_mixed_answer_are_dropped() -> None:
     receiver = Receiver()
-    screen = network._Screen(receiver, "mixed.is", 80)
+    screen = network._Screen(receiver, AddressFilter(), "mixed.is", 80)
     screen.resolutionBegan(None)
     for host in ("10.0.0.1", "185.112.144.1", "127.0.0.1"):
         screen.addressResolved(IPv4Address("TCP", host, 80))

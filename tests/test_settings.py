@@ -24,6 +24,7 @@ from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret, checks, kinds, secret_names
 from carscraper.settings.environment import Environment
 from carscraper.settings.table import REMOVED, SETTINGS
+from carscraper.state import state_of
 from tests import services
 from tests.fakes import make_crawler, make_settings
 
@@ -238,7 +239,6 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
     "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
-    "IMAGES_STORE_MAX_BYTES": [("0", 0), (5_000_000_000, 5_000_000_000)],
     "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
     "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],
@@ -488,29 +488,29 @@ class TestAborting:
         with pytest.raises(CloseSpider) as caught, aborting(crawler):
             pytest.fail("nothing is done with a wrong setting")
         assert caught.value.reason == "configuration"
-        assert "IMAGES_WIDTH" in crawler.stats.get_value("carscraper/failed")
+        assert "IMAGES_WIDTH" in state_of(crawler).failed
 
     def test_a_wrong_argument_too(self) -> None:
         crawler = make_crawler()
         crawler.spider.argument_problem = "limit is 'x'."
         with pytest.raises(CloseSpider), aborting(crawler):
             pytest.fail("nothing is done with a wrong argument")
-        assert crawler.stats.get_value("carscraper/failed") == "limit is 'x'."
+        assert state_of(crawler).failed == "limit is 'x'."
 
     def test_what_a_component_finds_out_later(self) -> None:
         crawler = make_crawler()
         with pytest.raises(CloseSpider), aborting(crawler):
             raise ConfigurationError("AWS_S3_BUCKET is missing.")
-        assert crawler.stats.get_value("carscraper/failed") == "AWS_S3_BUCKET is missing."
+        assert state_of(crawler).failed == "AWS_S3_BUCKET is missing."
 
     def test_nothing_wrong(self) -> None:
         crawler = make_crawler()
         with aborting(crawler):
             asyncio.run(asyncio.sleep(0))
-        assert crawler.stats.get_value("carscraper/failed") is None
+        assert state_of(crawler).failed is None
 
     def test_the_first_reason_stays(self) -> None:
         crawler = make_crawler()
         end_as_failed(crawler, "first")
         end_as_failed(crawler, "second")
-        assert crawler.stats.get_value("carscraper/failed") == "first"
+        assert state_of(crawler).failed == "first"

@@ -14,6 +14,8 @@ from carscraper.items import CarImage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scrapy.crawler import Crawler
+
     from carscraper.backfill.worklist import Worklist
     from carscraper.base_spiders.dealer import DealerSpider
     from carscraper.db.queries import KnownImage
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
 class Addresses:
     """Reads the addresses that the database holds, of which some are broken and most have expired."""
 
-    def __init__(self, dealers: Mapping[str, DealerSpider], *, base_url: str | None) -> None:
-        """Take the dealers by source, and another address of their sites, if one is given."""
+    def __init__(self, dealers: Mapping[str, DealerSpider], *, base_url: str | None, crawler: Crawler) -> None:
+        """Accept the dealers by source, another address of their sites, if one is given, and the crawler."""
+        self._crawler = crawler
         self._dealers = dealers
         self._base_url = base_url
         if base_url:
-            allow_host(base_url)
+            allow_host(crawler, base_url)
 
     def at_base(self, url: str, source: str) -> str:
         """Move an address of the dealer's own site to ``base_url``."""
@@ -56,7 +59,7 @@ class Addresses:
             return None
         if not self._base_url:
             # The addresses of the cars' own pages come from a crawl of ours, as base_url comes from the user.
-            allow_host(url)
+            allow_host(self._crawler, url)
         return self.at_base(dealer.canonical_url(url), source)
 
     def repaired(self, car: KnownCar) -> str | None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from scrapy.statscollectors import StatsCollector
 
-    from carscraper.backfill.options import Shard
     from carscraper.db.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -30,11 +29,8 @@ _CHUNK = 1000  # entries asked of the ledger at a time
 class Archive:
     """Gives what of a manifest is work."""
 
-    def __init__(
-        self, path: Path, *, strip_prefix: str, ledger: Ledger, stats: StatsCollector, shard: Shard | None = None
-    ) -> None:
-        """Take the manifest, what keys lose at their start, the ledger, the stats, and the part that is looked at."""
-        self._shard = shard
+    def __init__(self, path: Path, *, strip_prefix: str, ledger: Ledger, stats: StatsCollector) -> None:
+        """Accept the manifest, what keys lose at their start, the ledger and the stats."""
         self._path = path
         self._strip_prefix = strip_prefix
         self._ledger = ledger
@@ -71,9 +67,7 @@ class Archive:
                 logger.warning("Manifest: %s: %s", entry.where, entry.problem)
             else:
                 image = CarImage(identity=entry.key, source_url=entry.url, position=position, wanted_key=entry.key)
-                lot = _lot(entry.key)
-                if self._shard is None or self._shard.has(lot):
-                    lots.setdefault(lot, {}).setdefault(entry.key, image)
+                lots.setdefault(_lot(entry.key), {}).setdefault(entry.key, image)
         self._position += len(chunk)
         asked = [(lot, key) for lot, photos in lots.items() for key in photos]
         settled = await self._ledger.settled(ARCHIVE, asked)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from carscraper.base_spiders.base import read_address, read_count, read_flag
 from carscraper.db.queries import ARCHIVE
@@ -17,27 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-SOURCES = ("Bilasolur", "Bilaland", "BR", "Hekla", "Brimborg", "Islandsbilar", "Askja", ARCHIVE)
-"""Those of the earlier scraper, whether or not there is a spider for them yet, and the archive."""
 KINDS = ("missing", "temporary", "failed", "local")
 """Why a car can be work."""
 DEFAULT_LIMIT = "100"
-
-
-class Shard(NamedTuple):
-    """One of several parts of the cars. A car is always in the same one, and in no other."""
-
-    number: int
-    """From 0."""
-    parts: int
-
-    def has(self, name: str) -> bool:
-        """Tell whether what has no row yet is in it.
-
-        >>> [Shard(number, 3).has("3483/1713553344") for number in range(3)]
-        [False, True, False]
-        """
-        return zlib.crc32(name.encode()) % self.parts == self.number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +27,7 @@ class Options:
     sources: list[str] | None
     """``None``: all."""
     limit: int | None
-    """Photos for each source, in each shard; ``None``: all."""
+    """Photos for each source; ``None``: all."""
     only: str | None
     """One of :data:`KINDS`."""
     include_inactive: bool
@@ -56,8 +36,6 @@ class Options:
     """Photos that are tried and removed again."""
     manifest: Path | None
     strip_prefix: str
-    shard: Shard | None
-    """The part of the cars that is looked at; ``None``: all."""
     report: str | None
     """A CSV file for what failed."""
     base_url: str | None
@@ -74,8 +52,12 @@ class Options:
         return self.only == "failed"
 
     @classmethod
-    def read(cls, given: Mapping[str, str]) -> Self:
+    def read(cls, given: Mapping[str, str], dealers: Mapping[str, str]) -> Self:
         """Read the spider's arguments.
+
+        Args:
+            given: as they were written.
+            dealers: the source of each dealer's spider, by the spider's name.
 
         Raises:
             ConfigurationError: one is unknown or wrong, or two exclude each other.
@@ -87,7 +69,7 @@ class Options:
 
         manifest, sources, base_url = take("manifest"), take("sources"), take("base_url")
         options = cls(
-            sources=_sources(sources),
+            sources=_sources(sources, dealers),
             # A manifest names exactly what is wanted.
             limit=read_count("limit", take("limit", "" if manifest else DEFAULT_LIMIT)),
             only=_only(take("only")),
@@ -96,14 +78,15 @@ class Options:
             sample=read_count("sample", take("sample")),
             manifest=Path(manifest) if manifest else None,
             strip_prefix=take("strip_prefix", STRIP_PREFIX),
-            shard=_shard(take("shard")),
             report=take("report") or None,
             base_url=read_address("base_url", base_url) if base_url else None,
         )
+        if "shard" in left:
+            raise ConfigurationError("A backfill has no shards any more: leave shard out; sources=Hekla,BR is a part.")
         if left:
             raise ConfigurationError(
                 f"The spider backfill has no argument {min(left)}; it takes sources, limit, only, include_inactive, "
-                "dry_run, sample, manifest, strip_prefix, shard, report and base_url."
+                "dry_run, sample, manifest, strip_prefix, report and base_url."
             )
         if "sample" in given and not options.sample:
             raise ConfigurationError(f"sample is {given['sample']!r}; write how many photos to try.")
@@ -117,26 +100,18 @@ class Options:
             raise ConfigurationError("sources and only are about the dealers' cars; leave them out with a manifest.")
 
 
-def _shard(text: str) -> Shard | None:
-    if not text:
-        return None
-    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ConfigurationError(f"shard is {text!r}; write which of how many, such as 3/16.")
-    return Shard(int(found[1]) - 1, int(found[2]))
-
-
 def _only(word: str) -> str | None:
     if word and word not in KINDS:
         raise ConfigurationError(f"only is {word!r}; write one of {', '.join(KINDS)}.")
     return word or None
 
 
-def _sources(value: str) -> list[str] | None:
-    names = {name.lower(): name for name in SOURCES}
+def _sources(value: str, dealers: Mapping[str, str]) -> list[str] | None:
+    known = [*dealers.values(), ARCHIVE]
+    names = {name.lower(): source for name, source in dealers.items()} | {source.lower(): source for source in known}
     sources = []
     for word in filter(None, (part.strip() for part in value.split(","))):
         if word.lower() not in names:
-            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(SOURCES)}.")
+            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(known)}.")
         sources.append(names[word.lower()])
     return sources or None

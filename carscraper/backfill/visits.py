@@ -19,7 +19,7 @@ from carscraper.backfill.gone import CONTROLS, Evidence
 from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.base_spiders.dealer import RECENT
+from carscraper.base_spiders.missing import RECENT
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.middlewares.carried import carry
 

@@ -70,9 +70,7 @@ class Worklist:
         options = self._options
         queues: dict[str, deque[Listed]] = {}
         self.ids = await self._give_ids()
-        rows = await self._ledger.listed(
-            options.sources, include_inactive=options.include_inactive, shard=options.shard
-        )
+        rows = await self._ledger.listed(options.sources, include_inactive=options.include_inactive)
         for row in rows:
             if not row.has_id and row.row_id not in self.ids:
                 continue
@@ -98,10 +96,7 @@ class Worklist:
         return kinds
 
     async def _give_ids(self) -> dict[int, str]:
-        """Give rows of the earlier scraper that name no car the id that stands in their address or their photo's.
-
-        Also those of other shards: which of a car's rows gets the id must not depend on who is faster.
-        """
+        """Give rows of the earlier scraper that name no car the id that stands in their address or their photo's."""
         rows = await self._ledger.without_id(self._options.sources)
         found = {row_id: car_id for row_id, *about in rows if (car_id := self._car_id(*about))}
         given = await self._ledger.give_ids(found) if found else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,12 +15,13 @@ from scrapy.http import TextResponse
 
 from carscraper.addon import end_as_failed
 from carscraper.db.ledger import Ledger
-from carscraper.exceptions import ConfigurationError
-from carscraper.network import GUARD
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
+from carscraper.state import state_of
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from typing import ClassVar, Self
 
     from scrapy.crawler import Crawler
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from carscraper.items import CarImage, CarItem
+
+T = TypeVar("T")
 
 _LONGEST_JOB = 200  # characters
 
@@ -74,15 +77,15 @@ class CarscraperSpider(Spider):
     # --- what the pipelines ask ---
 
     def spooled_sources(self) -> list[str] | None:
-        """Name the sources whose spooled photos this crawl looks after; ``None`` means all."""
+        """Return the sources whose spooled photos this crawl looks after; ``None`` means all."""
         return None
 
     def key_folder(self, source: str) -> str:
-        """Give the first part of the keys of *source*'s photos: the dealer's spider's name."""
+        """Return the first part of the keys of *source*'s photos: the dealer's spider's name."""
         return slug(source)
 
     def page_url(self, item: CarItem) -> str | None:
-        """Give the address at which the car's own page is asked for; ``None`` if nobody could read it."""
+        """Return the address at which the car's own page is asked for; ``None`` if nobody could read it."""
         return item.url
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
@@ -90,10 +93,10 @@ class CarscraperSpider(Spider):
         raise NotImplementedError
 
     def not_in_store(self, item: CarItem) -> None:
-        """Hear of a photo that was said to be in the store or the folder, and is not."""
+        """Note that a photo is not where it was said to be, in the store or the folder."""
 
     def photo_slot(self, source: str) -> str:
-        """Name the download slot of *source*'s photos."""
+        """Return the download slot of *source*'s photos."""
         return "images"
 
     # --- what goes wrong ---
@@ -101,6 +104,27 @@ class CarscraperSpider(Spider):
     def count(self, what: str, number: int = 1) -> None:
         """Add to the stats under ``carscraper/``."""
         self.crawler.stats.inc_value(f"carscraper/{what}", number)
+
+    async def ask(self, question: Awaitable[T]) -> T:
+        """Return what the ledger answers.
+
+        Raises:
+            CloseSpider: the database is unreachable; the crawl has failed.
+        """
+        try:
+            return await question
+        except DatabaseUnavailableError as error:
+            end_as_failed(self.crawler, str(error))
+            raise CloseSpider("database_away") from None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the crawl is to end early."""
+        return state_of(self.crawler).stopping is not None
+
+    def end_as_failed(self, why: str) -> None:
+        """Note why the crawl failed; it goes on."""
+        end_as_failed(self.crawler, why)
 
     def fail(self, why: str) -> NoReturn:
         """End the crawl as failed: the site is not what it was.
@@ -113,7 +137,7 @@ class CarscraperSpider(Spider):
 
 
 def is_web_address(url: str | None) -> bool:
-    """Tell whether a request can be made of *url*.
+    """Return whether a request can be made of *url*.
 
     >>> [is_web_address(url) for url in ("https://bilasolur.is/x", "http://[", "/x", "file:///x", None)]
     [True, False, False, False, False]
@@ -126,14 +150,14 @@ def is_web_address(url: str | None) -> bool:
 
 
 def by_address(url: str) -> str:
-    """Give the identity of a photo of which nothing but the address is known."""
+    """Return the identity of a photo of which nothing but the address is known."""
     return f"url:{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
-def allow_host(url: str) -> None:
+def allow_host(crawler: Crawler, url: str) -> None:
     """Let the crawl connect to the host and port of *url*, wherever they are."""
     parts = urlsplit(url)
-    GUARD.allow(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    state_of(crawler).addresses.allow(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def read_address(name: str, value: str) -> str:
@@ -176,12 +200,12 @@ def read_flag(name: str, value: str) -> bool:
 
 
 def status_of(failure: Failure) -> int | None:
-    """Give the HTTP status of a page that came and was refused, ``None`` if none came."""
+    """Return the HTTP status of a page that came and was refused, ``None`` if none came."""
     return getattr(getattr(failure.value, "response", None), "status", None)
 
 
 def reason_of(failure: Failure) -> str:
-    """Say in a few words why a page did not come."""
+    """Return in a few words why a page did not come."""
     error: Any = failure.value
     status = status_of(failure)
     if status:

@@ -1,18 +1,24 @@
-"""A site whose cards are made by its scripts: they are read in a browser, everything else goes the ordinary way.
+"""A site whose cards are made by its scripts: scrapy-playwright shows the list, everything else goes the ordinary way.
 
-The browser shows the list and presses its button until no car is added; then the cards go where those of a plain page
-go. Photos, robots.txt and retries are Scrapy's: the browser loads no picture.
+The browser presses the list's button until it is gone; then the cards are read like those of a plain page. It reaches
+the dealer's hosts only: each request of a page is asked for in ``PLAYWRIGHT_ABORT_REQUEST``, and Chromium resolves no
+other name (``--host-resolver-rules``, which holds for redirects, web sockets and numeric addresses, too).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import html
 import logging
+import os
 import random
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+import shutil
+import socket
+import time
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from scrapy import Request
@@ -20,48 +26,53 @@ from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http import HtmlResponse
 
-from carscraper.addon import stop_as_failed
-from carscraper.base_spiders.cards import CardSpider, is_stand_in
+from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.photos import is_stand_in
 from carscraper.exceptions import ConfigurationError
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from typing import ClassVar
 
-    from playwright.async_api import Page
+    from playwright.async_api import Locator, Page
+    from playwright.async_api import Request as BrowserRequest
     from scrapy.http import Response
-    from twisted.python.failure import Failure
 
-    from carscraper.base_spiders.chromium import Chromium, Listing
     from carscraper.items import CarItem
 
 logger = logging.getLogger(__name__)
 
-_HANDLER = "carscraper.base_spiders.chromium.ChromiumHandler"
+_PROGRAMS = (
+    *("chromium", "google-chrome-stable", "google-chrome", "chromium-browser", "/usr/bin/chromium"),
+    *("/snap/bin/chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+)
+_PORTS = {"http": 80, "https": 443}
+_LAUNCH_TIMEOUT = 30_000  # milliseconds; 400 when nothing is wrong
+# What makes a page's text. Photos are fetched by the pipeline, once; fonts, films and the rest by nobody.
+_LOADED = frozenset({"document", "script", "stylesheet", "xhr", "fetch"})
+_DATA = frozenset({"script", "xhr", "fetch"})
+_LOOK_EVERY = 0.2  # seconds between two looks at the page
+_QUIET = 2.0  # seconds without a request and without a new card after which none will come
 _LOOKUPS = 50  # of missing cars
 _MANY = 5  # cars that are not all without a photo by chance
-_NAMED = 5  # of the addresses that a page wanted and did not get
-_TRAFFIC = "carscraper_traffic"
 
-# What may name the car, the surest first; a word that may as well be a model ("car=ev6") only if it is a number.
-_ID_NAMES = ("id", "cid", "carid", "vehicleid", "billid", "bilid", "itemid", "nr", "numer", "number", "regno", "plate")
-_WORDS = ("car", "vehicle", "bill", "bil")
-_ID = re.compile(r"(?=.*[0-9])[A-Za-z0-9_-]{1,64}", re.ASCII)
-_NUMBER = re.compile("[0-9]{1,20}")
-# Parameters that say where a visitor came from, not which car it is.
-_TRACKING = re.compile(r"utm_\w+|fbclid|gclid|msclkid", re.IGNORECASE)
-_ESCAPED = r"\\[0-9a-fA-F]{1,6}\s?|\\."
-_CSS_URL = re.compile(
-    rf"""url\(\s*(?:"((?:[^"\\]|{_ESCAPED})*)"|'((?:[^'\\]|{_ESCAPED})*)'|((?:[^'"()\\\s]|{_ESCAPED})*))\s*\)""",
-    re.IGNORECASE,
-)
+# Returns the cards that are new or look different since it was last called: the link's address and the card's HTML.
+_COLLECT = """([card, link]) => {
+  const known = (window.__cards ??= new Map());
+  const found = [];
+  for (const element of document.querySelectorAll(card)) {
+    const href = element.querySelector(link)?.getAttribute("href");
+    if (!href || known.get(href) === element.outerHTML) continue;
+    known.set(href, element.outerHTML);
+    found.push([href, element.outerHTML]);
+  }
+  return [document.baseURI, found];
+}"""
 
 
 class BrowserSpider(CardSpider):
-    """A site whose list of cars needs a browser.
-
-    One page after the other of the list counts as one of ``max_pages`` and of ``CRAWL_MAX_PAGES``.
-    """
+    """A site whose list of cars needs a browser. Each time it grows counts as a page (``max_pages``)."""
 
     more_button: ClassVar[str] = ""
     """What brings more cars when it is pressed, as a selector of Playwright; without it the page is scrolled."""
@@ -75,27 +86,27 @@ class BrowserSpider(CardSpider):
             ConfigurationError: an argument is unknown or wrong, or there is no Chromium.
         """
         super().configure()
+        self.refused: dict[str, str] = {}
+        """Addresses that a page wanted and did not get, and why."""
         if self.crawler.spidercls is type(self):  # else it is asked for its photos' names only, as by the backfill
             self._set_up_browser()
 
     def _set_up_browser(self) -> None:
-        # Not at the top: whatever Scrapy is told to do imports all spiders, and this takes a tenth of a second.
-        from carscraper.base_spiders import chromium  # noqa: PLC0415
-
         scheme = urlsplit(self.base_url).scheme
-        hosts = [
-            *chromium.site_hosts(self.base_url),
-            *((host, {"http": 80, "https": 443}[scheme]) for host in self.browser_hosts),
-        ]
-        path = chromium.find_chromium(self.settings.get("CHROMIUM_PATH"))
-        self._room = chromium
-        self._chromium: Chromium = chromium.Chromium(path, hosts, forbidden=self._is_forbidden)
-        self._watchers: set[asyncio.Task[None]] = set()
+        options = {
+            "executable_path": find_chromium(self.settings.get("CHROMIUM_PATH")),
+            "args": ["--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server", self._resolver_rules()],
+            "chromium_sandbox": os.geteuid() != 0,  # Chromium has none for root
+            "timeout": _LAUNCH_TIMEOUT,
+            # The crawl ends the browser when it is done with it, not a signal that was meant for the crawl.
+            **dict.fromkeys(("handle_sigint", "handle_sigterm", "handle_sighup"), False),
+        }
         values = {
             # For one scheme only: each has a handler of its own, and that a browser.
-            "DOWNLOAD_HANDLERS": dict(self.settings.getdict("DOWNLOAD_HANDLERS")) | {scheme: _HANDLER},
-            "PLAYWRIGHT_BROWSER_PROVIDER": self._chromium,
-            "PLAYWRIGHT_ABORT_REQUEST": self._chromium.refuses,
+            "DOWNLOAD_HANDLERS": dict(self.settings.getdict("DOWNLOAD_HANDLERS"))
+            | {scheme: "carscraper.base_spiders.chromium.ChromiumHandler"},
+            "PLAYWRIGHT_LAUNCH_OPTIONS": options,
+            "PLAYWRIGHT_ABORT_REQUEST": self.refuses,
             "PLAYWRIGHT_PROCESS_REQUEST_HEADERS": None,  # the browser's own, which name us, too
             "PLAYWRIGHT_MAX_PAGES_PER_CONTEXT": 1,
             "RETRY_EXCEPTIONS": [*self.settings.getlist("RETRY_EXCEPTIONS"), "playwright.async_api.Error"],
@@ -105,15 +116,58 @@ class BrowserSpider(CardSpider):
         # It logs each start and end, and with a traceback what we say in one line.
         logging.getLogger("scrapy-playwright").setLevel(logging.CRITICAL)
 
-    async def start(self) -> AsyncIterator[Any]:
-        """Start the browser, then begin: one that can't be started ends the crawl before the site is asked."""
+    def _hosts(self) -> list[tuple[str, int]]:
+        """Return the dealer's host and port, its twin with or without ``www.``, and further hosts."""
+        parts = urlsplit(self.base_url)
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        if port not in _PORTS.values() or not re.search("[a-z]", host) or "." not in host:
+            return [(host, port), *((other, _PORTS[parts.scheme]) for other in self.browser_hosts)]
+        twin = host.removeprefix("www.") if host.startswith("www.") else f"www.{host}"
+        others = [(name, each) for name in (host, twin, *self.browser_hosts) for each in (443, 80)]
+        return [(host, port), *(each for each in others if each != (host, port))]
+
+    def _resolver_rules(self) -> str:
+        """Return what lets Chromium resolve the dealer's names only; the other hosts must be public."""
+        (own, own_port), *others = self._hosts()
+        # At a port of its own all of the host's ports are that one: a redirect reaches no other server there.
+        rules = {own: f"EXCLUDE {own}" if own_port in _PORTS.values() else f"MAP {own} {own}:{own_port}"}
+        for host, port in others:
+            if host in rules:
+                continue
+            with contextlib.suppress(OSError, UnicodeError):
+                addresses = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+                public = [
+                    each
+                    for each in sorted(addresses, key=len)
+                    if state_of(self.crawler).addresses.permits(host, port, each)
+                ]
+                if public:
+                    rules[host] = f"MAP {host} {f'[{public[0]}]' if ':' in public[0] else public[0]}"
+        return "--host-resolver-rules=" + ", ".join([*rules.values(), "MAP * ~NOTFOUND"])
+
+    async def refuses(self, request: BrowserRequest) -> bool:
+        """Return whether a page's request is not to be made (``PLAYWRIGHT_ABORT_REQUEST``)."""
+        if request.resource_type not in _LOADED:
+            return True
+        parts = urlsplit(request.url)
+        why = ""
+        if (parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)) not in self._hosts():
+            why = "another host"
+        elif not request.is_navigation_request() and await self._is_forbidden(request.url):
+            why = "robots.txt"
+        if why:
+            self.refused[request.url] = why
+        return bool(why)
+
+    async def _is_forbidden(self, url: str) -> bool:
+        """Ask robots.txt, as for every other request."""
+        robots = self.crawler.get_downloader_middleware(RobotsTxtMiddleware)
         try:
-            await self._chromium.launch_browser()
-        except ConfigurationError as error:
-            stop_as_failed(self.crawler, str(error), reason="browser")
-            return
-        async for request in super().start():
-            yield request
+            if robots is not None:
+                await robots.process_request(Request(url))
+        except IgnoreRequest:
+            return True
+        return False
 
     def start_search(self) -> Iterator[Request]:
         """Begin at the list, in the browser."""
@@ -135,33 +189,8 @@ class BrowserSpider(CardSpider):
             yield request
 
     async def _watch(self, page: Page, request: Request) -> None:
-        """Look after *page* from its beginning; a page that is tried again is known already."""
-        known = request.meta.get(_TRAFFIC)
-        if known is None or known.page is not page:
-            request.meta[_TRAFFIC] = self._room.Traffic(page, self._chromium.refused)
-            task = asyncio.create_task(self._room.close_when(page, self._is_stopped))
-            self._watchers.add(task)
-            task.add_done_callback(self._watchers.discard)
-
-    def _is_stopped(self) -> bool:
-        return not self.crawler.engine.running or bool(self.crawler.stats.get_value("carscraper/stopping"))
-
-    async def _is_forbidden(self, url: str) -> bool:
-        """Ask robots.txt, as for every other request."""
-        robots = self.crawler.get_downloader_middleware(RobotsTxtMiddleware)
-        if robots is None:
-            return False
-        try:
-            await robots.process_request(Request(url))
-        except IgnoreRequest:
-            return True
-        return False
-
-    async def search_failed(self, failure: Failure) -> AsyncIterator[Request]:  # type: ignore[override]
-        """Close the page, and end the crawl."""
-        await self._room.close_page(failure.request.meta.get("playwright_page"))  # type: ignore[attr-defined]
-        for request in super().search_failed(failure):
-            yield request
+        """Note what the page asks for from its beginning."""
+        request.meta["carscraper_list"] = GrowingList(page, self)
 
     # --- the list ---
 
@@ -176,47 +205,33 @@ class BrowserSpider(CardSpider):
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
     ) -> AsyncIterator[CarItem | Request]:
         """Let the list grow to its end in the browser, then read it as one page."""
+        found: GrowingList = response.meta["carscraper_list"]
         try:
-            whole = await self._whole_list(response)
+            await self._grow(found)
+            if found.problem and not found.cards:
+                logger.warning("The list at %r does not come: %s", response.url, found.problem)
+            elif found.problem:
+                self.count("pages/failed")
+                self.incomplete(f"The list at {response.url} was not seen to its end: {found.problem}.")
+            if not found.cards and self.refused:
+                wanted = ", ".join(f"{url!r} ({why})" for url, why in [*self.refused.items()][:5])
+                logger.warning("The page wanted and did not get: %s", wanted)
+            body = (await found.html()).encode("utf-8", "replace")
         finally:
-            await self._room.close_page(response.meta["playwright_page"])
+            await close_page(response.meta["playwright_page"])
+        whole = HtmlResponse(response.url, body=body, encoding="utf-8", request=response.request)
         async for result in super().parse_results(whole, make, page, tries):
             yield result
 
-    async def _whole_list(self, response: Response) -> HtmlResponse:
-        listing = self._room.Listing(
-            response.meta[_TRAFFIC],
-            card=self.card,
-            link=self.card_link,
-            button=self.more_button,
-            timeout=self.settings.getfloat("DOWNLOAD_TIMEOUT"),
-            retries=self.settings.getint("RETRY_TIMES"),
-            backoff=self.settings.getfloat("RETRY_BACKOFF"),
-        )
-        await self._grow(listing)
-        if listing.problem:
-            self.is_partial = True
-            if listing.cards:
-                self.count("pages/failed")
-            logger.warning("The list at %r was not seen to its end: %s", response.url, listing.problem)
-        if not listing.cards:
-            wanted = [f"{url!r} ({why})" for url, why in [*self._chromium.refused.items()][:_NAMED]]
-            if wanted:
-                logger.warning("The page wanted and did not get: %s", ", ".join(wanted))
-        body = (await listing.html()).encode("utf-8", "replace")
-        return HtmlResponse(response.url, body=body, encoding="utf-8", request=response.request)
-
-    async def _grow(self, listing: Listing) -> None:
+    async def _grow(self, found: GrowingList) -> None:
         pages = 0
-        while await listing.grow():
+        while await found.grow():
             pages += 1
-            enough = self.limit and not self.makes and len(listing.cards) >= self.limit
+            enough = self.limit and not self.makes and len(found.cards) >= self.limit
             if enough or pages == self.max_pages:
                 return
             if pages >= self.settings.getint("CRAWL_MAX_PAGES"):
-                self.is_partial = True
-                self.count("pages/capped")
-                logger.warning("Stopped after %d pages of the list (CRAWL_MAX_PAGES)", pages)
+                self.stop_at_cap(pages)
                 return
             await asyncio.sleep(self.settings.getfloat("DOWNLOAD_DELAY") * random.uniform(0.5, 1.5))  # noqa: S311
 
@@ -227,46 +242,198 @@ class BrowserSpider(CardSpider):
     def _again(self, request: Request, make: str | None, page: int) -> None:
         """Return none: the browser has tried what there is to try."""
 
-    def read_cards(self, response: Response) -> tuple[list[CarItem], int]:
-        """Read every card of the page; two different cars under one id would be one lost, and are told."""
-        cards, unreadable = super().read_cards(response)
-        known: dict[str, CarItem] = {}
-        for card in cards:
-            other = known.setdefault(card.external_id, card)
-            if other.url != card.url and other.card_hash != card.card_hash:
-                self.is_partial = True
-                self.count("cards/failed")
-                logger.warning("Two cars have the id %r: %r and %r", card.external_id, other.url, card.url)
-        return cards, unreadable
-
     def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
-        """Name what no car of the list has; photos need no ``img`` here."""
+        """Return what no car of the list has; photos need no ``img`` here."""
         if len(cards) >= _MANY and not any(card.images for card in cards):
-            return f"a photo ({self.card_images})"
+            return f"a photo (card_images = {self.card_images!r})"
         return super()._missing_from_all(response, cards)
 
     # --- the car's own page, of which nothing is known ---
 
     def page_url(self, item: CarItem) -> str | None:
-        """Give none: without the browser the page is empty."""
+        """Return none: without the browser the page is empty."""
         return None
 
     async def conclude(self) -> list[Request]:
-        """Look up a few of the missing cars.
-
-        Without the browser a server can but say 404 of them, and most of those whose pages are made by scripts say 200
-        of every address.
-        """
+        """Look up a few of the missing cars: most such sites answer 200 for every address, so that only 404 tells."""
         requests = await super().conclude()
         self.lookups = min(len(requests), _LOOKUPS)
         return random.sample(requests, self.lookups)
 
 
+class GrowingList:
+    """The cards of a page in the browser, which a button or scrolling adds to."""
+
+    def __init__(self, page: Page, spider: BrowserSpider) -> None:
+        """Note each request for data that *page* makes, from now on."""
+        self.cards: dict[str, str] = {}
+        """The cards' HTML by the address of their link, in the order in which they appeared."""
+        self.problem: str | None = None
+        """Why the end of the list was not seen."""
+        self._page, self._spider = page, spider
+        self._timeout = spider.settings.getfloat("DOWNLOAD_TIMEOUT")
+        self._base = page.url
+        self._is_fresh = True
+        self._forget()
+        page.on("request", self._asked)
+        page.on("requestfinished", self._finished)
+        page.on("requestfailed", self._failed)
+        page.on("response", lambda response: self._note(response.request, f"answers HTTP {response.status}"))
+        page.on("pageerror", lambda error: self._troubles.append(f"its script failed: {first_words(str(error))!r}"))
+
+    def _forget(self) -> None:
+        self._under_way: set[BrowserRequest] = set()
+        self._troubles: list[str] = []
+        self._asked_for = 0
+        self._last = time.monotonic()
+
+    def _asked(self, request: BrowserRequest) -> None:
+        if request.resource_type in _DATA:
+            self._under_way.add(request)
+            self._asked_for += 1
+            self._last = time.monotonic()
+
+    def _finished(self, request: BrowserRequest) -> None:
+        self._last = time.monotonic()
+        self._under_way.discard(request)
+
+    def _failed(self, request: BrowserRequest) -> None:
+        if request.url not in self._spider.refused:
+            self._note(request, f"does not come ({request.failure})")
+        self._under_way.discard(request)
+
+    def _note(self, request: BrowserRequest, said: str) -> None:
+        self._last = time.monotonic()
+        if request in self._under_way and not re.fullmatch("answers HTTP [23]..", said):
+            self._troubles.append(f"{request.url!r} {said}")
+
+    async def grow(self) -> bool:
+        """Wait for the first cards, later ask for more; false when none came."""
+        from playwright.async_api import Error  # noqa: PLC0415 - a tenth of a second, for this kind of spider only
+
+        self.problem = None
+        try:
+            retries = self._spider.settings.getint("RETRY_TIMES")
+            for tries in range(retries + 1):
+                pressed = await self._ask()
+                if await self._has_grown():
+                    self.problem = None
+                    return True
+                button = bool(self.cards) and await self._find_button() is not None
+                silent = next((f"{each.url!r} does not answer" for each in self._under_way), None)
+                self.problem = next(iter(self._troubles), silent) or self.problem
+                if self.problem is None:
+                    if pressed and button and not self._asked_for:
+                        self.problem = f"pressing {self._spider.more_button!r} does nothing"
+                        return False
+                    if pressed or not button:  # the site was asked for more, and has none
+                        return False
+                if tries < retries:
+                    await asyncio.sleep(self._spider.settings.getfloat("RETRY_BACKOFF") * 3**tries)
+        except Error as error:  # the page is gone, or the browser
+            self.problem = self.problem or first_words(str(error))
+        return False
+
+    async def _ask(self) -> bool:
+        """Do what brings more cards; true if a button was pressed."""
+        if self._is_fresh:
+            self._is_fresh = False
+            return False
+        self._forget()
+        if not self.cards:
+            await self._page.reload(wait_until="domcontentloaded", timeout=self._timeout * 1000)
+        elif button := await self._find_button():
+            await button.dispatch_event("click")  # not click(): a banner about cookies may lie over it
+            return True
+        else:
+            await self._page.keyboard.press("End")
+            await self._page.mouse.wheel(0, 1_000_000)
+        return False
+
+    async def _find_button(self) -> Locator | None:
+        if not self._spider.more_button:
+            return None
+        found = self._page.locator(self._spider.more_button).locator("visible=true").first
+        return found if await found.count() and await found.is_enabled(timeout=1000) else None
+
+    async def _has_grown(self) -> bool:
+        """Wait until there are new cards, or nothing has happened for a while."""
+        began = time.monotonic()
+        quiet = _QUIET if self.cards else 2.5 * _QUIET  # a fresh page's scripts have to start
+        while self._spider.crawler.engine.running and not self._spider.is_stopping:
+            known = len(self.cards)
+            self._base, found = await self._page.evaluate(_COLLECT, [self._spider.card, self._spider.card_link])
+            self.cards.update(found)
+            if len(self.cards) > known:
+                return True
+            now = time.monotonic()
+            is_quiet = not self._under_way and now - max(began, self._last) > quiet
+            if is_quiet or now - began > self._timeout:
+                return False
+            await asyncio.sleep(_LOOK_EVERY)
+        self._troubles.append("the crawl was stopped")
+        return False
+
+    async def html(self) -> str:
+        """Return a page with all the cards there were, or what the browser shows if there were none."""
+        if self.cards:
+            head = f'<head><base href="{html.escape(self._base)}"></head>'
+            return "\n".join([f"<html>{head}<body>", *self.cards.values(), "</body></html>"])
+        with contextlib.suppress(Exception):  # the page may be gone
+            return await self._page.content()
+        return ""
+
+
+async def close_page(page: Page | None) -> None:
+    """Close *page* if there is one, whatever state it is in."""
+    if page is not None and not page.is_closed():
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(page.close(), 5)
+
+
+def first_words(said: str) -> str:
+    r"""Return the first line of an error of Playwright without its decoration, short.
+
+    >>> first_words("Page.goto: net::ERR_CONNECTION_REFUSED at http://a.example/\nCall log:\n  - navigating")
+    'net::ERR_CONNECTION_REFUSED'
+    """
+    line = (said.strip().splitlines() or ["no reason given"])[0]
+    head, colon, rest = line.partition(": ")
+    words = (rest if colon and head.replace(".", "").isalpha() else line).split(" at http", maxsplit=1)[0]
+    return "".join(each if each.isprintable() else " " for each in words)[:160]
+
+
+def find_chromium(path: str | None) -> str:
+    """Return the program at *path*, or where it usually is.
+
+    Raises:
+        ConfigurationError: it is not there.
+    """
+    if path and not shutil.which(path):
+        raise ConfigurationError(
+            f"CHROMIUM_PATH is {path!r}, and there is no such program; write where Chromium is, "
+            "or take the setting away to have it looked for."
+        )
+    found = path or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if found is None:
+        raise ConfigurationError(
+            "This site needs a browser, and Chromium is not installed: apt-get install chromium, "
+            "or set CHROMIUM_PATH to where it is."
+        )
+    return found
+
+
 # --- reading addresses ---
+
+# What may name the car, the surest first; a word that may as well be a model ("car=ev6") only if it is a number.
+_ID_NAMES = ("id", "cid", "carid", "vehicleid", "billid", "bilid", "itemid", "nr", "numer", "number", "regno", "plate")
+_WORDS = ("car", "vehicle", "bill", "bil")
+_TRACKING = re.compile(r"utm_\w+|fbclid|gclid|msclkid", re.IGNORECASE)
+_CSS_URL = re.compile(r"""url\(\s*(?:"([^"]*)"|'([^']*)'|((?:[^'"()\\\s]|\\.)*))\s*\)""", re.IGNORECASE)
 
 
 def query_id(url: str) -> str | None:
-    """Give the id of a car that is named by the query of *url*; ``None`` if there is no query.
+    """Return the id of a car that is named by the query of *url*; ``None`` if there is no query.
 
     That is a parameter with the name of an id, else the only parameter if it is a number, else a digest of all
     parameters in their order by name. What only tells where a visitor came from does not count.
@@ -275,35 +442,33 @@ def query_id(url: str) -> str | None:
     ('7891', 'AB-12')
     >>> query_id("https://x.is/soluskra?7891"), query_id("https://x.is/soluskra?skra=7891&utm_source=a")
     ('7891', '7891')
-    >>> query_id("https://x.is/soluskra?b=kia&a=ev6"), query_id("https://x.is/soluskra?a=ev6&b=kia&utm_id=1")
-    ('eae9d4665cd249ca', 'eae9d4665cd249ca')
-    >>> query_id("https://x.is/soluskra?"), query_id("https://x.is/soluskra?utm_source=a")
-    (None, None)
+    >>> query_id("https://x.is/soluskra?b=kia&a=ev6"), query_id("https://x.is/soluskra?utm_source=a")
+    ('eae9d4665cd249ca', None)
     """
     parameters = _lasting(url)
     if not parameters:
         return None
     named = {re.sub("[-_]", "", name.lower()): value.strip() for name, value in reversed(parameters)}
     for name in (*_ID_NAMES, *_WORDS):
-        if (_ID if name in _ID_NAMES else _NUMBER).fullmatch(named.get(name, "")):
+        pattern = r"(?=.*[0-9])[A-Za-z0-9_-]{1,64}" if name in _ID_NAMES else "[0-9]{1,20}"
+        if re.fullmatch(pattern, named.get(name, ""), re.ASCII):
             return named[name]
     if len(parameters) == 1:
         value = parameters[0][1].strip() or parameters[0][0]
-        if _NUMBER.fullmatch(value):
+        if re.fullmatch("[0-9]{1,20}", value):
             return value
     return hashlib.sha256(urlencode(sorted(parameters)).encode()).hexdigest()[:16]
 
 
 def lasting_query(url: str) -> str:
-    """Give *url* without what only tells where a visitor came from.
+    """Return *url* without what only tells where a visitor came from.
 
     >>> lasting_query("https://x.is/soluskra?id=7&utm_source=a#top"), lasting_query("https://x.is/soluskra?7891")
     ('https://x.is/soluskra?id=7', 'https://x.is/soluskra?7891')
     """
     parts = urlsplit(url)
-    parameters = _lasting(url)
-    is_changed = parameters != parse_qsl(parts.query, keep_blank_values=True)
-    return parts._replace(query=urlencode(parameters) if is_changed else parts.query, fragment="").geturl()
+    is_changed = _lasting(url) != parse_qsl(parts.query, keep_blank_values=True)
+    return parts._replace(query=urlencode(_lasting(url)) if is_changed else parts.query, fragment="").geturl()
 
 
 def _lasting(url: str) -> list[tuple[str, str]]:
@@ -312,29 +477,17 @@ def _lasting(url: str) -> list[tuple[str, str]]:
 
 
 def background_address(style: str | None) -> str | None:
-    r"""Give the address of the first photo in a ``style``: quoted or not, with CSS's own escapes.
+    """Return the address of the first photo in a ``style``.
 
     >>> background_address('background-image: url("/media/1.jpg?w=600"); color: red')
     '/media/1.jpg?w=600'
     >>> background_address("background:linear-gradient(red, blue), URL( https://x.is/a.jpg )")
     'https://x.is/a.jpg'
-    >>> background_address("background-image:url(&quot;/a.jpg&quot;)"), background_address(r"url(/a\28 1\).jpg)")
-    ('/a.jpg', '/a(1).jpg')
     >>> background_address("background-image:url(data:image/gif;base64,R0), url('/b.jpg')"), background_address("url()")
     ('/b.jpg', None)
     """
-    for found in _CSS_URL.finditer(html.unescape(style or "")):
-        address = _unescape(next((each for each in found.groups() if each), "")).strip()
-        if address and not is_stand_in(address):
-            return address
-    return None
-
-
-def _unescape(text: str) -> str:
-    def plain(found: re.Match[str]) -> str:
-        if not found[1]:
-            return found[2]
-        number = int(found[1], 16)
-        return chr(number) if 0 < number < 0xD800 or 0xDFFF < number < 0x110000 else "\N{REPLACEMENT CHARACTER}"
-
-    return re.sub(r"\\(?:([0-9a-fA-F]{1,6})\s?|(.))", plain, text)
+    found = (
+        re.sub(r"\\(.)", r"\1", "".join(match.groups(""))).strip()
+        for match in _CSS_URL.finditer(html.unescape(style or ""))
+    )
+    return next((address for address in found if address and not is_stand_in(address)), None)

@@ -10,47 +10,42 @@ import asyncio
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from lxml import etree  # type: ignore[import-untyped]
 from scrapy import Request
 
 from carscraper import parsing
 from carscraper.base_spiders.base import is_web_address, reason_of, status_of
+from carscraper.base_spiders.feed_xml import KeptCodes, read_xml
 from carscraper.base_spiders.rogg import RoggSpider
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem
 from carscraper.vehicles import canonical, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from typing import ClassVar
 
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
+    from carscraper.base_spiders.feed_xml import Codes
     from carscraper.base_spiders.paging import Walk
     from carscraper.items import CarImage
     from carscraper.settings import Secret
 
 logger = logging.getLogger(__name__)
 
-_DAY = 24 * 3600.0
 _MISSES = 3  # pages in a row that do not come: then the rest is not asked for
 _MANY = 5  # cars that can't all lack the same by chance
 _REFUSED = {401, 403}
 _HANDLER = "carscraper.middlewares.apikey.KeyedDownloadHandler"
 _PLACEHOLDER = re.compile(r"\{(?:(?P<of>[vp])\.)?(?P<name>\w+)\}", re.IGNORECASE)
-
-Codes = Mapping[str, Mapping[str, str]]
-"""Names by group (``eldsneyti``) and id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class Vehicle:
     """The feed's template of a photo's address."""
 
     def text(self, *names: str) -> str | None:
-        """Give the first of the fields *names* that is not empty; ``EXT_…`` goes before the plain one."""
+        """Return the first of the fields *names* that is not empty; ``EXT_…`` goes before the plain one."""
         for name in names:
             for each in (f"EXT_{name}", name):
                 if text := parsing.clean_text(self.fields.get(each)):
@@ -115,6 +110,7 @@ class RoggFeedSpider(RoggSpider):
     # CardSpider
     card = "vs/v"
     card_link = "meta fields"
+    card_mark = ""
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -145,12 +141,12 @@ class RoggFeedSpider(RoggSpider):
                 raise ConfigurationError(f"{name} is missing; the dealer gets it from the platform's owner.")
 
     def key_for(self, url: str) -> tuple[str, Secret] | None:
-        """Give parameter and key for the feed's own two addresses; no other gets the key."""
+        """Return parameter and key for the feed's own two addresses; no other gets the key."""
         path = url.partition("?")[0].lower()
         own = {f"{self.base_url}{page}".lower() for page in (self.feed_page, self.codes_page)}
         return (self.key_parameter, self.settings[self.key_setting]) if path in own else None
 
-    # --- codes: what the numbers of fuel, colour and equipment mean ---
+    # --- codes ---
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the codes unless they were fetched within a day, then for the first page."""
@@ -162,7 +158,10 @@ class RoggFeedSpider(RoggSpider):
                 "%s=true stores them for who has leave.",
                 self.store_setting,
             )
-        self.codes, is_fresh = await asyncio.to_thread(self._read_kept_codes)
+        feed = hashlib.sha256(self.base_url.encode()).hexdigest()[:8]
+        folder = Path(self.settings.get("SPOOL_DIR")).parent
+        self._kept_codes = KeptCodes(folder / f"{self.name}-codes-{feed}.xml", self.codes_of)
+        self.codes, is_fresh = await asyncio.to_thread(self._kept_codes.read)
         if is_fresh:
             yield self._first_page()
             return
@@ -174,49 +173,18 @@ class RoggFeedSpider(RoggSpider):
             priority=20,
         )
 
-    @property
-    def _codes_file(self) -> Path:
-        """Beside the spool; one for each feed."""
-        feed = hashlib.sha256(self.base_url.encode()).hexdigest()[:8]
-        return Path(self.settings.get("SPOOL_DIR")).parent / f"{self.name}-codes-{feed}.xml"
-
-    def _read_kept_codes(self) -> tuple[Codes, bool]:
-        try:
-            age = time.time() - self._codes_file.stat().st_mtime
-            codes = self._to_codes(self._codes_file.read_bytes())
-        except (OSError, ValueError):  # none yet, or broken: fetched anew
-            return {}, False
-        return codes, 0 <= age < _DAY
-
-    def _keep_codes(self, data: bytes) -> None:
-        path = self._codes_file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(data)
-        part.replace(path)
-
-    def _to_codes(self, data: bytes) -> Codes:
-        root = read_xml(data)
-        codes = {
-            group: {each.get("id", ""): each.get("n", "") for each in root.iterfind(f".//{group}/{element}")}
-            for group, element in self.codes_of.items()
-        }
-        if not any(codes.values()):
-            raise ValueError(f"it has none of {', '.join(self.codes_of)}")
-        return codes
-
     async def parse_codes(self, response: Response) -> AsyncIterator[Request]:
         """Keep the codes for a day."""
         data = self._redacted(response)
         try:
-            self.codes = self._to_codes(data)
+            self.codes = self._kept_codes.parse(data)
         except ValueError as error:
             self._without_codes(str(error))
         else:
             try:
-                await asyncio.to_thread(self._keep_codes, data)
+                await asyncio.to_thread(self._kept_codes.write, data)
             except OSError as error:
-                logger.warning("The feed's codes can't be kept in %s: %s", self._codes_file, error.strerror)
+                logger.warning("The feed's codes can't be kept in %s: %s", self._kept_codes.path, error.strerror)
         yield self._first_page()
 
     def codes_failed(self, failure: Failure) -> Iterator[Request]:
@@ -278,8 +246,12 @@ class RoggFeedSpider(RoggSpider):
     def _again(self, request: Request, make: str | None, page: int) -> None:
         """Return none: the feed has no search that could be begun afresh."""
 
+    def linked_cars(self, response: Response) -> set[str]:
+        """Return none: a feed has no links."""
+        return set()
+
     def says_empty(self, response: Response) -> bool:
-        """Tell whether the page says that there is no car."""
+        """Return whether the page says that there is no car."""
         return self.records == 0
 
     def _may_be_empty(self, response: Response, page: int) -> bool:
@@ -288,7 +260,7 @@ class RoggFeedSpider(RoggSpider):
         return True
 
     def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
-        """Name what no car of a full page has: then the feed has other fields."""
+        """Return what no car of a full page has: then the feed has other fields."""
         if len(cards) < _MANY:
             return None
         wanted = {
@@ -319,11 +291,11 @@ class RoggFeedSpider(RoggSpider):
         )
 
     def _redacted(self, response: Response) -> bytes:
-        """Give the answer without the key, should it repeat it."""
+        """Return the answer without the key, should it repeat it."""
         key: Secret | None = self.settings.get(self.key_setting)
         return key.redact(response.body) if key else response.body
 
-    def _select_cards(self, response: Response) -> Iterator[tuple[Any, str]]:
+    def select_cards(self, response: Response) -> Iterator[tuple[Any, str]]:
         try:
             root = read_xml(self._redacted(response))
         except ValueError as error:
@@ -380,7 +352,7 @@ class RoggFeedSpider(RoggSpider):
         return self.item_of(named, images, shown=repr((named, fields)), external_id=external_id, **fields)
 
     def _coded(self, vehicle: Vehicle, field: str, group: str) -> str | None:
-        """Give the name of a field's code; a name that stands there itself is good, too."""
+        """Return the name of a field's code; a name that stands there itself is good, too."""
         text = vehicle.text(field)
         return self.codes.get(group, {}).get(text or "", text)
 
@@ -420,31 +392,15 @@ class RoggFeedSpider(RoggSpider):
         return _PLACEHOLDER.sub(value, vehicle.image_address)
 
     def _page_of(self, response: Response, vehicle: Vehicle, external_id: str) -> str:
-        """Give the address of the car's own page, on the site that shows its photos."""
+        """Return the address of the car's own page, on the site that shows its photos."""
         site = response.urljoin(vehicle.image_address.partition("?")[0])
         if not is_web_address(site):
             raise ValueError(f"no site in imgurl={vehicle.image_address!r}")
         parts = urlsplit(site)
         dealer = vehicle.text("BILASALAID")
-        return self._car_url(
+        return self.car_page(
             ({"bid": dealer} if dealer else {}) | {"cid": external_id}, f"{parts.scheme}://{parts.netloc}/"
         )
-
-
-def read_xml(data: bytes) -> Any:
-    """Parse XML from outside: no entities, no network, nothing huge.
-
-    Raises:
-        ValueError: it is no whole XML, or declares a DOCTYPE.
-    """
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"it is no whole XML ({(parsing.clean_text(error.msg) or 'empty')[:120]})") from None
-    if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
-        raise ValueError("it declares a DOCTYPE, which no feed needs")
-    return root
 
 
 def _number(text: str | None) -> int | None:

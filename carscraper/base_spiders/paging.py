@@ -18,12 +18,12 @@ from scrapy.http import TextResponse
 
 from carscraper import parsing
 from carscraper.base_spiders.base import is_web_address
+from carscraper.base_spiders.pages import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parsel import Selector
-    from scrapy.http import Response
 
 _PAGE = "page"
 _IN_PATH = re.compile(r"/(?:page|sida|s%c3%ad%c3%b0a)/([0-9]{1,6})/?$", re.IGNORECASE)
@@ -87,6 +87,34 @@ class Walk:
     second_look: list[int] | None = None
     """The pages that are still to be read once more after the end; ``None`` before it."""
 
+    def note(self, page: int, shown: set[str], new: set[str], *, shown_as: int | None) -> None:
+        """Note what a page says of the list's end.
+
+        Args:
+            page: its number.
+            shown: the ids of its cars.
+            new: those that no page before had.
+            shown_as: its number by the address at which the site shows it.
+        """
+        if self.second_look is not None or self.resume:
+            return
+        self.again += len(shown) - len(new) if page > 1 else 0
+        if new or (shown and page == 1):
+            self.sizes[page], self.last, self.shifted = len(shown), shown, self.again
+            self.doubtful.update(self.barren)
+            self.past, self.barren = 0, []
+            return
+        self.barren.append(page)
+        repeats = 2 * len(shown & self.last) >= len(shown)
+        moved = shown_as not in {None, page}  # the site has no such page and shows another one
+        self.echoed |= bool(shown) and repeats and not self.linked and not self.past
+        self.past += not shown or repeats or (moved and not self.linked)
+
+    def doubtful_pages(self) -> list[int]:
+        """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""
+        first = self.shifted // max(self.sizes.values()) + 1 if self.shifted else 0
+        return sorted(self.doubtful | set(range(1, first + 1)))
+
     def needed(self) -> int:
         """Return how many pages must say that the list has ended.
 
@@ -148,11 +176,6 @@ def numbered(url: str, number: int) -> str:
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     name = next((name for name in query if name.lower() == _PAGE), _PAGE)
     return parts._replace(query=urlencode(query | {name: str(number)}), fragment="").geturl()
-
-
-def is_whole(response: Response) -> bool:
-    """Return whether a page came to its end: a cut body, or one that stops unpacking, lacks the last tag."""
-    return b"</html" in response.body.lower()
 
 
 def find_next(
@@ -254,11 +277,3 @@ def last_of_pager(response: TextResponse, page: int) -> Iterator[Selector]:
         found = _OF.fullmatch(parsing.clean_text(element.xpath("string()").get("")) or "")
         if found and int(found[1]) == int(found[2]) == page:
             yield element
-
-
-def join(response: Response, href: str) -> str:
-    """Return the whole address of a link; nothing for what is none."""
-    try:
-        return response.urljoin(href.strip())
-    except ValueError:  # brackets that hold no IPv6 address, and the like
-        return ""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import traceback
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
@@ -20,7 +21,7 @@ from carscraper.logs import cleaned, printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from scrapy.settings import BaseSettings
 
@@ -69,6 +70,8 @@ class VerbCommand(ScrapyCommand):
     """As it is typed behind ``scrapy``."""
     default: str | None = None
     """The verb that is meant when none is said."""
+    gone: Mapping[str, str] = MappingProxyType({})
+    """Verbs of earlier versions, each with the sentence that says what to use instead."""
 
     def verbs(self) -> list[Verb]:
         """Give its verbs, in the order in which they are shown."""
@@ -94,6 +97,9 @@ class VerbCommand(ScrapyCommand):
                 its.add_argument("--yes", action="store_true", help="do not ask")
             verb.arguments(its)
             its.set_defaults(the_verb=verb)
+        for name in self.gone:
+            its = found.add_parser(name, add_help=False)  # without a help text it is not listed
+            its.set_defaults(the_verb=None, set_behind=[])
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         """Take settings from before and behind the verb, or the verb that is meant without one."""
@@ -106,11 +112,13 @@ class VerbCommand(ScrapyCommand):
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the verb; exit code 4 with a sentence if it can't be done."""
-        if args:
+        if args and opts.verb not in self.gone:
             raise UsageError(f"`scrapy {self.name} {opts.verb}` does not know {' '.join(args)}", print_help=False)
-        verb: Verb = opts.the_verb
+        verb: Verb | None = opts.the_verb
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
         with border(self):
+            if verb is None:
+                raise ConfigurationError(self.gone[opts.verb])
             try:
                 with explained():
                     self.exitcode = verb.run(Context(checked(self.settings), console), opts)

@@ -14,10 +14,10 @@ from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
+from carscraper.dealers import choose, distribute, spiders_of
 from carscraper.fill import DROP, PHOTO, PHOTOS, READABLE
 from carscraper.runs.monitors import expected_of
 from carscraper.upkeep.checkdealers import Check, accept, check, read_against
-from carscraper.upkeep.dealers import choose, distribute, spiders_of
 from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
+import asyncio
+import uuid
+from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
@@ -11,25 +13,28 @@ from scrapy.exceptions import UsageError
 from carscraper import logs
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.cli.command import border, checked
-from carscraper.cli.console import Console
-from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
-from carscraper.upkeep.dealers import choose, distribute, spiders_of
+from carscraper.cli.console import Console, table
+from carscraper.dealers import choose, distribute, spiders_of
+from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _LIVE_EVERY = 1  # seconds between two looks at how far the crawls are
 
 
 class Command(ScrapyCommand):
-    """Starts the crawls, shows what they say, tells how each ended."""
+    """Starts the crawls, shows a line a dealer, says how each ended."""
 
     requires_project = True
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Give the usage."""
+        """Return the usage."""
         return "[--sources bilasolur,hekla] [--parallel N] [-a NAME=VALUE] [options]"
 
     def short_desc(self) -> str:
-        """Give the one-line description."""
+        """Return the one-line description."""
         return "Crawl every dealer, each in a process of its own"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
@@ -57,57 +62,89 @@ class Command(ScrapyCommand):
         if not all("=" in each for each in opts.spargs):
             raise UsageError("-a takes NAME=VALUE", print_help=False)
         with border(self):
-            self._crawl(opts)
+            console = Console(as_json=opts.json)
+            crawls, left_out = self._plan(opts, often=logs.is_terminal())
+            for dealer, why in left_out.items():
+                console.note(f"{dealer}: left out. {why}")
+            outcomes = asyncio.run(self._crawl(crawls, console, parallel=opts.parallel, quiet=opts.quiet))
+            self.exitcode = exit_code(outcomes)
+            data = {"dealers": [_as_json(each) for each in outcomes], "left_out": left_out, "exit_code": self.exitcode}
+            console.result(data, report(outcomes, left_out))
 
-    def _crawl(self, opts: argparse.Namespace) -> None:
-        console = Console(as_json=opts.json)
+    async def _crawl(self, crawls: list[Crawl], console: Console, *, parallel: int, quiet: bool) -> list[Outcome]:
+        assert self.settings is not None
         terminal = logs.is_terminal()
-        commands, left_out = self._plan(opts, often=terminal)
-        for dealer, why in left_out.items():
-            console.note(f"{dealer}: left out. {why}")
-
+        slots = asyncio.Semaphore(parallel)
+        names = {each.job_id: each.spider for each in crawls}
         live: dict[str, str] = {}
 
-        def tell(dealer: str, line: str) -> None:
-            if opts.quiet:
-                return
-            if not terminal:
-                console.note(f"{dealer} | {line}")
-            elif line.startswith(f"{dealer}: pages "):
-                live[dealer] = line
+        def tell(job_id: str, line: str) -> None:
+            line = f"{names[job_id]} | {line}"
+            if terminal and not quiet:
+                live[job_id] = line
                 console.live(list(live.values()))
-            elif re.search(r"\] (WARNING|ERROR|CRITICAL): ", line):
-                console.note(f"{dealer} | {line}")
+            elif not quiet:
+                console.note(line)
 
-        def ended(each: Outcome) -> None:
-            live.pop(each.dealer, None)
+        processes = Processes(self.settings["DATABASE_URL"].reveal(), on_line=tell)
+        processes.handle_signals()
+
+        async def one(crawl: Crawl) -> Outcome:
+            async with slots:
+                if processes.stops:
+                    said = "stopped on request"
+                    return Outcome(spider=crawl.spider, outcome="not started", said=said, line=said)
+                outcome = await processes.run(crawl)
+            live.pop(crawl.job_id, None)
             console.live(list(live.values()))
-            console.note(f"{each.dealer}: {each.outcome} (exit code {each.code}, {each.seconds:.0f} s). {each.line()}")
+            console.note(str(outcome))
+            return outcome
 
-        outcomes = Crawls(commands, parallel=opts.parallel, on_line=tell, on_end=ended).run()
-        self.exitcode = exit_code(outcomes)
-        data = {"dealers": [each.as_json() for each in outcomes], "left_out": left_out, "exit_code": self.exitcode}
-        console.result(data, report(outcomes, left_out))
+        return await asyncio.gather(*map(one, crawls))
 
-    def _plan(self, opts: argparse.Namespace, *, often: bool = False) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """Return each crawl's command, and who is left out and why; *often*: they say every second how far they are."""
-        checked(self.settings)
-        assert self.settings is not None
-        spiders = spiders_of(self.settings, DealerSpider)
+    def _plan(self, opts: argparse.Namespace, *, often: bool = False) -> tuple[list[Crawl], dict[str, str]]:
+        """Return the crawls, and who is left out and why; *often*: they say every second how far they are."""
+        settings = checked(self.settings)
+        spiders = spiders_of(settings, DealerSpider)
         known = {name: spider.source for name, spider in spiders.items()}
         arguments = distribute((each.split("=", 1) for each in opts.spargs), known)
         chosen = choose(known, opts.sources)
         left_out = {}
         if opts.sources is None:  # who is named is tried, and says what is missing
             keys = {dealer: getattr(spiders[dealer], "key_setting", None) for dealer in chosen}
-            without = {dealer: key for dealer, key in keys.items() if key and not self.settings.get(key)}
-            left_out = {dealer: f"{key} is not set." for dealer, key in without.items()}
-        settings = [*opts.set, *(["LOG_ENABLED=False"] if opts.nolog else ["LOG_ENABLED=True"] if opts.logfile else [])]
-        if often and not any(each.startswith("PROGRESS_INTERVAL=") for each in settings):
-            settings.append(f"PROGRESS_INTERVAL={_LIVE_EVERY}")
-        log_file = self.settings.get("LOG_FILE")
-        return {
-            dealer: command_of(dealer, arguments[dealer], settings=settings, level=opts.loglevel, log_file=log_file)
+            left_out = {dealer: f"{key} is not set." for dealer, key in keys.items() if key and not settings.get(key)}
+        given = [*opts.set, *(["LOG_ENABLED=False"] if opts.nolog else ["LOG_ENABLED=True"] if opts.logfile else [])]
+        if often and not any(each.startswith("PROGRESS_INTERVAL=") for each in given):
+            given.append(f"PROGRESS_INTERVAL={_LIVE_EVERY}")
+        return [
+            Crawl(
+                spider=dealer,
+                job_id=uuid.uuid4().hex,
+                arguments=arguments[dealer],
+                settings=given,
+                level=opts.loglevel,
+                log_file=settings.get("LOG_FILE"),
+            )
             for dealer in chosen
             if dealer not in left_out
-        }, left_out
+        ], left_out
+
+
+def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str]:
+    """Return the lines of the table at the end."""
+    rows = [
+        [each.spider, each.outcome, "" if each.code is None else each.code, f"{each.seconds:.0f}", each.line]
+        for each in outcomes
+    ]
+    rows += [[dealer, "left out", "", "", why] for dealer, why in left_out.items()]
+    return table(["dealer", "outcome", "code", "seconds", "last line"], rows, right=[2, 3])
+
+
+def _as_json(each: Outcome) -> dict[str, object]:
+    return {
+        "dealer": each.spider,
+        "outcome": each.outcome,
+        "code": each.code,
+        "seconds": round(each.seconds, 1),
+        "said": each.said,
+    }

@@ -15,11 +15,12 @@ class Command(VerbCommand):
     """The verbs of ``carscraper.cli.storage``."""
 
     name = "storage"
+    gone = storage.GONE
 
     def verbs(self) -> list[Verb]:
-        """Give its verbs."""
+        """Return its verbs."""
         return storage.verbs()
 
     def short_desc(self) -> str:
-        """Give the one-line description."""
+        """Return the one-line description."""
         return "Everything about the bucket: set up, check, look, change, audit"

@@ -21,11 +21,11 @@ class Command(ScrapyCommand):
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Give the usage."""
+        """Return the usage."""
         return "[--concurrency N] [--queues NAMES] [--drain] [--quiet] [options]"
 
     def short_desc(self) -> str:
-        """Give the one-line description."""
+        """Return the one-line description."""
         return "Run crawls from the queue, on as many machines as there are"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ class Command(ScrapyCommand):
         parser.add_argument(
             "--concurrency", metavar="N", type=int, default=1, help="crawls at the same time (default 1)"
         )
-        parser.add_argument("--queues", metavar="NAMES", help="these queues only, comma separated (default all)")
+        parser.add_argument("--queues", metavar="NAMES", default="", help="these queues only, comma separated")
         parser.add_argument("--drain", action="store_true", help="end when nothing waits")
         parser.add_argument("--quiet", action="store_true", help="show the outcomes only, not what the crawls say")
 
@@ -48,14 +48,29 @@ class Command(ScrapyCommand):
             settings = checked(self.settings)
             logs.install(settings)
             # Not before: procrastinate takes a third of a second to import, and Scrapy imports every command.
-            from carscraper.jobs.start import run_worker  # noqa: PLC0415
+            from carscraper.queue import open_queue  # noqa: PLC0415
+            from carscraper.worker import Worker  # noqa: PLC0415
 
-            say = partial(logs.say, settings, name="carscraper.jobs.worker")
+            say = partial(logs.say, settings, name="carscraper.worker")
 
-            def relay(crawl: str, line: str) -> None:
+            def relay(run: str, line: str) -> None:
+                if opts.quiet:
+                    return
                 if logs.is_json(settings) and line.startswith("{"):
                     print(line, file=sys.stderr, flush=True)  # it says itself whose it is
                 else:
-                    say(f"{crawl} | {line}")
+                    say(f"{run} | {line}")
 
-            run_worker(settings, opts, say=say, relay=relay)
+            worker = Worker(
+                settings,
+                concurrency=opts.concurrency,
+                queues=[name.strip() for name in opts.queues.split(",") if name.strip()],
+                drain=opts.drain,
+                given=opts.set,
+                level=opts.loglevel,
+                say=say,
+                relay=relay,
+            )
+            with open_queue(settings):  # makes what is missing
+                pass
+            worker.run()

@@ -176,7 +176,7 @@ class ForSale:
 
 
 def for_sale(
-    connection: Connection, sources: list[str] | None, since: datetime, retry: RetryRules, part: tuple[int, int] | None
+    connection: Connection, sources: list[str] | None, since: datetime, retry: RetryRules, partial: bool
 ) -> ForSale:
     """Count the photos of the active cars of *sources* (``None``: of all).
 
@@ -185,8 +185,7 @@ def for_sale(
         sources: of the cars.
         since: when the run began (UTC, without a zone).
         retry: after how many days a failure is final.
-        part: the run was to see a part of the cars only, of this number of so many, as another run may be seeing the
-            others now (0 of 1: any part); photos of the others are none of its business.
+        partial: the run was to see a part of the cars only; photos of the others are none of its business.
     """
     of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
     joined = _images.join(_listings, _listings.c.id == _images.c.listing_id)
@@ -196,8 +195,6 @@ def for_sale(
     tried = func.coalesce(_images.c.last_attempt_at >= since, False)
     new = or_(tried, _images.c.first_seen_at >= since)
     seen = or_(tried, func.coalesce(_listings.c.last_seen_at >= since, False))
-    if part:
-        seen = and_(seen, _listings.c.id % part[1] == part[0])
     final = or_(_images.c.reason.in_(DECIDED_HERE), _images.c.failed_days >= retry.final_after)
     groups: list[Any] = [_images.c.status, _images.c.reason, final, _listings.c.is_active, tried, new, seen]
     labels = [each.label(f"group_{number}") for number, each in enumerate(groups)]
@@ -216,7 +213,7 @@ def for_sale(
             kind = "final" if is_final and not (reason in DECIDED_HERE and is_new) else "due"
             if reason == "deleted" or reason in LEFT_ON_PURPOSE:
                 kind = "left"
-            elif kind == "due" and part and not was_seen:
+            elif kind == "due" and partial and not was_seen:
                 kind, reason = "left", "not-visited"
         elif was_tried and reason not in LEFT_ON_PURPOSE | {"deleted"} and (reason in DECIDED_HERE or not is_final):
             kind = "not_for_sale"

@@ -1,442 +1,369 @@
-"""The ledger as a list of what should be in the bucket: rows in key order, and what an audit may change in them.
+"""The SQL of an audit: the ledger beside the bucket's list.
 
-Functions of a connection, like those of ``db.queries``; those that read more than fits into memory take the engine
-and hold no transaction for long.
+The list goes into a temporary table of the database, and what is in one and not in the other comes of joins, so that
+memory stays flat whatever there is. No transaction is held for longer than one statement takes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sqlite3
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from sqlalchemy import and_, collate, exists, func, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    case,
+    distinct,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
-from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import chunks, lock_covers, of_cars, set_cover, stored_urls, utcnow
+from carscraper.db.models import CarImageRow, CarListing, CrawlRun
+from carscraper.db.queries import chunks
+from carscraper.db.repairs import COLUMNS, Entry, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Self
+    from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import Connection, Engine, Table
-
-    from carscraper.items import CarImage
+    from sqlalchemy import Connection, Engine, Select
 
 _listings = cast("Table", CarListing.__table__)
+_runs = cast("Table", CrawlRun.__table__)
 _images = cast("Table", CarImageRow.__table__)
 
+_temporary = MetaData()
+_objects = Table(
+    "audit_objects",
+    _temporary,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("photo", Text, index=True),
+    Column("size", BigInteger, nullable=False),
+    Column("modified", Float, nullable=False),
+    prefixes=["TEMPORARY"],
+)
+_suspects = Table(
+    "audit_suspects",
+    _temporary,
+    Column("id", Integer, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("row_id", BigInteger),
+    Column("listing_id", BigInteger),
+    Column("shows", Text),
+    Column("photo", Text),
+    Column("modified", Float),
+    Column("finding", Text),
+    Index("ix_audit_suspects_key", "key"),
+    prefixes=["TEMPORARY"],
+)
+
+PHOTO, THUMBNAIL, PICTURE, OTHER = "photo", "thumbnail", "picture", "other"
+"""Kinds of objects: under our key scheme, made of such a photo, a picture under another name, anything else."""
+BY_KEY = ("missing", "size", "checksum")
+"""Reasons that are about an object and all rows with its key."""
+THUMBNAILS = "thumbnails"  # as storage.keys has it
+
 _PAGE = 2_000  # rows read at a time
-_LAST = "\U0010ffff"
 
 
-class Entry(NamedTuple):
-    """A row of ``car_images``, as an audit needs it."""
+class Suspect(NamedTuple):
+    """What may be a fault."""
 
     id: int
-    listing_id: int
-    key: str | None
-    store: str | None
-    status: str
-    bytes: int | None
-    sha256: str | None
-    url: str | None
+    reason: str
+    key: str
+    """The object's name; for what names none, ``car_images/id`` or ``source/external id``."""
+    row_id: int | None
+    listing_id: int | None
+    shows: str | None
+    """The address that a car shows; of an output, its run."""
+    photo: str | None
+    """Of a thumbnail."""
+    modified: float | None
 
 
-class Cover(NamedTuple):
-    """A car whose ``image_url`` is none of its stored photos' addresses."""
-
-    listing_id: int
-    source: str | None
-    external_id: str | None
-    image_url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Car:
-    """A row of ``car_listings`` that names its car."""
-
-    listing_id: int
-    source: str
-    external_id: str
-    url: str | None
-
-
-_COLUMNS = (
-    _images.c.id,
-    _images.c.listing_id,
-    _images.c.key,
-    _images.c.store,
-    _images.c.status,
-    _images.c.bytes,
-    _images.c.sha256,
-    _images.c.url,
-)
+_SUSPECT = [_suspects.c[name] for name in Suspect._fields]
 _NO_KEY = or_(_images.c.key.is_(None), _images.c.key == "")
+# Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
+_STORED = func.coalesce(_images.c.status, "") == "stored"
 
 
-def reading(engine: Engine) -> Connection:
-    """Connect for questions only: on SQLite this keeps no crawl from writing."""
-    return engine.connect().execution_options(sqlite_begin="DEFERRED")
+class Comparison:
+    """The ledger's rows of one store beside the list of its objects, on one connection."""
 
-
-# --- reading ----------------------------------------------------------------------------------------------------
-
-
-def by_key(engine: Engine, store: str, prefix: str = "") -> Iterator[Entry]:
-    """Give the rows whose photo is or was in *store* below *prefix*, in the order of their keys' UTF-8 bytes.
-
-    Rows that are no longer stored keep their key if the object stays (a placeholder, one that waits in the spool).
-    """
-    if engine.dialect.name == "sqlite":
-        yield from _by_key_in_pages(engine, store, prefix)
-        return
-    # The index on the key is in the order of the database's language: the server sorts once, and hands out pages.
-    query = select(*_COLUMNS).where(_images.c.store == store, _images.c.key.is_not(None), _images.c.key != "")
-    if prefix:
-        query = query.where(func.substr(_images.c.key, 1, len(prefix)) == prefix)
-    query = query.order_by(collate(_images.c.key, "C"), _images.c.id)
-    with reading(engine).execution_options(stream_results=True, yield_per=_PAGE) as connection:
-        for row in connection.execute(query):
-            yield Entry._make(row)
-
-
-def _by_key_in_pages(engine: Engine, store: str, prefix: str) -> Iterator[Entry]:
-    """Read page by page: a transaction that stays open would keep SQLite's log from being written back."""
-    after: tuple[str, int] = (prefix, 0)
-    while True:
-        # Only the comparison of pairs lets SQLite go on in the index where it was; its order is that of the bytes.
-        query = (
-            select(*_COLUMNS)
-            .where(tuple_(_images.c.key, _images.c.id) > tuple_(*after), _images.c.store == store, _images.c.key != "")
-            .order_by(_images.c.key, _images.c.id)
-            .limit(_PAGE)
-        )
+    def __init__(self, connection: Connection, store: str, prefix: str) -> None:
+        """Take a connection of :func:`reading`; the rows are those in *store* whose keys begin with *prefix*."""
+        self._connection = connection
+        self._store = store
+        self._here = and_(_images.c.store == store, _images.c.key.is_not(None), _images.c.key != "")
         if prefix:
-            query = query.where(_images.c.key < prefix + _LAST)
-        with reading(engine) as connection:
-            rows = [Entry._make(row) for row in connection.execute(query)]
-        yield from rows
-        if len(rows) < _PAGE:
-            return
-        after = (rows[-1].key or "", rows[-1].id)
+            self._here = and_(self._here, func.substr(_images.c.key, 1, len(prefix)) == prefix)
+        with connection.begin():
+            _temporary.create_all(connection, checkfirst=False)
 
+    def add(self, objects: list[dict[str, Any]]) -> None:
+        """Add objects of the list: ``name``, ``kind``, ``photo``, ``size`` and ``modified`` of each, each name once."""
+        if objects:
+            with self._connection.begin():
+                self._connection.execute(insert(_objects), objects)
 
-def without_key(engine: Engine, store: str) -> Iterator[Entry]:
-    """Give the rows that are stored in *store*, or nowhere, and name no object."""
-    after = 0
-    where = and_(_images.c.status == "stored", or_(and_(_images.c.store == store, _NO_KEY), _images.c.store.is_(None)))
-    while True:
-        query = select(*_COLUMNS).where(where, _images.c.id > after).order_by(_images.c.id).limit(_PAGE)
-        with reading(engine) as connection:
-            rows = [Entry._make(row) for row in connection.execute(query)]
-        yield from rows
-        if len(rows) < _PAGE:
-            return
-        after = rows[-1].id
+    def count(self) -> dict[str, int]:
+        """Return how many ``rows`` are stored here, and how many different ``keys`` they have whose object is there."""
+        with self._connection.begin():
+            if self._connection.dialect.name == "postgresql":
+                self._connection.exec_driver_sql("ANALYZE audit_objects")
+            counted = select(func.count()).select_from(_images)
+            rows = self._connection.scalar(counted.where(_STORED, self._here)) or 0
+            rows += self._connection.scalar(counted.where(_STORED, self._nowhere())) or 0
+            there = select(func.count(distinct(_images.c.key))).join(_objects, _objects.c.name == _images.c.key)
+            keys = self._connection.scalar(there.where(_STORED, self._here)) or 0
+        return {"rows": rows, "keys": keys}
 
+    def _nowhere(self) -> Any:
+        """Return the condition for stored rows that name no object, or no store."""
+        return or_(and_(_images.c.store == self._store, _NO_KEY), _images.c.store.is_(None))
 
-def _is_stored(store: str | None) -> Any:
-    # Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
-    stored = [_images.c.listing_id == _listings.c.id, func.coalesce(_images.c.status, "") == "stored"]
-    return and_(*stored, _images.c.store == store) if store else and_(*stored)
+    def _named(self, *names: Any) -> Any:
+        """Return the condition for objects one of whose *names* a row has, stored or not: its key stays with it."""
+        here = or_(_images.c.store == self._store, _images.c.store.is_(None))
+        return or_(*(exists().where(_images.c.key == name, here) for name in names))
 
+    # --- the joins ---
 
-def odd_covers(engine: Engine, store: str) -> Iterator[Cover]:
-    """Give the cars with photos in *store* that show a picture which is none of their stored photos."""
-    after = 0
-    while True:
+    def find_objects(self, youngest: float) -> dict[str, int]:
+        """Find rows without their object, objects of another size, and objects without a row.
+
+        Args:
+            youngest: an object without a row that was modified later is that of a crawl under way, and is counted.
+
+        Returns:
+            How many objects are ``young``, and how many are ``foreign``: no pictures of ours.
+        """
+        photo = _objects.alias("photo")
+        there = exists().where(_objects.c.name == _images.c.key)
+        missing = select(literal("missing"), _images.c.key).where(_STORED, self._here, ~there)
+        size = select(literal("size"), _images.c.key).join(_objects, _objects.c.name == _images.c.key)
+        size = size.where(_STORED, self._here, _images.c.bytes != _objects.c.size)
+        alone = and_(_objects.c.kind.in_([PHOTO, PICTURE]), ~self._named(_objects.c.name))
+        reason = case((_objects.c.kind == PHOTO, "orphan"), else_="stranger")
+        orphans = select(reason, _objects.c.name, _objects.c.modified).where(alone)
+        of_nothing = and_(
+            _objects.c.kind == THUMBNAIL,
+            ~self._named(_objects.c.name, _objects.c.photo),
+            ~exists().where(photo.c.name == _objects.c.photo),
+        )
+        thumbnails = select(literal("orphan-thumbnail"), _objects.c.name, _objects.c.modified, _objects.c.photo)
+        old = _objects.c.modified <= youngest
+        counted = select(func.count()).select_from(_objects)
+        foreign = and_(_objects.c.kind == OTHER, ~self._named(_objects.c.name, _objects.c.photo))
+        columns = ["reason", "key", "modified", "photo"]
+        with self._connection.begin():
+            for query in (missing.distinct(), size.distinct(), orphans.where(old), thumbnails.where(of_nothing, old)):
+                found = query.selected_columns
+                ordered = query.order_by(found[1])
+                self._connection.execute(insert(_suspects).from_select(columns[: len(found)], ordered))
+            return {
+                "young": self._connection.scalar(counted.where(or_(alone, of_nothing), ~old)) or 0,
+                "foreign": self._connection.scalar(counted.where(foreign)) or 0,
+            }
+
+    def find_missing_thumbnails(self, name: str, prefix: str) -> None:
+        """Find photos that are there without their thumbnail *name*; *prefix* is ``S3_PREFIX``."""
+        thumbnail = literal(f"{prefix}{THUMBNAILS}/{name}/").concat(func.substr(_objects.c.name, len(prefix) + 1))
+        small = _objects.alias("small")
+        rows = exists().where(_images.c.key == _objects.c.name, _STORED, self._here)
+        query = select(literal("no-thumbnail"), thumbnail, _objects.c.name).where(
+            rows, ~exists().where(small.c.name == thumbnail)
+        )
+        with self._connection.begin():
+            self._connection.execute(insert(_suspects).from_select(["reason", "key", "photo"], query))
+
+    def find_outputs(self) -> None:
+        """Suspect every file that a run says it has uploaded: where outputs are is not listed."""
+        query = select(_runs.c.id, _runs.c.output).where(_runs.c.output.like("%s3://%")).order_by(_runs.c.id)
+        for page in self._pages(query, _runs.c.id):
+            self._suspect(
+                {"reason": "no-output", "key": url, "shows": str(row.id)}
+                for row in page
+                for url in json.loads(row.output).get("s3Urls", ())
+            )
+
+    def find_rows(self, base: str, wrong: Callable[[Entry], Iterable[str]]) -> None:
+        """Find rows that are wrong in themselves: *wrong* says why of those that do not have *base* and key as URL."""
+        usual = _images.c.url == literal(f"{base}/").concat(_images.c.key)
+        as_it_should = and_(func.coalesce(_images.c.sha256, "") != "", _images.c.url.is_not(None), usual)
+        odd = or_(and_(self._here, ~as_it_should), self._nowhere())
+        query = select(*COLUMNS).where(_STORED, odd).order_by(_images.c.id)
+        for page in self._pages(query, _images.c.id):
+            entries = [Entry._make(row) for row in page]
+            self._suspect(
+                {"reason": reason, "key": entry.key or f"car_images/{entry.id}", "row_id": entry.id}
+                for entry in entries
+                for reason in wrong(entry)
+            )
+
+    def find_covers(self, is_ours: Callable[[str], bool]) -> None:
+        """Find cars with photos here that show a temporary address, which *is_ours* denies."""
+        of_car = and_(_images.c.listing_id == _listings.c.id, _STORED)
         query = (
             select(_listings.c.id, _listings.c.source, _listings.c.external_id, _listings.c.image_url)
             .where(
-                _listings.c.id > after,
                 _listings.c.image_url != "",
-                exists().where(_is_stored(store)),
-                ~exists().where(_is_stored(None), _images.c.url == _listings.c.image_url),
+                exists().where(of_car, _images.c.store == self._store),
+                ~exists().where(of_car, _images.c.url == _listings.c.image_url),
             )
             .order_by(_listings.c.id)
-            .limit(_PAGE)
         )
-        with reading(engine) as connection:
-            rows = [Cover._make(row) for row in connection.execute(query)]
-        yield from rows
-        if len(rows) < _PAGE:
+        for page in self._pages(query, _listings.c.id):
+            self._suspect(
+                {
+                    "reason": "temporary-cover",
+                    "key": f"{row.source}/{row.external_id}",
+                    "listing_id": row.id,
+                    "shows": row.image_url,
+                }
+                for row in page
+                if not is_ours(row.image_url)
+            )
+
+    def suspect_bytes(self, keys: Iterable[str]) -> None:
+        """Note that the objects *keys*, which were read, are not what their rows say."""
+        self._suspect({"reason": "checksum", "key": key} for key in keys)
+
+    def _suspect(self, suspects: Iterable[dict[str, Any]]) -> None:
+        nothing = dict.fromkeys(["row_id", "listing_id", "shows"])
+        rows = [nothing | each for each in suspects]
+        if rows:
+            with self._connection.begin():
+                self._connection.execute(insert(_suspects), rows)
+
+    def _pages(self, query: Select[Any], column: Any, size: int = _PAGE) -> Iterator[list[Any]]:
+        """Read the rows of *query*, which is in the order of *column*, its first one: a transaction a page."""
+        after = None
+        while True:
+            with self._connection.begin():
+                page = query if after is None else query.where(column > after)
+                rows = list(self._connection.execute(page.limit(size)))
+            if rows:
+                yield rows
+            if len(rows) < size:
+                return
+            after = rows[-1][0]
+
+    # --- what is found ---
+
+    def suspects(self, size: int) -> Iterator[list[Suspect]]:
+        """Return what may be a fault, in groups of *size*."""
+        query = select(*_SUSPECT).order_by(_suspects.c.id)
+        for page in self._pages(query, _suspects.c.id, size):
+            yield [Suspect._make(row) for row in page]
+
+    def confirm(self, findings: dict[int, dict[str, Any]], cleared: Iterable[int]) -> None:
+        """Keep the *findings* of a second look, by the suspects' ids; forget suspects that are as they should be."""
+        with self._connection.begin():
+            for suspect_id, finding in findings.items():
+                values = {"reason": finding["reason"], "finding": json.dumps(finding)}
+                self._connection.execute(update(_suspects).where(_suspects.c.id == suspect_id).values(values))
+            for chunk in chunks(sorted(cleared)):
+                self._connection.execute(_suspects.delete().where(_suspects.c.id.in_(chunk)))
+
+    def findings(self, *reasons: str) -> Iterator[dict[str, Any]]:
+        """Return what was confirmed for *reasons*, in their order."""
+        for reason in reasons:
+            found = and_(_suspects.c.reason == reason, _suspects.c.finding.is_not(None))
+            query = select(_suspects.c.id, _suspects.c.finding).where(found).order_by(_suspects.c.id)
+            for page in self._pages(query, _suspects.c.id):
+                yield from (json.loads(row.finding) for row in page)
+
+    def faulty_keys(self) -> int:
+        """Return how many keys whose object is there have a suspect row, or are suspects themselves."""
+        of_rows = or_(_suspects.c.row_id.is_not(None), _suspects.c.reason.in_([*BY_KEY, "unreadable"]))
+        query = select(func.count(distinct(_suspects.c.key))).join(_objects, _objects.c.name == _suspects.c.key)
+        query = query.join(_images, _images.c.key == _suspects.c.key).where(of_rows, _STORED, self._here)
+        with self._connection.begin():
+            return self._connection.scalar(query) or 0
+
+    def matches(self, size: int, *, sample: int = 0, unsuspected: bool = False) -> Iterator[list[str]]:
+        """Return the keys of stored rows whose object is there and has the right size, in groups of *size*.
+
+        Args:
+            size: of a group.
+            sample: only as many, chosen at random.
+            unsuspected: without those in whose rows something else is wrong.
+        """
+        rows = exists().where(_images.c.key == _objects.c.name, _STORED, self._here)
+        reasons = _suspects.c.key == _objects.c.name
+        if not unsuspected:
+            reasons = and_(reasons, _suspects.c.reason.in_(BY_KEY))
+        query = select(_objects.c.name).where(rows, ~exists().where(reasons))
+        if not sample:
+            for page in self._pages(query.order_by(_objects.c.name), _objects.c.name, size):
+                yield [row.name for row in page]
             return
-        after = rows[-1].listing_id
+        with self._connection.begin():
+            chosen = list(self._connection.execute(query.order_by(func.random()).limit(sample)).scalars())
+        for start in range(0, len(chosen), size):
+            yield chosen[start : start + size]
+
+    # --- a second look ---
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """Begin a transaction in which the functions below see the same state."""
+        with self._connection.begin():
+            yield self._connection
+
+    def stored_rows(self, keys: Iterable[str]) -> dict[str, list[Entry]]:
+        """Return the rows that are stored here under each of *keys*, as they are now."""
+        found: dict[str, list[Entry]] = {}
+        for chunk in chunks(sorted(set(keys))):
+            query = select(*COLUMNS).where(_images.c.key.in_(chunk), _images.c.store == self._store, _STORED)
+            for row in self._connection.execute(query.order_by(_images.c.id)):
+                found.setdefault(row.key, []).append(Entry._make(row))
+        return found
+
+    def thumbnails(self, photos: Iterable[str]) -> dict[str, list[str]]:
+        """Return the names of the listed thumbnails of each of *photos*."""
+        found: dict[str, list[str]] = {}
+        for chunk in chunks(sorted(set(photos))):
+            query = select(_objects.c.photo, _objects.c.name).where(_objects.c.photo.in_(chunk))
+            for photo, name in self._connection.execute(query.order_by(_objects.c.name)):
+                found.setdefault(photo, []).append(name)
+        return found
 
 
-def covers_of(connection: Connection, listing_ids: Iterable[int]) -> dict[int, str | None]:
-    """Give what these cars show."""
-    found: dict[int, str | None] = {}
-    for chunk in chunks(sorted(set(listing_ids))):
-        query = select(_listings.c.id, _listings.c.image_url).where(_listings.c.id.in_(chunk))
-        found.update((row.id, row.image_url) for row in connection.execute(query))
-    return found
-
-
-def entries(connection: Connection, row_ids: Iterable[int]) -> dict[int, Entry]:
-    """Read rows again."""
-    found: dict[int, Entry] = {}
-    for chunk in chunks(sorted(set(row_ids))):
-        rows = connection.execute(select(*_COLUMNS).where(_images.c.id.in_(chunk)))
-        found.update((row.id, Entry._make(row)) for row in rows)
-    return found
-
-
-def known_keys(connection: Connection, store: str | None, keys: Iterable[str]) -> set[str]:
-    """Give those of *keys* that a row names in *store*, or without saying where (``None``: in any store)."""
-    found: set[str] = set()
-    for chunk in chunks(sorted(set(keys))):
-        query = select(_images.c.key).where(_images.c.key.in_(chunk))
-        if store is not None:
-            query = query.where(or_(_images.c.store == store, _images.c.store.is_(None)))
-        found.update(connection.execute(query).scalars())
-    return found
-
-
-def folder_rows(connection: Connection, keys: Iterable[str]) -> dict[str, list[tuple[Car, Any]]]:
-    """Give the rows that are in the folder under *keys*, each with its car."""
-    found: dict[str, list[tuple[Car, Any]]] = {}
-    cars = (_listings.c.source, _listings.c.external_id, _listings.c.url.label("page"))
-    for chunk in chunks(sorted(set(keys))):
-        query = (
-            select(_images, *cars)
-            .join(_listings, _listings.c.id == _images.c.listing_id)
-            .where(_images.c.key.in_(chunk), _images.c.store == "folder")
-            .order_by(_images.c.id)
-        )
-        for row in connection.execute(query):
-            car = Car(row.listing_id, row.source or "", row.external_id or "", row.page)
-            found.setdefault(row.key, []).append((car, row))
-    return found
+@contextlib.contextmanager
+def comparing(engine: Engine, store: str, prefix: str) -> Iterator[Comparison]:
+    """Open a comparison; its temporary tables go with the connection."""
+    connection = reading(engine)
+    try:
+        yield Comparison(connection, store, prefix)
+    finally:
+        connection.invalidate()  # not back into the pool, with its tables
+        connection.close()
 
 
 def elsewhere(connection: Connection, store: str, prefix: str) -> dict[str, int]:
     """Count what is stored in other stores, and in *store* outside *prefix* (under the name ``outside``)."""
-    query = (
-        select(_images.c.store, func.count())
-        .where(_images.c.status == "stored", _images.c.store != store)
-        .group_by(_images.c.store)
-    )
+    counted = select(_images.c.store, func.count()).where(_images.c.status == "stored")
+    query = counted.where(_images.c.store != store).group_by(_images.c.store)
     found = {str(name): number for name, number in connection.execute(query)}
     if prefix:
-        outside = select(func.count()).where(
-            _images.c.status == "stored",
-            _images.c.store == store,
-            _images.c.key != "",
-            func.substr(_images.c.key, 1, len(prefix)) != prefix,
-        )
-        number = connection.execute(outside).scalar_one()
-        found |= {"outside": number} if number else {}
+        below = func.substr(_images.c.key, 1, len(prefix)) == prefix
+        query = counted.where(_images.c.store == store, _images.c.key != "", ~below).group_by(_images.c.store)
+        found.update(("outside", number) for _, number in connection.execute(query))
     return found
-
-
-# --- mending ----------------------------------------------------------------------------------------------------
-
-
-def _is_in(store: str) -> Any:
-    return and_(_images.c.status == "stored", or_(_images.c.store == store, _images.c.store.is_(None)))
-
-
-def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:
-    """Give the ids of the rows that are stored in *store* under *keys*, each with its key."""
-    found: dict[int, str | None] = {}
-    for chunk in chunks(sorted(set(keys))):
-        query = select(_images.c.id, _images.c.key).where(_images.c.key.in_(chunk), _is_in(store))
-        found.update((row.id, row.key) for row in connection.execute(query))
-    return found
-
-
-def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> list[int]:
-    """Make photos pending that proved not to be in *store*, and let their cars show another one.
-
-    Args:
-        connection: in a transaction.
-        store: where they were said to be.
-        rows: their ids, each with the key that it had; one that has another by now stays as it is.
-
-    Returns:
-        The ids of the rows that were changed.
-    """
-    listing_ids = {entry.listing_id for entry in entries(connection, rows).values()}
-    shown = lock_covers(connection, sorted(listing_ids))
-    lost: list[int] = []
-    keys: set[str] = set()
-    urls: dict[int, set[str | None]] = {}
-    for chunk in chunks(sorted(rows)):
-        for row in connection.execute(select(*_COLUMNS).where(_images.c.id.in_(chunk), _is_in(store))).all():
-            if row.key == rows[row.id]:
-                lost.append(row.id)
-                keys.add(row.key or "")
-                urls.setdefault(row.listing_id, set()).add(row.url)
-    # The hash stays: should the object come back, `discover` knows whose it is.
-    values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
-    for chunk in chunks(lost):
-        connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(status="pending", **values))
-    for chunk in chunks(sorted(keys - {""})):  # what is superseded has no other object than they
-        also = and_(_images.c.key.in_(chunk), _images.c.store == store, _images.c.status == "superseded")
-        connection.execute(update(_images).where(also).values(status="pending", superseded_by=None, **values))
-    covers = stored_urls(connection, sorted(urls))
-    for listing_id, gone in sorted(urls.items()):
-        if shown.get(listing_id) in gone - {None}:
-            set_cover(connection, listing_id, next(iter(covers.get(listing_id, ())), None))
-    return lost
-
-
-def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]]) -> int:
-    """Give photos in *store* their address: *urls* has, by row id, the key that the row must have and the address.
-
-    A car that showed the old address shows its first stored photo.
-
-    Returns:
-        How many rows were changed.
-    """
-    before = entries(connection, urls)
-    shown = lock_covers(connection, sorted({entry.listing_id for entry in before.values()}))
-    replaced: dict[int, set[str | None]] = {}
-    number = 0
-    for row_id, entry in sorted(before.items()):
-        key, url = urls[row_id]
-        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _is_in(store))
-        if connection.execute(this.values(url=url, store=store)).rowcount:
-            replaced.setdefault(entry.listing_id, set()).add(entry.url)
-            number += 1
-    covers = stored_urls(connection, sorted(replaced))
-    for listing_id, old in replaced.items():
-        if shown.get(listing_id) in old and listing_id in covers:
-            set_cover(connection, listing_id, covers[listing_id][0])
-    return number
-
-
-def set_hashes(connection: Connection, hashes: dict[int, tuple[str, str, int]]) -> int:
-    """Give stored rows without one their SHA-256: *hashes* has, by row id, the row's key, the hash and the bytes."""
-    number = 0
-    for row_id, (key, sha256, size) in sorted(hashes.items()):
-        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _images.c.sha256.is_(None))
-        source = func.coalesce(_images.c.source_sha256, sha256)
-        number += connection.execute(this.values(sha256=sha256, source_sha256=source, bytes=size)).rowcount
-    return number
-
-
-def set_covers(connection: Connection, expected: dict[int, str]) -> int:
-    """Let cars show their first stored photo if they still show what is *expected* of them, by listing id.
-
-    Returns:
-        How many cars were changed.
-    """
-    shown = lock_covers(connection, sorted(expected))
-    covers = stored_urls(connection, sorted(expected))
-    number = 0
-    for listing_id, url in sorted(expected.items()):
-        if shown.get(listing_id) == url and listing_id in covers:
-            set_cover(connection, listing_id, covers[listing_id][0])
-            number += 1
-    return number
-
-
-# --- entering ---------------------------------------------------------------------------------------------------
-
-
-def sources(connection: Connection) -> list[str]:
-    """List the sources that have cars."""
-    query = select(_listings.c.source).where(_listings.c.source.is_not(None)).distinct().order_by(_listings.c.source)
-    return list(connection.execute(query).scalars())
-
-
-def cars(connection: Connection, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Car]:
-    """Give those of the cars ``(source, external id)`` that have a row."""
-    found = {}
-    columns = (_listings.c.id, _listings.c.source, _listings.c.external_id, _listings.c.url)
-    for these in of_cars(wanted):
-        for row in connection.execute(select(*columns).where(these)):
-            found[row.source, row.external_id] = Car(*row)
-    return found
-
-
-def create_car(
-    connection: Connection, source: str, external_id: str, *, make: str | None, model: str | None, year: int | None
-) -> Car:
-    """Make an inactive row for a car of which nothing but a photo is known; one that is there stays as it is."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    values: dict[str, Any] = {"source": source, "external_id": external_id, "make": make, "model": model, "year": year}
-    values |= {"is_active": False, "first_seen_at": utcnow()}
-    statement = dialect.insert(_listings).values(values)
-    connection.execute(statement.on_conflict_do_nothing(index_elements=["source", "external_id"]))
-    return cars(connection, [(source, external_id)])[source, external_id]
-
-
-def announce(connection: Connection, photos: Iterable[tuple[int, CarImage]]) -> None:
-    """Make rows for photos, each with its listing's id, that have none: as those of a photo that is to be fetched.
-
-    ``db.queries.save_images`` writes into them what became of the photos.
-    """
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    names = ("identity", "source_url", "position")
-    common = {"status": "pending", "first_seen_at": utcnow()}
-    rows = [
-        {"listing_id": listing_id} | {name: getattr(image, name) for name in names} | common
-        for listing_id, image in photos
-    ]
-    statement = dialect.insert(_images).on_conflict_do_nothing(index_elements=["listing_id", "identity"])
-    connection.execute(statement, rows)
-
-
-# --- order ------------------------------------------------------------------------------------------------------
-
-
-class Sorter:
-    """Puts any number of records into the order of a text's UTF-8 bytes, in a temporary file.
-
-    Not every S3 server lists in that order, and a thumbnail belongs beside its photo.
-    """
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="carscraper-audit-")
-        self._database = sqlite3.connect(Path(self._folder.name) / "sorted.db", isolation_level=None)
-        # Nobody needs this file after a crash; 8 MB of it are held in memory.
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-8000"):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute(
-            "CREATE TABLE records (place BLOB, again BLOB, size INTEGER, at REAL, PRIMARY KEY (place, again)) "
-            "WITHOUT ROWID"
-        )
-        self._database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, kind TEXT, note TEXT)")
-        self._database.execute("BEGIN")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
-        self._folder.cleanup()
-
-    def add(self, records: Iterable[tuple[str, str, int, float]]) -> None:
-        """Take records: what they are sorted by, what comes second, and two numbers; the last of two alike counts."""
-        rows = ((_bytes(place), _bytes(again), size, at) for place, again, size, at in records)
-        self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
-
-    def records(self) -> Iterator[tuple[str, str, int, float]]:
-        """Give them in order."""
-        for place, again, size, at in self._database.execute("SELECT * FROM records ORDER BY place, again"):
-            yield _text(place), _text(again), size, at
-
-    def note(self, kind: str, note: Any) -> None:
-        """Keep something for later, as JSON."""
-        self._database.execute("INSERT INTO notes (kind, note) VALUES (?, ?)", (kind, json.dumps(note)))
-
-    def notes(self, kind: str) -> Iterator[Any]:
-        """Give what was kept of this kind, the first first."""
-        for (note,) in self._database.execute("SELECT note FROM notes WHERE kind = ? ORDER BY id", (kind,)):
-            yield json.loads(note)
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
-from scrapy import signals
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
@@ -23,13 +21,13 @@ from carscraper.db import coverage, fill, queries, runs, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from scrapy.crawler import Crawler
 
-    from carscraper.db.locks import Locks
     from carscraper.fill import Drop
     from carscraper.items import CarImage, CarItem, GoneCar
 
@@ -71,7 +69,7 @@ class Ledger:
         """
         self._url = database_url
         self._timeout = timeout
-        self._patience = patience
+        self._patience = self._longest = patience
         self._rules = rules or queries.PlaceholderRules()
         self._retry = retry
         self._read_only = read_only
@@ -90,20 +88,19 @@ class Ledger:
 
     @staticmethod
     def of(crawler: Crawler) -> Ledger:
-        """Give the ledger of *crawler*, made at the first call and closed after its pipelines."""
-        found = _ledgers.get(crawler)
-        if found is None:
+        """Return the ledger of *crawler*, made at the first call and closed at its very end."""
+        state = state_of(crawler)
+        if state.ledger is None:
             settings = crawler.settings
             secret: Secret = settings["DATABASE_URL"]
-            found = _ledgers[crawler] = Ledger(
+            state.ledger = Ledger(
                 secret.reveal(),
                 timeout=settings.getfloat("DATABASE_TIMEOUT"),
                 patience=settings.getfloat("DATABASE_PATIENCE"),
                 rules=queries.PlaceholderRules.from_settings(settings),
                 retry=retry_rules(crawler),
             )
-            crawler.signals.connect(found.close, signal=signals.spider_closed, weak=False)
-        return found
+        return state.ledger
 
     async def open(self) -> None:
         """Connect, and create the tables in an empty database: once, however many pipelines ask for it at once.
@@ -126,6 +123,12 @@ class Ledger:
             raise ConfigurationError(
                 f"DATABASE_URL={where} can't be reached ({reason}); start the database or correct the address."
             ) from None
+
+    def hurry(self, *, timeout: float, patience: float) -> None:
+        """Wait no longer than this from here on: the crawl is over."""
+        self._timeout = min(self._timeout, timeout)
+        self._patience = min(self._longest, patience)
+        self._given_up = False
 
     def close(self) -> None:
         """Give the connections back."""
@@ -150,11 +153,9 @@ class Ledger:
         """List the rows of photos that wait in a spool, of *sources* or of all: id, key and identity."""
         return await self._ask(queries.spooled_images, sources)
 
-    async def listed(
-        self, sources: list[str] | None, *, include_inactive: bool, shard: tuple[int, int] | None = None
-    ) -> list[work.Listed]:
+    async def listed(self, sources: list[str] | None, *, include_inactive: bool) -> list[work.Listed]:
         """List the cars that a backfill may have to do with, the soonest lost first."""
-        return await self._ask(work.listed, sources, include_inactive, shard, self._retry)
+        return await self._ask(work.listed, sources, include_inactive, self._retry)
 
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
         """Give the cars *row_ids* as the tables have them, with their photos."""
@@ -243,10 +244,10 @@ class Ledger:
         with explained():
             return await self._run(look)
 
-    async def start_run(self, run: dict[str, Any], locks: Locks | None = None) -> int:
-        """Write the row of a run and take its lock; give the row's id."""
+    async def start_run(self, run: dict[str, Any]) -> int:
+        """Write the row of a run; return the row's id."""
         with explained():
-            return await self._write(runs.start, run, locks)
+            return await self._write(runs.start, run)
 
     async def finish_run(self, run: dict[str, Any]) -> None:
         """Write how it ended."""
@@ -254,12 +255,12 @@ class Ledger:
             await self._write(runs.finish, run)
 
     async def photos_for_sale(
-        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, part: tuple[int, int] | None
+        self, sources: list[str] | None, *, since: datetime, retry: queries.RetryRules, partial: bool
     ) -> coverage.ForSale:
         """Count the days of failures of the run that began at *since*, then the photos of the cars for sale."""
         with explained():
             await self._write(coverage.count_days, sources, since)
-            return await self._ask(coverage.for_sale, sources, since, retry, part)
+            return await self._ask(coverage.for_sale, sources, since, retry, partial)
 
     async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Give the last runs that *run* can be measured by."""
@@ -271,16 +272,15 @@ class Ledger:
         with explained():
             return await self._ask(runs.in_folder, source)
 
-    async def run_under_way(self, source: str) -> dict[str, Any] | None:
-        """Give the run of *source* that is under way."""
+    async def run_under_way(self, lock: str) -> dict[str, Any] | None:
+        """Return the run that is under way with this lock."""
         with explained():
-            return await self._ask(runs.under_way, source)
+            return await self._ask(runs.under_way, lock)
 
-    async def interrupt_dead_runs(self, locks: Locks) -> list[dict[str, Any]]:
-        """Write of runs whose locks nobody holds that they never came to their end, and give them."""
+    async def interrupt_dead_runs(self, lock: str) -> list[dict[str, Any]]:
+        """Write that the runs with this lock, which the caller has, never came to their end; return them."""
         with explained():
-            dead = await self._ask(runs.dead, locks)
-            return await self._write(runs.interrupt, dead, locks) if dead else []
+            return await self._write(runs.interrupt, lock)
 
     # --- for other packages ---
 
@@ -383,9 +383,6 @@ def retry_rules(crawler: Crawler) -> queries.RetryRules:
     """Return ``IMAGES_FINAL_AFTER`` and the pause of the spider."""
     final_after = crawler.settings.getint("IMAGES_FINAL_AFTER")
     return queries.RetryRules(final_after=final_after, pause=getattr(crawler.spidercls, "retry_pause", timedelta()))
-
-
-_ledgers: WeakKeyDictionary[Crawler, Ledger] = WeakKeyDictionary()
 
 
 def _first_line(error: Exception) -> str:

@@ -180,32 +180,6 @@ class PriceChange(Base):
     changed_at: Mapped[datetime]
 
 
-class ImageViews(Base):
-    """How often a photo's permanent URL was asked for, by the web servers' own logs."""
-
-    __tablename__ = "image_views"
-
-    key: Mapped[str] = mapped_column(primary_key=True)
-    """As in ``car_images``; several photos with the same bytes have one."""
-    views: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    hits: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Views while the folder had the photo, when they were counted."""
-    misses: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    last_viewed_at: Mapped[datetime | None]
-
-
-class AccessLog(Base):
-    """How far an access log was counted."""
-
-    __tablename__ = "access_logs"
-
-    fingerprint: Mapped[str] = mapped_column(primary_key=True)
-    """SHA-256 of its first line: it stays the same when the file grows, is renamed or compressed."""
-    position: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Bytes (uncompressed) that are counted."""
-    counted_at: Mapped[datetime]
-
-
 class DealerFill(Base):
     """How many of its cars a dealer's crawl could read which fields of: a row a crawl."""
 

@@ -13,8 +13,10 @@ from sqlalchemy import Boolean, Text, and_, bindparam, exists, func, insert, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
+from carscraper.dealers import siblings
 from carscraper.fill import EXPECTABLE, PHOTO
 from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.vehicles import make_slug
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +29,6 @@ _listings = cast("Table", CarListing.__table__)
 _images = cast("Table", CarImageRow.__table__)
 _changes = cast("Table", PriceChange.__table__)
 
-SHARED_IDS = ("BR", "Bilaland", "Bilasolur", "Henry")
-"""Sources on the Rögg platform: the same id is the same car, and the same photo's identity the same photo."""
 ARCHIVE = "Archive"
 """The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
 HAVE_BYTES = ("stored", "superseded")
@@ -191,6 +191,8 @@ class Saved:
     """Photos of a gone car that are not tried again unless the car is seen again."""
     superseded: frozenset[str] = field(default=frozenset(), compare=False)
     """Identities of the car's photos that others of its photos have taken the place of."""
+    replaced: str | None = None
+    """The car that had this id before, if the dealer has given it to another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +203,8 @@ class Shown:
     """In the page's order."""
     whole: bool = False
     """They are all that the site shows of the car."""
+    another_car: bool = False
+    """The id belonged to another car until now: what is not shown is a photo of that one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -447,10 +451,12 @@ def shown_images(connection: Connection, source: str, external_ids: list[str]) -
 
 def _with_siblings(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
     """Give conditions that together hold for *cars* and those that have the same id at a site that shares it."""
-    shared = sorted({external_id for source, external_id in cars if source in SHARED_IDS and external_id})
-    for chunk in chunks(shared):
-        yield and_(_listings.c.source.in_(SHARED_IDS), _listings.c.external_id.in_(chunk))
-    yield from of_cars(car for car in cars if car[1] and car[0] not in SHARED_IDS)
+    cars = list(cars)
+    for sources in sorted({tuple(sorted(siblings(source))) for source, _ in cars} - {()}):
+        shared = sorted({external_id for source, external_id in cars if source in sources and external_id})
+        for chunk in chunks(shared):
+            yield and_(_listings.c.source.in_(sources), _listings.c.external_id.in_(chunk))
+    yield from of_cars(car for car in cars if car[1] and not siblings(car[0]))
 
 
 def _let_inherit(
@@ -458,7 +464,7 @@ def _let_inherit(
 ) -> None:
     for (source, external_id), photos in found.items():
         theirs: dict[str, KnownImage] = {}
-        for other in SHARED_IDS if source in SHARED_IDS else ():
+        for other in sorted(siblings(source)):
             for identity, known in everything.get((other, external_id), {}).items():
                 deleted = known.image.reason == "deleted"  # whatever another site has
                 if deleted or (_has_bytes(known.image) and identity not in theirs):
@@ -568,15 +574,19 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     changes = []
     listing_ids = {}
     created = {(item.source, item.external_id) for item in new}
+    replaced = {number for number, item in cars.items() if _is_another_car(item, before[item.source, item.external_id])}
     staying = _keep_their_address(connection, items, before)
     for number, item in cars.items():
         car = (item.source, item.external_id)
         row = before[car]
         listing_ids[car] = row.id
         repriced = item.seen and row.price is not None and item.price is not None and row.price != item.price
+        repriced = repriced and number not in replaced
         if repriced:
             changes.append({"listing_id": row.id, "old_price": row.price, "new_price": item.price, "changed_at": now})
-        values = _listing_values(item, row, now, keep_url=row.id in staying or not item.seen)
+        values = _listing_values(
+            item, row, now, keep_url=row.id in staying or not item.seen, another_car=number in replaced
+        )
         updates.append(values)
         results[number] = Saved(
             listing_id=row.id,
@@ -584,6 +594,7 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
             changed=car not in created and any(values[f"new_{name}"] != getattr(row, name) for name in _TOLD),
             card_hash=row.card_hash,
             price_changed=repriced,
+            replaced=f"{row.make} {row.model} {row.year}" if number in replaced else None,
         )
     if changes:
         connection.execute(insert(_changes), changes)
@@ -592,11 +603,14 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
     numbers = {
         listing_ids[item.source, item.external_id]: number
         for number, item in cars.items()
-        if item.images and item.source != ARCHIVE  # where each photo has a key that was asked for
+        # In an archive each photo has a key that was asked for.
+        if (item.images and item.source != ARCHIVE) or number in replaced
     }
-    for listing_id, identities in supersede(
-        connection, {each: _shown(cars[numbers[each]]) for each in numbers}
-    ).items():
+    shown = {
+        listing_id: replace(_shown(cars[number]), another_car=number in replaced)
+        for listing_id, number in numbers.items()
+    }
+    for listing_id, identities in supersede(connection, shown).items():
         results[numbers[listing_id]] = replace(results[numbers[listing_id]], superseded=identities)
     for values in updates:
         values["new_link_due"] |= values["row_id"] in touched
@@ -605,9 +619,10 @@ def _save_cars(connection: Connection, cars: dict[int, CarItem], rules: Placehol
         results[first] = replace(results[first], placeholders=found)
     covers = stored_urls(connection, sorted(listing_ids.values()))
     placeholders = stored_urls(connection, sorted(listing_ids.values()), placeholders=True)
-    for values, item in zip(updates, cars.values(), strict=True):
+    for values, (number, item) in zip(updates, cars.items(), strict=True):
         row = before[item.source, item.external_id]
-        current = None if row.image_url in placeholders.get(row.id, ()) else row.image_url
+        is_wrong = row.image_url in placeholders.get(row.id, ()) or number in replaced
+        current = None if is_wrong else row.image_url
         values["new_image_url"] = next(iter(covers.get(row.id, ())), None) or _temporary_cover(item, current)
     columns = [name.removeprefix("new_") for name in updates[0] if name != "row_id"]
     statement = update(_listings).where(_listings.c.id == bindparam("row_id"))
@@ -685,13 +700,22 @@ def _keep_their_address(
     return {row.id for row, url in moved if holders.setdefault(url, row.id) != row.id}
 
 
-def _listing_values(item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool) -> dict[str, Any]:
+def _is_another_car(item: CarItem, row: Row[Any]) -> bool:
+    """Return whether the dealer has given the id to another car: one of another make and of another year."""
+    if not (item.seen and item.make and item.year and row.make and row.year):
+        return False
+    return make_slug(item.make) != make_slug(row.make) and item.year != row.year
+
+
+def _listing_values(
+    item: CarItem, row: Row[Any], now: datetime, *, keep_url: bool, another_car: bool = False
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in _KEPT:
         new = getattr(item, name) if item.seen else None
-        values[name] = getattr(row, name) if new is None else new
+        values[name] = getattr(row, name) if new is None and not another_car else new
     for name in _WITH_PRICE:
-        values[name] = getattr(item if item.seen and item.price is not None else row, name)
+        values[name] = getattr(item if (item.seen and item.price is not None) or another_car else row, name)
     values["url"] = row.url if keep_url else item.url
     if item.seen:
         # None too: what the card said is not all written yet.
@@ -1045,6 +1069,7 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
     A site may give its photos new ids. Of rows with the same bytes the one that is shown now is current (``stored``),
     the others are ``superseded`` by it and keep key, address and hashes. A photo that was never stored and is shown no
     more is superseded by the newer one that is stored and stands in its place; without such a one it is ``off-page``.
+    When the id was given to another car, all photos of the car before are superseded, by none.
 
     Args:
         connection: in a transaction of the caller.
@@ -1061,7 +1086,10 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
     superseded = {}
     for listing_id, photos in rows.items():
         after = _current_rows(photos, shown[listing_id].identities)
-        if shown[listing_id].whole:
+        if shown[listing_id].another_car:
+            others = (row for row in photos if row.identity not in shown[listing_id].identities)
+            after |= {row.id: {"status": "superseded"} for row in others if row.reason not in _STAYS}
+        elif shown[listing_id].whole:
             after |= _no_longer_shown(photos, shown[listing_id].identities, after)
         superseded[listing_id] = frozenset(
             row.identity for row in photos if after.get(row.id, {"status": row.status})["status"] == "superseded"

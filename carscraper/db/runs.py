@@ -10,40 +10,28 @@ from sqlalchemy import func, insert, select, update
 from carscraper.db.models import CarImageRow, CarListing, CrawlRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from sqlalchemy import Connection, Row, Select, Table
-
-    from carscraper.db.locks import Locks
 
 _runs = cast("Table", CrawlRun.__table__)
 _JSON = ("arguments", "settings", "images_failed", "images_unstored", "monitors", "output")
 LATEST = "latest"
 _LARGEST_ID = 2**63 - 1
 _RUNNING, _INTERRUPTED = "running", "interrupted"
+_lock = func.coalesce(_runs.c.source, _runs.c.spider)
+"""The name of the lock that a run holds: its source, or its spider if it has none."""
 
 
-def lock_name(run_id: int) -> str:
-    """Name the lock that a run holds for as long as it lives."""
-    return f"run-{run_id}"
-
-
-def start(connection: Connection, run: Mapping[str, Any], locks: Locks | None = None) -> int:
-    """Write the row of a run that begins, or of one that ended before it began.
+def start(connection: Connection, run: Mapping[str, Any]) -> int:
+    """Write the row of a run that begins, or of one that ended before it began; return the row's id.
 
     Args:
         connection: in a transaction of the caller.
         run: its fields; without ``id``.
-        locks: take the run's own lock before anybody can see the row.
-
-    Returns:
-        The row's id.
     """
-    result = connection.execute(insert(_runs).values(_columns(run)).returning(_runs.c.id))
-    run_id: int = result.scalar_one()
-    if locks:
-        locks.acquire(lock_name(run_id))
+    run_id: int = connection.execute(insert(_runs).values(_columns(run)).returning(_runs.c.id)).scalar_one()
     return run_id
 
 
@@ -89,7 +77,7 @@ def get(connection: Connection, run_id: str) -> dict[str, Any] | None:
 
 
 def earlier(connection: Connection, run: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-    """Give the last runs that *run* can be measured by, the newest first.
+    """Return the last runs that *run* can be measured by, the newest first.
 
     Those of the same spider with the same arguments that saw the whole site and did not fail.
     """
@@ -122,31 +110,27 @@ def in_folder(connection: Connection, source: str | None) -> int:
     return connection.execute(query).scalar_one()
 
 
-def under_way(connection: Connection, source: str) -> dict[str, Any] | None:
-    """Give the run of *source* that is under way."""
-    query = select(_runs).where(_runs.c.source == source, _runs.c.status == _RUNNING)
-    found = _all(connection, query.order_by(_runs.c.id.desc()).limit(1))
-    return found[0] if found else None
+def under_way(connection: Connection, name: str) -> dict[str, Any] | None:
+    """Return the run under way that holds the lock *name*."""
+    return next(iter(_all(connection, _running(name).order_by(_runs.c.id.desc()).limit(1))), None)
 
 
-def dead(connection: Connection, locks: Locks) -> list[int]:
-    """Give the rows of runs that are under way, as their rows say, while nobody holds their locks."""
-    ids = list(connection.execute(select(_runs.c.id).where(_runs.c.status == _RUNNING)).scalars())
-    held = locks.held([lock_name(each) for each in ids]) if ids else set()
-    return [each for each in ids if lock_name(each) not in held]
+def locked(connection: Connection) -> list[str]:
+    """Return the names of the locks that the runs under way hold, as their rows say."""
+    found = connection.execute(select(_lock).where(_runs.c.status == _RUNNING).distinct().order_by(_lock))
+    return list(found.scalars())
 
 
-def interrupt(connection: Connection, ids: Iterable[int], locks: Locks) -> list[dict[str, Any]]:
-    """Write of runs that they never came to their end; give those of which it was not known."""
-    written = []
-    for run_id in ids:
-        # One that has just come to its end, after it was looked at, is left as it is.
-        where = (_runs.c.id == run_id, _runs.c.status == _RUNNING)
-        if connection.execute(update(_runs).where(*where).values(status=_INTERRUPTED)).rowcount:
-            written += _all(connection, select(_runs).where(_runs.c.id == run_id))
-        if locks.acquire(lock_name(run_id)):  # so that no file is left of it
-            locks.release(lock_name(run_id))
-    return written
+def interrupt(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """Write that the runs under the lock *name*, which the caller has, never came to their end; return them."""
+    dead = _all(connection, _running(name))
+    ids = [each["id"] for each in dead]
+    connection.execute(update(_runs).where(_runs.c.id.in_(ids)).values(status=_INTERRUPTED))
+    return [each | {"status": _INTERRUPTED} for each in dead]
+
+
+def _running(name: str) -> Select[Any]:
+    return select(_runs).where(_lock == name, _runs.c.status == _RUNNING)
 
 
 def _columns(run: Mapping[str, Any]) -> dict[str, Any]:

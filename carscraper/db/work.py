@@ -76,7 +76,6 @@ def listed(
     connection: Connection,
     sources: list[str] | None,
     include_inactive: bool,
-    shard: tuple[int, int] | None = None,
     retry: RetryRules = CRAWL,
 ) -> list[Listed]:
     """List the cars of *sources* (``None``: all) that a backfill may have to do with.
@@ -88,7 +87,6 @@ def listed(
         connection: in a transaction of the caller.
         sources: of the cars.
         include_inactive: cars that are not for sale any more, too.
-        shard: only the part with this index (from 0) of so many parts.
         retry: when a photo is due again.
     """
 
@@ -119,8 +117,6 @@ def listed(
         query = query.where(_listings.c.source.in_(sources))
     if not include_inactive:
         query = query.where(_listings.c.is_active)
-    if shard is not None:
-        query = query.where(_listings.c.id % shard[1] == shard[0])  # a row's id is never another's, and never changes
     return [Listed(*row) for row in connection.execute(query)]
 
 

@@ -16,6 +16,7 @@ from carscraper.addon import for_our_spiders
 from carscraper.db.queries import HAVE_BYTES
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from typing import IO, Self
@@ -114,7 +115,7 @@ class BackfillReport:
         stats = self._crawler.stats
         width = None if sys.stdout.isatty() else _WIDTH
         console = Console(file=sys.stdout, soft_wrap=True, highlight=False, width=width)
-        plan: dict[str, dict[str, int]] | None = stats.get_value("carscraper/backfill/plan")
+        plan = state_of(self._crawler).plan
         if plan is not None:
             self._print_plan(console, plan)
         elif self._sources:

@@ -17,6 +17,7 @@ from carscraper.exceptions import CarscraperError
 from carscraper.fill import Fill, look_at
 from carscraper.items import CarItem
 from carscraper.runs.monitors import expected_of
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
     from carscraper.fill import Drop
-    from carscraper.settings import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class FillRecord:
 
     def spider_opened(self) -> None:
         """Note that the crawl could begin."""
-        self._started = self._crawler.stats.get_value("carscraper/failed") is None
+        self._started = state_of(self._crawler).failed is None
 
     def request_scheduled(self, request: Request) -> None:
         """Count a card whose car's own page is asked for: afterwards nobody can tell what was on which."""
@@ -99,7 +99,7 @@ class FillRecord:
         if not self._started or reason in {"configuration", "database_away", "skipped"}:
             return
         self._fill.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
-        why = stats.get_value("carscraper/failed")
+        why = state_of(self._crawler).failed
         broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
         limited = spider.makes or spider.limit or spider.max_pages or spider.changed_days
         record = Record(
@@ -110,13 +110,9 @@ class FillRecord:
             why=why,
             good=all(each.is_met for each in look_at(self._fill, expected_of(self._crawler.settings, spider))),
         )
-        secret: Secret = self._crawler.settings["DATABASE_URL"]
-        timeout = min(_TIMEOUT, self._crawler.settings.getfloat("DATABASE_TIMEOUT"))
-        # One of its own: that of the crawl is closed by the same signal.
-        ledger = Ledger(secret.reveal(), timeout=timeout, patience=0)
+        ledger = Ledger.of(self._crawler)
+        ledger.hurry(timeout=_TIMEOUT, patience=0)
         try:
             self._fallen = await ledger.save_fill(record)
         except CarscraperError as error:
             logger.warning("What could be read of the cars is not written, for `scrapy checkdealers`: %s", error)
-        finally:
-            ledger.close()

@@ -19,8 +19,9 @@ from scrapy.signalmanager import SignalManager
 
 from carscraper.addon import COULD_NOT_BEGIN, could_not_begin, end_as_failed
 from carscraper.exceptions import ConfigurationError
-from carscraper.extensions.verdict import FAILED, report_verdict
+from carscraper.extensions.verdict import announce, announce_late
 from carscraper.logs import cleaned
+from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
     from scrapy import Spider
@@ -54,7 +55,11 @@ class OpeningCrawler(Crawler):
         except Exception as error:
             if self.opened:
                 raise
-            report_verdict(self.settings, FAILED, [f"{self.spidercls.name}: failed. {could_not_begin(error)}"])
+            announce(self, ExitCode.FAILED, [f"{self.spidercls.name}: failed. {could_not_begin(error)}"])
+        finally:
+            announce_late(self)
+            if ledger := state_of(self).ledger:
+                ledger.close()
 
 
 class _OpeningEngine(ExecutionEngine):

@@ -10,6 +10,7 @@ from scrapy.utils.asyncio import create_looping_call
 
 from carscraper import logs
 from carscraper.runs.record import failed_images
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -46,7 +47,7 @@ class Progress:
 
     def spider_opened(self) -> None:
         """Begin, unless the crawl is ending already."""
-        if self._crawler.stats.get_value("carscraper/failed") is not None:
+        if state_of(self._crawler).failed is not None:
             return
         self._since = time.monotonic()
         self._loop = create_looping_call(self._show)

@@ -19,10 +19,10 @@ from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger, retry_rules
-from carscraper.db.locks import Locks, open_locks
+from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
 from carscraper.extensions.fill import FillRecord
-from carscraper.extensions.verdict import PARTIAL, SUCCESS, WORDS, announce, judge
+from carscraper.extensions.verdict import WORDS, announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -30,6 +30,7 @@ from carscraper.runs.monitors import check, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload
 from carscraper.runs.record import RunRecord, overridden, saw_all, shown
+from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +48,7 @@ T = TypeVar("T")
 _PATIENCE = 15.0  # seconds that a database may be away when the run has ended
 _TIMEOUT = 10.0  # seconds for one of its answers then
 _QUICKLY = 2.0  # the same for a run that never began
-_WATCH_EVERY = 15.0  # seconds between two looks at the locks
-_LOCK_PATIENCE = 5.0  # seconds for giving them back
-_LOOKS = 5  # for the row of the run that has the lock: it is written a moment later
-_PAUSE = 0.2  # seconds between them
+_LOCK_PATIENCE = 5.0  # seconds for giving the locks back
 
 
 class Run:
@@ -59,6 +57,7 @@ class Run:
     def __init__(self, crawler: Crawler, *, locks: bool) -> None:
         """Take the crawler, and whether two crawls of the same source exclude each other."""
         self._crawler = crawler
+        self._state = state_of(crawler)
         self._excludes = locks
         self._since = _now()
         self._started = False
@@ -66,7 +65,7 @@ class Run:
         self._photos: ForSale | None = None
         self._folder: JobFolder | None = None
         self._locks: Locks | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._telling: list[asyncio.Task[None]] = []
         # Of its own: a database that hangs must not take a thread from those who work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="locks")
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
@@ -89,7 +88,7 @@ class Run:
         Raises:
             CloseSpider: another crawl of the source is under way, or the run can't be written down.
         """
-        if self._crawler.stats.get_value("carscraper/failed") is not None:
+        if self._state.failed is not None:
             return
         if not self._rehearses():
             with aborting(self._crawler):
@@ -101,51 +100,34 @@ class Run:
         settings = self._crawler.settings
         ledger = Ledger.of(self._crawler)
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
-        dead = await ledger.interrupt_dead_runs(locks)
-        if record.source and self._excludes and not await self._in_thread(locks.acquire, f"source-{record.source}"):
-            self._crawler.stats.set_value("carscraper/skipped", await self._who_else(ledger, record.source))
-            raise CloseSpider("skipped")
+        dead: list[RunRecord] = []
+        for name in getattr(self._crawler.spider, "locks", None) or [record.source or record.spider]:
+            if await self._in_thread(acquire, locks, name):
+                dead += [RunRecord(**each) for each in await ledger.interrupt_dead_runs(name)]
+            elif self._excludes:
+                self._state.skipped = await self._who_else(ledger, name)
+                raise CloseSpider("skipped")
         folder = JobFolder.from_settings(
             settings, spider=record.spider, job_id=record.job_id, started_at=record.started_at
         )
         if folder:
             record.output = folder.output()
-        record.id = await ledger.start_run(asdict(record), locks)
+        record.id = await ledger.start_run(asdict(record))
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
         if earlier := await ledger.earlier_runs(asdict(record), 1):
             self._crawler.stats.set_value("carscraper/cars/expected", RunRecord(**earlier[0]).cars)
-        self._crawler.stats.set_value("carscraper/run/id", record.id)
+        self._state.run_id = record.id
         if folder:
             folder.open()
-        self._watch = asyncio.create_task(self._look_after(locks, [RunRecord(**each) for each in dead]))
+        self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
-    async def _who_else(self, ledger: Ledger, source: str) -> str:
-        for _ in range(_LOOKS):
-            other = await ledger.run_under_way(source)
-            if other:
-                since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
-                return f"Another crawl of {source} is under way: run {other['id']} on {other['host']} since {since}."
-            await asyncio.sleep(_PAUSE)
-        return f"Another crawl of {source} is under way."
-
-    async def _look_after(self, locks: Locks, dead: list[RunRecord]) -> None:
-        """Tell of runs that were found dead, then take the locks again whenever the connection that held them broke."""
-        await asyncio.gather(*(self._safely(tell, self._crawler.settings, each) for each in dead))
-        before: set[str] | None = set()
-        while True:
-            await asyncio.sleep(_WATCH_EVERY)
-            try:
-                lost: set[str] | None = await self._in_thread(locks.renew)
-            except CarscraperError:
-                lost = None  # the ledger says it, and waits
-            if lost and lost != before:
-                logger.warning(
-                    "The connection that held this crawl's locks broke, and another crawl has taken %s since; "
-                    "this one goes on",
-                    ", ".join(sorted(lost)),
-                )
-            before = lost
+    async def _who_else(self, ledger: Ledger, name: str) -> str:
+        other = await ledger.run_under_way(name) or await ledger.run_under_way("backfill")
+        if not other:  # its row is written a moment later
+            return f"Another crawl of {name} is under way."
+        since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
+        return f"Another crawl of {name} is under way: run {other['id']} on {other['host']} since {since}."
 
     def item_scraped(self, item: Any) -> None:
         """Write the item into the job folder."""
@@ -159,17 +141,11 @@ class Run:
     # --- the end ---
 
     async def spider_closed(self, reason: str) -> None:
-        """Remember the reason; a crawl that never started gets its verdict at the very end of the process."""
-        self._crawler.stats.set_value("carscraper/closed", reason)
+        """Remember the reason; a crawl that never began gets its verdict when nothing else is logged any more."""
+        self._state.closed = reason
         if self._started and reason != COULD_NOT_BEGIN:
             return
-        if self._watch:
-            self._watch.cancel()
-        code, lines = self._judge()
-        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
-
-        # First of all: nothing that follows may cost the verdict.
-        reactor.addSystemEventTrigger("before", "shutdown", announce, self._crawler, code, lines)  # type: ignore[arg-type]
+        code, lines = self._state.verdict = self._judge()  # first of all: nothing that follows may cost it
         await self._write_unstarted(code, lines)
         await self._give_back()
 
@@ -183,11 +159,11 @@ class Run:
         if record is None:  # a rehearsal
             announce(self._crawler, *self._judge())
             return
-        if self._watch:
-            self._watch.cancel()
         record.finished_at = _now()
         record.take(self._crawler.stats.get_stats())
-        ledger = self._new_ledger(_PATIENCE, _TIMEOUT)
+        ledger = Ledger.of(self._crawler)
+        away = self._state.closed == "database_away"  # it was waited for already
+        ledger.hurry(timeout=_TIMEOUT, patience=0 if away else _PATIENCE)
         try:
             await self._count_photos(record, ledger)
             self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
@@ -199,8 +175,6 @@ class Run:
             await ledger.finish_run(asdict(record))
         except CarscraperError as error:
             logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
-        finally:
-            ledger.close()
         await self._safely(write_metrics, settings, record)
         await self._safely(tell, settings, record)
         await self._give_back()
@@ -213,13 +187,13 @@ class Run:
             return
         options = getattr(spider, "options", None)  # of a backfill
         sources = [record.source] if record.source else getattr(options, "sources", None)
-        part = (0, 1) if getattr(spider, "is_partial", False) else None
+        partial = bool(getattr(spider, "is_partial", False))
         if options is not None:
             left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
-            part = options.shard or ((0, 1) if options.only or options.manifest or left else None)
+            partial = bool(options.only or options.manifest or left)
         try:
             self._photos = found = await ledger.photos_for_sale(
-                sources, since=record.started_at, retry=retry_rules(self._crawler), part=part
+                sources, since=record.started_at, retry=retry_rules(self._crawler), partial=partial
             )
             if settings.getbool("USE_S3_STORAGE"):
                 self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
@@ -253,7 +227,7 @@ class Run:
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
         not_kept = failed(record.monitors)
         if not_kept:
-            self._crawler.stats.set_value("carscraper/monitors/failed", not_kept)
+            self._state.limits = not_kept
 
     async def _upload(self, record: RunRecord) -> None:
         """Upload what the run wrote; an upload that fails makes it partial, and is said behind the verdict."""
@@ -267,23 +241,23 @@ class Run:
         if record.output["status"] == words.SUCCESS:
             return
         what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
-        if record.exit_code == SUCCESS:
-            record.exit_code, record.status, what = PARTIAL, words.PARTIAL, f"partial. Its {what}"
+        if record.exit_code == ExitCode.SUCCESS:
+            record.exit_code, record.status, what = ExitCode.PARTIAL, words.PARTIAL, f"partial. Its {what}"
         record.why = f"{record.why}\n{logs.printable(what)}"
-        announce(self._crawler, PARTIAL, [f"{record.spider}: {what}"])
+        announce(self._crawler, ExitCode.PARTIAL, [f"{record.spider}: {what}"])
 
-    def _conclude(self, record: RunRecord, code: int, lines: list[str]) -> None:
+    def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
-        record.status = words.SKIPPED if "carscraper/skipped" in stats else WORDS[code]
+        record.status = words.SKIPPED if self._state.skipped is not None else WORDS[code]
         # A page's own words make no line of it.
         said = (logs.cleaned(logs.printable(line.removeprefix(f"{record.spider}: "))) for line in lines)
         record.why = "\n".join(said)
         # A backfill sees no whole site.
         whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
-        record.complete = whole and saw_all(stats)
+        record.complete = whole and saw_all(stats, self._state)
 
-    async def _write_unstarted(self, code: int, lines: list[str]) -> None:
+    async def _write_unstarted(self, code: ExitCode, lines: list[str]) -> None:
         """Write the row of a run that never began, if there is where to write it."""
         if self._rehearses():
             return
@@ -296,20 +270,19 @@ class Run:
             self._folder.close_log()
         try:
             if is_there(self._database_url):
-                ledger = self._new_ledger(0, _QUICKLY)
-                try:
-                    if record.id is not None:
-                        await ledger.finish_run(asdict(record))
-                    elif await ledger.is_ready():
-                        record.id = await ledger.start_run(asdict(record))
-                finally:
-                    ledger.close()
+                ledger = Ledger.of(self._crawler)
+                ledger.hurry(timeout=_QUICKLY, patience=0)
+                if record.id is not None:
+                    await ledger.finish_run(asdict(record))
+                elif await ledger.is_ready():
+                    record.id = await ledger.start_run(asdict(record))
         except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
         await self._safely(write_metrics, self._crawler.settings, record)
         await self._safely(tell, self._crawler.settings, record)
 
     async def _give_back(self) -> None:
+        await asyncio.gather(*self._telling)
         if self._locks:
             try:
                 await self._in_thread(self._locks.close, within=_LOCK_PATIENCE)
@@ -319,8 +292,8 @@ class Run:
 
     # --- how ---
 
-    def _judge(self) -> tuple[int, list[str]]:
-        return judge(self._crawler.stats.get_stats(), self._crawler.spidercls.name, self._photos)
+    def _judge(self) -> tuple[ExitCode, list[str]]:
+        return judge(self._crawler.stats.get_stats(), self._state, self._crawler.spidercls.name, self._photos)
 
     def _rehearses(self) -> bool:
         """Tell whether the backfill only tries what it would do: it leaves no row and excludes nobody."""
@@ -348,17 +321,6 @@ class Run:
     def _database_url(self) -> str:
         secret: Secret = self._crawler.settings["DATABASE_URL"]
         return secret.reveal()
-
-    def _new_ledger(self, patience: float, timeout: float) -> Ledger:
-        """Give one of its own: that of the crawl is closed with the spider."""
-        settings = self._crawler.settings
-        if self._crawler.stats.get_value("carscraper/closed") == "database_away":
-            patience = 0  # it was waited for already
-        return Ledger(
-            self._database_url,
-            timeout=min(timeout, settings.getfloat("DATABASE_TIMEOUT")),
-            patience=min(patience, settings.getfloat("DATABASE_PATIENCE")),
-        )
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, within: float | None = None) -> T:
         within = within or self._crawler.settings.getfloat("DATABASE_TIMEOUT") + 5

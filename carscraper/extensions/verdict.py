@@ -2,7 +2,7 @@
 
 0: every photo of the cars for sale is stored, or final, or left on purpose. 3: partial, cars or photos are missing, and
 it says which kind and why. 4: failed, nothing is concluded from it. (Scrapy itself exits with 0 after all of these.)
-``extensions.run`` asks for it.
+``extensions.run`` asks for it, ``commands.crawl`` makes it the process's.
 """
 
 from __future__ import annotations
@@ -11,38 +11,41 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from scrapy.commands import ScrapyCommand
-
 from carscraper import logs
 from carscraper.db.coverage import ForSale
 from carscraper.runs.record import failed_images
+from carscraper.state import CrawlState, ExitCode, state_of
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
-    from scrapy.settings import BaseSettings
 
 logger = logging.getLogger(__name__)
 
-SUCCESS, PARTIAL, FAILED = 0, 3, 4
-WORDS = {SUCCESS: "success", PARTIAL: "partial", FAILED: "failed"}
+WORDS = {ExitCode.SUCCESS: "success", ExitCode.PARTIAL: "partial", ExitCode.FAILED: "failed"}
+_LEVELS = {
+    ExitCode.SUCCESS: logging.INFO,
+    ExitCode.PARTIAL: logging.WARNING,
+    ExitCode.FAILED: logging.ERROR,
+}
 
 
-def announce(crawler: Crawler, code: int, lines: list[str]) -> None:
-    """Say what was kept and set the crawl's and the process's exit code; of two the worse counts."""
-    report_verdict(crawler.settings, code, lines)
-    crawler.stats.set_value("carscraper/exit_code", max(code, crawler.stats.get_value("carscraper/exit_code", 0)))
-
-
-def report_verdict(settings: BaseSettings, code: int, lines: list[str]) -> None:
-    """Print the verdict's *lines* and set the process's exit code, for a crawl that has perhaps no stats yet."""
-    level = {SUCCESS: logging.INFO, PARTIAL: logging.WARNING, FAILED: logging.ERROR}[code]
+def announce(crawler: Crawler, code: ExitCode, lines: list[str]) -> None:
+    """Print the verdict's *lines* and set the crawl's exit code; of two the higher one counts."""
+    settings, level = crawler.settings, _LEVELS[code]
     for line in lines:
         logger.log(level, "%s", line)
     if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
         for line in lines:  # the log does not show it
             logs.say(settings, line, name=__name__, level=level)
-    # cmdline.execute() ends with sys.exit(cmd.exitcode); the class attribute is what every command starts from.
-    ScrapyCommand.exitcode = max(ScrapyCommand.exitcode, code)
+    state_of(crawler).raise_exit_code(code)
+
+
+def announce_late(crawler: Crawler) -> None:
+    """Announce the verdict of a crawl that never began, now that nothing else is logged."""
+    state = state_of(crawler)
+    if state.verdict:
+        verdict, state.verdict = state.verdict, None
+        announce(crawler, *verdict)
 
 
 def _too_quiet(log_level: Any, level: int) -> bool:
@@ -50,20 +53,22 @@ def _too_quiet(log_level: Any, level: int) -> bool:
     return isinstance(number, int) and number > level
 
 
-def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tuple[int, list[str]]:
-    """Return the exit code and the last lines for *stats* and what the ledger says of the *photos* of cars for sale.
+def judge(
+    stats: dict[str, Any], state: CrawlState, name: str, photos: ForSale | None = None
+) -> tuple[ExitCode, list[str]]:
+    """Return the exit code and the last lines of a crawl, by what the ledger says of the *photos* of cars for sale.
 
     Without the ledger's word a photo counts as what this run saw of it.
 
-    >>> judge({"carscraper/cars/saved": 2, "carscraper/images/stored": 5, "carscraper/closed": "finished"}, "x")[0]
-    0
-    >>> judge({"carscraper/failed": "No form.", "carscraper/closed": "site"}, "x")
-    (4, ['x: failed. No form.'])
-    >>> judge({"carscraper/skipped": "Another crawl of X is under way.", "carscraper/closed": "skipped"}, "x")
-    (0, ['x: skipped. Another crawl of X is under way.'])
+    >>> judge({"carscraper/cars/saved": 2, "carscraper/images/stored": 5}, CrawlState(closed="finished"), "x")[0]
+    <ExitCode.SUCCESS: 0>
+    >>> judge({}, CrawlState(failed="No form.", closed="site"), "x")
+    (<ExitCode.FAILED: 4>, ['x: failed. No form.'])
+    >>> judge({}, CrawlState(skipped="Another crawl of X is under way.", closed="skipped"), "x")
+    (<ExitCode.SUCCESS: 0>, ['x: skipped. Another crawl of X is under way.'])
     """
-    if "carscraper/skipped" in stats:
-        return SUCCESS, [f"{name}: skipped. {stats['carscraper/skipped']}"]
+    if state.skipped is not None:
+        return ExitCode.SUCCESS, [f"{name}: skipped. {state.skipped}"]
 
     def number(key: str) -> int:
         value: int = stats.get(f"carscraper/{key}", 0)
@@ -96,10 +101,7 @@ def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tu
         _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),
     ]
     troubles = [trouble for trouble in troubles if trouble]
-    incomplete: list[str] = stats.get("carscraper/incomplete", [])
-    limits: list[str] = stats.get("carscraper/monitors/failed", [])
-    why = stats.get("carscraper/failed")
-    closed = stats.get("carscraper/closed", "finished")
+    closed = state.closed or "finished"
     kept = (
         f"{_plural(number('cars/saved'), 'car')} ({number('cars/new')} new, {number('cars/gone')} gone); "
         f"{_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB), "
@@ -121,29 +123,30 @@ def judge(stats: dict[str, Any], name: str, photos: ForSale | None = None) -> tu
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)
-    state = _of_cars_for_sale(photos) if photos else ""
+    stand = _of_cars_for_sale(photos) if photos else ""
     if number("images/nowhere"):
-        state = "photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
-    kept += f"; {state}" if state else ""
-    if "carscraper/backfill/plan" in stats:
+        stand = "photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
+    kept += f"; {stand}" if stand else ""
+    if state.plan is not None:
         kept = "a rehearsal, nothing was changed"
     lines = []
-    stand = f" {state[0].upper()}{state[1:]}." if photos and photos.photos else ""
-    if why:
-        code = FAILED
-        lines.append(f"{name}: failed. {why}{'' if number('cars/saved') else stand}")
+    stand = f" {stand[0].upper()}{stand[1:]}." if photos and photos.photos else ""
+    if state.failed:
+        code = ExitCode.FAILED
+        lines.append(f"{name}: failed. {state.failed}{'' if number('cars/saved') else stand}")
         if number("cars/saved"):
             lines.append(f"{name}: kept all the same: {kept}.")
     elif closed not in {"finished", "shutdown"}:
-        code = FAILED
+        code = ExitCode.FAILED
         lines.append(f"{name}: failed. The crawl ended early ({closed}).{stand}")
     else:
-        code = PARTIAL if troubles or incomplete or limits or closed == "shutdown" else SUCCESS
+        is_partial = bool(troubles or state.incomplete or state.limits or closed == "shutdown")
+        code = ExitCode.PARTIAL if is_partial else ExitCode.SUCCESS
         lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
     if troubles:
         lines.append(f"{name}: not kept: {'; '.join(troubles)}.")
-    lines += [f"{name}: not complete: {sentence}" for sentence in incomplete]
-    lines += [f"{name}: limit not kept: {limit}" for limit in limits]
+    lines += [f"{name}: not complete: {sentence}" for sentence in state.incomplete]
+    lines += [f"{name}: limit not kept: {limit}" for limit in state.limits]
     if closed == "shutdown":
         lines.append(f"{name}: stopped on request; the same command goes on where this one ended.")
     return code, lines

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sqlalchemy import and_, exists, or_, select
 
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.queries import SHARED_IDS, chunks, utcnow
+from carscraper.db.queries import chunks, utcnow
+from carscraper.dealers import siblings
 from carscraper.linking.phash import NEAR
 from carscraper.linking.rules import Car, Groups, PriceIndex, agree, may_be_same, say_enough
 
@@ -62,11 +63,9 @@ class Neighbourhood:
             self._remember_prices(new)
             frontier = {car.same_as for car in new if car.same_as is not None}
             frontier |= self._ids(listings.c.same_as, [car.id for car in new])
-            frontier |= self._ids(
-                listings.c.external_id,
-                [car.external_id for car in new if car.source in SHARED_IDS],
-                listings.c.source.in_(SHARED_IDS),
-            )
+            for sources in {siblings(car.source) for car in new} - {frozenset()}:
+                shared = [car.external_id for car in new if car.source in sources]
+                frontier |= self._ids(listings.c.external_id, shared, listings.c.source.in_(sources))
             frontier |= self._ids(listings.c.registration_plate, filter(None, (car.registration_plate for car in new)))
             frontier |= self._with_same_bytes([car.id for car in new])
             frontier |= self._alike(new)
@@ -209,8 +208,8 @@ class Neighbourhood:
         return groups
 
     def _by_id(self) -> Iterator[tuple[int, int]]:
-        shared = [car for car in self.cars.values() if car.source in SHARED_IDS]
-        yield from _pairs(shared, lambda car: car.external_id)
+        shared = [car for car in self.cars.values() if siblings(car.source)]
+        yield from _pairs(shared, lambda car: "/".join((*sorted(siblings(car.source)), car.external_id)))
 
     def _by_plate(self) -> Iterator[tuple[int, int]]:
         plated = [car for car in self.cars.values() if car.registration_plate]

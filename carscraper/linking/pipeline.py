@@ -14,6 +14,7 @@ from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
 from carscraper.linking import tables
 from carscraper.linking.phash import is_installed, perceptual_hash
+from carscraper.state import state_of
 from carscraper.storage.store import build_store
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class LinkingPipeline:
 
     async def close_spider(self) -> None:
         """Link; what can't be done now is done by the next crawl, of whatever dealer."""
-        stats = self._crawler.stats
-        if stats.get_value("carscraper/failed") is not None or stats.get_value("carscraper/skipped"):
+        state = state_of(self._crawler)
+        if state.failed is not None or state.skipped is not None:
             return  # perhaps because there is no database, or another crawl of the same source is at it
         self._ledger = Ledger.of(self._crawler)
         try:

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from carscraper.db.queries import SHARED_IDS
+from carscraper.dealers import is_aggregator, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-AGGREGATORS: Final = frozenset({"Bilasolur"})
-"""Sources that show other dealers' cars: the dealer's own listing is preferred."""
 
 _VAT: Final = 1.24
 _VAT_ROUNDING: Final = 0.005
@@ -47,14 +44,14 @@ class Car:
     def rank(self) -> tuple[bool, bool, bool, datetime, int]:
         """Order listings of one car, the preferred one first."""
         first = self.first_seen_at
-        return (not self.is_active, self.source in AGGREGATORS, first is None, first or _NEVER, self.id)
+        return (not self.is_active, is_aggregator(self.source), first is None, first or _NEVER, self.id)
 
 
 def may_be_same(a: Car, b: Car) -> bool:
     """Return whether plates and ids leave it open that two listings are of one car."""
     if a.registration_plate and b.registration_plate and a.registration_plate != b.registration_plate:
         return False
-    return not (a.source in SHARED_IDS and b.source in SHARED_IDS and a.external_id != b.external_id)
+    return not (b.source in siblings(a.source) and a.external_id != b.external_id)
 
 
 def agree(a: Car, b: Car) -> bool:

@@ -1,4 +1,4 @@
-"""Retries with patience: back-off, ``Retry-After`` for the whole host, and the word of the address guard."""
+"""Retries with patience: back-off, ``Retry-After`` for the whole host, and the address filter's refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scrapy.http import Request, Response
 from scrapy.utils.httpobj import urlparse_cached
 
 from carscraper.exceptions import BlockedAddressError
-from carscraper.network import GUARD
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 logger = logging.getLogger(__name__)
-
-HOST_PAUSED = object()
-"""The signal that a host wants peace: ``host`` (with its port) and ``seconds``."""
 
 _FACTOR = 3  # 1 s, 3 s, 9 s
 _LOOK_EVERY = 0.25  # seconds between two looks whether the crawl is being stopped
@@ -45,6 +42,7 @@ class PatientRetryMiddleware(RetryMiddleware):
         """
         super().__init__(crawler.settings)
         self.crawler = crawler
+        self._state = state_of(crawler)
         self._backoff = backoff
         self._retry_after_max = retry_after_max
         self._paused_until: dict[str, float] = {}
@@ -91,15 +89,14 @@ class PatientRetryMiddleware(RetryMiddleware):
             self.crawler.stats.inc_value("carscraper/retry_after")
             host = urlparse_cached(request).netloc
             self._paused_until[host] = time.monotonic() + wait
-            self.crawler.signals.send_catch_log(HOST_PAUSED, host=host, seconds=wait)
         return retry if await self._sleep(wait) else response
 
     async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]
         """Retry a connection that may get better; tell a refused address from an unknown host."""
         parts = urlparse_cached(request)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-        if isinstance(exception, CannotResolveHostError) and GUARD.refused(parts.hostname or "", port):
-            if self.crawler.settings.getbool("CARSCRAPER_ONE_PAGE"):
+        if isinstance(exception, CannotResolveHostError) and self._state.addresses.refused(parts.hostname or "", port):
+            if self._state.one_page:
                 # Its user sees no outcome of a photo.
                 logger.error(
                     "%s is inside a private network: start the command with its address, or name it in "

@@ -118,6 +118,12 @@ def count_saved(stats: StatsCollector, saved: Saved, item: CarItem) -> None:
         item.news = "new"
     elif item.news is None and (saved.changed or (item.seen and _is_another_card(saved.card_hash, item.card_hash))):
         item.news = "changed"
+    if saved.replaced:
+        logger.warning(
+            "The dealer has given the id %s to another car: %s %s %s instead of %s; its row is now this car's, "
+            "the earlier car's photos are superseded and stay in the store",
+            *(item.external_id, item.make, item.model, item.year, saved.replaced),
+        )
     stats.inc_value("carscraper/cars/new", int(saved.created))
     stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
     if saved.placeholders:

@@ -40,9 +40,9 @@ from carscraper.images.inspection import Photo, inspect
 from carscraper.images.metadata import strip_metadata, with_end
 from carscraper.images.thumbnails import thumbnail
 from carscraper.items import CarImage, CarItem
-from carscraper.network import GUARD
 from carscraper.pipelines.database import count_saved
 from carscraper.runs.latency import Latency
+from carscraper.state import state_of
 from carscraper.storage.folder import FolderStore
 from carscraper.storage.keys import image_key, thumbnail_key
 from carscraper.storage.store import build_store
@@ -154,7 +154,7 @@ class CarImagesPipeline(ImagesPipeline):
             self._downloads: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(self.rules.at_once))
             # Cars behind it hold no tasks for their photos: what waits costs little memory.
             self._cars = asyncio.Semaphore(self.rules.in_flight)
-            GUARD.allow_all(self.rules.allowed_hosts)
+            state_of(self.crawler).addresses.allow_all(self.rules.allowed_hosts)
             self.ledger = Ledger.of(self.crawler)
             await self.ledger.open()
             self.store = build_store(self.crawler.settings)
@@ -272,6 +272,8 @@ class CarImagesPipeline(ImagesPipeline):
             end_as_failed(self.crawler, str(error))
             return None
         count_saved(self.crawler.stats, saved, item)
+        if saved.replaced:  # what is left to do for the photos of the car before is no work for this one
+            item.images = [image for image in item.images if image.identity not in saved.superseded]
         return saved.listing_id
 
     # --- photos that we have already, somewhere ---

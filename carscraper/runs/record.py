@@ -16,6 +16,8 @@ from carscraper.settings import Secret
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
+    from carscraper.state import CrawlState
+
 RUNNING, SUCCESS, PARTIAL, FAILED = "running", "success", "partial", "failed"
 INTERRUPTED = "interrupted"
 """It never came to its end: killed, or its machine went down."""
@@ -126,12 +128,15 @@ def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def saw_all(stats: Mapping[str, Any]) -> bool:
-    """Tell whether a crawl with these *stats* ended by itself, missed nothing of the site's list, and did not fail."""
-    missed = ("pages/failed", "pages/capped", "cards/failed", "failed", "incomplete")
-    return stats.get("carscraper/closed") == "finished" and not (
-        any(stats.get(f"carscraper/{name}") for name in missed) or stats.get("spider_exceptions/count")
+def saw_all(stats: Mapping[str, Any], state: CrawlState) -> bool:
+    """Return whether a crawl ended by itself, missed nothing of the site's list, and did not fail."""
+    missed = (
+        "carscraper/pages/failed",
+        "carscraper/pages/capped",
+        "carscraper/cards/failed",
+        "spider_exceptions/count",
     )
+    return state.closed == "finished" and not (state.failed or state.incomplete or any(map(stats.get, missed)))
 
 
 def overridden(settings: BaseSettings) -> dict[str, Any]:

@@ -73,8 +73,6 @@ EXTENSIONS = {
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
     "carscraper.extensions.fill.FillRecord": 0,
-    "carscraper.extensions.shutdown.PromptShutdown": 0,
-    "carscraper.extensions.collector.CalmCollector": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
     "scrapy.extensions.telnet.TelnetConsole": None,
     "scrapy.extensions.remote_control.RemoteControl": None,
@@ -88,8 +86,6 @@ DOWNLOADER_MIDDLEWARES = {
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
     # As soon as a page is unpacked (HttpCompressionMiddleware is 590) and before anybody reads it.
     "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
-    # After all that may answer or hold back a request (DownloaderStats is 850): only what goes out now has its moment.
-    "carscraper.middlewares.pace.SharedPaceMiddleware": 840,
     # Ours know what servers do wrong: see middlewares.robots and middlewares.answers.
     "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
     "carscraper.middlewares.robots.PatientRobotsTxtMiddleware": 100,

@@ -12,7 +12,10 @@ from carscraper.settings import kinds
 from carscraper.settings.kinds import BOOLEAN, OPTIONAL, OPTIONAL_SHARE, TEXT, Kind, number, whole
 from carscraper.settings.secret import Secret, plain
 
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "IMAGES_STORE_MAX_BYTES": "the hot cache is nginx, whose limit is max_size in deploy/nginx.conf",
+    "SHARED_PACE": "one process a dealer is what politeness allows, and CRAWL_LOCK sees to it",
+}
 """Settings that earlier versions had, and the rest of "NAME is no setting any more: …." (what to use instead).
 
 Whoever still sets one is told, wherever it is written.
@@ -94,9 +97,6 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                      "come with it (`carscraper/data/prices.toml`)."),
         Setting("IMAGES_THUMBS", {}, kinds.THUMBNAILS, example="'{\"small\": [320, 240]}'",
                 help="Thumbnails to make, under `thumbnails/{name}/{key}`: name and box in pixels, as JSON."),
-        Setting("IMAGES_STORE_MAX_BYTES", 0, whole(0),
-                help="Bytes that the folder may hold beside S3, as the hot tier of `scrapy storage tiers`; 0 means "
-                     "no limit. (A crawl into the folder is not held up by it.)"),
         Setting("SPOOL_DIR", "var/spool", TEXT, common=True,
                 help="Folder for bytes that S3, and cars that the database, can't take just now: on a disk that is "
                      "not cleared, as nothing else has them."),
@@ -204,17 +204,14 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                 help="Seconds before the first retry; three times longer each time (1, 3, 9)."),
         Setting("RETRY_AFTER_MAX", 120, number(0),
                 help="The longest `Retry-After` in seconds that is waited for; a longer one fails the request."),
-        Setting("SHARED_PACE", False, BOOLEAN,
-                help="Share the delays above with all other crawls of this database (PostgreSQL); `scrapy worker` "
-                     "switches it on."),
     ),
     "More than one machine": (
         Setting("WORKER_SCHEDULE", {}, kinds.SCHEDULE, example='\'{"bilasolur": "17 3,15 * * *"}\'',
                 help="Crawls that workers put into the queue by themselves; times as in a crontab, UTC."),
         Setting("WORKER_RETRIES", 3, whole(0),
                 help="How often a crawl that did not end well is tried again, before it stays failed."),
-        Setting("WORKER_RETRY_DELAY", 300, number(0),
-                help="Seconds until a partial crawl is tried again, three times longer each time; a failed one waits "
+        Setting("WORKER_RETRY_DELAY", 300, whole(0),
+                help="Seconds until a partial crawl is tried again, as many more each time; a failed one waits "
                      "four times as long."),
         Setting("WORKER_HEARTBEAT", 15, number(0.1),
                 help="Seconds between two heartbeats of a worker; after four without one another worker takes its "

@@ -5,7 +5,6 @@ from parsel import Selector
 from carscraper import parsing
 from carscraper.base_spiders.browser import BrowserSpider, background_address, lasting_query, query_id
 from carscraper.base_spiders.cards import Card
-from carscraper.base_spiders.dealer import DealerSpider
 
 
 class AskjaSpider(BrowserSpider):
@@ -15,8 +14,7 @@ class AskjaSpider(BrowserSpider):
     name = "askja"
     source = "Askja"
     home = "https://notadir.is/"
-    has_details = False
-    expected = {name: share for name, share in DealerSpider.expected.items() if name != "fuel"}  # cards do not say it
+    not_shown = ("fuel",)
 
     # CardSpider
     card = "div.vehicle"

@@ -17,21 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scrapy import Request
-from scrapy.spiderloader import get_spider_loader
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
 from carscraper.backfill.archive import Archive
-from carscraper.backfill.options import SOURCES, Options
+from carscraper.backfill.options import Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
 from carscraper.backfill.visits import AT_ONCE, CarVisits
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.queries import ARCHIVE
+from carscraper.dealers import spiders_of
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem
 from carscraper.settings import Secret
+from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,25 +67,23 @@ class BackfillSpider(CarVisits):
         Raises:
             ConfigurationError: an argument is unknown or wrong.
         """
-        self.options = Options.read(self.arguments)
+        spiders = spiders_of(self.settings, DealerSpider)
+        self.options = Options.read(self.arguments, {name: spider.source for name, spider in spiders.items()})
         self.limit = self.options.sample or self.options.limit
-        self.dealers = self._make_dealers()
-        self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in SOURCES])
-        self.addresses = Addresses(self.dealers, base_url=self.options.base_url)
+        self.dealers = {spider.source: spider.from_crawler(self.crawler) for spider in spiders.values()}
+        for dealer in self.dealers.values():
+            dealer.base_url = self.options.base_url or dealer.base_url
+        self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in (*self.dealers, ARCHIVE)])
+        self.addresses = Addresses(self.dealers, base_url=self.options.base_url, crawler=self.crawler)
         self.begin_visits()
         self._plan: Ledger | None = None
         if self.options.rehearses:
             self._rehearse_with_other_settings()
 
-    def _make_dealers(self) -> dict[str, DealerSpider]:
-        loader = get_spider_loader(self.settings)
-        dealers = {}
-        for name in loader.list():
-            spider = loader.load(name)
-            if issubclass(spider, DealerSpider):
-                dealer = dealers[spider.source] = spider.from_crawler(self.crawler)
-                dealer.base_url = self.options.base_url or dealer.base_url
-        return dealers
+    @property
+    def locks(self) -> list[str]:
+        """The locks that it takes: one of its own, and those of the dealers that it asks, as their crawls do."""
+        return [self.name, *([] if self.options.manifest else self.options.sources or self.dealers)]
 
     def _rehearse_with_other_settings(self) -> None:
         """Let a dry run have no pipeline that writes, and a sample its own database, spool and prefix."""
@@ -119,7 +118,7 @@ class BackfillSpider(CarVisits):
 
     def photo_slot(self, source: str) -> str:
         """Give each dealer a slot of its own: one that is slow holds up nobody."""
-        return f"images-{source}" if source in SOURCES else "images"
+        return f"images-{source}" if source in self.dealers or source == ARCHIVE else "images"
 
     def key_folder(self, source: str) -> str:
         """Give the name of the dealer's spider."""
@@ -151,7 +150,7 @@ class BackfillSpider(CarVisits):
 
     async def start(self) -> AsyncIterator[Any]:
         """Give cars and requests as there is room for them."""
-        if self.crawler.stats.get_value("carscraper/failed") is not None:
+        if state_of(self.crawler).failed is not None:
             return
         self.worklist = Worklist(self.plan, self.options, self.dealers, self.settings)
         self.archive = None
@@ -161,7 +160,6 @@ class BackfillSpider(CarVisits):
                 strip_prefix=self.options.strip_prefix,
                 ledger=self.plan,
                 stats=self.crawler.stats,
-                shard=self.options.shard,
             )
         try:
             self.worklist.check_store()
@@ -189,7 +187,7 @@ class BackfillSpider(CarVisits):
             plans = {ARCHIVE: archive}
         else:
             plans = await self.worklist.rehearse()
-        self.crawler.stats.set_value("carscraper/backfill/plan", plans)
+        state_of(self.crawler).plan = plans
         self.crawler.stats.set_value("carscraper/backfill/photo_bytes", sizes.bytes_per_photo or _TYPICAL_BYTES)
 
     async def _feed_cars(self) -> AsyncIterator[Request]:
@@ -245,7 +243,7 @@ class BackfillSpider(CarVisits):
 
     def _is_stopping(self) -> bool:
         crawler = self.crawler
-        return not crawler.engine.running or crawler.stats.get_value("carscraper/stopping") is not None
+        return not crawler.engine.running or state_of(crawler).stopping is not None
 
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
         cars = await self.plan.cars(row_ids)

@@ -10,3 +10,4 @@ class BilasolurSpider(RoggSpider):
     name = "bilasolur"
     source = "Bilasolur"
     home = "https://bilasolur.is/"
+    is_aggregator = True

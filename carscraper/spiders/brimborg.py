@@ -1,7 +1,6 @@
 """notadir.brimborg.is, a dealer of several makes: used cars."""
 
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.base_spiders.dealer import DealerSpider
 
 
 class BrimborgSpider(CardSpider):
@@ -11,8 +10,7 @@ class BrimborgSpider(CardSpider):
     name = "brimborg"
     source = "Brimborg"
     home = "https://notadir.brimborg.is/"
-    has_details = False
-    expected = {name: share for name, share in DealerSpider.expected.items() if name != "fuel"}  # cards do not say it
+    not_shown = ("fuel",)
 
     # CardSpider
     results_path = "is"

@@ -11,7 +11,6 @@ class HeklaSpider(CardSpider):
     name = "hekla"
     source = "Hekla"
     home = "https://www.hekla.is/"
-    has_details = False
 
     # CardSpider
     results_path = "is/bilar/notadir-bilar"

@@ -10,7 +10,6 @@ class IslandsbilarSpider(CardSpider):
     name = "islandsbilar"
     source = "Islandsbilar"
     home = "https://islandsbilar.is/"
-    has_details = False
 
     # CardSpider
     results_path = "soluskra/"

@@ -1,38 +1,53 @@
-"""The files of a new dealer: what stands in them, and where they go."""
+"""A new dealer: a spider, and a saved page with what must be read from it.
+
+The addresses of cars and the photos of a car's own page are guessed from the pages themselves; the guesses stand in the
+spider as attributes, to be corrected there.
+"""
 
 from __future__ import annotations
 
-import importlib.resources
+import json
 import re
+from collections import Counter, defaultdict
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+
+from parsel import Selector
 
 from carscraper.exceptions import ConfigurationError
+from carscraper.masking import mask
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import datetime
 
 KINDS = {
-    "cards": "cards on pages that follow each other (CardSpider)",
-    "rogg": "the Rögg platform, with the cards of bilasolur.is (RoggSpider)",
-    "tiles": "the Rögg platform, with the cards of bilaland.is and br.is (RoggTileSpider)",
-    "browser": "cards that are made by scripts (BrowserSpider)",
+    "cards": ("cards", "CardSpider", "cards on pages that follow each other"),
+    "rogg": ("rogg", "RoggSpider", "the Rögg platform, with the cards of bilasolur.is"),
+    "tiles": ("rogg", "RoggTileSpider", "the Rögg platform, with the cards of bilaland.is and br.is"),
+    "browser": ("browser", "BrowserSpider", "cards that are made by scripts"),
 }
-"""What a site can be like, and the base for it."""
+"""What a site can be like: the module and the class of its base, and words for it."""
 
 _NOT_NAMES = {"backfill", "test"}
+_GALLERY = re.compile("galler|photo|image|mynd|slid|swip", re.IGNORECASE)
+_SPIDER = '''"""{host}, one line about this dealer."""
+
+from carscraper.base_spiders.{module} import {base}
 
 
-def plan(name: str, address: str, *, kind: str, today: date) -> dict[Path, str]:
-    """Give the new files by their paths in the project.
+class {classname}({base}):
+    """What is special about its pages."""
 
-    Args:
-        name: of the spider, which is also that of its file.
-        address: the site's, or its host.
-        kind: of :data:`KINDS`.
-        today: goes into the fixture as the day on which the page was seen.
+    # DealerSpider
+    name = "{name}"
+    source = "{source}"
+    home = "{home}"
+'''
+
+
+def check(name: str, address: str) -> None:
+    """Check what the user wrote.
 
     Raises:
         ConfigurationError: the name or the address is none.
@@ -41,46 +56,131 @@ def plan(name: str, address: str, *, kind: str, today: date) -> dict[Path, str]:
         raise ConfigurationError(
             f"{name!r} is no name for a spider; write lower-case letters, digits and _, such as hekla."
         )
-    home, host = _home(address)
-    words = name.split("_")
-    values = {
-        "name": name,
-        "classname": "".join(word.capitalize() for word in words) + "Spider",
-        "source": "".join(word.capitalize() for word in words),
-        "home": home,
-        "host": host,
-        "today": today.isoformat(),
-    }
-    fixture = Path("tests", "fixtures", name, "results-first")
-    files = {
-        Path("carscraper", "spiders", f"{name}.py"): f"{kind}.py.tmpl",
-        fixture / "response.html": "response.html.tmpl",
-        fixture / "meta.json": "meta.json.tmpl",
-        fixture / "expected.json": "expected.json.tmpl",
-        Path("docs", "sites", f"{name}.md"): "site.md.tmpl",
-    }
-    templates = importlib.resources.files("carscraper.templates").joinpath("dealer")  # no package: found in a zip, too
-    return {
-        path: Template(templates.joinpath(template).read_text("utf-8")).substitute(values)
-        for path, template in files.items()
-    }
-
-
-def _home(address: str) -> tuple[str, str]:
-    text = address if "://" in address else f"https://{address}"
     try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
+        parts = urlsplit(address)
+        good = (
+            parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
     except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    good = re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", host) and port is None and "@" not in parts.netloc
-    if not good or parts.scheme != "https" or parts.query:
-        raise ConfigurationError(f"{address!r} is no address of a dealer's site; write one such as hekla.is.")
-    return f"https://{host}/{parts.path.strip('/')}".rstrip("/") + "/", host.removeprefix("www.")
+        good = False
+    if not good or re.search(r"[\s\"'<>\\]", address):
+        raise ConfigurationError(
+            f"{address!r} is no address of a page with cars; write the whole one, such as https://www.hekla.is/bilar."
+        )
+
+
+def plan(
+    name: str, address: str, *, kind: str, results: str, details: tuple[str, str] | None, now: datetime
+) -> dict[Path, str]:
+    """Return the new files by their paths in the project.
+
+    Args:
+        name: of the spider, which is also that of its file.
+        address: of the list's first page.
+        kind: of :data:`KINDS`.
+        results: the page there; empty if it is still to be saved by hand.
+        details: address and page of one car, if it came.
+        now: when the pages were seen.
+    """
+    parts = urlsplit(address)
+    words = name.split("_")
+    module, base, _ = KINDS[kind]
+    spider = _SPIDER.format(
+        name=name,
+        host=(parts.hostname or "").removeprefix("www."),
+        module=module,
+        base=base,
+        classname="".join(word.capitalize() for word in words) + "Spider",
+        source="".join(word.capitalize() for word in words),
+        home=f"{parts.scheme}://{parts.netloc}/",
+    )
+    if base in {"CardSpider", "BrowserSpider"}:
+        link, pattern = guess_cars(results, address)
+        spider += f'\n    # CardSpider\n    results_path = "{parts.path.strip("/")}"\n'
+        spider += f'    card_link = "{link}"\n    car_in_address = r"{pattern}"\n'
+        if details and (photos := guess_photos(details[1])):
+            spider += f'    details_images = "{photos}"\n'
+    if base == "BrowserSpider":
+        spider += "\n    # BrowserSpider\n    more_button = \"button:has-text('Sjá fleiri')\"\n"
+    files = {Path("carscraper", "spiders", f"{name}.py"): spider}
+    pages = {"results-first": ("results", address, results)}
+    if details and details[1]:
+        pages["details-first"] = ("details", *details)
+    for case, (what, url, page) in pages.items():
+        folder = Path("tests", "fixtures", name, case)
+        meta = {"url": url, "now": f"{now:%Y-%m-%dT%H:%M:%S}", "kind": what}
+        files[folder / "response.html"] = (
+            mask(page) or "<html><body>Replace this file with a saved page.</body></html>\n"
+        )
+        files[folder / "meta.json"] = json.dumps(meta, indent=2) + "\n"
+    return files
+
+
+def guess_cars(page: str, address: str) -> tuple[str, str]:
+    r"""Return ``card_link`` and ``car_in_address`` for the links of a page that most likely lead to cars.
+
+    >>> links = '<a href="/bilar/7000-kia">x</a><a href="/bilar/7001-bmw">y</a><a href="/um-okkur">z</a>'
+    >>> guess_cars(links, "https://x.is/bilar")
+    ("a[href*='/bilar/']", '/bilar/(\\d+)')
+    >>> guess_cars("<a href='/bill/kia-ev6-71'>x</a><a href='/bill/bmw-i3-72'>y</a>", "https://x.is/")[1]
+    '/bill/[\\w-]*?(\\d+)(?:[/?#]|$)'
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for href in Selector(page or "<html/>").css("a::attr(href)").getall():
+        url = urljoin(address, href.strip())
+        parts = urlsplit(url)
+        folder, _, name = parts.path.rstrip("/").rpartition("/")
+        if parts.netloc == urlsplit(address).netloc and re.search("[0-9]", name):
+            found[folder + "/"].add(name)
+    if not found:
+        return "a[href*='/car/']", r"/car/([\w-]+)"
+    folder, names = max(found.items(), key=lambda each: len(each[1]))
+    if all(re.match(r"\d+(?:-|$)", name) for name in names):
+        pattern = r"(\d+)"
+    elif all(re.search(r"-\d+$", name) for name in names):
+        pattern = r"[\w-]*?(\d+)(?:[/?#]|$)"
+    else:
+        pattern = r"([\w-]+)"
+    return f"a[href*='{folder}']", re.escape(folder).replace(r"\-", "-") + pattern
+
+
+def guess_photos(page: str) -> str | None:
+    """Return ``details_images`` for a car's own page: the pictures inside the element that has most of them.
+
+    >>> guess_photos('<div class="logo"><img></div><div class="big gallery"><a><img></a><a><img></a></div>')
+    '.gallery img'
+    """
+    counts: Counter[str] = Counter()
+    for picture in Selector(page).css("img"):
+        classes = picture.xpath("ancestor::*[@class][1]/@class").get("").split()
+        counts.update(each for each in classes if re.fullmatch(r"[A-Za-z][\w-]*", each))
+    if not counts:
+        return None
+    best = max(counts, key=lambda name: (counts[name], bool(_GALLERY.search(name))))
+    return f".{best} img" if counts[best] > 1 else None
+
+
+def first_car(page: str, address: str) -> str | None:
+    """Return the address of the first car that a page links to, as :func:`guess_cars` sees it."""
+    _, pattern = guess_cars(page, address)
+    urls = (urljoin(address, href.strip()) for href in Selector(page or "<html/>").css("a::attr(href)").getall())
+    return next((url for url in urls if re.search(pattern, url)), None)
 
 
 def write(root: Path, files: dict[Path, str]) -> None:
     """Write *files* below *root*, or none of them.
+
+    Raises:
+        ConfigurationError: one is there already, or *root* is no checkout of the project.
+    """
+    check_room(root, files)
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, "utf-8", errors="replace")
+
+
+def check_room(root: Path, files: dict[Path, str]) -> None:
+    """See that *files* can be written.
 
     Raises:
         ConfigurationError: one is there already, or *root* is no checkout of the project.
@@ -90,6 +190,3 @@ def write(root: Path, files: dict[Path, str]) -> None:
     for path in files:
         if (root / path).exists():
             raise ConfigurationError(f"{path} is there already; nothing was written.")
-    for path, text in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text, "utf-8")

@@ -16,13 +16,15 @@ from scrapy.http import HtmlResponse, Response
 from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.python.failure import Failure
 
-from carscraper.base_spiders.cards import CardSpider, _largest
+from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.paging import find_next, place_of
+from carscraper.base_spiders.photos import largest_of
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.brimborg import BrimborgSpider
 from carscraper.spiders.hekla import HeklaSpider
 from carscraper.spiders.islandsbilar import IslandsbilarSpider
+from carscraper.state import state_of
 from tests.fakes import make_crawler
 
 HEKLA = "https://www.hekla.is/is/bilar/notadir-bilar"
@@ -60,7 +62,7 @@ def run(spider: Any, response: Response, **arguments: Any) -> str:
 
     with pytest.raises(CloseSpider):
         asyncio.run(first())
-    return str(spider.crawler.stats.get_value("carscraper/failed"))
+    return str(state_of(spider.crawler).failed)
 
 
 # --- where the list is ------------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ SPIDER = make_spider()
 
 @given(st.text(alphabet="ab,. 0123wx/:\t\n", max_size=80))
 def test_no_srcset_is_an_error(text: str) -> None:
-    found = _largest(text)
+    found = largest_of(text)
     assert found in text
     assert not any(each.isspace() for each in found)
 
@@ -218,7 +220,7 @@ def test_no_srcset_is_an_error(text: str) -> None:
 def test_a_long_srcset_costs_little() -> None:
     begin = time.process_time()
     for text in ("a," * 100_000, "a" * 200_000, "a 1w," * 50_000, ", " * 100_000, "a 1" * 60_000):
-        _largest(text)
+        largest_of(text)
     assert time.process_time() - begin < 2
 
 
@@ -348,7 +350,7 @@ def test_what_leads_elsewhere_is_no_next_page(pager: str) -> None:
     ],
 )
 def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not(pager: str, ends: bool) -> None:
-    assert make_spider(BilasolurSpider)._pager_ends(page(pager, url=RESULTS), 5) == ends
+    assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends
 
 
 # --- the site is not what it was --------------------------------------------------------------------------------
@@ -404,7 +406,7 @@ def test_what_no_car_of_a_page_has_is_another_layout() -> None:
 
     bare = [card(n, price="").replace("12.2023", "").replace("20.000", "") for n in range(6)]
     assert missing([card(n) for n in range(6)]) is None
-    assert missing(bare) == "a price, a year or a distance"
+    assert missing(bare) == "a price, a year or a distance (get_price, get_year_month, get_kilometers)"
     assert missing(bare[:4]) is None, "few may have none by chance"
     assert missing([*bare, card(7)]) is None
     assert missing([card(n, picture="") for n in range(6)]) is None, "nobody took photos"
@@ -454,7 +456,7 @@ def test_where_listed_cars_have_no_page_either_nothing_is_concluded(status: int)
     failure = Failure(HttpError(Response(control.url, status=status, request=control)))
     failure.request = control  # type: ignore[attr-defined]
     assert list(spider.control_failed(failure)) == []
-    (sentence,) = spider.crawler.stats.get_value("carscraper/incomplete")
+    (sentence,) = state_of(spider.crawler).incomplete
     assert "no car was marked as gone" in sentence
 
 

@@ -12,6 +12,7 @@ from scrapy.http import HtmlResponse, Request
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.br import BrSpider
+from carscraper.state import state_of
 from tests.fakes import make_crawler
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def test_a_changed_page_of_results_is_named_by_what_it_lacks(cls: type[RoggSpide
     changed = page(f"{cls.home}SearchResults.aspx?id=1", tile().replace("sr-item", "tile"))
     with pytest.raises(CloseSpider):
         after_home(spider, changed)
-    assert ".sr-item with a.sr-link[href]" in spider.crawler.stats.get_value("carscraper/failed")
+    assert "card = '.sr-item' with card_link = 'a.sr-link[href]'" in str(state_of(spider.crawler).failed)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,6 @@ def test_the_next_page_is_the_same_search(url: str, following: str) -> None:
 def test_makes_are_chosen_among_the_cards_of_br() -> None:
     spider = make_spider(BrSpider, makes="volkswagen, Kia")
     (card,), _ = spider.read_cards(page("https://br.is/?make=-1", tile()))
-    assert spider._is_asked_for(card)
+    assert spider.is_asked_for(card)
     assert spider.searches() == [None]
-    assert not make_spider(BrSpider, makes="Kia")._is_asked_for(card)
+    assert not make_spider(BrSpider, makes="Kia").is_asked_for(card)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from PIL import Image
+from sqlalchemy import delete, insert, select, update
 
-from carscraper.upkeep import audit as audit_module
+from carscraper.db import inventory
+from carscraper.db.models import CrawlRun
+from carscraper.maintenance import audit as audit_module
+from carscraper.maintenance import repair as repair_module
 from tests.crawl.conftest import new_site, new_world
-from tests.upkeep.stock import Stock, images, picture
+from tests.maintenance.stock import OLD, Stock, images, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,16 +181,17 @@ def test_a_crawl_meanwhile_makes_no_fault(stock: Stock, storage: Storage, monkey
     stock.cars(2)
     lost = stock.key(b"late", "2")
     stock.put(stock.key(b"entered", "1"), b"entered")
-    real = audit_module.inventory.by_key
+    real = inventory.Comparison.find_objects
 
-    def by_key(*given: Any) -> Any:
+    def find_objects(*given: Any) -> Any:
         # After the list: one more photo is put and its row written; the row of a listed one comes after the look at it.
         stock.s3.put(lost, b"late")
         stock.row(2, "2/50", **stock.stored(b"late", lost))
-        yield from real(*given)
+        found = real(*given)
         stock.row(1, "1/51", **stock.stored(b"entered", stock.key(b"entered", "1")))
+        return found
 
-    monkeypatch.setattr(audit_module.inventory, "by_key", by_key)
+    monkeypatch.setattr(inventory.Comparison, "find_objects", find_objects)
     said = storage("audit")
     assert findings(said) == []
 
@@ -205,7 +211,7 @@ def test_mending(stock: Stock, storage: Storage) -> None:
     keys = disorder.keys
     objects = stock.s3.objects()
     said = storage("audit", "--grace", "1h", "--fix", "--yes", code=3)
-    assert "photos pending again 3, orphans entered 1" in said.out
+    assert "photos pending again 3, orphans registered 1" in said.out
     assert "scrapy crawl backfill" in said.out
     assert f"left: {disorder.thumbnail} (orphan-thumbnail)" in said.err
     assert stock.s3.objects() == objects, "nothing is deleted"
@@ -231,9 +237,37 @@ def test_a_picture_under_another_name_is_told_and_left_alone(stock: Stock, stora
         stock.put(name, picture("stranger"))
     assert marks(storage("audit", code=3)) == [("-", name) for name in strangers]
     said = storage("audit", "--fix", "--yes", code=3)
-    assert "orphans entered 0" in said.out
+    assert "orphans registered 0" in said.out
     storage("audit", "--delete-orphans", "--older-than", "1s", "--yes", code=3)
     assert set(strangers) <= set(stock.s3.keys())
+
+
+def test_thumbnails_and_outputs_are_part_of_it(stock: Stock, storage: Storage) -> None:
+    """A missing thumbnail is made again from its photo; a missing output is named with the command that uploads it."""
+    listing_id = stock.car("1")
+    keys = [stock.photo(listing_id, "1", number, picture(f"{number}")) for number in range(3)]
+    stock.put(stock.thumbnail(keys[0]), b"small")
+    there, missing = "outputs/run-1/items.jl.gz", "outputs/run-1/log.txt"
+    stock.put(there, b"items")
+    output = {"s3Urls": [f"s3://{stock.s3.bucket}/{name}" for name in (there, missing)], "filesUploaded": 2}
+    run = {"spider": "bilasolur", "job_id": "j", "version": "1", "host": "h", "status": "success", "started_at": OLD}
+    with stock.engine.begin() as connection:
+        connection.execute(insert(CrawlRun.__table__).values(**run, output=json.dumps(output)))
+    storage.settings = stock.settings | {"IMAGES_THUMBS": '{"small": [32, 24]}'}
+    said = storage("audit", code=3)
+    lost = f"s3://{stock.s3.bucket}/{missing}"
+    thumbnails = [stock.thumbnail(key) for key in keys[1:]]
+    assert marks(said) == sorted(("+", name) for name in (*thumbnails, lost))
+    assert "as they should be (=) 3, missing (+) 3" in said.out
+    assert "make missing thumbnails (2)" in storage("audit", "--fix", "--dry-run", code=3).err
+    said = storage("audit", "--fix", "--yes", code=3)
+    assert f"left: {lost} (no-output: scrapy runs upload 1)" in said.err
+    assert "thumbnails 2; left 1." in said.out
+    with Image.open(io.BytesIO(stock.s3.objects()[thumbnails[0]])) as made:
+        assert made.format == "JPEG"
+        assert max(made.size) == 32
+    stock.s3.put(missing, b"log")
+    assert findings(storage("audit")) == []
 
 
 def test_mending_on_both_databases(storage: Storage, database_url: str, moto_s3: services.S3) -> None:
@@ -249,7 +283,8 @@ def test_mending_on_both_databases(storage: Storage, database_url: str, moto_s3:
         "addresses": 1,
         "hashes": 0,
         "covers": 1,
-        "entered": 0,
+        "registered": 0,
+        "thumbnails": 0,
         "left": 0,
     }
     assert stock.cover("1") is None
@@ -302,14 +337,14 @@ class TestDeleting:
         self, stock: Stock, storage: Storage, orphans: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A crawl puts one of them again and writes the row of another after the audit has found them."""
-        real = audit_module.Clearing.run
+        real = repair_module.OrphanRemoval.run
 
-        def run(self: Any, sorter: Any) -> Any:
+        def run(self: Any, comparison: Any) -> Any:
             stock.put(orphans[0], b"0", age=0)
             stock.row(1, "1/77", **stock.stored(b"1", orphans[1]))
-            yield from real(self, sorter)
+            yield from real(self, comparison)
 
-        monkeypatch.setattr(audit_module.Clearing, "run", run)
+        monkeypatch.setattr(repair_module.OrphanRemoval, "run", run)
         storage("audit", "--delete-orphans", "--yes", code=3)
         assert {orphans[0], orphans[1]} <= set(stock.s3.objects())
         assert orphans[2] not in stock.s3.objects()
@@ -317,13 +352,13 @@ class TestDeleting:
     def test_a_row_written_just_then_is_pending_again(
         self, stock: Stock, storage: Storage, orphans: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = audit_module.readback.delete
+        real = repair_module.readback.delete
 
         def delete(*given: Any) -> dict[str, str]:
             stock.row(1, "1/77", **stock.stored(b"1", orphans[1]))
             return real(*given)
 
-        monkeypatch.setattr(audit_module.readback, "delete", delete)
+        monkeypatch.setattr(repair_module.readback, "delete", delete)
         said = storage("audit", "--delete-orphans", "--yes", code=3)
         assert "Named by a row just then, pending again: 1." in said.out
         assert stock.only(identity="1/77").status == "pending"
@@ -333,7 +368,7 @@ class TestDeleting:
     ("words", "code", "sentence"),
     [
         (["--grace", "soon"], 2, "no length of time"),
-        (["--sample", "0"], 2, "no number from 1"),
+        (["--sample", "0"], 2, "no whole number of at least 1"),
         (["--deep", "--sample", "3"], 2, "not allowed with"),
         (["--fix", "--delete-orphans"], 2, "not allowed with"),
         (["--older-than", "1d"], 4, "--older-than belongs to --delete-orphans"),
@@ -353,16 +388,17 @@ def test_what_a_user_can_cause(stock: Stock, storage: Storage, tmp_path: Path) -
 
 def test_a_crawl_is_not_kept_from_writing(stock: Stock, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     stock.cars(3)
-    real: Callable[..., Any] = audit_module.inventory.by_key
-    monkeypatch.setattr(audit_module.inventory, "_PAGE", 1)
+    stock.change(stock.rows()[0].key, url=None)
+    monkeypatch.setattr(inventory, "_PAGE", 1)
+    real = inventory.Comparison.confirm
 
-    def by_key(*given: Any) -> Any:
-        for number, row in enumerate(real(*given)):
-            stock.row(1, f"1/{100 + number}")  # by another connection, between two rows
-            yield row
+    def confirm(*given: Any) -> None:
+        stock.row(1, "1/100")  # by another connection, while the audit goes through its findings
+        real(*given)
 
-    monkeypatch.setattr(audit_module.inventory, "by_key", by_key)
-    assert findings(storage("audit")) == []
+    monkeypatch.setattr(inventory.Comparison, "confirm", confirm)
+    assert len(findings(storage("audit", code=3))) == 1
+    assert stock.only(identity="1/100")
 
 
 def test_the_backfill_fetches_what_was_missing(
@@ -384,12 +420,15 @@ def test_the_backfill_fetches_what_was_missing(
     world.crawl(spider="backfill", limit="0", include_inactive="true")
     assert rclone_s3.objects() == whole
     assert storage("audit", "--deep").out.endswith("as they should be (=) 6, " + CLEAN)
-    # Rows that are gone (a restored backup) come back from the bucket alone.
-    identities = world.sql(select(images.c.identity, images.c.key).order_by(images.c.key))
+    # Rows that are gone (a restored backup) come back from the bucket alone, under the identities of a crawl, which
+    # takes them for its own: no photo is asked for, and none has a second row.
+    before = world.sql(select(images.c.identity, images.c.key).order_by(images.c.key))
     world.sql(delete(images).where(images.c.key == damaged))
     world.sql(update(images).where(images.c.key == lost).values(status="pending", key=None, sha256=None))
     storage("discover", "--yes")
-    entered = {row["key"]: row["identity"] for row in world.sql(select(images.c.identity, images.c.key))}
-    assert entered[lost] == next(row["identity"] for row in identities if row["key"] == lost)
-    assert entered[damaged].startswith("object/")
+    assert world.sql(select(images.c.identity, images.c.key).order_by(images.c.key)) == before
+    asked = world.asked("photo")
+    world.crawl(settings={"DETAILS_MAX_AGE_DAYS": 0})
+    assert world.asked("photo") == asked
+    assert world.sql(select(images.c.identity, images.c.key).order_by(images.c.key)) == before
     assert storage("audit", "--deep").out.endswith("as they should be (=) 6, " + CLEAN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -10,6 +11,8 @@ import re
 import signal
 import sys
 import time
+from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +20,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
-from carscraper.cli.crawls import Crawls, Outcome, command_of, exit_code, report
 from carscraper.commands import crawlall
+from carscraper.commands.crawlall import report
+from carscraper.db import runs, schema
+from carscraper.db.engine import open_engine
+from carscraper.dealers import choose, distribute
 from carscraper.exceptions import ConfigurationError
-from carscraper.upkeep.dealers import choose, distribute
+from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
+from carscraper.runs.record import RunRecord
 from tests import services
 from tests.cli.used_cars import UsedCars
 from tests.dealers.bilasolur import SimulatedBilasolur
@@ -146,7 +153,7 @@ def test_one_signal_lets_each_crawl_finish_what_it_has_in_hand(
     running = start()
     children = children_of(running.pid)
     hekla.latency = 0.1
-    running.interrupt()
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     done = running.wait(40)
     found = outcomes_of(done)
     assert (found["bilasolur"]["outcome"], found["bilasolur"]["code"]) == ("partial", 3), done
@@ -191,96 +198,75 @@ def test_no_crawl_outlives_a_killed_parent(start: Callable[[], services.RunningC
 # --- the processes, with others than crawls -----------------------------------------------------------------------
 
 
-def run(programs: dict[str, str], *, parallel: int = 2) -> tuple[list[Outcome], list[tuple[str, str]]]:
+class Program(Crawl):
+    """A Python program in a crawl's place."""
+
+    @property
+    def command(self) -> list[str]:
+        program = self.arguments["program"]
+        return [sys.executable, "-c", program] if program else ["/nowhere/at/all"]
+
+
+def run(url: str, programs: dict[str, str], on_line: Callable[[str, str], None] = lambda *_: None) -> list[Outcome]:
+    async def all_of_them() -> list[Outcome]:
+        processes = Processes(url, on_line=on_line)
+        processes.handle_signals()
+        crawls = [
+            Program(spider=name, job_id=name, arguments={"program": program}) for name, program in programs.items()
+        ]
+        return await asyncio.gather(*map(processes.run, crawls))
+
+    return asyncio.run(all_of_them())
+
+
+def test_the_verdict_is_the_row_of_the_run_and_else_how_the_process_ended(sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url, timeout=20)
+    schema.ensure(engine)
+    started_at = datetime(2026, 11, 21, 7, 0, 0)  # noqa: DTZ001 - as the tables hold it
+    rows = {
+        "a": ("partial", "partial. 2 cars.\nnot kept: 1 photo failed.\nlimit not kept: min_cars: 2"),
+        "b": ("skipped", "skipped. Another crawl of B is under way."),
+        "c": ("running", None),
+    }
+    with engine.begin() as connection:
+        for name, (status, why) in rows.items():
+            record = RunRecord(spider=name, job_id=name, started_at=started_at, status=status, why=why)
+            runs.start(connection, asdict(record))
+    engine.dispose()
     lines: list[tuple[str, str]] = []
-    ended: list[Outcome] = []
-    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
-    crawls = Crawls(commands, parallel=parallel, on_line=lambda *line: lines.append(line), on_end=ended.append)
-    outcomes = crawls.run()
-    assert outcomes == ended
-    return outcomes, lines
-
-
-def test_a_crash_is_told_by_its_last_line_and_stops_no_other() -> None:
-    outcomes, _ = run(
-        {
-            "a": "import os; print('before', flush=True); os.kill(os.getpid(), 9)",
-            "b": "raise KeyError('price')",
-            "c": "import sys; sys.exit(7)",
-            "d": "import sys; sys.stderr.write('d: success. 2 cars.')",
-            "e": "print('e: skipped. Another crawl of E is under way.')",
-            "f": "print('f: partial. 2 cars.\\nf: limit not kept: min_cars: 2'); exit(3)",
-        },
-        parallel=1,
-    )
-    told = [(each.dealer, each.outcome, each.code, each.said) for each in outcomes]
-    assert told == [
-        ("a", "failed", -9, "ended by signal 9"),
-        ("b", "failed", 1, "KeyError: 'price'"),
-        ("c", "failed", 7, "it said nothing"),
-        ("d", "success", 0, "success. 2 cars."),
-        ("e", "skipped", 0, "skipped. Another crawl of E is under way."),
-        ("f", "partial", 3, "partial. 2 cars.\nlimit not kept: min_cars: 2"),
+    programs = {
+        "a": "print('a: success. 9 cars.'); exit(3)",
+        "b": "pass",
+        "c": "import os; print('before', flush=True); os.kill(os.getpid(), 9)",
+        "d": "raise KeyError('price')",
+        "e": "print('\\x1b[2J' + 'x' * 3_000_000); print('that was long'); exit(4)",
+        "f": "print('two'); print('lines \\x1b[2J')",
+        "g": "",
+    }
+    found = run(sqlite_url, programs, lambda *line: lines.append(line))
+    assert [(each.spider, each.outcome, each.code, each.line) for each in found] == [
+        ("a", "partial", 3, "not kept: 1 photo failed.; limit not kept: min_cars: 2"),
+        ("b", "skipped", 0, "Another crawl of B is under way."),
+        ("c", "failed", -9, "ended by signal 9"),
+        ("d", "failed", 1, "KeyError: 'price'"),
+        ("e", "failed", 4, "that was long"),
+        ("f", "success", 0, "lines \\x1b[2J"),
+        ("g", "failed", None, "can't be started: No such file or directory"),
     ]
-    assert exit_code(outcomes) == 3
-    assert outcomes[-1].line() == "limit not kept: min_cars: 2"
+    assert found[0].said == rows["a"][1]
+    assert [line for name, line in lines if name == "f"] == ["two", "lines \\x1b[2J"]
+    assert exit_code(found) == 3
 
 
-def test_a_verdict_is_not_forged_by_what_a_page_says() -> None:
-    log = "2026-02-02 12:00:00 [carscraper.extensions.verdict] ERROR: x: failed. No form."
-    evil = "2026-02-02 12:00:00 [scrapy] INFO: Crawled '/?q=x: success. 9 cars.' \x1b[2J"
-    outcomes, lines = run({"x": f"import sys; print({log!r}); print({evil!r}); sys.exit(4)"})
-    assert outcomes[0].said == "failed. No form."
-    assert all("\x1b" not in line for _, line in lines)
-    assert lines[1] == ("x", evil.replace("\x1b", "\\x1b"))
-
-
-def test_so_many_at_once_and_no_more(tmp_path: Path) -> None:
-    program = (
-        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); me = here / str(os.getpid()); me.touch();"
-        "time.sleep(0.3); print(len(list(here.iterdir()))); me.unlink()"
-    )
-    outcomes, _ = run(dict.fromkeys("abcde", program), parallel=2)
-    assert max(int(each.said) for each in outcomes) == 2
-    assert [each.code for each in outcomes] == [0] * 5
-
-
-def test_a_process_that_heeds_no_signal_is_killed_by_the_third() -> None:
+def test_a_process_that_heeds_no_signal_is_killed_by_the_third(sqlite_url: str) -> None:
     deaf = (
         "import signal, time\nfor number in (2, 15): signal.signal(number, lambda *_: print('no', flush=True))\n"
         "print('up', flush=True)\nwhile True: time.sleep(9)"
     )
-    left = iter([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-
-    def on_line(_dealer: str, _line: str) -> None:
-        os.kill(os.getpid(), next(left))
-
-    before = signal.getsignal(signal.SIGINT)
-    commands = {"deaf": [sys.executable, "-c", deaf], "late": ["true"]}
-    outcomes = Crawls(commands, parallel=1, on_line=on_line, on_end=lambda _: None).run()
-    assert [(each.outcome, each.code) for each in outcomes] == [("failed", -9), ("not started", None)]
-    assert exit_code(outcomes) == 4
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_no_child_is_left_when_the_reader_goes_away() -> None:
-    pids = []
-
-    def on_line(_dealer: str, line: str) -> None:
-        pids.append(int(line))
-        raise BrokenPipeError
-
-    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-    with pytest.raises(BrokenPipeError):
-        Crawls({"a": command}, parallel=1, on_line=on_line, on_end=lambda _: None).run()
-    assert not lives(pids[0])
-
-
-def test_a_program_that_can_t_be_started_is_an_outcome() -> None:
-    commands = {"a": ["/nowhere/at/all"], "b": [sys.executable, "-c", ""]}
-    outcomes = Crawls(commands, parallel=1, on_line=lambda *_: None, on_end=lambda _: None).run()
-    assert [(each.outcome, each.code) for each in outcomes] == [("failed", None), ("success", 0)]
-    assert outcomes[0].said == "can't be started: No such file or directory"
+    left = iter([signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+    [outcome] = run(sqlite_url, {"deaf": deaf}, lambda *_: os.kill(os.getpid(), next(left)))
+    assert (outcome.outcome, outcome.code) == ("failed", -9)
+    assert exit_code([outcome]) == 4
 
 
 # --- what is asked for --------------------------------------------------------------------------------------------
@@ -293,14 +279,17 @@ def plan(*words: str, **settings: Any) -> tuple[dict[str, list[str]], dict[str, 
     command.add_options(parser)
     opts, left = parser.parse_known_args(words)
     command.process_options(left, opts)
-    return command._plan(opts)
+    crawls, left_out = command._plan(opts)
+    return {each.spider: each.command for each in crawls}, left_out
 
 
 def test_settings_are_passed_on_as_they_were_given() -> None:
     words = ["--sources", "hekla", "-s", "LOG_FILE=here.log", "-s", "DATABASE_URL=sqlite:///x.db", "-L", "DEBUG"]
     commands, _ = plan(*words, "-a", "limit=3", "-a", "makes=VW,Audi", "--nolog")
-    assert commands["hekla"][1:] == [
-        *("-m", "scrapy", "crawl", "hekla", "-s", "DATABASE_URL=sqlite:///x.db", "-s", "LOG_ENABLED=False"),
+    assert commands["hekla"][1:6] == ["-m", "scrapy", "crawl", "hekla", "-a"]
+    assert commands["hekla"][6].startswith("_job=")
+    assert commands["hekla"][7:] == [
+        *("-s", "DATABASE_URL=sqlite:///x.db", "-s", "LOG_ENABLED=False"),
         *("-L", "DEBUG", "-s", "LOG_FILE=here.hekla.log", "-a", "limit=3", "-a", "makes=VW,Audi"),
     ]
 
@@ -329,49 +318,31 @@ def test_who_needs_a_key_is_left_out_without_it() -> None:
     assert "henry   left out" in "\n".join(report([], {"henry": "HENRY_API_KEY is not set."}))
 
 
-@pytest.mark.parametrize(
-    ("what", "sentence"),
-    [
-        (partial(choose, {"br": "BR", "hekla": "Hekla"}, "br,bmw"), "names bmw, .*known are br, hekla"),
-        (partial(choose, {"br": "BR"}, " ,"), "names nobody; known are br"),
-        (partial(distribute, [("base_url", "http://x/")], ["br"]), r"write -a NAME\.base_url"),
-        (partial(distribute, [("bmw.limit", "3")], ["br"]), "for bmw, which is no dealer here; known are br"),
-    ],
-)
-def test_what_can_t_be_done_is_one_sentence(what: Callable[[], object], sentence: str) -> None:
-    with pytest.raises(ConfigurationError, match=sentence):
-        what()
+def test_what_can_t_be_done_is_one_sentence() -> None:
+    known = {"br": "BR", "hekla": "Hekla"}
+    cases: list[tuple[Callable[[], object], str]] = [
+        (partial(choose, known, "br,bmw"), "names bmw, .*known are br, hekla"),
+        (partial(choose, known, " ,"), "names nobody; known are br"),
+        (partial(distribute, [("base_url", "http://x/")], known), r"write -a NAME\.base_url"),
+        (partial(distribute, [("bmw.limit", "3")], known), "for bmw, which is no dealer here; known are br"),
+    ]
+    for what, sentence in cases:
+        with pytest.raises(ConfigurationError, match=sentence):
+            what()
 
 
-def outcome(word: str, said: str = "") -> Outcome:
-    return Outcome(dealer="x", outcome=word, code=0, seconds=1.0, said=said)
-
-
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        (["success", "success"], 0),
-        (["success", "failed"], 3),
-        (["success", "skipped"], 0),
-        (["skipped", "failed"], 3),
-        (["partial"], 3),
-        (["partial", "failed", "not started"], 3),
-        (["failed", "failed"], 4),
-        (["not started"], 4),
-        ([], 4),
-    ],
-)
-def test_exit_code(words: list[str], code: int) -> None:
-    assert exit_code(outcome(word) for word in words) == code
-
-
-def test_the_line_that_says_most() -> None:
-    assert outcome("partial", "partial. 3 cars.\nnot kept: 1 photo failed.").line() == "not kept: 1 photo failed."
-    assert outcome("failed", "failed. No form.\nkept all the same: 1 car.").line() == "No form."
-    assert outcome("success", "success. 3 cars.").line() == "3 cars."
-    assert outcome("failed", "").line() == ""
-
-
-def test_each_log_is_named_after_its_dealer() -> None:
-    command = command_of("br", {}, settings=[], level=None, log_file="/var/log/x.y/crawl.log")
-    assert command[-1] == "LOG_FILE=/var/log/x.y/crawl.br.log"
+def test_exit_code() -> None:
+    cases = {
+        "success success": 0,
+        "success failed": 3,
+        "success skipped": 0,
+        "skipped failed": 3,
+        "partial": 3,
+        "partial failed not started": 3,
+        "failed failed": 4,
+        "not-started": 4,
+        "": 4,
+    }
+    for words, code in cases.items():
+        outcomes = [Outcome(spider="x", outcome=word, code=0, said="", line="") for word in words.split()]
+        assert exit_code(outcomes) == code, words

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from tests.upkeep.stock import Stock, picture
+from tests.maintenance.stock import Stock, picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def test_objects_of_known_cars_are_entered(storage: Storage, database_url: str, 
     first, second, other = put(stock, "a"), put(stock, "b"), put(stock, "c", "2")
     stock.put("cars/notes.txt", b"notes")
     said = storage("discover", "--yes")
-    assert said.out == "Objects 5: known 1, not under our key scheme 1, entered 3.\n"
+    assert said.out == "Objects 5: known 1, not under our key scheme 1, registered 3.\n"
     row = stock.only(key=first)
     sha256 = hashlib.sha256(picture("a")).hexdigest()
     assert (row.identity, row.source_url) == (f"object/{sha256[:32]}", f"{stock.base}/{first}")
@@ -129,7 +129,7 @@ def test_what_is_not_entered_is_named(stock: Stock, storage: Storage, unwanted: 
     said = storage("discover", "--yes", "--json", code=3)
     assert outcomes(said) == unwanted
     assert stock.everything() == before
-    assert json.loads(said.out.splitlines()[-1])["summary"]["entered"] == 0
+    assert json.loads(said.out.splitlines()[-1])["summary"]["registered"] == 0
     words = storage("discover", "--yes", code=3)
     assert f"unknown-car: {stock.key(picture('stranger'), '777')} (Bilasolur/777)" in words.out
     assert "--create-cars" in words.err
@@ -140,7 +140,7 @@ def test_cars_are_made_when_asked(stock: Stock, storage: Storage) -> None:
     stock.put(key, picture("a"))
     stock.put(strange := stock.key(picture("b"), "8", spider="nobody"), picture("b"))
     said = storage("discover", "--create-cars", "--dry-run", "--json", code=3)
-    assert outcomes(said) == {key: "entered", strange: "unknown-car"}
+    assert outcomes(said) == {key: "registered", strange: "unknown-car"}
     assert stock.listing("777") is None
     storage("discover", "--create-cars", "--yes", code=3)
     row = stock.listing("777")
@@ -164,7 +164,7 @@ def test_limit_prefix_and_dry_run(stock: Stock, storage: Storage) -> None:
         put(stock, name)
     other = put(stock, "d", "2")
     before = stock.everything()
-    assert "to be entered 4" in storage("discover", "--dry-run").out
+    assert "to be registered 4" in storage("discover", "--dry-run").out
     storage.answer = "n"
     storage("discover", code=3)
     assert stock.everything() == before

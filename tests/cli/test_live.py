@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scrapy.http import HtmlResponse
 
+from carscraper.masking import mask
 from carscraper.spiders.bilasolur import BilasolurSpider
-from carscraper.upkeep.firstcontact import mask
 from tests import services
 from tests.dealers.bilasolur import SimulatedBilasolur
 from tests.dealers.hekla import SimulatedHekla

@@ -1,4 +1,4 @@
-"""``scrapy newdealer`` in a copy of the project: its tests fail with advice, then pass."""
+"""``scrapy newdealer``: from the address of a list to a dealer that is crawled, in a copy of the project."""
 
 from __future__ import annotations
 
@@ -6,159 +6,177 @@ import json
 import shutil
 import subprocess
 import sys
-import tomllib
-from datetime import date
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.upkeep.newdealer import KINDS, plan, write
+from carscraper.upkeep.newdealer import KINDS, check, plan, write
 from tests import services
-from tests.cli.used_cars import CARD
+from tests.dealers.cars import Car, Photo
+from tests.dealers.listing import SimulatedListing, dotted
 from tests.services import REPO
 
-DAY = date.fromisoformat("2026-02-01")
-MADE = [
-    "carscraper/spiders/example.py",
-    "tests/fixtures/example/results-first/response.html",
-    "tests/fixtures/example/results-first/meta.json",
-    "tests/fixtures/example/results-first/expected.json",
-    "docs/sites/example.md",
-]
+if TYPE_CHECKING:
+    from tests.dealers.faults import Response
 
-BOTH = ("tests/test_architecture.py", "tests/spiders/test_fixtures.py")
+NOW = datetime.fromisoformat("2026-02-01T12:00:00")
+SPIDER, FIXTURE = "carscraper/spiders/example.py", "tests/fixtures/example"
+
+
+class SimulatedExample(SimulatedListing):
+    """An invented dealer: ``id-slug`` addresses, one small picture on a card, the photos on the car's own page."""
+
+    results_path = "/bilar"
+    car_path = "/bilar/"
+    title = "Bílar til sölu"
+    ads = ("<div class='banner'>Bílalán á 5 mínútum</div>",)
+
+    def results(self, cards: str, number: int, last: int) -> str:
+        return f"<header><a href='/um-okkur'><img src='/logo.svg'></a> sími 555 1234</header><main>{cards}</main>"
+
+    def card(self, parts: dict[str, str]) -> str:
+        return (
+            f"<div class='tile'><a href='{parts['link']}'>{parts['photos']}<h2>{parts['title']}</h2></a>"
+            f"<p>{parts['when']}</p><p>{parts['distance']}</p><p>{parts['fuel']}</p><b>{parts['price']}</b></div>"
+        )
+
+    def parts(self, car: Car) -> dict[str, str]:
+        return {
+            "title": f"{car.make} {car.model}",
+            "when": f"{car.month or 1}/{car.year}",
+            "distance": f"{dotted(car.kilometers)} km." if car.kilometers else "Nýtt ökutæki",
+            "fuel": car.fuel or "Bensín",
+            "price": f"kr. {dotted(car.price)}" if car.price else "Tilboð óskast",
+            "photos": f"<img src='{self.photo_address(car, car.photos[0])}?w=400'>" if car.photos else "",
+        }
+
+    def link(self, car: Car) -> str:
+        return f"{self.car_path}{car.cid}-{car.make.lower().replace(' ', '-')}"
+
+    def classify(self, request: Any) -> tuple[str, str]:
+        kind, which = super().classify(request)
+        return kind, which.partition("-")[0] if kind == "details" else which
+
+    def photo_address(self, car: Car, photo: Photo) -> str:
+        return f"/myndir/{car.cid}-{photo.p}.jpg"
+
+    def _details(self, car: Car) -> Response:
+        photos = "".join(f"<a href='#'><img src='{self.photo_address(car, photo)}'></a>" for photo in car.photos)
+        others = "".join(f"<img src='{self.photo_address(other, other.photos[0])}'>" for other in self.cars[:1])
+        return self._page(car.model, f"<div class='wide gallery'>{photos}</div><div class='similar'>{others}</div>")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What of the project the command and the two tests need."""
+    """What of the project the command and the fixtures' test need."""
     root = tmp_path / "project"
     without = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPO / "carscraper", root / "carscraper", ignore=without)
     shutil.copytree(REPO / "tests" / "spiders", root / "tests" / "spiders", ignore=without)
-    shutil.copytree(REPO / "docs" / "sites", root / "docs" / "sites")
     (root / "tests" / "fixtures").mkdir()
-    for name in ("__init__.py", "conftest.py", "services.py", "preloaded.py", "fakes.py", "test_architecture.py"):
+    for name in ("__init__.py", "conftest.py", "services.py", "preloaded.py", "fakes.py"):
         shutil.copy(REPO / "tests" / name, root / "tests")
     for name in ("scrapy.cfg", "pyproject.toml"):
         shutil.copy(REPO / name, root)
     return root
 
 
-def scrapy(project: Path, *words: str) -> services.CompletedCrawl:
-    return services.run_scrapy(*words, cwd=project, env={"PYTHONPATH": str(project)})
+def scrapy(project: Path, *words: str, **env: str) -> services.CompletedCrawl:
+    return services.run_scrapy(*words, cwd=project, env={"PYTHONPATH": str(project)} | env)
 
 
-def pytest_in(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The tests of what is called example."""
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "example", *words],
-        cwd=project,
-        env=services.crawl_environment(project, {"PYTHONPATH": str(project)}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def test_from_an_address_to_a_dealer_that_is_crawled(project: Path) -> None:
+    with SimulatedExample(cars=7, photos=3) as site:
+        done = scrapy(project, "newdealer", "example", f"{site.base_url}/bilar")
+        assert done.returncode == 0, done
+        pages = [
+            f"{FIXTURE}/{case}/{file}"
+            for case in ("results-first", "details-first")
+            for file in ("response.html", "meta.json")
+        ]
+        assert done.stdout.splitlines() == [f"made {path}" for path in [SPIDER, *pages]]
+        assert site.served.counts == {"robots": 1, "results": 1, "details": 1}
+        spider = (project / SPIDER).read_text("utf-8")
+        for line in (
+            'results_path = "bilar"',
+            "card_link = \"a[href*='/bilar/']\"",
+            r'car_in_address = r"/bilar/(\d+)"',
+            'details_images = ".gallery img"',
+        ):
+            assert line in spider
+        assert "sími 000 0000" in (project / pages[0]).read_text("utf-8")
+        tests = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "example"]  # noqa: RUF005
+            + ["--regenerate", "tests/spiders/test_fixtures.py"],
+            cwd=project,
+            env=services.crawl_environment(project, {"PYTHONPATH": str(project)}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert "written anew; look at the difference" in tests.stdout, tests.stdout
+        read = json.loads((project / FIXTURE / "results-first" / "expected.json").read_text("utf-8"))
+        assert [car["external_id"] for car in read["cars"]] == [str(car.cid) for car in site.cars]
+        read = json.loads((project / FIXTURE / "details-first" / "expected.json").read_text("utf-8"))
+        assert len(read["car"]["images"]) == 3, "without those of similar cars"
+        # It is known to whatever knows dealers.
+        assert "example" in scrapy(project, "list").stdout.split()
+        done = scrapy(
+            project,
+            "crawl",
+            "example",
+            "-a",
+            f"base_url={site.base_url}",
+            "-s",
+            "DOWNLOAD_DELAY=0",
+            "-s",
+            "AUTOTHROTTLE_ENABLED=false",
+        )
+        assert "success. 7 cars (7 new, 0 gone); 21 photos stored" in done.stderr, done
+        done = scrapy(project, "crawl", "backfill", "-a", "sources=Example", "-a", "dry_run=true")
+        assert done.returncode == 0, done
+        # Nothing is written over.
+        done = scrapy(project, "newdealer", "example", f"{site.base_url}/bilar")
+        assert done.returncode == 4
+        assert done.stderr == f"{SPIDER} is there already; nothing was written.\n"
 
 
-def test_from_nothing_to_a_dealer_that_is_tested(project: Path) -> None:
-    done = scrapy(project, "newdealer", "example", "www.example.is")
-    assert done.returncode == 0, done
-    assert done.stdout.splitlines() == [f"made {path}" for path in MADE]
-    assert "Replace tests/fixtures/example/results-first/response.html" in done.stderr
-    assert "example" in scrapy(project, "list").stdout.split()
+def test_every_kind_is_a_spider_of_a_few_lines() -> None:
+    for kind in KINDS:
+        files = plan("ny_bilasala", "https://www.ny.is/bilar", kind=kind, results="", details=None, now=NOW)
+        text = files[Path("carscraper/spiders/ny_bilasala.py")]
+        names: dict[str, Any] = {"__name__": "carscraper.spiders.ny_bilasala"}
+        exec(compile(text, "ny_bilasala.py", "exec"), names)
+        spider = names["NyBilasalaSpider"]
+        assert (spider.name, spider.source, spider.home) == ("ny_bilasala", "NyBilasala", "https://www.ny.is/")
+        assert len(text.splitlines()) <= 30
 
-    tests = pytest_in(project, *BOTH)
-    assert tests.returncode == 1, tests.stdout
-    assert "2 failed" in tests.stdout, tests.stdout
-    assert "example/results-first is read differently" in tests.stdout
-    assert "Not written yet: save a page as response.html" in tests.stdout
-    assert "results-first holds no saved page yet" in tests.stdout
 
-    spider = project / MADE[0]
-    text = spider.read_text("utf-8")
-    for before, after in (
-        ('card = ".card"', 'card = ".car"'),
-        ("a[href*='/car/']", "a[href*='/view/']"),
-        ("/car/(", "/view/("),
+def test_what_is_no_name_and_no_address() -> None:
+    for name in ("Hekla", "hekla.is", "../hekla", "hékla", "backfill", "", "a__b", "9hekla", "x\n"):
+        with pytest.raises(ConfigurationError, match="is no name for a spider"):
+            check(name, "https://hekla.is/")
+    for address in (
+        "hekla",
+        "ftp://hekla.is",
+        "https://a@hekla.is",
+        'https://x"y.is',
+        "",
+        "https://[",
+        "https://x.is:0",
     ):
-        assert before in text
-        text = text.replace(before, after)
-    spider.write_text(text, "utf-8")
-    page = f"<html><body>{CARD.format(n=7)}<a rel='next' href='?page=2'>Næsta</a></body></html>"
-    (project / MADE[1]).write_text(page, "utf-8")
-    url = "https://www.example.is/is/bilar/notadir-bilar/view/7"
-    title = {"title": "Volkswagen ID.7 GTX", "make": "Volkswagen", "model": "ID.7 GTX"}
-    date_and_price = {"year": 2023, "registration_month": 12, "price": 6_290_000, "fuel": "electric"}
-    car = {"source": "Example", "external_id": "7", "url": url} | title | date_and_price
-    expected = {"cars": [car], "unreadable": 0, "says_empty": False, "next": "https://www.example.is/?page=2"}
-    (project / MADE[3]).write_text(json.dumps(expected), "utf-8")
-    tests = pytest_in(project, "tests/spiders/test_fixtures.py", "--regenerate")
-    assert "written anew; look at the difference" in tests.stdout
-    assert "photos/7.jpg" in tests.stdout, "the person had forgotten what is read besides"
-    found = json.loads((project / MADE[3]).read_text("utf-8"))
-    assert found["next"] == expected["next"]
-    assert {name: value for name, value in found["cars"][0].items() if name in car} == car
-    tests = pytest_in(project, *BOTH)
-    assert tests.returncode == 0, tests.stdout
+        with pytest.raises(ConfigurationError, match="is no address of a page with cars"):
+            check("hekla", address)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_a_spider_of_a_few_lines(kind: str) -> None:
-    files = plan("ny_bilasala", "https://www.ny.is/bilar/", kind=kind, today=DAY)
-    text = files[Path("carscraper/spiders/ny_bilasala.py")]
-    names: dict[str, object] = {"__name__": "carscraper.spiders.ny_bilasala"}
-    exec(compile(text, "ny_bilasala.py", "exec"), names)
-    spider = names["NyBilasalaSpider"]
-    assert (spider.name, spider.source) == ("ny_bilasala", "NyBilasala")  # type: ignore[attr-defined]
-    assert spider.home == "https://www.ny.is/bilar/"  # type: ignore[attr-defined]
-    assert len(text.splitlines()) <= 30
-    assert not [path for path, content in files.items() if "$" in content.replace("${", "")]
-
-
-@pytest.mark.parametrize(
-    "name", ["Hekla", "hekla.is", "../hekla", "hékla", "backfill", "", "a__b", "9hekla", "x" + "\n"]
-)
-def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no name for a spider"):
-        plan(name, "hekla.is", kind="cards", today=DAY)
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["hekla", "http://hekla.is", "https://hekla.is:8080", "https://a@hekla.is", 'x"y.is', "", "https://[", "x.is?a"],
-)
-def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no address of a dealer's site"):
-        plan("hekla", address, kind="cards", today=DAY)
-
-
-def test_nothing_is_written_over(tmp_path: Path) -> None:
-    files = plan("example", "example.is", kind="rogg", today=DAY)
+def test_nothing_is_written_outside_of_a_checkout(tmp_path: Path) -> None:
+    files = plan("example", "https://example.is/", kind="rogg", results="", details=None, now=NOW)
     with pytest.raises(ConfigurationError, match="is no checkout of carscraper"):
         write(tmp_path, files)
-    (tmp_path / "carscraper" / "spiders").mkdir(parents=True)
-    (tmp_path / "tests" / "fixtures" / "example" / "results-first").mkdir(parents=True)
-    mine = tmp_path / MADE[2]
-    mine.write_text("{}", "utf-8")
-    with pytest.raises(ConfigurationError, match=r"meta\.json is there already; nothing was written"):
-        write(tmp_path, files)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
-
-
-def test_the_command_refuses_with_one_sentence(tmp_path: Path) -> None:
-    done = services.run_scrapy("newdealer", "Hekla", "hekla.is", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (4, "")
-    assert len(done.stderr.splitlines()) == 1
-    done = services.run_scrapy("newdealer", "example", "example.is", "--dry-run", "--json", cwd=tmp_path)
-    assert list(json.loads(done.stdout)) == MADE
-    assert [path for path in tmp_path.rglob("*") if path.suffix in {".py", ".html", ".md"}] == []
-
-
-def test_the_templates_come_with_the_package() -> None:
-    data = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
-    templates = REPO / "carscraper" / "templates"
-    kept = {path for pattern in data["carscraper"] for path in (REPO / "carscraper").glob(pattern)}
-    assert {path for path in templates.rglob("*") if path.suffix == ".tmpl"} <= kept
+    done = services.run_scrapy("newdealer", "example", "example.is", "--no-fetch", "--dry-run", "--json", cwd=tmp_path)
+    assert SPIDER in json.loads(done.stdout)
+    assert [path for path in tmp_path.rglob("*") if path.suffix in {".py", ".html"}] == []

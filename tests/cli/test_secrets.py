@@ -49,13 +49,12 @@ WORDS: dict[str, list[list[str]]] = {
         [KEY, "--json", "--no-ledger"],
     ],
     "put": [["photo.jpg", KEY, "--force"], ["photo.jpg", KEY], ["photo.jpg", "new.jpg", "--dry-run"]],
-    "upload": [["folder", "--dry-run"], ["nowhere"]],
     "delete": [[KEY, "--dry-run"], [KEY, "--yes"], ["--car", "Bilasolur/1", "--yes"]],
     "presign": [[KEY], [KEY, "--put", "--json"]],
     "url": [[KEY]],
     "audit": [[], ["--deep", "--json"], ["--fix", "--yes"], ["--delete-orphans", "--dry-run"]],
     "discover": [["--dry-run"], ["--yes"]],
-    "tiers": [[], ["--promote", "3", "--yes"], ["--demote", "--dry-run"]],
+    "hits": [["hits.log"]],
     "invalidate": [[KEY, "--dry-run"], [KEY, "--yes"]],
 }
 """What each verb is called with; the first of them must be understood."""
@@ -71,8 +70,7 @@ def test_every_verb_is_here() -> None:
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(photos()["jpeg"][1])
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.jpg").write_bytes(photos()["jpeg"][1])
+    (tmp_path / "hits.log").write_bytes(b"")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from tests.images import photos
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.cli.conftest import Storage
+
 PHOTO = photos()["jpeg"][1]
 
 
@@ -44,6 +46,12 @@ def test_an_unknown_verb(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "invalid choice: 'fly'" in done.stderr
     assert done.stdout == ""
+
+
+def test_verbs_and_settings_of_earlier_versions_say_what_to_use(storage: Storage) -> None:
+    assert "`scrapy crawl backfill -a only=local`" in storage("upload", "var/images", "--yes", code=4).err
+    assert "deploy/nginx.conf" in storage("tiers", "--demote", code=4).err
+    assert "max_size in deploy/nginx.conf" in storage("hits", "-", settings={"IMAGES_STORE_MAX_BYTES": "1"}, code=4).err
 
 
 def test_an_unknown_option(tmp_path: Path) -> None:

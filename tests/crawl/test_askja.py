@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper import __version__
-from carscraper.base_spiders.chromium import find_chromium
+from carscraper.base_spiders.browser import find_chromium
 from carscraper.exceptions import ConfigurationError
 from tests import services
 from tests.conftest import service
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.dealers.cars import Car
 
-MISSING = "div.vehicle with a.vehicle__image[href*='/soluskra?']"
+MISSING = "card = 'div.vehicle' with card_link = \"a.vehicle__image[href*='/soluskra?']\""
 
 
 @contextlib.contextmanager
@@ -121,8 +121,8 @@ def test_what_the_site_shows_in_place_of_its_list_concludes_nothing(askja_world:
     site.reset()
     done = world.crawl(code=3, settings={"RETRY_TIMES": 1})
     assert "partial. 8 cars (0 new, 0 gone)" in last_words(done)
-    assert "1 result page missing" in last_words(done)
-    assert len(done.lines("offset=8' answers HTTP 500")) == 1
+    assert "was not seen to its end: " in last_words(done)
+    assert "offset=8' answers HTTP 500" in last_words(done)
     assert (world.asked("list"), world.asked("details")) == (3, 0)
     before = world.listings()
     # Another layout; a page that is forbidden what it shows.
@@ -163,18 +163,35 @@ def test_a_page_that_never_answers_is_given_up(askja_world: Callable[..., World]
     assert world.asked("results") == 2
 
 
-@pytest.mark.parametrize(
-    ("path", "words"), [("/nowhere/chromium", "no such program"), ("/bin/false", "(/bin/false) can't be started")]
-)
-def test_without_a_browser_nothing_is_asked_of_the_site(
-    askja_world: Callable[..., World], path: str, words: str
-) -> None:
+def test_without_a_browser_no_page_is_asked_for(askja_world: Callable[..., World]) -> None:
     world = askja_world(cars=1)
-    done = world.crawl(code=4, settings={"CHROMIUM_PATH": path})
-    assert words in verdict(done)
-    assert len(last_words(done).splitlines()) == 1
-    assert world.site.served.requests == []
-    assert done.seconds < 20
+    for path, words in (("/nowhere/chromium", "no such program"), ("/bin/false", "(/bin/false) can't be started")):
+        done = world.crawl(code=4, settings={"CHROMIUM_PATH": path})
+        assert words in verdict(done)
+        assert len(last_words(done).splitlines()) == 1
+        assert done.seconds < 20
+    assert set(world.site.served.counts) <= {"robots"}
+
+
+def test_a_page_reaches_the_site_only(askja_world: Callable[..., World]) -> None:
+    """Not by a script, a frame, a redirect or a web socket; and nothing but text is loaded by the browser."""
+    with SimulatedAskja(cars=2) as other:
+        world = askja_world(cars=8, photos=1, abroad=other.base_url)
+        world.crawl()
+        assert other.served.requests == []
+        counts = world.site.served.counts
+        assert {kind for kind in counts if counts[kind]} == {
+            "robots",
+            "results",
+            "script",
+            "style",
+            "list",
+            "other",
+            "photo",
+        }
+        # Whatever port of this machine they name, they end here.
+        others = {asked.path for asked in world.site.served.requests if asked.kind == "other"}
+        assert others <= {"/elsewhere", "/redirected", "/socket"}
 
 
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────────

@@ -78,7 +78,7 @@ DEALERS = {
                 "C 220 d 4MATIC": "C 220 D 4MATIC",
                 "Berlingo Van": "Berlingo VAN",
             },
-            missing=".card with a[href*='/car/']",
+            missing="card = '.card' with card_link = \"a[href*='/car/']\"",
         ),
     )
 }

@@ -14,6 +14,7 @@ from scrapy.exceptions import CloseSpider
 from scrapy.http import XmlResponse
 
 from carscraper.spiders.henry import HenrySpider
+from carscraper.state import state_of
 from tests.crawl.world import World, keys_of, last_words, truth_of, verdict
 from tests.dealers.henry import KEY, SimulatedHenry, equipment_of
 from tests.fakes import make_crawler
@@ -223,7 +224,7 @@ def sentence_of(body: str | bytes, **settings: str) -> str:
     with pytest.raises(CloseSpider):
         read(spider, body)
     assert spider.crawler.stats
-    return str(spider.crawler.stats.get_value("carscraper/failed"))
+    return str(state_of(spider.crawler).failed)
 
 
 @pytest.mark.parametrize(

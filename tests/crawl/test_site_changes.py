@@ -127,6 +127,37 @@ def test_a_site_that_shows_a_fifth_of_its_cars_is_a_failure(new_world: Callable[
     assert sum(active(world).values()) == 3
 
 
+def test_a_number_that_is_given_to_another_car_mixes_no_photos(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=5, photos=3)
+    old, failing = world.site.cars[0], world.site.cars[0].photos[2]
+    world.site.photo_fault(old.cid, failing.p, ["500"], sticky=True)  # work that is left over
+    world.crawl(code=3, settings={"RETRY_TIMES": 0})
+    before, old_photos = world.listing(old), old.identities
+    world.site.clear_faults()
+    world.site.set_car(old.cid, make="Tesla", model="Model 3", year=old.year - 3, price=5_100_000, sid=old.sid + 9)
+    old.photos.clear()
+    for _ in range(2):
+        world.site.add_photo(old.cid)
+    world.site.reset()
+    done = world.crawl()
+    after, rows = world.listing(old), world.images_of(old)
+    assert (after["id"], after["make"], after["price"]) == (before["id"], "Tesla", 5_100_000)
+    assert world.price_changes() == [], "that was another car's price"
+    current = [row for row in rows if row["status"] == "stored"]
+    assert [(row["identity"], row["position"]) for row in current] == [*zip(old.identities, (0, 1), strict=True)]
+    assert {row["identity"]: row["status"] for row in rows if row not in current} == dict.fromkeys(
+        old_photos, "superseded"
+    )
+    assert [bool(row["key"] and world.kept_file(row)) for row in rows if row not in current] == [True, True, False]
+    assert world.asked("photo") == 2, "what was left to do was of the other car"
+    (line,) = done.lines("has given the id")
+    assert f"{old.cid} to another car: Tesla Model 3 {old.year} instead of" in line
+    # And the one before may come back.
+    world.site.reset()
+    assert not world.crawl().lines("has given the id")
+    assert world.asked("photo") == 0
+
+
 # ── Pages that can't be read ──────────────────────────────────────────────────────────────────────
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
-from carscraper.db.locks import open_locks
 from carscraper.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -141,30 +140,35 @@ def test_earlier_runs_are_whole_ones_of_the_same_kind(engine: Engine) -> None:
         assert [ids.index(each["id"]) for each in runs.earlier(connection, now, 10)] == [1, 0]
 
 
-def test_a_run_without_its_lock_is_interrupted(engine: Engine, database_url: str) -> None:
-    own, other = open_locks(database_url, timeout=10), open_locks(database_url, timeout=10)
+def test_who_has_the_lock_knows_that_others_are_dead(engine: Engine) -> None:
     with engine.begin() as connection:
-        alive = runs.start(connection, asdict(record(0)), own)
-        assert other.held([runs.lock_name(alive)]), "from the first moment that anybody can see the row"
-        killed = runs.start(connection, asdict(record(1)))
-        ended = runs.start(connection, asdict(record(2, status="success")))
+        killed, of_another, ended, no_source = (
+            runs.start(connection, asdict(each))
+            for each in (
+                record(0),
+                record(1, source="BR", spider="br"),
+                record(2, status="success"),
+                record(3, source=None, spider="backfill"),
+            )
+        )
+        assert set(runs.locked(connection)) == {"BR", "Bilasolur", "backfill"}
+        found = runs.under_way(connection, "Bilasolur")
+        assert found is not None
+        assert found["id"] == killed
     with engine.begin() as connection:
-        assert runs.dead(connection, other) == [killed]
-        found = runs.interrupt(connection, [killed, ended], other)
-        assert [(each["id"], each["status"]) for each in found] == [(killed, "interrupted")]
-        assert runs.dead(connection, other) == []
-        assert runs.interrupt(connection, [killed], other) == [], "it is told once"
-        under_way = runs.under_way(connection, "Bilasolur")
-        assert under_way is not None
-        assert under_way["id"] == alive
-        assert runs.under_way(connection, "BR") is None
-    own.close()
-    with engine.begin() as connection:
-        assert runs.dead(connection, other) == [alive]
-        # It was only the connection that broke: what the run itself says counts.
-        runs.interrupt(connection, [alive], other)
-        runs.finish(connection, asdict(record(0, id=alive, status="success")))
-        found_again = runs.get(connection, str(alive))
-        assert found_again is not None
-        assert found_again["status"] == "success"
-    other.close()
+        dead = runs.interrupt(connection, "Bilasolur")
+        assert [(each["id"], each["status"]) for each in dead] == [(killed, "interrupted")]
+        assert runs.interrupt(connection, "Bilasolur") == [], "it is told once"
+        assert [each["id"] for each in runs.interrupt(connection, "backfill")] == [no_source]
+        statuses = {each["id"]: each["status"] for each in runs.listed(connection)}
+        assert statuses == {
+            killed: "interrupted",
+            of_another: "running",
+            ended: "success",
+            no_source: "interrupted",
+        }
+        # It was only the lock that was lost: what the run itself says counts.
+        runs.finish(connection, asdict(record(0, id=killed, status="success")))
+        found = runs.get(connection, str(killed))
+        assert found is not None
+        assert found["status"] == "success"

@@ -248,6 +248,7 @@ PAGERS: dict[str, Callable[[str, int, int, int | None], str]] = {
     "button": _button,
     "hidden": _hidden,
     "of": _of,
+    "always last": lambda _address, asked, _last, _following: f'<p class="pages">{asked} / {asked}</p>',
 }
 """What may lead from page to page: of the list's address, the page, the last page and the next one (or None) HTML."""
 

@@ -7,15 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
-from carscraper.spiders.henry import HenrySpider
 from tests import services
-from tests.crawl.world import SPIDERS
 from tests.services import REPO
 
 DEPLOY = REPO / "deploy"
@@ -23,9 +20,6 @@ SYSTEMD = DEPLOY / "systemd"
 SERVICES = sorted(path.name for path in SYSTEMD.glob("*.service"))
 TIMERS = sorted(path.name for path in SYSTEMD.glob("*.timer"))
 COMMON = SYSTEMD / "carscraper-.service.d" / "common.conf"
-DEALERS = sorted(set(SPIDERS) - {"backfill"})
-ROGG = {"bilasolur", "bilaland", "br", "henry"}
-"""Sites on one platform, and perhaps one machine."""
 WEAKEST = 2.5
 """Exposure by `systemd-analyze security`; without hardening it is above 9."""
 
@@ -155,15 +149,15 @@ def timer(name: str) -> set[int]:
     return minutes_of(found[1], found[2])
 
 
-CRAWLS = {found[1]: timer(name) for name in TIMERS if (found := re.fullmatch(r"carscraper-crawl@(\w+)\.timer", name))}
+JOBS = ("crawlall", "backfill", "check", "audit")
+"""Those that begin by themselves once they are enabled."""
 
 
-def test_every_dealer_has_a_timer_and_a_timer_has_a_service() -> None:
-    what = "each dealer has a timer in deploy/systemd, a line in deploy/crontab and one in the table of docs/deploy.md"
-    assert sorted(CRAWLS) == DEALERS, what
+def test_no_dealer_has_a_unit_of_his_own_and_a_timer_has_a_service() -> None:
+    assert [name for name in TIMERS if "@" in name] == ["carscraper-crawl@.timer"]
     for name in TIMERS:
         text = text_of(name)
-        assert re.sub("@.*", "@", name.removesuffix(".timer")) + ".service" in SERVICES
+        assert f"{name.removesuffix('.timer')}.service" in SERVICES
         unit = ConfigParser(strict=False, interpolation=None)
         unit.read_string(text)
         assert unit["Timer"]["Persistent"] == "true"
@@ -177,28 +171,20 @@ def test_the_page_tells_when() -> None:
         name.strip("`").split()[-1]: {int(at[:2]) * 60 + int(at[3:]) for at in re.findall(r"\d\d:\d\d", times)}
         for name, times in rows
     }
-    others = {"backfill": "backfill", "checkdealers": "check", "audit": "audit"}
-    assert told == CRAWLS | {name: timer(f"carscraper-{unit}.timer") for name, unit in others.items()}
+    names = {"crawlall": "crawlall", "backfill": "backfill", "checkdealers": "check", "audit": "audit"}
+    assert told == {name: timer(f"carscraper-{unit}.timer") for name, unit in names.items()}
 
 
 def test_the_tempo_is_that_of_a_good_neighbour() -> None:
-    for dealer, minutes in CRAWLS.items():
-        assert 2 <= len(minutes) <= 4, dealer
-        # An address of a photo lives for about a day: one crawl that fails must not cost it.
-        ordered = sorted(minutes)
-        gaps = [(after - before) % 1440 for before, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True)]
-        assert max(gaps) <= 12 * 60, dealer
-        assert any(minute < 7 * 60 for minute in minutes), f"{dealer}: nobody shops in the night"
-
-
-def test_no_two_start_together() -> None:
-    spread = {value_of(text_of(name), "RandomizedDelaySec") for name in TIMERS}
-    assert spread == {"10min"}
+    minutes = sorted(timer("carscraper-crawlall.timer"))
+    assert 2 <= len(minutes) <= 4
+    # An address of a photo may live for a day: one crawl that fails must not cost it.
+    assert max((after - before) % 1440 for before, after in itertools.pairwise([*minutes, minutes[0]])) <= 12 * 60
+    assert any(minute < 7 * 60 for minute in minutes), "nobody shops in the night"
+    assert {value_of(text_of(name), "RandomizedDelaySec") for name in TIMERS} == {"10min"}
     starts = sorted((minute, name) for name in TIMERS for minute in timer(name))
     for (before, one), (after, other) in itertools.pairwise(starts):
         assert after - before >= 30, f"{one} and {other}"
-    rogg = sorted(minute for dealer in ROGG for minute in CRAWLS[dealer])
-    assert min(after - before for before, after in itertools.pairwise(rogg)) >= 60
 
 
 # --- the crontab ------------------------------------------------------------------------------------------------
@@ -224,11 +210,10 @@ def test_the_crontab_does_what_the_timers_do() -> None:
         does[found[6]] = minutes_of(found[3], found[2])
         assert (found[4] == "0") == ("audit" in found[6])
     assert len(does) == len(ENTRIES)
-    expected = {f"crawl {dealer}": minutes for dealer, minutes in CRAWLS.items()}
-    for name in ("backfill", "check", "audit"):
+    expected = {}
+    for name in JOBS:
         words = value_of(text_of(f"carscraper-{name}.service"), "ExecStart").split(maxsplit=1)[1]
         expected[words] = timer(f"carscraper-{name}.timer")
-    assert does == expected
+    assert {words.removesuffix(" --quiet"): minutes for words, minutes in does.items()} == expected
     # What can't work as it is waits for somebody to take its # away.
-    off = Counter(found[6].split()[-1] if "crawl" in found[6] else "audit" for found in ENTRIES if found[1])
-    assert off == Counter([HenrySpider.name, "audit"])
+    assert [found[6].split()[1] for found in ENTRIES if found[1]] == ["audit"]

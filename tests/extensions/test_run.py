@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from dataclasses import asdict
 from datetime import datetime
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from scrapy import signals
-from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import CloseSpider
 
 from carscraper.db import runs, schema
@@ -21,11 +17,12 @@ from carscraper.db.ledger import Ledger
 from carscraper.db.locks import open_locks
 from carscraper.extensions import run as module
 from carscraper.extensions.run import Run
+from carscraper.extensions.verdict import announce_late
 from carscraper.runs.record import RunRecord, overridden, shown
 from carscraper.settings import Secret
 from carscraper.spiders.bilasolur import BilasolurSpider
-from tests.db.test_locks import break_connections
-from tests.fakes import make_crawler, make_settings, until
+from carscraper.state import state_of
+from tests.fakes import make_crawler, make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -36,7 +33,6 @@ pytestmark = pytest.mark.usefixtures("_alone")
 
 @pytest.fixture
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ScrapyCommand, "exitcode", 0)
     monkeypatch.chdir(tmp_path)
 
 
@@ -56,6 +52,7 @@ class World:
     async def close(self, reason: str = "finished") -> None:
         await self.send(signals.spider_closed, reason=reason)
         await self.send(signals.engine_stopped)
+        Ledger.of(self.crawler).close()
 
     async def send(self, signal: object, **arguments: Any) -> list[Any]:
         sent = await self.crawler.signals.send_catch_log_async(signal, spider=self.crawler.spider, **arguments)
@@ -89,13 +86,12 @@ def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> Non
         await world.close()
 
     play(scene)
-    assert ScrapyCommand.exitcode == 3
+    assert state_of(world.crawler).exit_code == 3
     assert "1 car not written" in caplog.text, "what a mistake in a pipeline has cost is counted"
     (ended,) = world.rows()
     assert (ended.status, ended.exit_code, ended.cars_new) == ("partial", 3, 2)
     assert ended.finished_at is not None
-    locks = open_locks(sqlite_url, timeout=1)
-    assert locks.held(["source-Bilasolur", "run-1"]) == set()
+    assert open_locks(sqlite_url, timeout=1).take("Bilasolur"), "it was released"
 
 
 def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
@@ -115,31 +111,25 @@ def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
 
     play(scene)
     (row,) = world.rows()
-    assert (row.status, row.exit_code, ScrapyCommand.exitcode) == ("partial", 3, 3), "no verdict on it is no success"
+    assert (row.status, row.exit_code, state_of(world.crawler).exit_code) == ("partial", 3, 3), (
+        "no verdict on it is no success"
+    )
     assert row.output["status"] == "failed"
     assert [each["passed"] for each in row.monitors] == [False]
     assert caplog.text.count("oops") >= 4
 
 
-def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    triggers: list[tuple[Any, ...]] = []
-    reactor = SimpleNamespace(addSystemEventTrigger=lambda *arguments: triggers.append(arguments))
-    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
-    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+def test_a_crawl_that_never_began_gets_its_verdict_at_the_very_end(sqlite_url: str, tmp_path: Path) -> None:
     world = World(sqlite_url)
 
     async def scene() -> None:
-        world.crawler.stats.set_value("carscraper/failed", "AWS_S3_BUCKET is missing.")
+        state_of(world.crawler).failed = "AWS_S3_BUCKET is missing."
         await world.send(signals.spider_closed, reason="configuration")
 
     play(scene)
-    assert ScrapyCommand.exitcode == 0, "Scrapy does not send engine_stopped for it"
-    ((when, event, function, *arguments),) = triggers
-    assert (when, event) == ("before", "shutdown")
-    function(*arguments)
-    assert ScrapyCommand.exitcode == 4
+    assert state_of(world.crawler).exit_code is None, "Scrapy does not send engine_stopped for it"
+    announce_late(world.crawler)
+    assert state_of(world.crawler).exit_code == 4
     assert list(tmp_path.iterdir()) == [], "no database is made for it"
 
     engine = open_engine(sqlite_url, timeout=10)
@@ -148,40 +138,6 @@ def test_a_crawl_that_never_started_gets_its_verdict_when_the_process_ends(
     play(scene)
     (row,) = world.rows()
     assert (row.status, row.exit_code, row.why) == ("failed", 4, "failed. AWS_S3_BUCKET is missing.")
-
-
-def test_a_broken_connection_is_mended_or_said(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(module, "_WATCH_EVERY", 0.05)
-    world = World(postgres_url)
-    others = []
-
-    def take() -> bool:
-        others.append(open_locks(postgres_url, timeout=10))
-        return others[-1].acquire("source-Bilasolur")
-
-    async def scene() -> None:
-        await world.open()
-        await asyncio.to_thread(break_connections, postgres_url)
-        await asyncio.sleep(0.5)
-        assert not take(), "it was taken again"
-        assert "broke" not in caplog.text
-        monkeypatch.setattr(module, "_WATCH_EVERY", 0.5)
-        await asyncio.sleep(0.1)
-        break_connections(postgres_url)
-        assert take()
-        await until(lambda: "has taken source-Bilasolur since" in caplog.text)
-        await asyncio.sleep(1)
-        await world.close()
-
-    with caplog.at_level(logging.WARNING):
-        play(scene)
-    assert caplog.text.count("has taken source-Bilasolur since") == 1, "said once"
-    (row,) = world.rows()
-    assert row.status == "success"
-    for each in others:
-        each.close()
 
 
 def test_a_database_that_goes_away_at_the_end(
@@ -196,7 +152,7 @@ def test_a_database_that_goes_away_at_the_end(
         await world.close()
 
     play(scene)
-    assert ScrapyCommand.exitcode == 3, "nobody saw how many photos are stored"
+    assert state_of(world.crawler).exit_code == 3, "nobody saw how many photos are stored"
     assert "not kept: the ledger could not be asked how many photos are stored." in caplog.text
     assert "How run 1 ended can't be written" in caplog.text
     postgres.start()

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from scrapy import Spider
-from scrapy.commands import ScrapyCommand
 
-from carscraper.extensions.verdict import FAILED, PARTIAL, SUCCESS, announce, judge
+from carscraper.extensions.verdict import announce, judge
+from carscraper.state import CrawlState, ExitCode, state_of
 from tests.fakes import make_crawler
+
+SUCCESS, PARTIAL, FAILED = ExitCode
 
 KEPT = {
     "carscraper/cars/saved": 12,
@@ -26,7 +28,7 @@ SENTENCE = "12 cars (2 new, 1 gone); 30 photos stored (6.5 MB), 3 linked, 100 kn
 
 class TestJudge:
     def test_all_is_kept(self) -> None:
-        assert judge({**KEPT, "carscraper/closed": "finished"}, "bilasolur") == (
+        assert judge(KEPT, CrawlState(closed="finished"), "bilasolur") == (
             SUCCESS,
             [f"bilasolur: success. {SENTENCE}"],
         )
@@ -52,8 +54,8 @@ class TestJudge:
     )
     @pytest.mark.parametrize("failed", [False, True])
     def test_what_is_not_kept_is_said(self, stats: dict[str, Any], words: str, failed: bool) -> None:
-        more = {"carscraper/failed": "No form."} if failed else {}
-        code, lines = judge({**KEPT, **stats, **more, "carscraper/closed": "finished"}, "bilasolur")
+        state = CrawlState(failed="No form." if failed else None, closed="finished")
+        code, lines = judge({**KEPT, **stats}, state, "bilasolur")
         assert code == (FAILED if failed else PARTIAL)
         assert lines[-1].startswith("bilasolur: not kept: ")
         assert words in lines[-1]
@@ -71,92 +73,84 @@ class TestJudge:
         ],
     )
     def test_what_came_right_or_is_no_loss_is_no_trouble(self, stats: dict[str, Any]) -> None:
-        assert judge({**KEPT, **stats, "carscraper/closed": "finished"}, "x")[0] == SUCCESS
+        assert judge({**KEPT, **stats}, CrawlState(closed="finished"), "x")[0] == SUCCESS
 
     def test_failed_before_anything(self) -> None:
-        stats = {"carscraper/failed": "AWS_S3_BUCKET is missing.", "carscraper/closed": "configuration"}
-        assert judge(stats, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
+        state = CrawlState(failed="AWS_S3_BUCKET is missing.", closed="configuration")
+        assert judge({}, state, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
 
     @pytest.mark.parametrize("reason", ["cancelled", "memusage_exceeded", "closespider_timeout", "site", "x"])
     def test_an_early_end_is_a_failure(self, reason: str) -> None:
-        code, lines = judge({**KEPT, "carscraper/closed": reason}, "bilasolur")
+        code, lines = judge(KEPT, CrawlState(closed=reason), "bilasolur")
         assert code == FAILED
         assert reason in lines[0]
 
     def test_stopped_on_request_is_partial_and_says_how_to_go_on(self) -> None:
-        code, lines = judge({**KEPT, "carscraper/closed": "shutdown"}, "bilasolur")
+        code, lines = judge(KEPT, CrawlState(closed="shutdown"), "bilasolur")
         assert code == PARTIAL
         assert lines[-1] == "bilasolur: stopped on request; the same command goes on where this one ended."
 
     def test_a_limit_that_is_not_kept_is_partial_and_said(self) -> None:
-        limits = {"carscraper/monitors/failed": ["min_cars: 12 cars, at least 50 are expected", "x: y"]}
-        code, lines = judge({**KEPT, **limits, "carscraper/closed": "finished"}, "bilasolur")
+        limits = ["min_cars: 12 cars, at least 50 are expected", "x: y"]
+        code, lines = judge(KEPT, CrawlState(limits=limits, closed="finished"), "bilasolur")
         assert code == PARTIAL
         assert lines == [
             f"bilasolur: partial. {SENTENCE}",
             "bilasolur: limit not kept: min_cars: 12 cars, at least 50 are expected",
             "bilasolur: limit not kept: x: y",
         ]
-        assert judge({**KEPT, **limits, "carscraper/failed": "No form."}, "x")[0] == FAILED
+        assert judge(KEPT, CrawlState(limits=limits, failed="No form."), "x")[0] == FAILED
 
     def test_one_that_never_began_because_another_is_at_it_is_no_failure(self) -> None:
-        stats = {"carscraper/skipped": "Another crawl is under way.", "carscraper/closed": "skipped"}
-        assert judge(stats, "bilasolur") == (SUCCESS, ["bilasolur: skipped. Another crawl is under way."])
+        state = CrawlState(skipped="Another crawl is under way.", closed="skipped")
+        assert judge({}, state, "bilasolur") == (SUCCESS, ["bilasolur: skipped. Another crawl is under way."])
 
     def test_nothing_at_all(self) -> None:
-        assert judge({}, "x")[0] == SUCCESS
+        assert judge({}, CrawlState(), "x")[0] == SUCCESS
 
 
 class BilasolurSpider(Spider):
     name = "bilasolur"
 
 
-def end(stats: dict[str, Any], reason: str = "finished", **settings: Any) -> Any:
-    """A crawl that ended with *stats* has its verdict; gives its crawler."""
+def end(stats: dict[str, Any], reason: str = "finished", failed: str | None = None, **settings: Any) -> Any:
+    """A crawl that ended with *stats* has its verdict; returns its crawler."""
     crawler = make_crawler(BilasolurSpider, **settings)
-    crawler.stats.set_value("carscraper/closed", reason)
-    for name, value in stats.items():
-        crawler.stats.set_value(name, value)
-    announce(crawler, *judge(crawler.stats.get_stats(), "bilasolur"))
+    state = state_of(crawler)
+    state.closed, state.failed = reason, failed
+    announce(crawler, *judge(stats, state, "bilasolur"))
     return crawler
 
 
-@pytest.fixture(autouse=True)
-def _exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ScrapyCommand, "exitcode", 0)
-
-
 @pytest.mark.parametrize(
-    ("stats", "reason", "code", "level"),
+    ("stats", "reason", "failed", "code", "level"),
     [
-        (KEPT, "finished", 0, logging.INFO),
-        ({**KEPT, "carscraper/images/failed/http-404": 1}, "finished", 3, logging.WARNING),
-        (KEPT, "shutdown", 3, logging.WARNING),
-        ({"carscraper/failed": "No form."}, "site", 4, logging.ERROR),
+        (KEPT, "finished", None, SUCCESS, logging.INFO),
+        ({**KEPT, "carscraper/images/failed/http-404": 1}, "finished", None, PARTIAL, logging.WARNING),
+        (KEPT, "shutdown", None, PARTIAL, logging.WARNING),
+        ({}, "site", "No form.", FAILED, logging.ERROR),
     ],
 )
 def test_code_and_log(
-    stats: dict[str, Any], reason: str, code: int, level: int, caplog: pytest.LogCaptureFixture
+    stats: dict[str, Any],
+    reason: str,
+    failed: str | None,
+    code: ExitCode,
+    level: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        crawler = end(stats, reason)
-    assert ScrapyCommand.exitcode == code
-    assert crawler.stats.get_value("carscraper/exit_code") == code
+        crawler = end(stats, reason, failed)
+    assert state_of(crawler).exit_code is code
     ours = [record for record in caplog.records if record.name == "carscraper.extensions.verdict"]
     assert {record.levelno for record in ours} == {level}
     assert ours[0].message.startswith("bilasolur: ")
 
 
-def test_of_two_crawls_in_a_process_the_worse_counts() -> None:
-    end({"carscraper/failed": "No form."})
-    end(KEPT)
-    assert ScrapyCommand.exitcode == 4
-
-
 def test_what_is_said_behind_the_verdict_makes_it_worse_never_better() -> None:
     crawler = end({**KEPT, "carscraper/images/failed/http-404": 1})
     announce(crawler, SUCCESS, ["bilasolur: more"])
-    assert (ScrapyCommand.exitcode, crawler.stats.get_value("carscraper/exit_code")) == (PARTIAL, PARTIAL)
+    assert state_of(crawler).exit_code is PARTIAL
 
 
 @pytest.mark.parametrize(

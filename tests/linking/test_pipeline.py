@@ -20,6 +20,7 @@ from carscraper.items import CarImage, CarItem
 from carscraper.linking import pipeline
 from carscraper.linking.pipeline import LinkingPipeline
 from carscraper.spiders.bilasolur import BilasolurSpider
+from carscraper.state import state_of
 from tests.dealers.photos import Look, PhotoFactory
 from tests.fakes import make_crawler
 
@@ -235,7 +236,7 @@ def test_it_can_be_switched_off(sqlite_url: str) -> None:
 def test_a_crawl_that_failed_links_nothing(ended: Ended) -> None:
     show_one_car_twice(ended)
     crawler = make_crawler(BilasolurSpider, DATABASE_URL=ended.url, IMAGES_STORE=str(ended.folder))
-    crawler.stats.set_value("carscraper/failed", "No bucket.")
+    state_of(crawler).failed = "No bucket."
     assert asyncio.run(ended._close(crawler)) == {}
     assert ended.due() == 3
 

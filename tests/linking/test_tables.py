@@ -18,7 +18,8 @@ from carscraper.base_spiders.rogg import RoggSpider
 from carscraper.db import queries, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.queries import SHARED_IDS, PlaceholderRules
+from carscraper.db.queries import PlaceholderRules
+from carscraper.dealers import is_aggregator, siblings
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.linking import tables
 from carscraper.linking.tables import Linked
@@ -159,8 +160,8 @@ def quick(sqlite_url: str) -> Iterator[Market]:
 def test_sites_that_share_ids_are_those_of_the_platform() -> None:
     loader = SpiderLoader.from_settings(make_settings())
     spiders: list[Any] = [loader.load(name) for name in loader.list()]
-    assert {spider.source for spider in spiders if issubclass(spider, RoggSpider)} <= set(SHARED_IDS)
-    assert {spider.source for spider in spiders if hasattr(spider, "source")} >= set(SHARED_IDS)
+    assert {spider.source for spider in spiders if issubclass(spider, RoggSpider)} == siblings("Bilasolur")
+    assert [spider.source for spider in spiders if is_aggregator(getattr(spider, "source", ""))] == ["Bilasolur"]
 
 
 class TestReasons:

@@ -15,7 +15,7 @@ from scrapy.http import Request, Response
 from carscraper.exceptions import BlockedAddressError
 from carscraper.middlewares import retry as retry_module
 from carscraper.middlewares.retry import PatientRetryMiddleware
-from carscraper.network import AddressGuard
+from carscraper.state import state_of
 from tests.fakes import make_crawler, until
 
 URL = "https://bilasolur.is/CarDetails.aspx?cid=1"
@@ -252,11 +252,8 @@ def test_nor_after_a_broken_connection(world: World) -> None:
         ("http://[::1]/x.jpg", "::1", 80),
     ],
 )
-def test_a_refused_address_is_told_from_an_unknown_host(
-    world: World, monkeypatch: pytest.MonkeyPatch, url: str, host: str, port: int
-) -> None:
-    guard = AddressGuard()
-    monkeypatch.setattr(retry_module, "GUARD", guard)
+def test_a_refused_address_is_told_from_an_unknown_host(world: World, url: str, host: str, port: int) -> None:
+    guard = state_of(world.crawler).addresses
     request, _ = world.exception(Request(url), CannotResolveHostError("no address"))
     assert request is not None, "an unknown host is tried again"
     assert not guard.permits(host, port, "127.0.0.1")
@@ -266,10 +263,8 @@ def test_a_refused_address_is_told_from_an_unknown_host(
     assert world.clock.now == before, "and not tried again"
 
 
-def test_a_refusal_says_nothing_about_other_errors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = AddressGuard()
-    guard.permits("bilasolur.is", 443, "127.0.0.1")
-    monkeypatch.setattr(retry_module, "GUARD", guard)
+def test_a_refusal_says_nothing_about_other_errors(world: World) -> None:
+    state_of(world.crawler).addresses.permits("bilasolur.is", 443, "127.0.0.1")
     assert world.exception(Request(URL), DownloadTimeoutError())[0] is not None
 
 

@@ -29,18 +29,19 @@ def open_runs(context: Context) -> Iterator[Connection]:
         ConfigurationError: it can't be reached, or has no tables of this program.
     """
     secret: Secret = context.settings["DATABASE_URL"]
-    locks = open_locks(secret.reveal(), timeout=_TIMEOUT)
-    try:
-        with context.database(create=False) as engine:
-            with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
-                dead = runs.dead(connection, locks)
-            if dead:
-                with engine.begin() as connection:
-                    runs.interrupt(connection, dead, locks)
-            with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
-                yield connection
-    finally:
-        locks.close()
+    with context.database(create=False) as engine:
+        with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+            locked = runs.locked(connection)
+        for name in locked:
+            locks = open_locks(secret.reveal(), timeout=_TIMEOUT)
+            try:
+                if locks.take(name):
+                    with engine.begin() as connection:
+                        runs.interrupt(connection, name)
+            finally:
+                locks.close()
+        with engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+            yield connection
 
 
 def find(connection: Connection, run_id: str) -> RunRecord:

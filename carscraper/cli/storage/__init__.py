@@ -14,13 +14,20 @@ _MODULES = (
     "browse",
     "estimate",
     "objects",
-    "upload",
     "delete",
     "audit",
     "discover",
-    "tiers",
+    "hits",
     "invalidate",
 )
+
+GONE = {
+    "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
+    "most, `scrapy storage hits LOG` counts its hit rate, `scrapy storage lifecycle` moves photos to cheaper classes.",
+    "upload": "`scrapy storage upload` is gone: `scrapy crawl backfill -a only=local` moves the photos of "
+    "IMAGES_STORE to the bucket.",
+}
+"""Verbs of earlier versions, each with what to use instead."""
 
 
 def verbs() -> list[Verb]:

@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from scrapy.spiderloader import get_spider_loader
-
 from carscraper.cli.console import printable
 from carscraper.cli.durations import duration, in_words
+from carscraper.cli.storage.browse import positive
+from carscraper.cli.storage.common import dealers, result
 from carscraper.cli.verb import DONE, PARTIAL, Context, Verb
 from carscraper.exceptions import ConfigurationError, StoreRefusedError
 
@@ -21,51 +21,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from carscraper.db.inventory import Sorter
-    from carscraper.upkeep.audit import Audit, Clearing, Finding, Mending
-    from carscraper.upkeep.entry import Outcome
-
-_MOST_SAMPLED = 1_000_000
-
-
-def count(text: str) -> int:
-    """Read a number of at least 1; made for argparse's ``type=``.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= _MOST_SAMPLED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MOST_SAMPLED:,}")
-    return int(text)
-
-
-@contextlib.contextmanager
-def asked_only(context: Context) -> Iterator[Engine]:
-    """Open a database that must be there already, for long reading beside a crawl.
-
-    Raises:
-        ConfigurationError: it can't be reached, or has no tables of this program.
-    """
-    with context.database(read_only=True) as engine:
-        if engine.dialect.name != "sqlite":
-            yield engine
-            return
-    # SQLite's read-only way takes a file that nobody has open for one that nobody will change.
-    with context.database() as engine:
-        yield engine
-
-
-def spider_sources(context: Context) -> dict[str, str]:
-    """Give the source of each dealer by its spider's name, which its keys begin with."""
-    loader = get_spider_loader(context.settings)
-    spiders = ((name, loader.load(name)) for name in loader.list())
-    return {name: source for name, spider in spiders if (source := getattr(spider, "source", None))}
+    from carscraper.db.inventory import Comparison
+    from carscraper.maintenance.audit import Audit, Finding
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument("--deep", action="store_true", help="read every object and compare its SHA-256 with the row")
-    reading.add_argument("--sample", type=count, metavar="N", help="read so many objects, chosen at random")
+    reading.add_argument("--sample", type=positive, metavar="N", help="read N objects, chosen at random")
     parser.add_argument("--all", action="store_true", help="print what is as it should be, too (= KEY)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the findings to a file as well")
     parser.add_argument(
@@ -88,68 +51,38 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Report:
-    """Prints findings as they come, and keeps those that something is done about."""
-
-    def __init__(self, context: Context, sorter: Sorter | None, file: TextIO | None) -> None:
-        self._console = context.console
-        self._sorter = sorter
-        self._file = file
-
-    def add(self, finding: Finding) -> None:
-        from carscraper.upkeep.audit import SAME, keep  # noqa: PLC0415 - loaded by then
-
-        line = printable(finding.line())
-        self._console.line(json.dumps(finding.as_json(), ensure_ascii=False) if self._console.as_json else line)
-        if self._file:
-            print(line, file=self._file)
-        if self._sorter and finding.mark != SAME:
-            keep(self._sorter, finding)
-
-    def end(self, data: dict[str, Any], lines: list[str]) -> None:
-        """Print the summary: one more line of JSON, or text."""
-        if self._console.as_json:
-            self._console.line(json.dumps({"summary": data}, ensure_ascii=False))
-            return
-        for line in lines:
-            self._console.line(line)
-
-
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.db.inventory import Sorter  # noqa: PLC0415 - SQLAlchemy and boto3 only for those who use them
-    from carscraper.upkeep.audit import Audit  # noqa: PLC0415
+    from carscraper.db.inventory import comparing  # noqa: PLC0415 - SQLAlchemy and boto3 only for those who use them
+    from carscraper.maintenance.audit import Audit  # noqa: PLC0415
 
     if arguments.older_than and not arguments.delete_orphans:
         raise ConfigurationError("--older-than belongs to --delete-orphans.")
-    options = context.options
-    client = context.client
-    changes = (arguments.fix or arguments.delete_orphans) and not arguments.dry_run
+    options, client, console = context.options, context.client, context.console
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(context.database() if changes else asked_only(context))
-        sorter = stack.enter_context(Sorter())
+        engine = stack.enter_context(context.database(create=False))
         file = stack.enter_context(_open_report(arguments.report)) if arguments.report else None
+        comparison = stack.enter_context(comparing(engine, f"s3://{options.bucket}", options.prefix))
         audit = Audit(
             client,
-            engine,
+            comparison,
             options,
             grace=arguments.grace,
             deep=arguments.deep,
             sample=arguments.sample or 0,
             everything=arguments.all,
-            progress=context.console.progress,
+            thumbnails=context.settings.get("IMAGES_THUMBS"),
+            progress=console.progress,
         )
-        report = _Report(context, sorter if arguments.fix or arguments.delete_orphans else None, file)
-        for finding in audit.run(sorter):
-            context.console.end_progress()
-            report.add(finding)
-        context.console.end_progress()
+        for finding in audit.run():
+            console.end_progress()
+            _print(context, finding, file)
+        console.end_progress()
+        result(context, "summary", _summary(audit), _sentences(audit, arguments))
         faults = sum(audit.counts[mark] for mark in "+-*!")
-        summary = _summary(audit)
-        report.end(summary, _sentences(audit, arguments))
         if faults and arguments.fix:
-            return _fix(context, arguments, engine, audit, sorter)
+            return _fix(context, arguments, engine, audit, comparison)
         if faults and arguments.delete_orphans:
-            return _clear(context, arguments, engine, audit, sorter)
+            return _delete(context, arguments, engine, faults, comparison)
     return PARTIAL if faults else DONE
 
 
@@ -163,6 +96,13 @@ def _open_report(path: Path) -> Iterator[TextIO]:
         yield file
 
 
+def _print(context: Context, finding: Finding, file: TextIO | None) -> None:
+    line = printable(finding.line())
+    context.console.line(json.dumps(finding.as_json(), ensure_ascii=False) if context.console.as_json else line)
+    if file:
+        print(line, file=file)
+
+
 _NUMBERS = {"+": "missing", "-": "orphans", "*": "differ", "!": "wrong"}
 
 
@@ -174,44 +114,38 @@ def _summary(audit: Audit) -> dict[str, Any]:
     return found | {"elsewhere": audit.elsewhere}
 
 
-def _sentences(audit: Audit, arguments: argparse.Namespace) -> list[str]:
+def _sentences(audit: Audit, arguments: argparse.Namespace) -> Iterator[str]:
     counts = audit.counts
     words = {"=": "as they should be", "+": "missing", "-": "orphaned", "*": "differing", "!": "wrong"}
     numbers = {"=": counts["same"]} | {mark: counts[mark] for mark in _NUMBERS}
     found = ", ".join(f"{words[mark]} ({mark}) {number:,}" for mark, number in numbers.items())
-    lines = []
     for store, number in sorted(audit.elsewhere.items()):
-        where = "outside S3_PREFIX" if store == "outside" else f"in {printable(store)}"
-        lines.append(f"Stored {where}, not looked at: {number:,}.")
+        where = "outside S3_PREFIX" if store == "outside" else f"in {store}"
+        yield f"Stored {where}, not looked at: {number:,}."
     if counts["foreign"]:
-        lines.append(f"Not under our key scheme and named by no row, left alone: {counts['foreign']:,}.")
+        yield f"Not under our key scheme and named by no row, left alone: {counts['foreign']:,}."
     if counts["young"]:
         age = in_words(arguments.grace)
-        lines.append(f"Without a row and younger than {age}, a crawl may be at work: {counts['young']:,}.")
+        yield f"Without a row and younger than {age}, a crawl may be at work: {counts['young']:,}."
     if counts["read"]:
-        lines.append(f"Read to compare their SHA-256: {counts['read']:,}.")
-    lines.append(
-        f"Rows {counts['rows']:,}, objects {counts['objects']:,}, thumbnails {counts['thumbnails']:,}: {found}."
-    )
-    return lines
+        yield f"Read to compare their SHA-256: {counts['read']:,}."
+    yield f"Rows {counts['rows']:,}, objects {counts['objects']:,}, thumbnails {counts['thumbnails']:,}: {found}."
 
 
-# --- mending ----------------------------------------------------------------------------------------------------
-
-
-def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, sorter: Sorter) -> int:
-    from carscraper.upkeep.audit import Mending  # noqa: PLC0415 - see _run
-    from carscraper.upkeep.entry import Cars, Entering, PhotoRules  # noqa: PLC0415
+def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, comparison: Comparison) -> int:
+    from carscraper.maintenance.register import PhotoRules, Register  # noqa: PLC0415 - see _run
+    from carscraper.maintenance.repair import Repair  # noqa: PLC0415
 
     counts, console, options = audit.counts, context.console, context.options
-    if counts["+"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
+    if counts["missing"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
         raise StoreRefusedError(
             f"Not one of the photos that should be in {options.bucket} is there: nothing was changed. Check "
             "AWS_ENDPOINT_URL and AWS_S3_BUCKET; if they are really lost, say --even-if-all."
         )
+    thumbnails = f", make missing thumbnails ({counts['no-thumbnail']:,})" if counts["no-thumbnail"] else ""
     plan = (
-        f"have what is missing or differs fetched again ({counts['+'] + counts['*']:,}), mend wrong rows "
-        f"({counts['!']:,}), look into orphans ({counts['-']:,}) and enter those that are photos of known cars"
+        f"have what is missing or differs fetched again ({counts['missing'] + counts['*']:,}){thumbnails}, mend wrong "
+        f"rows ({counts['!']:,}), look into orphans ({counts['-']:,}) and register those that are photos of known cars"
     )
     if arguments.dry_run:
         console.note(f"--dry-run: would {plan}. Nothing was changed.")
@@ -220,55 +154,44 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
         console.note("Nothing was changed.")
         return PARTIAL
     rules = PhotoRules.from_settings(context.settings)
-    mending = Mending(
+    repair = Repair(
         context.client,
         engine,
         options,
-        cars=Cars(engine=engine, prefix=options.prefix, named=spider_sources(context)),
-        entering=Entering.into(options, rules),
-        rules=rules,
+        Register(context.client, engine, options, rules, dealers=dealers(context)),
+        thumbnails=context.settings.get("IMAGES_THUMBS"),
+        max_pixels=rules.max_pixels,
     )
-    for outcome in mending.run(sorter):
-        _left(context, outcome)
-    _say_mended(context, mending)
-    return PARTIAL if mending.done["left"] else DONE
-
-
-def _left(context: Context, outcome: Outcome) -> None:
-    detail = f": {outcome.detail}" if outcome.detail else ""
-    context.console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))
-
-
-def _say_mended(context: Context, mending: Mending) -> None:
-    done = mending.done
-    if context.console.as_json:
-        names = ("pending", "addresses", "hashes", "covers", "entered", "left")
-        context.console.line(json.dumps({"fixed": {name: done[name] for name in names}}))
-        return
-    context.console.line(
-        f"Mended: photos pending again {done['pending']:,}, orphans entered {done['entered']:,}, "
-        f"addresses {done['addresses']:,}, checksums {done['hashes']:,}, cars' pictures {done['covers']:,}; "
-        f"left {done['left']:,}."
+    for outcome in repair.run(comparison):
+        detail = f": {outcome.detail}" if outcome.detail else ""
+        console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))
+    done = repair.done
+    names = ("pending", "addresses", "hashes", "covers", "registered", "thumbnails", "left")
+    said = (
+        f"Mended: photos pending again {done['pending']:,}, orphans registered {done['registered']:,}, "
+        f"addresses {done['addresses']:,}, checksums {done['hashes']:,}, cars' pictures {done['covers']:,}, "
+        f"thumbnails {done['thumbnails']:,}; left {done['left']:,}."
     )
+    lines = [said]
     if done["pending"]:
-        context.console.line("Fetch what is pending with: scrapy crawl backfill -a limit=0 -a include_inactive=true")
+        lines.append("Fetch what is pending with: scrapy crawl backfill -a limit=0 -a include_inactive=true")
+    result(context, "fixed", {name: done[name] for name in names}, lines)
+    return PARTIAL if done["left"] else DONE
 
 
-# --- deleting orphans -------------------------------------------------------------------------------------------
-
-
-def _clear(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, sorter: Sorter) -> int:
-    from carscraper.upkeep.audit import Clearing  # noqa: PLC0415 - see _run
+def _delete(
+    context: Context, arguments: argparse.Namespace, engine: Engine, faults: int, comparison: Comparison
+) -> int:
+    from carscraper.maintenance.repair import OrphanRemoval  # noqa: PLC0415 - see _run
 
     console, options = context.console, context.options
     older_than = arguments.older_than or timedelta(days=30)
-    clearing = Clearing(context.client, engine, options, older_than=older_than)
+    removal = OrphanRemoval(context.client, engine, options, older_than=older_than)
     old = number = 0
-    for finding in clearing.plan(sorter):
+    for finding in removal.plan(comparison):
         old += 1
         number += 1 + len(finding.thumbnails)
     age = in_words(older_than)
-    others = sum(audit.counts[mark] for mark in "+-*!") - old
     if not old:
         console.note(f"No orphan is older than {age}: nothing to delete.")
         return PARTIAL
@@ -278,24 +201,15 @@ def _clear(context: Context, arguments: argparse.Namespace, engine: Engine, audi
     if not console.confirm(f"Delete orphans older than {age} from {options.bucket}: {old:,} ({number:,} objects)?"):
         console.note("Nothing was deleted.")
         return PARTIAL
-    refused = 0
-    for name, why in clearing.run(sorter):
+    for name, why in removal.run(comparison):
         if why:
-            refused += 1
             console.note(printable(f"left: {name} ({why})"))
-    _say_cleared(context, clearing)
-    return PARTIAL if others or refused or clearing.done["pending"] else DONE
-
-
-def _say_cleared(context: Context, clearing: Clearing) -> None:
-    done = clearing.done
-    if context.console.as_json:
-        names = ("deleted", "kept", "pending")
-        context.console.line(json.dumps({"deleted": {name: done[name] for name in names}}))
-        return
-    context.console.line(f"Objects deleted {done['deleted']:,}, refused {done['kept']:,}.")
+    done = removal.done
+    lines = [f"Objects deleted {done['deleted']:,}, refused {done['kept']:,}."]
     if done["pending"]:
-        context.console.line(f"Named by a row just then, pending again: {done['pending']:,}.")
+        lines.append(f"Named by a row just then, pending again: {done['pending']:,}.")
+    result(context, "deleted", {name: done[name] for name in ("deleted", "kept", "pending")}, lines)
+    return PARTIAL if faults > old or done["kept"] or done["pending"] else DONE
 
 
 VERBS: list[Verb] = [

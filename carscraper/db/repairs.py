@@ -1,0 +1,172 @@
+"""What an audit repairs in the ledger: functions of a connection, each in a transaction of its caller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from sqlalchemy import and_, func, or_, select, update
+
+from carscraper.db.models import CarImageRow, CarListing
+from carscraper.db.queries import chunks, lock_covers, set_cover, stored_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Engine, Table
+
+_listings = cast("Table", CarListing.__table__)
+_images = cast("Table", CarImageRow.__table__)
+
+
+class Entry(NamedTuple):
+    """A row of ``car_images``, as an audit needs it."""
+
+    id: int
+    listing_id: int
+    key: str | None
+    store: str | None
+    status: str
+    bytes: int | None
+    sha256: str | None
+    url: str | None
+
+
+COLUMNS = [_images.c[name] for name in Entry._fields]
+
+
+def reading(engine: Engine) -> Connection:
+    """Connect for questions only: on SQLite this keeps no crawl from writing."""
+    return engine.connect().execution_options(sqlite_begin="DEFERRED")
+
+
+def covers_of(connection: Connection, listing_ids: Iterable[int]) -> dict[int, str | None]:
+    """Return what these cars show."""
+    found: dict[int, str | None] = {}
+    for chunk in chunks(sorted(set(listing_ids))):
+        query = select(_listings.c.id, _listings.c.image_url).where(_listings.c.id.in_(chunk))
+        found.update((row.id, row.image_url) for row in connection.execute(query))
+    return found
+
+
+def entries(connection: Connection, row_ids: Iterable[int]) -> dict[int, Entry]:
+    """Read rows by their ids."""
+    found: dict[int, Entry] = {}
+    for chunk in chunks(sorted(set(row_ids))):
+        rows = connection.execute(select(*COLUMNS).where(_images.c.id.in_(chunk)))
+        found.update((row.id, Entry._make(row)) for row in rows)
+    return found
+
+
+def known_keys(connection: Connection, store: str | None, keys: Iterable[str]) -> set[str]:
+    """Return those of *keys* that a row names in *store*, or without saying where (``None``: in any store)."""
+    found: set[str] = set()
+    for chunk in chunks(sorted(set(keys))):
+        query = select(_images.c.key).where(_images.c.key.in_(chunk))
+        if store is not None:
+            query = query.where(or_(_images.c.store == store, _images.c.store.is_(None)))
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def _is_in(store: str) -> Any:
+    return and_(_images.c.status == "stored", or_(_images.c.store == store, _images.c.store.is_(None)))
+
+
+def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:
+    """Return the ids of the rows that are stored in *store* under *keys*, each with its key."""
+    found: dict[int, str | None] = {}
+    for chunk in chunks(sorted(set(keys))):
+        query = select(_images.c.id, _images.c.key).where(_images.c.key.in_(chunk), _is_in(store))
+        found.update((row.id, row.key) for row in connection.execute(query))
+    return found
+
+
+def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> list[int]:
+    """Make photos pending that proved not to be in *store*, and let their cars show another one.
+
+    Args:
+        connection: in a transaction.
+        store: where they were said to be.
+        rows: their ids, each with the key that it had; one that has another by now stays as it is.
+
+    Returns:
+        The ids of the rows that were changed.
+    """
+    listing_ids = {entry.listing_id for entry in entries(connection, rows).values()}
+    shown = lock_covers(connection, sorted(listing_ids))
+    lost: list[int] = []
+    keys: set[str] = set()
+    urls: dict[int, set[str | None]] = {}
+    for chunk in chunks(sorted(rows)):
+        for row in connection.execute(select(*COLUMNS).where(_images.c.id.in_(chunk), _is_in(store))).all():
+            if row.key == rows[row.id]:
+                lost.append(row.id)
+                keys.add(row.key or "")
+                urls.setdefault(row.listing_id, set()).add(row.url)
+    # The hash stays: should the object come back, `discover` knows whose it is.
+    values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
+    for chunk in chunks(lost):
+        connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(status="pending", **values))
+    for chunk in chunks(sorted(keys - {""})):  # what is superseded has no other object than they
+        also = and_(_images.c.key.in_(chunk), _images.c.store == store, _images.c.status == "superseded")
+        connection.execute(update(_images).where(also).values(status="pending", superseded_by=None, **values))
+    covers = stored_urls(connection, sorted(urls))
+    for listing_id, gone in sorted(urls.items()):
+        if shown.get(listing_id) in gone - {None}:
+            set_cover(connection, listing_id, next(iter(covers.get(listing_id, ())), None))
+    return lost
+
+
+def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]]) -> int:
+    """Give photos in *store* their address: *urls* has, by row id, the key that the row must have and the address.
+
+    A car that showed the old address shows its first stored photo.
+
+    Returns:
+        How many rows were changed.
+    """
+    before = entries(connection, urls)
+    shown = lock_covers(connection, sorted({entry.listing_id for entry in before.values()}))
+    replaced: dict[int, set[str | None]] = {}
+    number = 0
+    for row_id, entry in sorted(before.items()):
+        key, url = urls[row_id]
+        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _is_in(store))
+        if connection.execute(this.values(url=url, store=store)).rowcount:
+            replaced.setdefault(entry.listing_id, set()).add(entry.url)
+            number += 1
+    covers = stored_urls(connection, sorted(replaced))
+    for listing_id, old in replaced.items():
+        if shown.get(listing_id) in old and listing_id in covers:
+            set_cover(connection, listing_id, covers[listing_id][0])
+    return number
+
+
+def set_hashes(connection: Connection, hashes: dict[int, tuple[str, str, int]]) -> int:
+    """Give stored rows without one their SHA-256: *hashes* has, by row id, the row's key, the hash and the bytes.
+
+    Returns:
+        How many rows were changed.
+    """
+    number = 0
+    for row_id, (key, sha256, size) in sorted(hashes.items()):
+        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _images.c.sha256.is_(None))
+        source = func.coalesce(_images.c.source_sha256, sha256)
+        number += connection.execute(this.values(sha256=sha256, source_sha256=source, bytes=size)).rowcount
+    return number
+
+
+def set_covers(connection: Connection, expected: dict[int, str]) -> int:
+    """Let cars show their first stored photo if they still show what is *expected* of them, by listing id.
+
+    Returns:
+        How many cars were changed.
+    """
+    shown = lock_covers(connection, sorted(expected))
+    covers = stored_urls(connection, sorted(expected))
+    number = 0
+    for listing_id, url in sorted(expected.items()):
+        if shown.get(listing_id) == url and listing_id in covers:
+            set_cover(connection, listing_id, covers[listing_id][0])
+            number += 1
+    return number

@@ -1,0 +1,1 @@
+"""Work on the store and the ledger together, outside of crawls."""

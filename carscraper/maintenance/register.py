@@ -1,0 +1,448 @@
+"""Register an object of the bucket: find out whose photo it is, and write its row.
+
+This is the one way in which an object gets a row; ``discover`` and ``audit --fix`` use it. A name is believed only as
+far as the bytes agree with it, and the row is written by the rules of a crawl (``db.queries.save_images``): a stored
+photo is never downgraded, a placeholder or a deleted photo never comes back, no car gets a second row for a picture
+that it has, and the car shows its first stored photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
+
+from carscraper.db import queries, registration
+from carscraper.db.repairs import known_keys, reading, rows_of
+from carscraper.exceptions import ImageRejectedError
+from carscraper.images.inspection import inspect
+from carscraper.items import CarImage
+from carscraper.storage import readback
+from carscraper.storage.keys import image_key, parse_key, permanent_url
+from carscraper.storage.listing import listed
+from carscraper.vehicles import canonical, slug
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
+    from typing import Any, Self
+
+    from scrapy.settings import BaseSettings
+    from sqlalchemy import Connection, Engine
+
+    from carscraper.storage.client import S3Options
+    from carscraper.storage.keys import KeyParts
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+GROUP = 32
+"""Photos written in one transaction."""
+THREADS = 10
+"""Objects under way at the same time; boto3 keeps as many connections."""
+_PAGE = 1_000  # names looked up together: one page of the list
+
+REGISTERED = "registered"
+KNOWN = "known"
+# Why an object is not registered:
+DUPLICATE = "duplicate"
+PLACEHOLDER = "placeholder"
+DELETED = "deleted"
+UNKNOWN_CAR = "unknown-car"
+NO_PHOTO = "not-a-photo"
+OTHER_BYTES = "other-bytes"
+UNREADABLE = "unreadable"
+GONE = "gone"
+FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotoRules:
+    """Which bytes are a photo worth keeping: the ``IMAGES_…`` settings of a crawl."""
+
+    min_width: int
+    min_height: int
+    max_pixels: int
+    max_bytes: int
+    placeholders: queries.PlaceholderRules
+
+    @classmethod
+    def from_settings(cls, settings: BaseSettings) -> Self:
+        """Read the settings."""
+        return cls(
+            min_width=settings.getint("IMAGES_MIN_WIDTH"),
+            min_height=settings.getint("IMAGES_MIN_HEIGHT"),
+            max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
+            max_bytes=settings.getint("IMAGES_MAX_BYTES"),
+            placeholders=queries.PlaceholderRules.from_settings(settings),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dealer:
+    """What a dealer's spider says of its photos."""
+
+    source: str
+    identity: Callable[[str, str], str | None] = lambda _address, _external_id: None
+    """Returns a photo's identity by its address and its car's id, as a crawl has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An object whose bytes are what its name says, and the car whose photo it is."""
+
+    name: str
+    parts: KeyParts
+    source: str
+    external_id: str
+    sha256: str
+    size: int
+    width: int
+    height: int
+    content_type: str
+    source_url: str | None = None
+    """The dealer's address, where the object carries it."""
+    identity: str | None = None
+    """As a crawl has it, where the dealer's address tells it."""
+
+    @property
+    def car(self) -> tuple[str, str]:
+        """Source and external id."""
+        return self.source, self.external_id
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object."""
+
+    name: str
+    what: str
+    """One of the words above."""
+    detail: str = ""
+
+
+class Register:
+    """Reads objects of one bucket and writes their rows."""
+
+    def __init__(
+        self,
+        client: Any,
+        engine: Engine,
+        options: S3Options,
+        rules: PhotoRules,
+        *,
+        dealers: Mapping[str, Dealer],
+        create_cars: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        """Take what there is to work with.
+
+        Args:
+            client: a boto3 client for S3.
+            engine: the database.
+            options: the bucket.
+            rules: which bytes are a photo.
+            dealers: by the spider's name, which their keys begin with.
+            create_cars: make an inactive row for a car that has none.
+            dry_run: write nothing.
+        """
+        self.counts: Counter[str] = Counter()
+        """``objects`` that :meth:`discover` listed, ``known`` to the ledger, ``foreign`` to our key scheme."""
+        self.location = f"s3://{options.bucket}"
+        self._client = client
+        self._engine = engine
+        self._options = options
+        self._rules = rules
+        self._dealers = dealers
+        self._create_cars = create_cars
+        self._dry_run = dry_run
+
+    def discover(self, below: str, *, limit: int | None = None) -> Iterator[Outcome]:
+        """Register every object below the name *below* that the ledger does not know; return what became of each.
+
+        Args:
+            below: what the names begin with, ``S3_PREFIX`` included.
+            limit: read at most this many objects.
+
+        Raises:
+            StoreRefusedError: no right to list or read.
+            StoreUnavailableError: the server is away or busy.
+        """
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="discover") as pool:
+            for group in in_groups(listed(self._client, self._options.bucket, below), _PAGE):
+                names = [each.name for each in group]
+                ours = [name for name in names if parse_key(name, self._options.prefix)]
+                with reading(self._engine) as connection:
+                    known = known_keys(connection, self.location, ours)
+                self.counts.update(objects=len(names), foreign=len(names) - len(ours), known=len(known))
+                unknown = [name for name in ours if name not in known]
+                worth_reading = self._worth_reading(unknown)
+                for name in unknown:
+                    if name not in worth_reading:
+                        yield Outcome(name, UNKNOWN_CAR, "/".join(self._car_of(name) or name.split("/")[:1]))
+                names = [name for name in unknown if name in worth_reading][:limit]
+                yield from self.register_objects(names, pool)
+                limit = None if limit is None else limit - len(names)
+                if limit == 0:
+                    return
+
+    def register_objects(self, names: Iterable[str], pool: Executor) -> Iterator[Outcome]:
+        """Read objects and register them; return what became of each, in their order.
+
+        Raises:
+            StoreRefusedError: no right to read.
+            StoreUnavailableError: the server is away or busy.
+        """
+        for group in in_groups(in_order(pool, self._read, names, ahead=2 * THREADS), GROUP):
+            candidates = [each for each in group if isinstance(each, Candidate)]
+            with reading(self._engine) if self._dry_run else self._engine.begin() as connection:
+                outcomes = iter(self.write_rows(connection, candidates))
+            for each in group:
+                yield next(outcomes) if isinstance(each, Candidate) else each
+
+    def _read(self, name: str) -> Candidate | Outcome:
+        seen = readback.read(self._client, self._options.bucket, name, max_bytes=self._rules.max_bytes)
+        if seen is None:
+            return Outcome(name, GONE)
+        if seen.data is None:
+            return Outcome(name, UNREADABLE, seen.problem or "")
+        return self.examine(name, seen.data, seen.metadata)
+
+    # --- whose photo it is ---
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        """Each source by the first part of its keys; the database's spelling goes before the spider's."""
+        with reading(self._engine) as connection:
+            found = {slug(source): source for source in registration.sources(connection)}
+        return {name: dealer.source for name, dealer in self._dealers.items()} | found
+
+    def _car_of(self, name: str, metadata: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+        """Return the source and the external id that a name of our key scheme, and what it carries, speak of.
+
+        ``None`` for a source that neither a car nor a spider has.
+        """
+        parts = parse_key(name, self._options.prefix)
+        if parts is None:
+            return None
+        carried = {each: unquote(value) for each, value in (metadata or {}).items()}
+        source = self._sources.get(parts.spider, "")
+        if carried.get("source") and slug(carried["source"]) == parts.spider:
+            source = carried["source"]
+        external_id = carried.get("external-id", "")
+        if not external_id or _id_in_key(external_id, parts) != parts.external_id:
+            external_id = parts.external_id  # an id of other characters stands in the key as a slug
+        return (source, external_id) if source else None
+
+    def _worth_reading(self, names: Sequence[str]) -> set[str]:
+        """Return those of *names* whose car has a row, or may have one by what the object carries."""
+        if self._create_cars:
+            return set(names)
+        cars = {name: car for name in names if (car := self._car_of(name))}
+        with reading(self._engine) as connection:
+            known = registration.cars(connection, cars.values())
+        return {name for name, car in cars.items() if car in known or "-" in car[1]}
+
+    def examine(self, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> Candidate | Outcome:
+        """Look at the bytes of an object; its name is believed only as far as they agree with it."""
+        parts = parse_key(name, self._options.prefix)
+        if parts is None:
+            return Outcome(name, FOREIGN)
+        rules = self._rules
+        try:
+            photo = inspect(
+                data,
+                min_width=rules.min_width,
+                min_height=rules.min_height,
+                max_pixels=rules.max_pixels,
+                max_bytes=rules.max_bytes,
+            )
+        except ImageRejectedError as error:
+            return Outcome(name, NO_PHOTO, str(error))
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not sha256.startswith(parts.hash):
+            return Outcome(name, OTHER_BYTES, f"the SHA-256 begins with {sha256[:12]}")
+        car = self._car_of(name, metadata)
+        if car is None:
+            return Outcome(name, UNKNOWN_CAR, f"{parts.spider}/{parts.external_id}")
+        source, external_id = car
+        source_url = (metadata or {}).get("source-url")
+        dealer = self._dealers.get(parts.spider)
+        return Candidate(
+            name=name,
+            parts=parts,
+            source=source,
+            external_id=external_id,
+            sha256=sha256,
+            size=len(data),
+            width=photo.width,
+            height=photo.height,
+            content_type=photo.content_type,
+            source_url=source_url,
+            identity=dealer.identity(source_url, external_id) if dealer and source_url else None,
+        )
+
+    # --- the rows ---
+
+    def write_rows(self, connection: Connection, candidates: Sequence[Candidate]) -> list[Outcome]:
+        """Write the rows of objects, in a transaction of the caller's; return what became of each."""
+        cars = registration.cars(connection, {each.car for each in candidates})
+        if self._create_cars:
+            for each in sorted(candidates, key=lambda each: each.car):
+                if each.car not in cars:
+                    cars[each.car] = registration.CarRow(0, *each.car) if self._dry_run else _create(connection, each)
+        if not self._dry_run:
+            queries.lock_covers(connection, sorted({car.listing_id for car in cars.values()}))
+        pairs = sorted(cars)
+        rows = dict(zip(pairs, queries.known_images(connection, pairs), strict=True))
+        asked = [(each.sha256, self.location) for each in candidates]
+        bytes_known = queries.known_bytes(connection, asked, self._rules.placeholders)
+        images: dict[str, tuple[int, CarImage]] = {}
+        outcomes = []
+        for each, known in zip(candidates, bytes_known, strict=True):
+            if each.car not in cars:
+                outcomes.append(Outcome(each.name, UNKNOWN_CAR, "/".join(each.car)))
+                continue
+            of_car = rows[each.car]
+            answer = self._judge(each, [row.image for row in of_car.values()], known)
+            if isinstance(answer, CarImage):
+                of_car[answer.identity] = queries.KnownImage(image=answer, due=False)
+                images[each.name] = (cars[each.car].listing_id, answer)
+                answer = Outcome(each.name, REGISTERED)
+            outcomes.append(answer)
+        if not images or self._dry_run:
+            return outcomes
+        registration.announce(connection, images.values())
+        if any(queries.save_images(connection, list(images.values()), self._rules.placeholders)):
+            # One of them was on so many unrelated cars that it is no photo; its row says so now.
+            shown = images.keys() - set(rows_of(connection, self.location, images).values())
+            outcomes = [Outcome(each.name, PLACEHOLDER) if each.name in shown else each for each in outcomes]
+        return outcomes
+
+    def _judge(
+        self, candidate: Candidate, rows: list[CarImage], known: queries.KnownBytes | None
+    ) -> CarImage | Outcome:
+        """Return the row to write, or why there is none."""
+        name = candidate.name
+        stored = [row for row in rows if row.status in queries.HAVE_BYTES and row.key and row.store == self.location]
+        if any(row.key == name for row in stored):
+            return Outcome(name, KNOWN)
+        if known and known.placeholder:
+            return Outcome(name, PLACEHOLDER)
+        row = _row_of(candidate, [row for row in rows if row not in stored])
+        if (known and known.deleted) or (row and row.reason == "deleted"):
+            return Outcome(name, DELETED)
+        # The same bytes, or the same photo of the dealer's, which has served it with other bytes since.
+        same_bytes = (each for each in stored if candidate.sha256 in {each.sha256, each.source_sha256})
+        twin = next(same_bytes, None) or _of_address(candidate, stored)
+        if twin:
+            return Outcome(name, DUPLICATE, f"of {twin.key}")
+        return self._image(candidate, row, rows)
+
+    def _image(self, candidate: Candidate, row: CarImage | None, rows: list[CarImage]) -> CarImage:
+        url = permanent_url(candidate.name, self._options.base)
+        source_sha256 = candidate.sha256  # how it was served is not known, unless its row says so
+        if row and row.sha256 == candidate.sha256 and row.source_sha256:
+            source_sha256 = row.source_sha256
+        identity, source_url = f"object/{candidate.sha256[:32]}", url
+        if row:
+            identity, source_url = row.identity, row.source_url
+        elif candidate.identity and candidate.source_url:
+            identity, source_url = candidate.identity, candidate.source_url  # the next crawl knows it by this
+        return CarImage(
+            identity=identity,
+            source_url=source_url,
+            position=row.position if row else max((each.position for each in rows), default=-1) + 1,
+            status="stored",
+            attempts=1,
+            store=self.location,
+            key=candidate.name,
+            url=url,
+            sha256=candidate.sha256,
+            source_sha256=source_sha256,
+            bytes=candidate.size,
+            width=candidate.width,
+            height=candidate.height,
+            content_type=candidate.content_type,
+        )
+
+
+def _row_of(candidate: Candidate, free: list[CarImage]) -> CarImage | None:
+    """Return the row among *free* ones that is the photo's: by the dealer's address, else by the bytes."""
+    same_bytes = (row for row in free if candidate.sha256 in {row.sha256, row.source_sha256})
+    return _of_address(candidate, free) or next(same_bytes, None)
+
+
+def _of_address(candidate: Candidate, rows: list[CarImage]) -> CarImage | None:
+    """Return the row of the dealer's address that the object carries."""
+    if not candidate.source_url:
+        return None
+    address = unquote(candidate.source_url)
+    return next((row for row in rows if row.identity == candidate.identity or unquote(row.source_url) == address), None)
+
+
+def _create(connection: Connection, candidate: Candidate) -> registration.CarRow:
+    parts = candidate.parts
+    make, model = (None if part == "unknown" else part.replace("-", " ") for part in (parts.make, parts.model))
+    vehicle = canonical(make, model)
+    return registration.create_car(
+        connection,
+        candidate.source,
+        candidate.external_id,
+        make=vehicle.make,
+        model=vehicle.model,
+        year=parts.year,
+    )
+
+
+def _id_in_key(external_id: str, parts: KeyParts) -> str:
+    key = image_key(
+        spider=parts.spider,
+        year=None,
+        make=None,
+        model=None,
+        external_id=external_id,
+        sha256=parts.hash,
+        extension=parts.extension,
+    )
+    return key.rsplit("/", 1)[1].rsplit("_", 1)[0]
+
+
+def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
+    """Return ``function(item)`` of each item, in their order, worked out in *pool*, taking at most *ahead* items."""
+    source = iter(items)
+    waiting = deque(pool.submit(function, item) for item in islice(source, ahead))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut *items* into lists of at most *size*.
+
+    >>> list(in_groups(range(5), 2))
+    [[0, 1], [2, 3], [4]]
+    """
+    source = iter(items)
+    while group := list(islice(source, size)):
+        yield group
+
+
+def is_plain(name: str) -> bool:
+    r"""Return whether a database can hold *name*.
+
+    >>> is_plain("a/þ.jpg"), is_plain("a/\udcff.jpg")
+    (True, False)
+    """
+    return not re.search(r"[\x00\ud800-\udfff]", name)

@@ -1,1 +1,0 @@
-"""What ``scrapy newdealer`` makes files from, read with :mod:`importlib.resources`."""

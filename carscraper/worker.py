@@ -1,0 +1,235 @@
+"""A worker of the queue: it takes crawls and runs each as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision, RetryStrategy
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
+
+from carscraper.db.locks import open_locks
+from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
+from carscraper.logs import cleaned
+from carscraper.queue import ANSWER, SILENCES, TASK, conninfo, name_of, options_of, run_name
+from carscraper.runs.process import Crawl, Processes
+from carscraper.runs.record import PARTIAL, SKIPPED, SUCCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from procrastinate import JobContext
+    from procrastinate.jobs import Job
+    from scrapy.settings import BaseSettings
+
+_STOPPED, _SUPERSEDED = "stopped", "superseded"
+_MORE_TRIES = 3  # beyond WORKER_RETRIES, of a job whose workers die: it may be what kills them
+_POLL = 5.0  # seconds between two looks for jobs that nobody announced
+_KEPT_HOURS = 30 * 24
+
+
+class EndedBadlyError(CarscraperError):
+    """A crawl ended as *outcome*. Raised to procrastinate, which has it tried again or leaves it failed."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class ByOutcome(BaseRetryStrategy):
+    """Tries a partial crawl again soon, a failed one later, and one that was stopped as soon as a worker is free."""
+
+    def __init__(self, retries: int, delay: int) -> None:
+        """Accept ``WORKER_RETRIES`` and ``WORKER_RETRY_DELAY``."""
+        self._retries = retries
+        self._soon, self._later = (
+            RetryStrategy(max_attempts=retries, wait=wait, linear_wait=wait) for wait in (delay, 4 * delay)
+        )
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        """Return when it is tried again; ``None``: it is not."""
+        outcome = exception.outcome if isinstance(exception, EndedBadlyError) else _SUPERSEDED
+        if outcome == _STOPPED:
+            return RetryDecision(retry_in={"seconds": 0})
+        if outcome == _SUPERSEDED or not self._retries:
+            return None
+        strategy = self._soon if outcome in {PARTIAL, SKIPPED} else self._later
+        return strategy.get_retry_decision(exception=exception, job=job)
+
+
+class Worker:
+    """Runs crawls until it is told to stop."""
+
+    def __init__(
+        self,
+        settings: BaseSettings,
+        *,
+        concurrency: int,
+        queues: Sequence[str],
+        drain: bool,
+        given: Sequence[str],
+        level: str | None,
+        say: Callable[[str], None],
+        relay: Callable[[str, str], None],
+    ) -> None:
+        """Accept plain values.
+
+        Args:
+            settings: checked ones.
+            concurrency: crawls at the same time.
+            queues: those that it serves; all if empty.
+            drain: end when nothing waits.
+            given: settings for every crawl, each ``NAME=value``.
+            level: of the crawls' log.
+            say: is called with each line of the worker.
+            relay: is called with each line of a crawl, behind the name of its run.
+
+        Raises:
+            ConfigurationError: the schedule names what can't be run.
+        """
+        self._settings, self._given, self._level, self._say = settings, given, level, say
+        self._queues, self._drain, self._concurrency = list(queues), drain, concurrency
+        self._beat = settings.getfloat("WORKER_HEARTBEAT")
+        self._retries = settings.getint("WORKER_RETRIES")
+        self._database_url: str = settings["DATABASE_URL"].reveal()
+        self._locks = open_locks(self._database_url, timeout=ANSWER)
+        self._processes = Processes(self._database_url, on_line=relay)
+        # They have a traceback for each crawl that is no success, and for each look at a database that is away.
+        for name in ("procrastinate", "psycopg.pool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._app = self._new_app()
+
+    def _new_app(self) -> App:
+        connector = PsycopgConnector(
+            conninfo=conninfo(self._database_url), min_size=1, max_size=self._concurrency + 4, timeout=10
+        )
+        app = App(connector=connector)
+        retry = ByOutcome(self._retries, self._settings.getint("WORKER_RETRY_DELAY"))
+        task: Any = app.task(name=TASK, pass_context=True, retry=retry)(self._crawl)
+        for spider, times in self._settings["WORKER_SCHEDULE"].items():
+            args = {"spider": spider, "arguments": {}, "settings": {}}
+            options = options_of(self._settings, args)
+            app.periodic(cron=times, periodic_id=spider, task_kwargs=args, **options)(task)
+        for (_, spider), periodic in app.periodic_registry.periodic_tasks.items():
+            try:
+                periodic.croniter  # noqa: B018 - reads the times
+            except (ValueError, KeyError) as error:
+                raise ConfigurationError(
+                    f"WORKER_SCHEDULE of {spider} can't be read ({str(error).rstrip('.')}); write times such as "
+                    '"17 3,15 * * *".'
+                ) from None
+        return app
+
+    def run(self) -> None:
+        """Work.
+
+        Raises:
+            DatabaseUnavailableError: the database went away; other workers take the crawls over.
+        """
+        try:
+            asyncio.run(self._run())
+        except ConnectorException as error:
+            said = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise DatabaseUnavailableError(
+                f"The database of DATABASE_URL does not answer ({said}): start the worker again; until then others "
+                "take its crawls over."
+            ) from None
+        finally:
+            self._locks.close()
+
+    async def _run(self) -> None:
+        silence = SILENCES * self._beat
+        async with self._app.open_async():
+            work = asyncio.create_task(
+                self._app.run_worker_async(
+                    queues=self._queues or None,  # type: ignore[arg-type]  # None: all
+                    concurrency=self._concurrency,
+                    wait=not self._drain,
+                    install_signal_handlers=False,
+                    fetch_job_polling_interval=min(_POLL, self._beat),
+                    abort_job_polling_interval=_POLL,
+                    update_heartbeat_interval=self._beat,
+                    stalled_worker_timeout=silence,
+                )
+            )
+            self._processes.handle_signals(lambda: self._stop(work))
+            looking = asyncio.create_task(self._look_after(silence))
+            self._say(f"worker: {self._concurrency} at a time, queues {', '.join(self._queues) or 'all'}")
+            try:
+                await work
+            except asyncio.CancelledError:
+                pass
+            finally:
+                looking.cancel()
+        if not self._drain and not self._processes.stops:
+            raise ConnectorException("it went away for a while")
+
+    def _stop(self, work: asyncio.Task[None]) -> None:
+        if self._processes.stops == 1:
+            self._say("worker: stopping; crawls finish what is in flight and go back into the queue")
+            work.cancel()  # it takes no new job, and waits for those that run
+
+    async def _crawl(
+        self, context: JobContext, /, *, spider: str, arguments: dict[str, str], settings: dict[str, str], **_: Any
+    ) -> None:
+        """Run a job's crawl.
+
+        Raises:
+            EndedBadlyError: it did not end well, or was stopped.
+        """
+        job = context.job
+        name = run_name(job, job.attempts + 1)
+        self._say(f"{name}: {name_of(job.task_kwargs)}")
+        outcome = await self._processes.run(
+            Crawl(
+                spider=spider,
+                job_id=name,
+                arguments=arguments,
+                settings=[*self._given, *(f"{key}={value}" for key, value in settings.items())],
+                level=self._level,
+                log_file=self._settings.get("LOG_FILE"),
+                log_name=f"{spider}.{name}",
+            )
+        )
+        self._say(f"{name}: {outcome}")
+        if outcome.outcome == SUCCESS:
+            return
+        if outcome.outcome == SKIPPED and not job.attempts:
+            return  # somebody else is at it; on a later try that may be the crawl of a worker that is gone
+        if await self._waits_already(job):
+            raise EndedBadlyError(_SUPERSEDED)
+        raise EndedBadlyError(_STOPPED if self._processes.stops else outcome.outcome)
+
+    async def _waits_already(self, job: Job) -> bool:
+        """Return whether the same crawl was queued again meanwhile; procrastinate can't have both wait."""
+        twins = await self._app.job_manager.list_jobs_async(status="todo", queueing_lock=job.queueing_lock)
+        return bool(list(twins))
+
+    async def _look_after(self, silence: float) -> None:
+        """Take over what dead workers left, one worker at a time, and forget jobs that ended long ago."""
+        manager = self._app.job_manager
+        cleared = float("-inf")
+        while True:
+            await asyncio.sleep(self._beat)
+            try:
+                if not await asyncio.to_thread(self._locks.take, "queue"):
+                    continue
+                for job in await manager.get_stalled_jobs(seconds_since_heartbeat=silence):
+                    if job.attempts > self._retries + _MORE_TRIES or await self._waits_already(job):
+                        await manager.finish_job(job, Status.FAILED, delete_job=False)
+                    else:
+                        await manager.retry_job(job)
+                    self._say(f"{run_name(job, job.attempts + 1)}: {name_of(job.task_kwargs)}: its worker is gone")
+                await manager.prune_stalled_workers(silence)
+                if time.monotonic() - cleared > 3600:
+                    cleared = time.monotonic()
+                    await manager.delete_old_jobs(
+                        _KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+                    )
+            except (ConnectorException, CarscraperError) as error:
+                self._say(f"worker: what other workers left can't be looked at ({cleaned(str(error))})")
+            finally:
+                await asyncio.to_thread(self._locks.close)
