@@ -265,36 +265,19 @@ _HOOKS = {
 """What reads a field, where it is not ``get_`` and its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a field is read."""
-
-    hook: str
-    """The method or attribute."""
-    spider: str
-    """The spider's class."""
-    file: str
-    """The file that has the hook, below the package."""
-    selectors: dict[str, str]
-    """Attributes with the selectors that the hook looks at."""
-
-    def __str__(self) -> str:
-        at = "".join(f", {name} = {value!r}" for name, value in self.selectors.items())
-        return f"{self.hook} of {self.spider} in {self.file}{at}"
-
-
-def where_read(spider: type, name: str) -> Place:
-    """Return where *spider* most likely reads the field *name*."""
+def where_read(spider: type, name: str) -> str:
+    """Return where *spider* most likely reads the field *name*: method or attribute, file, and its selectors."""
     hook = "parse_details" if name.startswith(PAGE) else _HOOKS.get(name, f"get_{name}")
     if name in {PAGE + PHOTO, PAGE + PHOTOS}:
-        hook = "read_images"
+        hook = "details_images" if getattr(spider, "details_images", "") else "read_images"
     owner = _owner(spider, hook)
     card = _owner(spider, "read_card")
     if card and not name.startswith(PAGE) and (owner is None or issubclass(card, owner)) and card is not owner:
         hook, owner = "read_card", card  # it reads the whole card in a way of its own
     if owner is None:
-        return Place("its code", spider.__name__, _file_of(spider), {})
-    return Place(hook, spider.__name__, _file_of(owner), _selectors(spider, hook))
+        return f"its code of {spider.__name__} in {_file_of(spider)}"
+    selectors = "".join(f", {each} = {value!r}" for each, value in _selectors(spider, hook).items())
+    return f"{hook} of {spider.__name__} in {_file_of(owner)}{selectors}"
 
 
 def _owner(spider: type, name: str) -> type | None:

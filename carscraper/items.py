@@ -6,11 +6,63 @@ Unknown is ``None``, never 0 or an empty string.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import date, datetime
+
+
+class Status(StrEnum):
+    """What became of a photo: ``car_images.status``."""
+
+    STORED = "stored"
+    FAILED = "failed"
+    PENDING = "pending"
+    """It was seen; its bytes are not yet safe in the store."""
+    SUPERSEDED = "superseded"
+    """Another row of the car shows the picture now."""
+
+
+class Reason(StrEnum):
+    """Why a photo is not stored: ``car_images.reason``, besides ``http-404`` and its kind."""
+
+    DELETED = "deleted"
+    """Somebody had it deleted, for good."""
+    CAR_GONE = "car-gone"
+    """The car is sold, and nobody has the photo any more."""
+    SPOOLED = "spooled"
+    """Its bytes wait in the spool."""
+    STORE_ERROR = "store-error"
+    """Neither the store nor the spool took it."""
+    LIMIT = "limit"
+    """Left by an argument."""
+    TERMS = "terms"
+    """Left by a setting."""
+    PLACEHOLDER = "placeholder"
+    """The same bytes on many cars."""
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    EMPTY = "empty"
+    TOO_SMALL = "too-small"
+    TOO_LARGE = "too-large"
+    NO_FRESH_ADDRESS = "no-fresh-address"
+    """The car's own page shows no photo."""
+    OFF_PAGE = "off-page"
+    """The car's own page shows others."""
+    BAD_ADDRESS = "bad-address"
+    BLOCKED_ADDRESS = "blocked-address"
+    """Inside a private network."""
+    ROBOTS_TXT = "robots-txt"
+    ROBOTS_UNREACHABLE = "robots-unreachable"
+    HOST_UNKNOWN = "host-unknown"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    IGNORED = "ignored"
+    ERROR = "error"
+    """An internal error."""
+    NOT_FETCHED = "not-fetched"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,11 +75,10 @@ class CarImage:
     """The dealer's temporary address, as it was asked for."""
     position: int = 0
     """0 for the car's first photo."""
-    status: str = "pending"
-    """``stored``, ``failed``, ``pending`` (seen, bytes not yet safe in the store) or ``superseded`` (another row of the
-    car shows the picture now)."""
+    status: str = Status.PENDING
+    """A :class:`Status`."""
     reason: str | None = None
-    """Why the photo is not stored: ``http-404``, ``truncated``, ``placeholder``, …"""
+    """A :class:`Reason`, or ``http-404`` and its kind."""
     attempts: int = 0
     """How many times this run tried to get it; added to the row's count."""
     store: str | None = None

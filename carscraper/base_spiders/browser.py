@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import html
 import logging
 import os
 import random
 import re
-import shutil
 import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from scrapy import Request
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
@@ -27,8 +25,6 @@ from scrapy.exceptions import IgnoreRequest
 from scrapy.http import HtmlResponse
 
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.base_spiders.photos import is_stand_in
-from carscraper.exceptions import ConfigurationError
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -43,10 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PROGRAMS = (
-    *("chromium", "google-chrome-stable", "google-chrome", "chromium-browser", "/usr/bin/chromium"),
-    *("/snap/bin/chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
-)
 _PORTS = {"http": 80, "https": 443}
 _LAUNCH_TIMEOUT = 30_000  # milliseconds; 400 when nothing is wrong
 # What makes a page's text. Photos are fetched by the pipeline, once; fonts, films and the rest by nobody.
@@ -92,6 +84,9 @@ class BrowserSpider(CardSpider):
             self._set_up_browser()
 
     def _set_up_browser(self) -> None:
+        # Not at the top: whatever Scrapy is told to do imports all spiders, and this takes a tenth of a second.
+        from carscraper.base_spiders.chromium import find_chromium  # noqa: PLC0415
+
         scheme = urlsplit(self.base_url).scheme
         options = {
             "executable_path": find_chromium(self.settings.get("CHROMIUM_PATH")),
@@ -401,93 +396,3 @@ def first_words(said: str) -> str:
     head, colon, rest = line.partition(": ")
     words = (rest if colon and head.replace(".", "").isalpha() else line).split(" at http", maxsplit=1)[0]
     return "".join(each if each.isprintable() else " " for each in words)[:160]
-
-
-def find_chromium(path: str | None) -> str:
-    """Return the program at *path*, or where it usually is.
-
-    Raises:
-        ConfigurationError: it is not there.
-    """
-    if path and not shutil.which(path):
-        raise ConfigurationError(
-            f"CHROMIUM_PATH is {path!r}, and there is no such program; write where Chromium is, "
-            "or take the setting away to have it looked for."
-        )
-    found = path or next(filter(None, map(shutil.which, _PROGRAMS)), None)
-    if found is None:
-        raise ConfigurationError(
-            "This site needs a browser, and Chromium is not installed: apt-get install chromium, "
-            "or set CHROMIUM_PATH to where it is."
-        )
-    return found
-
-
-# --- reading addresses ---
-
-# What may name the car, the surest first; a word that may as well be a model ("car=ev6") only if it is a number.
-_ID_NAMES = ("id", "cid", "carid", "vehicleid", "billid", "bilid", "itemid", "nr", "numer", "number", "regno", "plate")
-_WORDS = ("car", "vehicle", "bill", "bil")
-_TRACKING = re.compile(r"utm_\w+|fbclid|gclid|msclkid", re.IGNORECASE)
-_CSS_URL = re.compile(r"""url\(\s*(?:"([^"]*)"|'([^']*)'|((?:[^'"()\\\s]|\\.)*))\s*\)""", re.IGNORECASE)
-
-
-def query_id(url: str) -> str | None:
-    """Return the id of a car that is named by the query of *url*; ``None`` if there is no query.
-
-    That is a parameter with the name of an id, else the only parameter if it is a number, else a digest of all
-    parameters in their order by name. What only tells where a visitor came from does not count.
-
-    >>> query_id("https://x.is/soluskra?make=12&id=7891"), query_id("https://x.is/soluskra?vehicle-id=AB-12&page=3")
-    ('7891', 'AB-12')
-    >>> query_id("https://x.is/soluskra?7891"), query_id("https://x.is/soluskra?skra=7891&utm_source=a")
-    ('7891', '7891')
-    >>> query_id("https://x.is/soluskra?b=kia&a=ev6"), query_id("https://x.is/soluskra?utm_source=a")
-    ('eae9d4665cd249ca', None)
-    """
-    parameters = _lasting(url)
-    if not parameters:
-        return None
-    named = {re.sub("[-_]", "", name.lower()): value.strip() for name, value in reversed(parameters)}
-    for name in (*_ID_NAMES, *_WORDS):
-        pattern = r"(?=.*[0-9])[A-Za-z0-9_-]{1,64}" if name in _ID_NAMES else "[0-9]{1,20}"
-        if re.fullmatch(pattern, named.get(name, ""), re.ASCII):
-            return named[name]
-    if len(parameters) == 1:
-        value = parameters[0][1].strip() or parameters[0][0]
-        if re.fullmatch("[0-9]{1,20}", value):
-            return value
-    return hashlib.sha256(urlencode(sorted(parameters)).encode()).hexdigest()[:16]
-
-
-def lasting_query(url: str) -> str:
-    """Return *url* without what only tells where a visitor came from.
-
-    >>> lasting_query("https://x.is/soluskra?id=7&utm_source=a#top"), lasting_query("https://x.is/soluskra?7891")
-    ('https://x.is/soluskra?id=7', 'https://x.is/soluskra?7891')
-    """
-    parts = urlsplit(url)
-    is_changed = _lasting(url) != parse_qsl(parts.query, keep_blank_values=True)
-    return parts._replace(query=urlencode(_lasting(url)) if is_changed else parts.query, fragment="").geturl()
-
-
-def _lasting(url: str) -> list[tuple[str, str]]:
-    parameters = parse_qsl(urlsplit(url).query, keep_blank_values=True, errors="replace")
-    return [(name, value) for name, value in parameters if name and not _TRACKING.fullmatch(name)]
-
-
-def background_address(style: str | None) -> str | None:
-    """Return the address of the first photo in a ``style``.
-
-    >>> background_address('background-image: url("/media/1.jpg?w=600"); color: red')
-    '/media/1.jpg?w=600'
-    >>> background_address("background:linear-gradient(red, blue), URL( https://x.is/a.jpg )")
-    'https://x.is/a.jpg'
-    >>> background_address("background-image:url(data:image/gif;base64,R0), url('/b.jpg')"), background_address("url()")
-    ('/b.jpg', None)
-    """
-    found = (
-        re.sub(r"\\(.)", r"\1", "".join(match.groups(""))).strip()
-        for match in _CSS_URL.finditer(html.unescape(style or ""))
-    )
-    return next((address for address in found if address and not is_stand_in(address)), None)

@@ -105,8 +105,8 @@ class CardSpider(ListSpider):
     def __init_subclass__(cls) -> None:
         """Let a dealer with photos on cars' own pages have details."""
         super().__init_subclass__()
-        if "has_details" not in vars(cls) and cls.details_images:
-            cls.has_details = True
+        if "details_images" in vars(cls) and "has_details" not in vars(cls):
+            cls.has_details = bool(cls.details_images)
 
     # --- the cards of a page ---
 

@@ -1,7 +1,8 @@
-"""The download handler of spiders with a browser."""
+"""Chromium: where it is, why it does not start, and the download handler of spiders with a browser."""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from playwright.async_api import Error
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     import scrapy
     import scrapy.http
     from scrapy.crawler import Crawler
+
+
+_PROGRAMS = (
+    *("chromium", "google-chrome-stable", "google-chrome", "chromium-browser", "/usr/bin/chromium"),
+    *("/snap/bin/chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+)
 
 
 class ChromiumHandler(ScrapyPlaywrightDownloadHandler):  # type: ignore[misc]  # it has no types
@@ -63,5 +70,25 @@ def why_not_started(path: str, said: str) -> str:
     if "shared object file" in said or "shared libraries" in said:
         return f"{start}: a library is missing; install it whole: apt-get install --reinstall chromium."
     if "Timeout" in said:
-        return f"{start} within {30} s; is there memory and CPU enough?"
+        return f"{start} within 30 s; is there memory and CPU enough?"
     return f"{start} ({first_words(said)}). Try it: {path} --headless --dump-dom about:blank"
+
+
+def find_chromium(path: str | None) -> str:
+    """Return the program at *path*, or where it usually is.
+
+    Raises:
+        ConfigurationError: it is not there.
+    """
+    if path and not shutil.which(path):
+        raise ConfigurationError(
+            f"CHROMIUM_PATH is {path!r}, and there is no such program; write where Chromium is, "
+            "or take the setting away to have it looked for."
+        )
+    found = path or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if found is None:
+        raise ConfigurationError(
+            "This site needs a browser, and Chromium is not installed: apt-get install chromium, "
+            "or set CHROMIUM_PATH to where it is."
+        )
+    return found

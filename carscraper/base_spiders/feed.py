@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from scrapy import Request
 
 from carscraper import parsing
 from carscraper.base_spiders.base import is_web_address, reason_of, status_of
-from carscraper.base_spiders.feed_xml import KeptCodes, read_xml
+from carscraper.base_spiders.feed_xml import KeptCodes, Vehicle, number_of, place_of_photo, read_xml, with_unit
 from carscraper.base_spiders.rogg import RoggSpider
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem
@@ -46,24 +45,6 @@ _MANY = 5  # cars that can't all lack the same by chance
 _REFUSED = {401, 403}
 _HANDLER = "carscraper.middlewares.apikey.KeyedDownloadHandler"
 _PLACEHOLDER = re.compile(r"\{(?:(?P<of>[vp])\.)?(?P<name>\w+)\}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Vehicle:
-    """A car of the feed: its fields by name, and the ids of its photos in their order."""
-
-    fields: Mapping[str, str]
-    photos: list[str]
-    image_address: str
-    """The feed's template of a photo's address."""
-
-    def text(self, *names: str) -> str | None:
-        """Return the first of the fields *names* that is not empty; ``EXT_…`` goes before the plain one."""
-        for name in names:
-            for each in (f"EXT_{name}", name):
-                if text := parsing.clean_text(self.fields.get(each)):
-                    return text
-        return None
 
 
 class RoggFeedSpider(RoggSpider):
@@ -311,10 +292,10 @@ class RoggFeedSpider(RoggSpider):
         if self._lacks_codes:
             self._lacks_codes = False
             self.count("pages/failed")
-        self.pages, self.records = _number(meta.get("pages")), _number(meta.get("records")) or 0
+        self.pages, self.records = number_of(meta.get("pages")), number_of(meta.get("records")) or 0
         for element in root.iterfind(self.vehicle):
             fields = {name: element.get(f"F{number}") or "" for number, name in enumerate(names)}
-            photos = sorted(element.iterfind(self.photo), key=_order)
+            photos = sorted(element.iterfind(self.photo), key=place_of_photo)
             yield Vehicle(fields, [each.get("id", "") for each in photos], image_address), ""
 
     def read_card(self, response: Response, selector: Any, link: str) -> CarItem:
@@ -335,8 +316,8 @@ class RoggFeedSpider(RoggSpider):
             "url": self._page_of(response, vehicle, external_id),
             "year": year,
             "registration_month": month,
-            "price": parsing.parse_price(_unit(vehicle.text("VERD"), "þús. kr.")).amount,
-            "kilometers": parsing.parse_kilometers(_unit(vehicle.text("EKINNKM", "EKINN"), "km")),
+            "price": parsing.parse_price(with_unit(vehicle.text("VERD"), "þús. kr.")).amount,
+            "kilometers": parsing.parse_kilometers(with_unit(vehicle.text("EKINNKM", "EKINN"), "km")),
             "fuel": parsing.parse_fuel(self._coded(vehicle, "ELDSNEYTI", "eldsneyti")),
             "transmission": parsing.parse_transmission(self._coded(vehicle, "GIRARTEGUND", "girartegund")),
             "drivetrain": parsing.parse_drivetrain(self._coded(vehicle, "DRIF", "drif")),
@@ -401,26 +382,3 @@ class RoggFeedSpider(RoggSpider):
         return self.car_page(
             ({"bid": dealer} if dealer else {}) | {"cid": external_id}, f"{parts.scheme}://{parts.netloc}/"
         )
-
-
-def _number(text: str | None) -> int | None:
-    """Read a whole number.
-
-    >>> _number("96"), _number(" 4 "), _number("many"), _number(None)
-    (96, 4, None, None)
-    """
-    return int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text or "", re.ASCII) and text else None
-
-
-def _order(photo: Any) -> float:
-    place = _number(photo.get("so"))
-    return float("inf") if place is None else place
-
-
-def _unit(text: str | None, unit: str) -> str | None:
-    """Add the unit to a number that stands alone.
-
-    >>> _unit("2990", "þús. kr."), _unit("45000 km", "km"), _unit(None, "km")
-    ('2990 þús. kr.', '45000 km', None)
-    """
-    return f"{text} {unit}" if text and re.fullmatch(r"[0-9.,]+", text) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,24 @@ _DAY = 24 * 3600.0
 
 Codes = Mapping[str, Mapping[str, str]]
 """Names by group (``eldsneyti``) and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vehicle:
+    """A car of the feed: its fields by name, and the ids of its photos in their order."""
+
+    fields: Mapping[str, str]
+    photos: list[str]
+    image_address: str
+    """The feed's template of a photo's address."""
+
+    def text(self, *names: str) -> str | None:
+        """Return the first of the fields *names* that is not empty; ``EXT_…`` goes before the plain one."""
+        for name in names:
+            for each in (f"EXT_{name}", name):
+                if text := parsing.clean_text(self.fields.get(each)):
+                    return text
+        return None
 
 
 def read_xml(data: bytes) -> Any:
@@ -78,3 +97,27 @@ class KeptCodes:
         if not any(codes.values()):
             raise ValueError(f"it has none of {', '.join(self.groups)}")
         return codes
+
+
+def number_of(text: str | None) -> int | None:
+    """Read a whole number.
+
+    >>> number_of("96"), number_of(" 4 "), number_of("many"), number_of(None)
+    (96, 4, None, None)
+    """
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text or "", re.ASCII) and text else None
+
+
+def place_of_photo(photo: Any) -> float:
+    """Return where a photo stands among those of its car; without a number, last."""
+    place = number_of(photo.get("so"))
+    return float("inf") if place is None else place
+
+
+def with_unit(text: str | None, unit: str) -> str | None:
+    """Add the unit to a number that stands alone.
+
+    >>> with_unit("2990", "þús. kr."), with_unit("45000 km", "km"), with_unit(None, "km")
+    ('2990 þús. kr.', '45000 km', None)
+    """
+    return f"{text} {unit}" if text and re.fullmatch(r"[0-9.,]+", text) else text

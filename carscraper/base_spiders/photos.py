@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -21,6 +22,7 @@ _RENDITION = frozenset(
 )
 # Where a picture's address is, the largest first; the scripts that load pictures late have these names for it.
 _SRCSETS = ("data-srcset", "data-lazy-srcset", "srcset")
+_CSS_URL = re.compile(r"""url\(\s*(?:"([^"]*)"|'([^']*)'|((?:[^'"()\\\s]|\\.)*))\s*\)""", re.IGNORECASE)
 _SRCS = ("data-src", "data-original", "data-lazy-src", "data-lazy", "src", "href")
 
 
@@ -43,6 +45,23 @@ def is_stand_in(address: str) -> bool:
     """
     name = re.split("[?#]", address, maxsplit=1)[0].rpartition("/")[2].lower()
     return address.lower().startswith(("data:", "about:")) or "placeholder" in name or name.endswith(".svg")
+
+
+def background_address(style: str | None) -> str | None:
+    """Return the address of the first photo in a ``style``.
+
+    >>> background_address('background-image: url("/media/1.jpg?w=600"); color: red')
+    '/media/1.jpg?w=600'
+    >>> background_address("background:linear-gradient(red, blue), URL( https://x.is/a.jpg )")
+    'https://x.is/a.jpg'
+    >>> background_address("background-image:url(data:image/gif;base64,R0), url('/b.jpg')"), background_address("url()")
+    ('/b.jpg', None)
+    """
+    found = (
+        re.sub(r"\\(.)", r"\1", "".join(match.groups(""))).strip()
+        for match in _CSS_URL.finditer(html.unescape(style or ""))
+    )
+    return next((address for address in found if address and not is_stand_in(address)), None)
 
 
 def largest_of(srcset: str) -> str:

@@ -15,9 +15,9 @@ from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
 from carscraper.dealers import choose, distribute, spiders_of
-from carscraper.fill import DROP, PHOTO, PHOTOS, READABLE
+from carscraper.fill import PHOTO, PHOTOS, READABLE
 from carscraper.runs.monitors import expected_of
-from carscraper.upkeep.checkdealers import Check, accept, check, read_against
+from carscraper.upkeep.checkdealers import Check, accept, check
 from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample
 
 if TYPE_CHECKING:
@@ -47,29 +47,17 @@ class Command(ScrapyCommand):
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Give the usage."""
-        return (
-            "[--sources bilasolur,hekla] [--drop 20] [--against good|previous|DAY] [--accept] [--json] | "
-            "--live [DEALER …] [-a base_url=…] [--save FOLDER]"
-        )
+        """Return the usage."""
+        return "[--sources bilasolur,hekla] [--accept] [--json] | --live [DEALER …] [-a base_url=…] [--save FOLDER]"
 
     def short_desc(self) -> str:
-        """Give the one-line description."""
+        """Return the one-line description."""
         return "Tell how much each dealer's last crawl could read, so that a changed page shows"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
         super().add_options(parser)
         parser.add_argument("--sources", metavar="NAMES", help="these dealers only, comma separated")
-        parser.add_argument(
-            "--drop", metavar="POINTS", type=float, default=DROP, help="how far a field may fall (default 20 points)"
-        )
-        parser.add_argument(
-            "--against",
-            metavar="WHICH",
-            default="good",
-            help="good: the last good crawl before (default); previous: the one before; or the last good one by a DAY",
-        )
         parser.add_argument(
             "--accept", action="store_true", help="measure the next crawls by the last ones as they are"
         )
@@ -98,8 +86,6 @@ class Command(ScrapyCommand):
             raise UsageError(f"`scrapy checkdealers` does not know {' '.join(args)}", print_help=False)
         if not all("=" in each for each in opts.spargs):
             raise UsageError("-a takes NAME=VALUE", print_help=False)
-        if not 0 <= opts.drop <= 100:
-            raise UsageError("--drop takes points from 0 to 100", print_help=False)
         console = Console(as_json=opts.json)
         with border(self):
             if opts.live:
@@ -111,21 +97,12 @@ class Command(ScrapyCommand):
         settings = checked(self.settings)
         spiders = spiders_of(settings, DealerSpider)
         chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
-        against = read_against(opts.against)
         with (
             Context(settings, console).database(read_only=not opts.accept) as engine,
             engine.begin() as connection,
         ):
             found = [
-                check(
-                    connection,
-                    name,
-                    spiders[name],
-                    expected=expected_of(settings, spiders[name]),
-                    against=against,
-                    points=opts.drop,
-                )
-                for name in chosen
+                check(connection, name, spiders[name], expected=expected_of(settings, spiders[name])) for name in chosen
             ]
             accepted = accept(connection, found) if opts.accept else []
         compared = any(each.is_compared for each in found)
@@ -196,7 +173,7 @@ def _lines(found: list[Check]) -> Iterator[str]:
 
 
 def _cell(name: str, now: float | None, before: float | None) -> str:
-    """Give a field's share, and what it was where that differs."""
+    """Return a field's share, and what it was where that differs."""
 
     def shown(share: float | None) -> str:
         return "–" if share is None else f"{share:.1f}" if name == PHOTOS else f"{share:.0f}"

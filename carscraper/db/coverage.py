@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, LEFT_ON_PURPOSE, RetryRules, becomes_final, chunks
 from carscraper.exceptions import DatabaseUnavailableError
+from carscraper.items import Reason, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _listings = cast("Table", CarListing.__table__)
 _images = cast("Table", CarImageRow.__table__)
 
-NOT_WANTED = ("placeholder", "deleted")
+NOT_WANTED = (Reason.PLACEHOLDER, Reason.DELETED)
 """Reasons of rows that are no photos: a dealer's picture for none, and what somebody has deleted."""
 
 
@@ -113,8 +114,8 @@ def by_status(connection: Connection) -> list[Photos]:
 
 def coverage(connection: Connection) -> Coverage:
     """Count the active cars by how their photos stand."""
-    stored: Any = func.coalesce(func.sum(case((_images.c.status == "stored", 1), else_=0)), 0)
-    is_photo = and_(func.coalesce(_images.c.reason, "").not_in(NOT_WANTED), _images.c.status != "superseded")
+    stored: Any = func.coalesce(func.sum(case((_images.c.status == Status.STORED, 1), else_=0)), 0)
+    is_photo = and_(func.coalesce(_images.c.reason, "").not_in(NOT_WANTED), _images.c.status != Status.SUPERSEDED)
     each = (
         select(func.count(_images.c.id).label("photos"), stored.label("stored"))
         .select_from(_listings.join(_images, and_(_images.c.listing_id == _listings.c.id, is_photo), isouter=True))
@@ -138,14 +139,14 @@ def coverage(connection: Connection) -> Coverage:
 def stored_since(connection: Connection, store: str, since: datetime) -> int:
     """Count the photos that were stored in *store* since then (UTC, without a zone)."""
     query = select(func.count()).where(
-        _images.c.status == "stored", _images.c.store == store, _images.c.stored_at >= since
+        _images.c.status == Status.STORED, _images.c.store == store, _images.c.stored_at >= since
     )
     return connection.execute(query).scalar_one()
 
 
 # --- photos of cars for sale ------------------------------------------------------------------------------------
 
-_NOT_STORED = ("failed", "pending", "superseded")  # names the index on the status
+_NOT_STORED = (Status.FAILED, Status.PENDING, Status.SUPERSEDED)  # names the index on the status
 _FEW = 3  # photos; what fewer of them say of a night is chance
 
 
@@ -203,19 +204,21 @@ def for_sale(
     parts: dict[str, dict[str, int]] = {name: {} for name in ("due", "final", "left", "not_for_sale")}
     stored = photos
     for status, cause, is_final, is_active, was_tried, is_new, was_seen, number in connection.execute(query):
-        reason = cause or "not-fetched"
+        reason = cause or Reason.NOT_FETCHED
         stored -= number if is_active else 0
-        if status == "superseded":
+        if status == Status.SUPERSEDED:
             photos -= number if is_active else 0
             continue
         if is_active:
             # What is decided here is news once.
             kind = "final" if is_final and not (reason in DECIDED_HERE and is_new) else "due"
-            if reason == "deleted" or reason in LEFT_ON_PURPOSE:
+            if reason == Reason.DELETED or reason in LEFT_ON_PURPOSE:
                 kind = "left"
             elif kind == "due" and partial and not was_seen:
                 kind, reason = "left", "not-visited"
-        elif was_tried and reason not in LEFT_ON_PURPOSE | {"deleted"} and (reason in DECIDED_HERE or not is_final):
+        elif (
+            was_tried and reason not in LEFT_ON_PURPOSE | {Reason.DELETED} and (reason in DECIDED_HERE or not is_final)
+        ):
             kind = "not_for_sale"
         else:
             continue
@@ -272,8 +275,8 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
         return False
     asked = number.where(
         or_(
-            and_(_images.c.status == "stored", _images.c.stored_at >= since),
-            and_(_images.c.status != "stored", _images.c.last_attempt_at >= since, _images.c.failed_days == 0),
+            and_(_images.c.status == Status.STORED, _images.c.stored_at >= since),
+            and_(_images.c.status != Status.STORED, _images.c.last_attempt_at >= since, _images.c.failed_days == 0),
         )
     )
     return 2 * most > connection.execute(asked).scalar_one()

@@ -66,24 +66,20 @@ def last(
     *,
     good: bool = False,
     before: int | None = None,
-    until: datetime | None = None,
 ) -> Record | None:
-    """Give the last crawl of *source*.
+    """Return the last crawl of *source*.
 
     Args:
         connection: in a transaction of the caller.
         source: as in ``car_listings``.
         good: only those that others are measured by.
         before: only those written before this one.
-        until: only those that ended before then.
     """
     query: Select[tuple[object, ...]] = select(_fills).where(_fills.c.source == source)
     if good:
         query = query.where(_fills.c.good)
     if before is not None:
         query = query.where(_fills.c.id < before)
-    if until is not None:
-        query = query.where(_fills.c.finished_at < until)
     row = connection.execute(query.order_by(_fills.c.id.desc()).limit(1)).first()
     return _record(row) if row else None
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from carscraper.dealers import siblings
 from carscraper.fill import EXPECTABLE, PHOTO
-from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.items import CarImage, CarItem, GoneCar, Reason, Status
 from carscraper.vehicles import make_slug
 
 if TYPE_CHECKING:
@@ -31,26 +31,26 @@ _changes = cast("Table", PriceChange.__table__)
 
 ARCHIVE = "Archive"
 """The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
-HAVE_BYTES = ("stored", "superseded")
+HAVE_BYTES = (Status.STORED, Status.SUPERSEDED)
 """Statuses of photos whose bytes are in the store, under their key."""
 
 _CHUNK = 400  # values of one IN list; SQLite takes 32,766 variables, PostgreSQL 65,535
 
-DECIDED_HERE = frozenset({"blocked-address", "bad-address", "deleted", "car-gone"})
+DECIDED_HERE = frozenset({Reason.BLOCKED_ADDRESS, Reason.BAD_ADDRESS, Reason.DELETED, Reason.CAR_GONE})
 """Reasons that are final at once: nobody has to be asked again."""
-LEFT_ON_PURPOSE = frozenset({"limit", "terms"})
+LEFT_ON_PURPOSE = frozenset({Reason.LIMIT, Reason.TERMS})
 """Reasons of photos that were left by an argument or a setting."""
 FINAL_BY_DAYS = frozenset(
     {
-        "not-an-image",
-        "placeholder",
-        "too-small",
-        "too-large",
-        "truncated",
-        "empty",
-        "no-fresh-address",
-        "off-page",
-        "robots-txt",
+        Reason.NOT_AN_IMAGE,
+        Reason.PLACEHOLDER,
+        Reason.TOO_SMALL,
+        Reason.TOO_LARGE,
+        Reason.TRUNCATED,
+        Reason.EMPTY,
+        Reason.NO_FRESH_ADDRESS,
+        Reason.OFF_PAGE,
+        Reason.ROBOTS_TXT,
     }
 )
 """Reasons that become final when the dealer has given the same answer on several days; ``http-4xx`` are others."""
@@ -249,7 +249,7 @@ def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
     """Return the condition for photos that are not stored and are to be tried again at *now*."""
     due = and_(
         _images.c.status.not_in(HAVE_BYTES),
-        or_(_images.c.reason.is_(None), _images.c.reason.not_in(DECIDED_HERE | {"spooled"})),
+        or_(_images.c.reason.is_(None), _images.c.reason.not_in(DECIDED_HERE | {Reason.SPOOLED})),
         # A final failure makes no crawl partial, and is asked about once more from time to time.
         or_(_images.c.failed_days < retry.final_after, _images.c.last_attempt_at < now - _FINAL_RETRY),
     )
@@ -269,7 +269,7 @@ def becomes_final() -> Any:
     """Return the condition for photos whose failure becomes final by days."""
     reason = _images.c.reason
     return and_(
-        _images.c.status == "failed",
+        _images.c.status == Status.FAILED,
         or_(reason.in_(FINAL_BY_DAYS), and_(reason.like("http-4%"), reason.not_in(_BUSY))),
     )
 
@@ -283,7 +283,7 @@ _DAYS = ("failed_days", "failed_on")
 _hashes: Any = bindparam("hashes", expanding=True)
 _listing_ids: Any = bindparam("listing_ids", expanding=True)
 # A tombstone has no key any more.
-_OF_USE = or_(_images.c.key.is_not(None), _images.c.reason == "deleted")
+_OF_USE = or_(_images.c.key.is_not(None), _images.c.reason == Reason.DELETED)
 _SEEN_HASHES = select(_images.c.source_sha256).where(_images.c.source_sha256.in_(_hashes), _OF_USE)
 _SEVERAL = (
     select(_images.c.source_sha256)
@@ -305,12 +305,12 @@ _URLS = (
 _successor = _images.alias("successor")
 # Where the newer row of a picture has no URL (it is in a folder), that of the older one still shows it.
 _SHOWS_THE_SAME = and_(
-    _images.c.status == "superseded",
-    exists().where(_successor.c.id == _images.c.superseded_by, _successor.c.status == "stored"),
+    _images.c.status == Status.SUPERSEDED,
+    exists().where(_successor.c.id == _images.c.superseded_by, _successor.c.status == Status.STORED),
 )
 # Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
-_STORED_URLS = _URLS.where(or_(func.coalesce(_images.c.status, "") == "stored", _SHOWS_THE_SAME))
-_PLACEHOLDER_URLS = _URLS.where(_images.c.reason == "placeholder")
+_STORED_URLS = _URLS.where(or_(func.coalesce(_images.c.status, "") == Status.STORED, _SHOWS_THE_SAME))
+_PLACEHOLDER_URLS = _URLS.where(_images.c.reason == Reason.PLACEHOLDER)
 _SET_COVER = update(_listings).where(_listings.c.id == bindparam("listing")).values(image_url=bindparam("cover"))
 _WRITE_IMAGE = (
     update(_images)
@@ -319,18 +319,18 @@ _WRITE_IMAGE = (
         _images.c.identity == bindparam("photo"),
         # A stored photo only moves to another store, and only once it is safe there.
         or_(
-            _images.c.status != "stored",
-            and_(bindparam("new_status", type_=Text) == "stored", _images.c.store != bindparam("new_store")),
+            _images.c.status != Status.STORED,
+            and_(bindparam("new_status", type_=Text) == Status.STORED, _images.c.store != bindparam("new_store")),
         ),
         # The same bytes as a placeholder's are one, unless it was released.
         or_(
             _images.c.reason.is_(None),
-            _images.c.reason != "placeholder",
+            _images.c.reason != Reason.PLACEHOLDER,
             _images.c.source_sha256 != bindparam("new_source_sha256"),
             bindparam("released", type_=Boolean),
         ),
         # What somebody has deleted stays so, also for a crawl that had it in hand.
-        or_(_images.c.reason.is_(None), _images.c.reason != "deleted"),
+        or_(_images.c.reason.is_(None), _images.c.reason != Reason.DELETED),
     )
     .values(
         {name: bindparam(f"new_{name}") for name in (*_BYTES, "status", "reason", "stored_at")}
@@ -347,7 +347,9 @@ def card_states(
 ) -> dict[str, CardState]:
     """Return for each known car of *external_ids* what the last crawl knew."""
     # The car is on the list: that its page said otherwise one day counts no more.
-    wanted = or_(due_condition(utcnow(), retry), and_(_images.c.status == "failed", _images.c.reason == "car-gone"))
+    wanted = or_(
+        due_condition(utcnow(), retry), and_(_images.c.status == Status.FAILED, _images.c.reason == Reason.CAR_GONE)
+    )
     due = exists().where(_images.c.listing_id == _listings.c.id, wanted)
     photo = exists().where(_images.c.listing_id == _listings.c.id)
     own = [name for name in EXPECTABLE if name != PHOTO]
@@ -384,7 +386,7 @@ def spooled_images(connection: Connection, sources: list[str] | None) -> list[tu
     query = (
         select(_images.c.id, _images.c.key, _images.c.identity)
         .join(_listings, _listings.c.id == _images.c.listing_id)
-        .where(_images.c.status == "pending", _images.c.reason == "spooled")
+        .where(_images.c.status == Status.PENDING, _images.c.reason == Reason.SPOOLED)
     )
     if sources is not None:
         query = query.where(_listings.c.source.in_(sources))
@@ -438,12 +440,12 @@ def shown_images(connection: Connection, source: str, external_ids: list[str]) -
             select(_listings.c.external_id, *columns)
             .join(_images, _images.c.listing_id == _listings.c.id)
             .where(_listings.c.source == source, _listings.c.external_id.in_(chunk))
-            .where(_images.c.status != "superseded")
+            .where(_images.c.status != Status.SUPERSEDED)
             .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
         )
         for external_id, *values in connection.execute(query):
             image = CarImage(**dict(zip(_OF_AN_ITEM, values, strict=True)))
-            if image.reason == "deleted":
+            if image.reason == Reason.DELETED:
                 image.key = image.url = None  # the row has its key until the object is gone
             found.setdefault(external_id, []).append(image)
     return found
@@ -466,7 +468,7 @@ def _let_inherit(
         theirs: dict[str, KnownImage] = {}
         for other in sorted(siblings(source)):
             for identity, known in everything.get((other, external_id), {}).items():
-                deleted = known.image.reason == "deleted"  # whatever another site has
+                deleted = known.image.reason == Reason.DELETED  # whatever another site has
                 if deleted or (_has_bytes(known.image) and identity not in theirs):
                     theirs[identity] = KnownImage(image=known.image, due=False)
         for identity, known in theirs.items():
@@ -476,7 +478,7 @@ def _let_inherit(
 
 
 def _is_settled(image: CarImage) -> bool:
-    return _has_bytes(image) or image.reason == "deleted"
+    return _has_bytes(image) or image.reason == Reason.DELETED
 
 
 def _has_bytes(image: CarImage) -> bool:
@@ -499,13 +501,13 @@ def known_bytes(
             .group_by(_images.c.source_sha256, _images.c.status, _images.c.reason, _images.c.store)
         )
         kinds.extend(connection.execute(select(_images).where(_images.c.id.in_(one_of_each))))
-    placeholders = {row.source_sha256 for row in kinds if row.reason == "placeholder"} - rules.released
-    deleted = {row.source_sha256 for row in kinds if row.reason == "deleted"}
+    placeholders = {row.source_sha256 for row in kinds if row.reason == Reason.PLACEHOLDER} - rules.released
+    deleted = {row.source_sha256 for row in kinds if row.reason == Reason.DELETED}
     # A released placeholder's object is still there: its row counts as stored.
     stored = {
         (row.source_sha256, row.store): image_of(row)
         for row in kinds
-        if row.status == "stored" or row.reason == "placeholder"
+        if row.status == Status.STORED or row.reason == Reason.PLACEHOLDER
     }
     answers: list[KnownBytes | None] = []
     for source_sha256, location in asked:
@@ -724,14 +726,14 @@ def _listing_values(
     else:
         values |= {name: getattr(row, name) for name in _WHEN_SEEN}
     differs = any(values[name] != getattr(row, name) for name in _TELLS_KIN)
-    fetched = any(image.attempts and image.status == "stored" for image in item.images)
+    fetched = any(image.attempts and image.status == Status.STORED for image in item.images)
     values["link_due"] = differs or fetched
     return {f"new_{name}": value for name, value in values.items()} | {"row_id": row.id}
 
 
 def _temporary_cover(item: CarItem, current: str | None) -> str | None:
     """Give the picture to show while no photo has a permanent URL; a permanent URL is never replaced."""
-    deleted = {image.source_url for image in item.images if image.reason == "deleted"}
+    deleted = {image.source_url for image in item.images if image.reason == Reason.DELETED}
     current = None if current in deleted else current
     newest = next((image.source_url for image in item.images if image.source_url not in deleted), None)
     if not newest or (current and not _is_dealers(current, item.url, newest)):
@@ -782,11 +784,11 @@ def _mark_gone(connection: Connection, cars: dict[int, GoneCar]) -> dict[int, Sa
             photos = and_(
                 _images.c.listing_id.in_(select(_listings.c.id).where(this)),
                 or_(
-                    _images.c.reason == "no-fresh-address",
-                    and_(_images.c.status == "pending", _images.c.reason.is_(None)),
+                    _images.c.reason == Reason.NO_FRESH_ADDRESS,
+                    and_(_images.c.status == Status.PENDING, _images.c.reason.is_(None)),
                 ),
             )
-            given = {"status": "failed", "reason": "car-gone"}
+            given = {"status": Status.FAILED, "reason": Reason.CAR_GONE}
             given_up = connection.execute(update(_images).where(photos).values(given)).rowcount
         results[number] = Saved(changed=bool(marked), given_up=given_up)
     return results
@@ -807,9 +809,9 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
         values: dict[str, Any] = {f"new_{name}": getattr(image, name) for name in (*_BYTES, "status", "reason")}
         values |= {"listing": listing_id, "photo": image.identity, "tries": image.attempts, "now": now}
         values["released"] = not rules.holds(image.source_sha256 or "")
-        rows.append(values | {"new_stored_at": now if image.status == "stored" else None})
+        rows.append(values | {"new_stored_at": now if image.status == Status.STORED else None})
     connection.execute(_WRITE_IMAGE, rows)
-    stored = {image.source_sha256 for _, image in photos if image.status == "stored" and image.source_sha256}
+    stored = {image.source_sha256 for _, image in photos if image.status == Status.STORED and image.source_sha256}
     found = _find_placeholders(connection, stored, rules) if rules.families and stored else 0
     for listing_id, urls in stored_urls(connection, sorted(shown)).items():
         if shown[listing_id] != urls[0]:
@@ -855,7 +857,7 @@ def _save_images(
             values = _image_values(image, row, now, rules)
             if values is None:
                 continue
-            if image.status == "stored" and image.source_sha256 and (row is None or row.status != "stored"):
+            if image.status == Status.STORED and image.source_sha256 and (row is None or row.status != Status.STORED):
                 stored.add(image.source_sha256)
             if row is None or values["source_sha256"] != row.source_sha256:
                 touched.add(listing_id)
@@ -879,13 +881,13 @@ def _image_values(
     tried = image.attempts > 0
     values: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
     values["last_attempt_at"] = now if tried else None
-    values["stored_at"] = now if image.status == "stored" else None
+    values["stored_at"] = now if image.status == Status.STORED else None
     values |= {"failed_days": 0, "failed_on": None}  # they are counted at the end of a run
     if row is None:
         return values
     if not image.on_page:
         image.position = values["position"] = row.position  # where it was when it was shown
-    if row.reason == "deleted":
+    if row.reason == Reason.DELETED:
         # Only where the dealer shows it may change; the crawl that had it in hand meanwhile changes nothing.
         if (row.position, row.source_url) == (image.position, image.source_url):
             return None
@@ -893,9 +895,9 @@ def _image_values(
             "position": image.position,
             "source_url": image.source_url,
         }
-    keep_bytes = row.status == "stored" and (image.status != "stored" or row.store == image.store)
+    keep_bytes = row.status == Status.STORED and (image.status != Status.STORED or row.store == image.store)
     # Shown again, and stored since it was shown first; supersede() makes it the current row.
-    keep_bytes |= (row.status, image.status, row.key) == ("superseded", "stored", image.key)
+    keep_bytes |= (row.status, image.status, row.key) == (Status.SUPERSEDED, Status.STORED, image.key)
     # Written a moment ago, when the bytes were safe; or found to be a placeholder since.
     keep_bytes |= row.sha256 is not None and (row.sha256, row.status, row.reason) == (
         image.sha256,
@@ -903,21 +905,23 @@ def _image_values(
         image.reason,
     )
     keep_bytes |= (
-        row.reason == "placeholder" and rules.holds(row.source_sha256) and (row.source_sha256 == image.source_sha256)
+        row.reason == Reason.PLACEHOLDER
+        and rules.holds(row.source_sha256)
+        and (row.source_sha256 == image.source_sha256)
     )
-    if keep_bytes or (not tried and image.status != "stored"):
-        url = image.url if keep_bytes and image.status == "stored" and image.key == row.key else row.url
+    if keep_bytes or (not tried and image.status != Status.STORED):
+        url = image.url if keep_bytes and image.status == Status.STORED and image.key == row.key else row.url
         # One that was never tried says why it was not this time either.
-        is_left = (row.status, row.reason) == ("pending", None) and image.reason in LEFT_ON_PURPOSE
+        is_left = (row.status, row.reason) == (Status.PENDING, None) and image.reason in LEFT_ON_PURPOSE
         if not is_left and (row.position, row.source_url, row.url) == (image.position, image.source_url, url):
             return None
         values |= {name: getattr(row, name) for name in (*_BYTES, "status", "reason", "stored_at", *_DAYS)}
         values |= {"url": url, "reason": image.reason if is_left else row.reason}
-    elif image.status != "stored" and image.key is None:
+    elif image.status != Status.STORED and image.key is None:
         values |= {name: getattr(row, name) for name in _BYTES}
-        if image.reason == "deleted":
+        if image.reason == Reason.DELETED:
             values["source_sha256"] = image.source_sha256  # the tombstone's bytes: lifted together
-    if values["status"] == "failed" and (row.status, row.reason) == ("failed", values["reason"]):
+    if values["status"] == Status.FAILED and (row.status, row.reason) == (Status.FAILED, values["reason"]):
         values |= {name: getattr(row, name) for name in _DAYS}
     if is_another_address(row.source_url, image.source_url):
         values |= {"failed_days": 0, "failed_on": None}
@@ -946,7 +950,7 @@ def is_another_address(known: str, shown: str) -> bool:
 def release_images(connection: Connection, row_ids: list[int]) -> None:
     """Let the photos *row_ids* be fetched again, unless they are stored by now."""
     for chunk in chunks(sorted(row_ids)):
-        still = and_(_images.c.id.in_(chunk), _images.c.status == "pending", _images.c.reason == "spooled")
+        still = and_(_images.c.id.in_(chunk), _images.c.status == Status.PENDING, _images.c.reason == Reason.SPOOLED)
         connection.execute(update(_images).where(still).values(reason=None))
 
 
@@ -963,7 +967,7 @@ def image_stored(
     listing_id = connection.execute(row).scalar()
     if listing_id is None:
         return False
-    save_images(connection, [(listing_id, replace(image, status="stored", reason=None))], rules)
+    save_images(connection, [(listing_id, replace(image, status=Status.STORED, reason=None))], rules)
     if source != ARCHIVE:
         supersede(connection, {listing_id: Shown()})
     # What could not be read back while it was in the spool can be compared now.
@@ -1010,7 +1014,7 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
     found = sorted(name for name, cars in families.items() if len(cars) >= rules.families)
     if not found:
         return 0
-    marked = and_(_images.c.source_sha256.in_(found), _images.c.status == "stored")
+    marked = and_(_images.c.source_sha256.in_(found), _images.c.status == Status.STORED)
     shown = (
         select(_listings.c.id)
         .join(_images, _listings.c.id == _images.c.listing_id)
@@ -1018,7 +1022,7 @@ def _find_placeholders(connection: Connection, hashes: set[str], rules: Placehol
         .order_by(_listings.c.id)
     )
     listing_ids = list(dict.fromkeys(connection.execute(shown).scalars()))
-    values = {"status": "failed", "reason": "placeholder", "failed_days": 0, "failed_on": None}
+    values = {"status": Status.FAILED, "reason": Reason.PLACEHOLDER, "failed_days": 0, "failed_on": None}
     number = connection.execute(update(_images).where(marked).values(values)).rowcount
     covers = stored_urls(connection, listing_ids)
     for listing_id in listing_ids:
@@ -1054,7 +1058,7 @@ _SUPERSEDE = (
         {name: bindparam(f"new_{name}") for name in ("status", "reason", "superseded_by", "failed_days", "failed_on")}
     )
 )
-_STAYS = frozenset({"deleted", "placeholder", "spooled"})
+_STAYS = frozenset({Reason.DELETED, Reason.PLACEHOLDER, Reason.SPOOLED})
 """Reasons of rows that stay as they are, whatever the page shows."""
 
 
@@ -1088,11 +1092,11 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
         after = _current_rows(photos, shown[listing_id].identities)
         if shown[listing_id].another_car:
             others = (row for row in photos if row.identity not in shown[listing_id].identities)
-            after |= {row.id: {"status": "superseded"} for row in others if row.reason not in _STAYS}
+            after |= {row.id: {"status": Status.SUPERSEDED} for row in others if row.reason not in _STAYS}
         elif shown[listing_id].whole:
             after |= _no_longer_shown(photos, shown[listing_id].identities, after)
         superseded[listing_id] = frozenset(
-            row.identity for row in photos if after.get(row.id, {"status": row.status})["status"] == "superseded"
+            row.identity for row in photos if after.get(row.id, {"status": row.status})["status"] == Status.SUPERSEDED
         )
         for row in photos:
             if row.id in after:
@@ -1117,10 +1121,10 @@ def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, d
             (row for row in family if row.identity in places), key=lambda row: places[row.identity], default=None
         )
         # Nobody knows what is shown: the newest, unless it was superseded already.
-        current = current or next((row for row in reversed(family) if row.status == "stored"), None)
+        current = current or next((row for row in reversed(family) if row.status == Status.STORED), None)
         if current:
-            after |= {row.id: {"status": "superseded", "superseded_by": current.id} for row in family}
-            after[current.id] = {"status": "stored"}
+            after |= {row.id: {"status": Status.SUPERSEDED, "superseded_by": current.id} for row in family}
+            after[current.id] = {"status": Status.STORED}
     return after
 
 
@@ -1144,9 +1148,9 @@ def _no_longer_shown(
         if in_place is not None and in_place.first_seen_at > row.first_seen_at:
             if in_place.status in HAVE_BYTES:
                 newer = current.get(in_place.id, {}).get("superseded_by") or in_place.id
-                after[row.id] = {"status": "superseded", "superseded_by": newer}
+                after[row.id] = {"status": Status.SUPERSEDED, "superseded_by": newer}
             continue  # else it may still be stored
-        if row.status == "failed" and _is_answer(row.reason):  # else its old address may still give it
-            days = {"failed_days": row.failed_days, "failed_on": row.failed_on} if row.reason == "off-page" else {}
-            after[row.id] = {"status": "failed", "reason": "off-page"} | days
+        if row.status == Status.FAILED and _is_answer(row.reason):  # else its old address may still give it
+            days = {"failed_days": row.failed_days, "failed_on": row.failed_on} if row.reason == Reason.OFF_PAGE else {}
+            after[row.id] = {"status": Status.FAILED, "reason": Reason.OFF_PAGE} | days
     return after

@@ -20,7 +20,7 @@ from carscraper.db.queries import (
     of_cars,
     utcnow,
 )
-from carscraper.items import CarItem
+from carscraper.items import CarItem, Reason, Status
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -103,10 +103,11 @@ def listed(
             _listings.c.is_active,
             func.count(_images.c.id),
             number(
-                _images.c.status.not_in(HAVE_BYTES) & func.coalesce(_images.c.reason, "").not_in(("spooled", "deleted"))
+                _images.c.status.not_in(HAVE_BYTES)
+                & func.coalesce(_images.c.reason, "").not_in((Reason.SPOOLED, Reason.DELETED))
             ),
             number(due_condition(utcnow(), retry)),
-            number((_images.c.status == "stored") & (_images.c.store == "folder")),
+            number((_images.c.status == Status.STORED) & (_images.c.store == "folder")),
         )
         .join(_images, _images.c.listing_id == _listings.c.id, isouter=True)
         .where(_listings.c.source.is_not(None))
@@ -227,7 +228,7 @@ def lose_images(connection: Connection, listing_id: int, identities: list[str]) 
         update(_images)
         .where(of_car, _images.c.key.in_(keys))
         .values(
-            {"status": "pending"}
+            {"status": Status.PENDING}
             | dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at", "superseded_by"))
         )
     )
@@ -235,7 +236,7 @@ def lose_images(connection: Connection, listing_id: int, identities: list[str]) 
 
 def sizes(connection: Connection) -> Sizes:
     """Give averages over what is stored."""
-    stored = _images.c.status == "stored"
+    stored = _images.c.status == Status.STORED
     row = connection.execute(
         select(
             func.avg(_images.c.bytes), func.count(_images.c.id), func.count(func.distinct(_images.c.listing_id))

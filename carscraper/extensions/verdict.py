@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper import logs
 from carscraper.db.coverage import ForSale
+from carscraper.items import Reason
 from carscraper.runs.record import failed_images
 from carscraper.state import CrawlState, ExitCode, state_of
 
@@ -75,15 +76,15 @@ def judge(
         return value
 
     failed = failed_images(stats)
-    gone = failed.pop("car-gone", 0)  # could not be kept by anybody
+    gone = failed.pop(Reason.CAR_GONE, 0)  # could not be kept by anybody
     # What an earlier run left there counts too: it is not kept yet.
     waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
     pending = number("images/pending")
     if photos:
         failed = Counter(photos.due) + Counter(photos.not_for_sale)
-        gone = failed.pop("car-gone", 0)
-        waiting = max(waiting, failed.pop("spooled", 0))
-        pending = max(pending, failed.pop("not-fetched", 0) + failed.pop("store-error", 0))
+        gone = failed.pop(Reason.CAR_GONE, 0)
+        waiting = max(waiting, failed.pop(Reason.SPOOLED, 0))
+        pending = max(pending, failed.pop(Reason.NOT_FETCHED, 0) + failed.pop(Reason.STORE_ERROR, 0))
     troubles = [
         _count(sum(failed.values()), "photo", "failed", failed),
         _count(waiting, "photo", "in the spool, uploaded by the next run"),

@@ -13,7 +13,7 @@ from carscraper.addon import aborting, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
-from carscraper.items import CarItem, GoneCar
+from carscraper.items import CarItem, GoneCar, Reason, Status
 
 if TYPE_CHECKING:
     from typing import Self
@@ -104,8 +104,8 @@ class DatabasePipeline:
         """Write into the item which of its photos others have taken the place of; the rest is missed."""
         for image in item.images:
             if image.identity in saved.superseded:
-                image.status, image.reason = "superseded", None
-            elif image.reason == "off-page" and image.attempts:
+                image.status, image.reason = Status.SUPERSEDED, None
+            elif image.reason == Reason.OFF_PAGE and image.attempts:
                 self._crawler.stats.inc_value("carscraper/images/failed/off-page")
 
     def _stop(self, why: str) -> None:

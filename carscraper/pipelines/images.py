@@ -39,7 +39,7 @@ from carscraper.exceptions import (
 from carscraper.images.inspection import Photo, inspect
 from carscraper.images.metadata import strip_metadata, with_end
 from carscraper.images.thumbnails import thumbnail
-from carscraper.items import CarImage, CarItem
+from carscraper.items import CarImage, CarItem, Reason, Status
 from carscraper.pipelines.database import count_saved
 from carscraper.runs.latency import Latency
 from carscraper.state import state_of
@@ -66,13 +66,13 @@ _SUCCESS = range(200, 300)
 _PART = 206
 _LARGE = 1024**2  # bytes
 # What a dead address answers: the car's own page may have a fresh one.
-_EXPIRED = frozenset({"http-401", "http-403", "http-404", "not-an-image", "placeholder"})
+_EXPIRED = frozenset({"http-401", "http-403", "http-404", Reason.NOT_AN_IMAGE, Reason.PLACEHOLDER})
 # The connection may have broken without HTTP noticing: asked once more.
-_BROKEN = frozenset({"truncated", "empty"})
+_BROKEN = frozenset({Reason.TRUNCATED, Reason.EMPTY})
 # Not stored, and nobody may insist: the bytes are safe, or somebody had the photo deleted.
-_SETTLED = frozenset({"spooled", "deleted"})
+_SETTLED = frozenset({Reason.SPOOLED, Reason.DELETED})
 # What no longer counts once the site shows the photo.
-_ENDED_BY_SIGHT = frozenset({"car-gone", "off-page"})
+_ENDED_BY_SIGHT = frozenset({Reason.CAR_GONE, Reason.OFF_PAGE})
 # What is copied from a known photo to one with the same bytes.
 _SAME_BYTES = ("store", "key", "url", "sha256", "source_sha256", "bytes", "width", "height", "content_type")
 
@@ -181,7 +181,7 @@ class CarImagesPipeline(ImagesPipeline):
             return item
         if item.unchanged:
             # Nothing is due, said the ledger when the spider asked for the whole page.
-            stored = sum(image.status == "stored" for image in item.images)
+            stored = sum(image.status == Status.STORED for image in item.images)
             self.crawler.stats.inc_value("carscraper/images/known", stored)
             return item
         try:
@@ -199,7 +199,7 @@ class CarImagesPipeline(ImagesPipeline):
                 await self._take_in(item)
         for image in item.images:
             found = known.get(image.identity)
-            if image.status == "stored" or not found or found.due or self._is_shown_anew(image, found.image, item):
+            if image.status == Status.STORED or not found or found.due or self._is_shown_anew(image, found.image, item):
                 continue
             if not image.insist or found.image.status in HAVE_BYTES or found.image.reason in _SETTLED:
                 self._take_over(image, found.image)
@@ -217,9 +217,9 @@ class CarImagesPipeline(ImagesPipeline):
     @staticmethod
     def _is_shown_anew(image: CarImage, known: CarImage, item: CarItem) -> bool:
         """Tell whether the site shows what it did not show when the photo was given up, or shows it elsewhere."""
-        if known.reason in _ENDED_BY_SIGHT or (known.status == "superseded" and not known.key):
+        if known.reason in _ENDED_BY_SIGHT or (known.status == Status.SUPERSEDED and not known.key):
             return item.seen and image.on_page
-        if known.status != "failed" or known.reason in _SETTLED:
+        if known.status != Status.FAILED or known.reason in _SETTLED:
             return False
         return is_another_address(known.source_url, image.source_url)
 
@@ -236,9 +236,9 @@ class CarImagesPipeline(ImagesPipeline):
     def _take_over(self, image: CarImage, known: CarImage) -> None:
         _copy_bytes(image, known)
         image.status, image.reason = known.status, known.reason
-        if known.status == "superseded" and known.key:
-            image.status = "stored"  # its bytes are; the site shows it again
-        if known.reason == "deleted":
+        if known.status == Status.SUPERSEDED and known.key:
+            image.status = Status.STORED  # its bytes are; the site shows it again
+        if known.reason == Reason.DELETED:
             image.key = image.url = None  # the row has its key until the object is gone
         elif self.store and image.key and not image.url and image.store == self.store.backend.location:
             image.url = self.store.backend.url(image.key)  # IMAGES_PUBLIC_URL was set for a folder since
@@ -251,13 +251,13 @@ class CarImagesPipeline(ImagesPipeline):
                 requests.append(self._request(image, item))
             except ValueError:
                 image.attempts += 1  # else its row would stay as it was announced
-                _fail(image, "bad-address")
+                _fail(image, Reason.BAD_ADDRESS)
         return requests
 
     def _wanted(self, item: CarItem) -> list[CarImage]:
         if self.store is None:
             return []
-        return [image for image in item.images if image.status == "pending" and image.reason is None]
+        return [image for image in item.images if image.status == Status.PENDING and image.reason is None]
 
     async def _announce(self, item: CarItem, *, images: bool = True) -> int | None:
         """Write the car and what photos it has before they are fetched; each becomes stored as its bytes are safe.
@@ -327,7 +327,7 @@ class CarImagesPipeline(ImagesPipeline):
         image.sha256 = image.source_sha256 = hashlib.sha256(data).hexdigest()
         image.store = self.store.backend.location
         image.url = image.source_url  # as it is published
-        image.status, image.reason = "stored", None
+        image.status, image.reason = Status.STORED, None
         self.crawler.stats.inc_value("carscraper/images/adopted")
         return True
 
@@ -355,7 +355,7 @@ class CarImagesPipeline(ImagesPipeline):
         try:
             self._inspect(data)
         except ImageRejectedError as error:
-            return error.reason not in _BROKEN | {"not-an-image"}
+            return error.reason not in _BROKEN | {Reason.NOT_AN_IMAGE}
         return True
 
     @staticmethod
@@ -441,7 +441,7 @@ class CarImagesPipeline(ImagesPipeline):
         if response.status not in _SUCCESS:
             raise ImageRejectedError(f"http-{response.status}", "the dealer's answer")
         if response.status == _PART and not _is_whole_range(response.headers.get("Content-Range")):
-            raise ImageRejectedError("truncated", "the dealer sends a part of it")
+            raise ImageRejectedError(Reason.TRUNCATED, "the dealer sends a part of it")
         image: CarImage = request.meta["car_image"]
         data = response.body
         image.source_sha256 = hashlib.sha256(data).hexdigest()
@@ -450,18 +450,18 @@ class CarImagesPipeline(ImagesPipeline):
         except ImageRejectedError as error:
             # A download that was cut off differs the next time; what comes twice may only lack its end marker.
             came_before, request.meta["came"] = request.meta.get("came"), image.source_sha256
-            if error.reason != "truncated" or came_before != image.source_sha256:
+            if error.reason != Reason.TRUNCATED or came_before != image.source_sha256:
                 raise
             data = await asyncio.to_thread(with_end, data)
             photo = self._inspect(data)
         known = await self.ledger.known_bytes(image.source_sha256, self.store.backend.location)
         if known and known.deleted:
-            raise ImageRejectedError("deleted", "somebody had these bytes deleted")
+            raise ImageRejectedError(Reason.DELETED, "somebody had these bytes deleted")
         if known and known.placeholder:
-            raise ImageRejectedError("placeholder", "the same bytes on many cars")
+            raise ImageRejectedError(Reason.PLACEHOLDER, "the same bytes on many cars")
         if known and known.image and self._is_where_wanted(image, known.image):
             _copy_bytes(image, known.image)
-            image.status, image.reason = "stored", None
+            image.status, image.reason = Status.STORED, None
             self.crawler.stats.inc_value("carscraper/images/linked")
             await self._write_down(image, item)
             return
@@ -518,11 +518,11 @@ class CarImagesPipeline(ImagesPipeline):
         if self.store.refused:
             stop_as_failed(self.crawler, self.store.refused, reason="store_refused")
         if safe:
-            image.status, image.reason = "stored", None
+            image.status, image.reason = Status.STORED, None
             self.crawler.stats.inc_value("carscraper/images/stored")
             self.crawler.stats.inc_value("carscraper/images/bytes", len(data))
         else:
-            image.status, image.reason = "pending", "spooled"
+            image.status, image.reason = Status.PENDING, Reason.SPOOLED
             self.crawler.stats.inc_value("carscraper/spool/added")
         await self._write_down(image, item)
         for name, size in self.rules.thumbs.items():
@@ -563,12 +563,18 @@ class CarImagesPipeline(ImagesPipeline):
         image: CarImage = request.meta["car_image"]
         if rejected.reason in _EXPIRED:
             if item.gone:
-                return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page says it is gone")
+                return ImageRejectedError(
+                    Reason.NO_FRESH_ADDRESS, f"{rejected.reason}, and the car's page says it is gone"
+                )
             if not image.on_page:
-                return ImageRejectedError("off-page", f"{rejected.reason}, and the car's page does not show the photo")
+                return ImageRejectedError(
+                    Reason.OFF_PAGE, f"{rejected.reason}, and the car's page does not show the photo"
+                )
             fresh = await self._visit(item)
             if not fresh:
-                return ImageRejectedError("no-fresh-address", f"{rejected.reason}, and the car's page shows no photo")
+                return ImageRejectedError(
+                    Reason.NO_FRESH_ADDRESS, f"{rejected.reason}, and the car's page shows no photo"
+                )
             if image.identity not in fresh:
                 return rejected  # the dealer has taken it off the page
             image.source_url = fresh[image.identity].source_url
@@ -608,7 +614,7 @@ class CarImagesPipeline(ImagesPipeline):
         image: CarImage = request.meta["car_image"]
         error = failure.value
         if isinstance(error, StoreError | DatabaseUnavailableError):
-            image.status, image.reason = "pending", "store-error"
+            image.status, image.reason = Status.PENDING, Reason.STORE_ERROR
             image.key = image.url = image.store = image.sha256 = None
             if self.store and self.store.refused:
                 stop_as_failed(self.crawler, self.store.refused, reason="store_refused")
@@ -616,7 +622,7 @@ class CarImagesPipeline(ImagesPipeline):
             return
         reason = _reason(error)
         _fail(image, reason)
-        if reason == "error":
+        if reason == Reason.ERROR:
             logger.error("Photo %r failed by a mistake of carscraper", image.source_url, exc_info=error)
         else:
             logger.info("Photo failed (%s): %r", reason, image.source_url)
@@ -656,17 +662,17 @@ class CarImagesPipeline(ImagesPipeline):
         stats = self.crawler.stats
         for image in item.images:
             stats.inc_value("carscraper/images/seen")
-            if (item.gone and image.reason == "no-fresh-address") or image.reason == "off-page":
+            if (item.gone and image.reason == Reason.NO_FRESH_ADDRESS) or image.reason == Reason.OFF_PAGE:
                 continue  # whether it is missed shows when the car is saved, or when the run ends
-            if image.attempts == 0 and image.status == "stored":
+            if image.attempts == 0 and image.status == Status.STORED:
                 stats.inc_value("carscraper/images/known")
-            elif image.reason == "deleted":
+            elif image.reason == Reason.DELETED:
                 stats.inc_value("carscraper/images/deleted")
-            elif image.status == "failed" and (image.attempts or image.identity not in known):
+            elif image.status == Status.FAILED and (image.attempts or image.identity not in known):
                 stats.inc_value(f"carscraper/images/failed/{image.reason}")
-            elif image.reason == "limit":
+            elif image.reason == Reason.LIMIT:
                 stats.inc_value("carscraper/images/left")
-            elif image.status == "pending" and image.reason not in {"spooled", "terms"} and self.store:
+            elif image.status == Status.PENDING and image.reason not in {Reason.SPOOLED, Reason.TERMS} and self.store:
                 stats.inc_value("carscraper/images/pending")
 
 
@@ -676,11 +682,11 @@ def _copy_bytes(image: CarImage, other: CarImage) -> None:
 
 
 def _fail(image: CarImage, reason: str) -> None:
-    image.status, image.reason = "failed", reason
+    image.status, image.reason = Status.FAILED, reason
     served = image.source_sha256
     for name in _SAME_BYTES:
         setattr(image, name, None)
-    if reason == "deleted":
+    if reason == Reason.DELETED:
         image.source_sha256 = served  # a tombstone says of which bytes
 
 
@@ -699,23 +705,23 @@ def _is_whole_range(content_range: bytes | None) -> bool:
 
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, BlockedAddressError):
-        return "blocked-address"
+        return Reason.BLOCKED_ADDRESS
     if isinstance(error, DownloadTimeoutError):
-        return "timeout"
+        return Reason.TIMEOUT
     if isinstance(error, DownloadCancelledError) or (
         isinstance(error, IgnoreRequest) and "DOWNLOAD_MAXSIZE" in str(error)
     ):
-        return "too-large"
+        return Reason.TOO_LARGE
     if isinstance(error, RobotsUnreachableError):
-        return "robots-unreachable"
+        return Reason.ROBOTS_UNREACHABLE
     if isinstance(error, IgnoreRequest):
-        return "robots-txt" if "robots.txt" in str(error) else "ignored"
+        return Reason.ROBOTS_TXT if "robots.txt" in str(error) else Reason.IGNORED
     if isinstance(error, ResponseDataLossError):
-        return "truncated"
+        return Reason.TRUNCATED
     if isinstance(error, CannotResolveHostError):
-        return "host-unknown"
+        return Reason.HOST_UNKNOWN
     if isinstance(error, UnsupportedURLSchemeError | ValueError):
-        return "bad-address"
+        return Reason.BAD_ADDRESS
     if isinstance(error, OSError) or type(error).__module__.startswith(("scrapy.", "twisted.")):
-        return "unreachable"
-    return "error"
+        return Reason.UNREACHABLE
+    return Reason.ERROR

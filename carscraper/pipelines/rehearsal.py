@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.addon import aborting, end_as_failed
 from carscraper.exceptions import StoreError
-from carscraper.items import CarItem
+from carscraper.items import CarItem, Status
 from carscraper.storage.store import build_store
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RehearsalPipeline:
             for image in item.images:
                 key = image.key
                 # What stands outside the test's prefix was there before and is nobody's to remove.
-                if image.status == "stored" and key and key.startswith(self._prefix) and key not in self._done:
+                if image.status == Status.STORED and key and key.startswith(self._prefix) and key not in self._done:
                     self._done.add(key)
                     await self._verify(image, key)
         return item

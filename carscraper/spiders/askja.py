@@ -3,8 +3,10 @@
 from parsel import Selector
 
 from carscraper import parsing
-from carscraper.base_spiders.browser import BrowserSpider, background_address, lasting_query, query_id
+from carscraper.base_spiders.browser import BrowserSpider
 from carscraper.base_spiders.cards import Card
+from carscraper.base_spiders.photos import background_address
+from carscraper.base_spiders.query_ids import lasting_query, query_id
 
 
 class AskjaSpider(BrowserSpider):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from carscraper.db import fill as stored
-from carscraper.exceptions import ConfigurationError
-from carscraper.fill import Drop, Expectation, Place, drops, look_at, where_read
+from carscraper.fill import Drop, Expectation, drops, look_at, where_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from carscraper.db.fill import Record
-
-GOOD, PREVIOUS = "good", "previous"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +26,9 @@ class Check:
     """The last crawl."""
     before: Record | None
     """What it is measured by."""
-    fallen: list[tuple[Drop, Place]]
+    fallen: list[tuple[Drop, str]]
     """The fields that fell, and where each is read."""
-    missing: list[tuple[Expectation, Place]]
+    missing: list[tuple[Expectation, str]]
     """The fields that too few cars have, whatever the crawls before had, and where each is read."""
 
     @property
@@ -51,17 +47,17 @@ class Check:
         return self.now is not None and self.before is not None
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON shows it."""
+        """Return it as JSON shows it."""
         return {
             "dealer": self.dealer,
             "now": _as_json(self.now),
             "before": _as_json(self.before),
             "dropped": [
-                {"field": drop.name, "before": drop.before, "now": drop.now} | asdict(place)
+                {"field": drop.name, "before": drop.before, "now": drop.now} | {"see": place}
                 for drop, place in self.fallen
             ],
             "missing": [
-                {"field": each.name, "cars": each.cars, "having": each.having, "least": each.least} | asdict(place)
+                {"field": each.name, "cars": each.cars, "having": each.having, "least": each.least} | {"see": place}
                 for each, place in self.missing
             ],
         }
@@ -81,48 +77,24 @@ def _as_json(record: Record | None) -> dict[str, Any] | None:
     }
 
 
-def read_against(text: str) -> str | datetime:
-    """Read ``--against``: ``good``, ``previous``, or the end of a day.
-
-    Raises:
-        ConfigurationError: it is nothing of these.
-
-    >>> read_against("previous"), read_against("2026-02-01")
-    ('previous', datetime.datetime(2026, 2, 2, 0, 0))
-    """
-    if text in {GOOD, PREVIOUS}:
-        return text
-    try:
-        return datetime.strptime(text, "%Y-%m-%d") + timedelta(days=1)  # noqa: DTZ007 - UTC, as in the tables
-    except (ValueError, OverflowError):
-        raise ConfigurationError(f"--against is {text!r}; write good, previous, or a day such as 2026-02-01.") from None
-
-
 def check(
     connection: Connection,
     dealer: str,
     spider: Any,
     *,
     expected: Mapping[str, float],
-    against: str | datetime = GOOD,
-    points: float,
 ) -> Check:
-    """Compare the last crawl of *dealer* with what is expected and with the last good one, or what *against* says.
+    """Compare the last crawl of *dealer* with what is expected, and with the last good one before it.
 
     Args:
         connection: in a transaction of the caller.
         dealer: the spider's name.
         spider: its class.
         expected: the share of the cars that have each field, at least.
-        against: as :func:`read_against` gives it; at the end of a day the last crawl that was good.
-        points: by how many percentage points a field must fall to be named.
     """
     now = stored.last(connection, spider.source)
-    before = None
-    if now is not None:
-        until = against if isinstance(against, datetime) else None
-        before = stored.last(connection, spider.source, good=against != PREVIOUS, before=now.id, until=until)
-    fallen = drops(before.fill, now.fill, points) if now and before else []
+    before = stored.last(connection, spider.source, good=True, before=now.id) if now else None
+    fallen = drops(before.fill, now.fill) if now and before else []
     missing = [each for each in look_at(now.fill, expected) if not each.is_met] if now else []
     return Check(
         dealer=dealer,

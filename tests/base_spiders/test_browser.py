@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from playwright.async_api import async_playwright
 from scrapy.http import HtmlResponse
 
-from carscraper.base_spiders import browser
-from carscraper.base_spiders.browser import GrowingList, background_address, find_chromium, lasting_query, query_id
-from carscraper.base_spiders.chromium import why_not_started
+from carscraper.base_spiders import browser, chromium
+from carscraper.base_spiders.browser import GrowingList
+from carscraper.base_spiders.chromium import find_chromium, why_not_started
+from carscraper.base_spiders.photos import background_address
+from carscraper.base_spiders.query_ids import lasting_query, query_id
 from carscraper.exceptions import ConfigurationError
 from carscraper.spiders.askja import AskjaSpider
 from carscraper.state import state_of
@@ -130,7 +132,7 @@ def test_the_browser_is_for_its_own_crawl_and_the_scheme_in_use_only(program: st
 def test_a_chromium_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"^CHROMIUM_PATH is '/nowhere'.* no such program.*\.$"):
         find_chromium("/nowhere")
-    monkeypatch.setattr(browser, "_PROGRAMS", ("chromium",))
+    monkeypatch.setattr(chromium, "_PROGRAMS", ("chromium",))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"apt-get install chromium, or set CHROMIUM_PATH"):
         find_chromium(None)

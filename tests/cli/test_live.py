@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from scrapy.http import HtmlResponse
 
 from carscraper.masking import mask
@@ -124,23 +123,23 @@ def test_a_site_that_can_not_be_asked(tmp_path: Path) -> None:
     assert "bilasolr, which is no dealer here; known are " in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "masked"),
-    [
-        ("S. 5551234", "S. 0000000"),
-        ("s: 555&nbsp;1234, 00354 5551234", "s: 000&nbsp;0000, 00000 0000000"),
-        ('<a href="tel:+3545551234">', '<a href="tel:+0000000000">'),
-        ('<a href="mailto:a%40b.is">', '<a href="mailto:post@example.is">'),
-        ('<a data-cfemail="a1b2c3">', '<a data-cfemail="post@example.is">'),
-        ("jon(at)b.is", "post@example.is"),
-        ("jon [hjá] b.is", "post@example.is"),
-        ("jon&#64;b.is {\"m\": \"jon\\u0040b.is\"}", 'post@example.is {"m": "post@example.is"}'),
-        ("Skráningarnúmer</td><td>ab-c12", "Skráningarnúmer</td><td>XX-X00"),
-        ('alt="ZX 12 3, ZXC12 ÞÓ123"', 'alt="ZX 12 3, XXX00 XX000"'),
-        ("kt. 2501853339", "kt. 0000000000"),
-        ("CarImage.aspx?s=16&c=789541&p=5777561&w=784", "CarImage.aspx?s=16&c=789541&p=5777561&w=784"),
-        (FACTS, FACTS),
-    ],
-)  # fmt: skip
-def test_what_is_masked(text: str, masked: str) -> None:
-    assert mask(text) == masked
+MASKED = [
+    ("S. 5551234", "S. 0000000"),
+    ("s: 555&nbsp;1234, 00354 5551234", "s: 000&nbsp;0000, 00000 0000000"),
+    ('<a href="tel:+3545551234">', '<a href="tel:+0000000000">'),
+    ('<a href="mailto:a%40b.is">', '<a href="mailto:post@example.is">'),
+    ('<a data-cfemail="a1b2c3">', '<a data-cfemail="post@example.is">'),
+    ("jon(at)b.is", "post@example.is"),
+    ("jon [hjá] b.is", "post@example.is"),
+    ("jon&#64;b.is {\"m\": \"jon\\u0040b.is\"}", 'post@example.is {"m": "post@example.is"}'),
+    ("Skráningarnúmer</td><td>ab-c12", "Skráningarnúmer</td><td>XX-X00"),
+    ('alt="ZX 12 3, ZXC12 ÞÓ123"', 'alt="ZX 12 3, XXX00 XX000"'),
+    ("kt. 2501853339", "kt. 0000000000"),
+    ("CarImage.aspx?s=16&c=789541&p=5777561&w=784", "CarImage.aspx?s=16&c=789541&p=5777561&w=784"),
+    (FACTS, FACTS),
+]  # fmt: skip
+
+
+def test_what_is_masked() -> None:
+    for text, masked in MASKED:
+        assert mask(text) == masked

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper import __version__
-from carscraper.base_spiders.browser import find_chromium
+from carscraper.base_spiders.chromium import find_chromium
 from carscraper.exceptions import ConfigurationError
 from tests import services
 from tests.conftest import service

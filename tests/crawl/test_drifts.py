@@ -52,12 +52,12 @@ class Good:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Good]:
-    options: dict[str, Any] = {"cars": 24, "per_page": 10, "photos": 2, "photo_bytes_average": 4_000}
+    options: dict[str, Any] = {"cars": 14, "per_page": 6, "photos": 2, "photo_bytes_average": 4_000}
     with SimulatedBilasolur(layout="2026", **options) as site:
         world = world_in(tmp_path_factory.mktemp("good") / "crawl", site)
         world.crawl(settings=SETTINGS)
         cars, photos = kept(world)
-        assert (len(cars), len(photos)) == (24, 48)
+        assert (len(cars), len(photos)) == (14, 28)
         yield Good(site, world.folder, cars, photos)
     assert site.errors == []
 

@@ -250,7 +250,7 @@ def sentence_of(body: str | bytes, **settings: str) -> str:
         (FEED.replace("imgurl=", "picture="), "no good <meta imgurl=…>"),
         (FEED.replace(CARS, ""), "empty feed (records=6)"),
         (FEED.replace("<vs>", "<cars>").replace("</vs>", "</cars>"), "empty feed"),
-        (re.sub(' F0="[0-9]+"', "", FEED), "no car that can be read (vs/v with meta fields)"),
+        (re.sub(' F0="[0-9]+"', "", FEED), "no car that can be read (card = 'vs/v' with card_link = 'meta fields')"),
         (FEED.replace("EXT_MODFRAMLEIDANDI", "MAKE"), "EXT_MODFRAMLEIDANDI"),
         (FEED.replace("VERD,ARGERD,EKINN", "A,B,C"), "VERD, EXT_ARGERD or EXT_EKINNKM"),
         (FEED.replace("c={v.ID}", "c={v.CAR}"), "imgurl"),

@@ -105,6 +105,13 @@ DRIFTS: dict[str, Drift] = {f"class {name}": Drift([renamed(name)]) for name in 
     "year-gone": Drift(
         [(r"<div>(?:\d+/)?(?:19|20)\d\d(?: · )?", "<div>"), (r"Nýskráning <b>[^<]*</b>|Módelár \d+", "")]
     ),
+    "price-in-spans": Drift([(r"(kr\. (?:<span>)?)(\d{1,3}\.\d{3})(\.\d{3})", r"\1<span>\2</span><span>\3</span>")]),
+    "price-with-exchange": Drift(
+        [(r'(<div class="car-price">.*?)(</div>)', r"\1 Skipti á ódýrari, allt að 1.500.000\2")], kinds=READ
+    ),
+    "warranty-before-mileage": Drift(
+        [(r"<div>([^<·]+) · ([^<]+ km\.)</div>", r"<div>\1 · Ábyrgð 5 ár eða 100.000 km. · \2</div>")], kinds=READ
+    ),
     # Photos.
     "photos-lazy": Drift([(_IMAGE, rf'<img class="\1" src="{LAZY}" data-src="\2"')]),
     "photos-lazy-src": Drift([(_IMAGE, rf'<img class="\1" src="{LAZY}" data-lazy-src="\2"')]),

@@ -30,7 +30,7 @@ from scrapy.exceptions import NotSupported
 from scrapy.utils.spider import iter_spider_classes
 
 import carscraper.spiders
-from carscraper.base_spiders.browser import find_chromium
+from carscraper.base_spiders.chromium import find_chromium
 from carscraper.exceptions import ConfigurationError
 from tests import services
 from tests.conftest import service
