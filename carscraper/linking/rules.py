@@ -12,7 +12,6 @@ from carscraper.dealers import is_aggregator, siblings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
 _VAT: Final = 1.24
 _VAT_ROUNDING: Final = 0.005
 _KILOMETERS_SHARE: Final = 0.02
