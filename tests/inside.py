@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _OURS = ("asyncio", "head", "ledger", "locks", "pace", "PoolThread", "spool", "ThreadPoolExecutor", "upload")
+_A_MOMENT = 3.0  # seconds for tasks that end by themselves
 _SOON = 30.0  # seconds in which the threads of a crawl must have ended; those of a store that is away take their time
 
 
@@ -150,9 +151,13 @@ def _clear(loop: Any) -> list[str]:
     """End what is still under way in the event loop; returns what that was."""
     left = []
     loop.run_until_complete(asyncio.sleep(0))
-    for task in asyncio.all_tasks(loop):
-        left.append(f"the task {task.get_coro()}")
-        task.cancel()
+    if tasks := asyncio.all_tasks(loop):  # of pipelines that open side by side one may have ended the crawl
+        ended, others = loop.run_until_complete(asyncio.wait(tasks, timeout=_A_MOMENT))
+        for task in ended:
+            _ = task.cancelled() or task.exception()
+        for task in others:
+            left.append(f"the task {task.get_coro()}")
+            task.cancel()
     reactor = _reactor()
     for call in reactor.getDelayedCalls():
         left.append(f"the call {call}")
