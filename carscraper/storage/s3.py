@@ -193,7 +193,7 @@ class S3Store:
             self._look_again(upload)
 
     def _look_again(self, upload: Upload) -> None:
-        """Tell a bucket that encrypts with a KMS key, whose ETags look like an MD5 and are none, from damaged bytes.
+        """Distinguish damaged bytes from a bucket with a KMS key, whose ETags look like an MD5 and are none.
 
         Raises:
             StoreUnavailableError: what is stored is not what was sent.
