@@ -315,7 +315,8 @@ def test_a_database_that_goes_away_ends_the_worker(
             done = ended(worker.wait(40), code=4)
         finally:
             postgres.start()
-    assert re.search(r"^The database of DATABASE_URL does not answer \(.*\): start the worker again;", done.log, re.M)
+    said = r"^The database of DATABASE_URL does not answer \(.*\): start the worker again;"
+    assert re.search(said, done.log, re.MULTILINE)
     fleet.enqueue()
     ended(fleet.worker("--drain").wait(60))
     assert len(fleet.stored()) == 1
