@@ -139,7 +139,7 @@ def start(
                 )
             )
             services.wait_until(
-                lambda: (bilasolur.served.counts["photo"] > 2 and "hekla | " in running.log) or not running.running, 40
+                lambda: (bilasolur.served.counts["photo"] > 2 and "hekla | " in running.log) or not running.running, 90
             )
             assert running.running, running.wait()
             return running
@@ -154,7 +154,7 @@ def test_one_signal_lets_each_crawl_finish_what_it_has_in_hand(
     children = children_of(running.pid)
     hekla.latency = 0.1
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    done = running.wait(40)
+    done = running.wait(90)
     found = outcomes_of(done)
     assert (found["bilasolur"]["outcome"], found["bilasolur"]["code"]) == ("partial", 3), done
     assert "stopped on request; the same command goes on" in found["bilasolur"]["said"]
