@@ -28,7 +28,7 @@ from scrapy.utils.conf import closest_scrapy_cfg
 
 from carscraper import __version__
 from carscraper.exceptions import ConfigurationError
-from carscraper.fill import MEASURED, PAGE, PHOTOS
+from carscraper.field_coverage import MEASURED, PAGE, PHOTOS
 
 
 class Secret(str):
@@ -193,7 +193,7 @@ EXTENSIONS = {
     "carscraper.extensions.run.Run": 0,
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
-    "carscraper.extensions.fill.FillRecord": 0,
+    "carscraper.extensions.field_coverage.CoverageRecorder": 0,
     "carscraper.extensions.shutdown.PromptShutdown": 0,
     "carscraper.extensions.collector.CalmCollector": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
