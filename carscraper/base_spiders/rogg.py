@@ -113,7 +113,7 @@ class RoggSpider(RoggDetailsSpider):
         return {car for url in found if (car := self.car_id(url))}
 
     def _is_results(self, response: Response) -> bool:
-        """Tell whether home has led to the results; where it is asked for results, cards are those."""
+        """Return whether home has led to the results; where it is asked for results, cards are those."""
         if urlsplit(response.url).path.lower().endswith(self.results_page):
             return True
         return bool(self.home_path) and bool(response.css(f"{self.card} {self.card_link}"))

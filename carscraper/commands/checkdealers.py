@@ -15,7 +15,7 @@ from carscraper.cli.command import border, checked
 from carscraper.cli.console import Console, printable, table
 from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
 from carscraper.dealers import choose, distribute, spiders_of
-from carscraper.fill import PHOTO, PHOTOS, READABLE
+from carscraper.field_coverage import PHOTO, PHOTOS, READABLE
 from carscraper.runs.monitors import expected_of
 from carscraper.upkeep.checkdealers import Check, accept, check
 from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample
@@ -152,9 +152,9 @@ def _lines(found: list[Check]) -> Iterator[str]:
     for each in found:
         if each.now is None:
             continue
-        now, before = each.now.fill.shares(), each.before.fill.shares() if each.before else {}
+        now, before = each.now.coverage.shares(), each.before.coverage.shares() if each.before else {}
         cells = [_cell(name, now.get(name), before.get(name)) for name in _COLUMNS]
-        rows.append([each.dealer, f"{each.now.finished_at:%Y-%m-%d %H:%M}", each.now.fill.cars, *cells])
+        rows.append([each.dealer, f"{each.now.finished_at:%Y-%m-%d %H:%M}", each.now.coverage.cars, *cells])
     if rows:
         head = ["dealer", "last crawl", "cars", *_COLUMNS.values()]
         yield from table(head, rows, right=range(2, len(head)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import coverage, fill, queries, runs, schema, work
+from carscraper.db import coverage, field_coverage, queries, runs, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
-    from carscraper.fill import Drop
+    from carscraper.field_coverage import Drop
     from carscraper.items import CarImage, CarItem, GoneCar
 
 logger = logging.getLogger(__name__)
@@ -224,10 +224,10 @@ class Ledger:
         """Write that these photos of the folder are not there any more: they are to be fetched again."""
         await self._write(work.lose_images, listing_id, identities)
 
-    async def save_fill(self, record: fill.Record) -> list[Drop]:
+    async def save_coverage(self, record: field_coverage.Record) -> list[Drop]:
         """Write what a crawl could read of its cars; return the fields that fell against the last good one."""
         try:
-            return await self._write(fill.save, record)
+            return await self._write(field_coverage.save, record)
         except DBAPIError as error:
             logger.warning("The database refuses what could be read of the cars: %s", _first_line(error))
             return []

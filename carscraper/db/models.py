@@ -191,7 +191,7 @@ class DealerFill(Base):
     finished_at: Mapped[datetime]
     cars: Mapped[int]
     fields: Mapped[str]
-    """JSON: the number of cars with each field, as ``carscraper.fill`` counts them."""
+    """JSON: the number of cars with each field, as ``carscraper.field_coverage`` counts them."""
     complete: Mapped[bool]
     """The crawl ended by itself, saw the whole site and did not fail."""
     good: Mapped[bool]

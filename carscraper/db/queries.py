@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import CarImageRow, CarListing, PriceChange
 from carscraper.dealers import siblings
-from carscraper.fill import EXPECTABLE, PHOTO
+from carscraper.field_coverage import EXPECTABLE, PHOTO
 from carscraper.items import CarImage, CarItem, GoneCar, Reason, Status
 from carscraper.vehicles import make_slug
 

@@ -21,7 +21,7 @@ from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
-from carscraper.extensions.fill import FillRecord
+from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import WORDS, announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
@@ -204,7 +204,7 @@ class Run:
 
     async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:
         self._conclude(record, *self._judge())
-        extension = self._crawler.get_extension(FillRecord)
+        extension = self._crawler.get_extension(CoverageRecorder)
         earlier: list[RunRecord] | None = None
         try:
             try:
@@ -218,7 +218,7 @@ class Run:
             else:
                 spider: Any = self._crawler.spider
                 record.monitors = check(
-                    settings, record, earlier, extension.fill, spider=spider, fallen=extension.fallen
+                    settings, record, earlier, extension.coverage, spider=spider, fallen=extension.fallen
                 )
         except Exception:
             logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from carscraper.fill import READABLE, look_at, per_cent, where_read
+from carscraper.field_coverage import READABLE, look_at, per_cent, where_read
 from carscraper.runs.record import PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.fill import Drop, Fill
+    from carscraper.field_coverage import Drop, FieldCoverage
     from carscraper.runs.record import RunRecord
 
 _PARTS = ("limit", "makes", "max_pages", "changed_days")
@@ -31,7 +31,7 @@ def check(
     settings: BaseSettings,
     record: RunRecord,
     earlier: Sequence[RunRecord] | None,
-    fill: Fill | None,
+    coverage: FieldCoverage | None,
     *,
     spider: DealerSpider | None = None,
     fallen: Sequence[Drop] = (),
@@ -42,7 +42,7 @@ def check(
         settings: of the crawl.
         record: the run, with its numbers; its status is not needed yet.
         earlier: runs before it; those that are not like it are passed over. ``None``: they could not be read.
-        fill: what could be read of the cars; ``None``: it was not counted.
+        coverage: what could be read of the cars; ``None``: it was not counted.
         spider: that of a dealer.
         fallen: fields that fell against its last good crawl.
 
@@ -57,13 +57,13 @@ def check(
     worst = settings.get("MONITOR_MAX_FAILED_PHOTOS")
     if worst is not None:
         found.append(_failed_photos(record, worst))
-    if spider is not None and fill is not None:
-        found += _expected(settings, spider, fill, fallen)
+    if spider is not None and coverage is not None:
+        found += _expected(settings, spider, coverage, fallen)
     least = settings.get("MONITOR_MIN_STORED")
     if least is not None:
         found.append(_stored(record, least))
     if record.source is not None:
-        found += _fill(fill, settings.getdict("MONITOR_MIN_FILL"))
+        found += _coverage(coverage, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
     if drop is not None and whole:
         found.append(_drop(record, earlier, drop, settings.getint("MONITOR_HISTORY")))
@@ -103,10 +103,10 @@ def _is_ignored(settings: BaseSettings, spider: DealerSpider | type[DealerSpider
 
 
 def _expected(
-    settings: BaseSettings, spider: DealerSpider, fill: Fill, fallen: Sequence[Drop]
+    settings: BaseSettings, spider: DealerSpider, coverage: FieldCoverage, fallen: Sequence[Drop]
 ) -> Iterator[tuple[str, bool, str]]:
     missing = set()
-    for each in look_at(fill, expected_of(settings, spider)):
+    for each in look_at(coverage, expected_of(settings, spider)):
         if each.is_met:
             yield f"expected.{each.name}", True, str(each)
         else:
@@ -131,10 +131,10 @@ def _stored(record: RunRecord, least: float) -> tuple[str, bool, str]:
     return name, stored / photos >= least, said
 
 
-def _fill(fill: Fill | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
+def _coverage(coverage: FieldCoverage | None, shares: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
     for field, least in shares.items():
-        size = fill.size_of(field) if fill else 0
-        number = fill.having(field) if fill else 0
+        size = coverage.size_of(field) if coverage else 0
+        number = coverage.having(field) if coverage else 0
         limit = f"at least {per_cent(least)} are expected"
         if not size:
             yield f"min_fill.{field}", False, f"there was no car to look for {field} at, {limit}"

@@ -72,7 +72,7 @@ EXTENSIONS = {
     "carscraper.extensions.run.Run": 0,
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
-    "carscraper.extensions.fill.FillRecord": 0,
+    "carscraper.extensions.field_coverage.CoverageRecorder": 0,
     # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
     "scrapy.extensions.telnet.TelnetConsole": None,
     "scrapy.extensions.remote_control.RemoteControl": None,

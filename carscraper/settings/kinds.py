@@ -131,7 +131,7 @@ def _schedule(value: Any) -> dict[str, str]:
 
 
 def _field_shares(value: Any) -> dict[str, float]:
-    from carscraper.fill import MEASURED  # noqa: PLC0415 - what only those who set this need
+    from carscraper.field_coverage import MEASURED  # noqa: PLC0415 - what only those who set this need
 
     shares = _json_object(value)
     for label, share in shares.items():
@@ -145,7 +145,7 @@ def _field_shares(value: Any) -> dict[str, float]:
 
 
 def _ignored_fields(value: Any) -> str:
-    from carscraper.fill import MEASURED, PAGE, PHOTOS  # noqa: PLC0415 - the same
+    from carscraper.field_coverage import MEASURED, PAGE, PHOTOS  # noqa: PLC0415 - the same
 
     words = str(value or "").replace(",", " ").split()
     # A spider's file is called as the spider is.

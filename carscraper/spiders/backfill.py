@@ -122,16 +122,16 @@ class BackfillSpider(CarVisits):
     # --- what the pipelines ask ---
 
     def photo_slot(self, source: str) -> str:
-        """Give each dealer a slot of its own: one that is slow holds up nobody."""
+        """Return each dealer a slot of its own: one that is slow holds up nobody."""
         return f"images-{source}" if source in self.dealers or source == ARCHIVE else "images"
 
     def key_folder(self, source: str) -> str:
-        """Give the name of the dealer's spider."""
+        """Return the name of the dealer's spider."""
         dealer = self.dealers.get(source)
         return dealer.name if dealer else super().key_folder(source)
 
     def page_url(self, item: CarItem) -> str | None:
-        """Give the address of the car's page, on ``base_url`` if that is given."""
+        """Return the address of the car's page, on ``base_url`` if that is given."""
         dealer = self.dealers.get(item.source)
         return self.addresses.page_of(item.url, item.source) if dealer else None
 
@@ -154,7 +154,7 @@ class BackfillSpider(CarVisits):
         self.fail("The backfill reads pages with the dealers' spiders: use `scrapy parse --spider=DEALER URL`.")
 
     async def start(self) -> AsyncIterator[Any]:
-        """Give cars and requests as there is room for them."""
+        """Yield cars and requests as there is room for them."""
         if state_of(self.crawler).failed is not None:
             return
         self.worklist = Worklist(self.plan, self.options, self.dealers, self.settings)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from carscraper.db import fill as stored
-from carscraper.fill import Drop, Expectation, drops, look_at, where_read
+from carscraper.db import field_coverage as stored
+from carscraper.field_coverage import Drop, Expectation, drops, look_at, where_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
-    from carscraper.db.fill import Record
+    from carscraper.db.field_coverage import Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +68,12 @@ def _as_json(record: Record | None) -> dict[str, Any] | None:
         return None
     return {
         "finished_at": record.finished_at.isoformat(timespec="seconds"),
-        "cars": record.fill.cars,
-        "pages": record.fill.pages,
+        "cars": record.coverage.cars,
+        "pages": record.coverage.pages,
         "complete": record.complete,
         "good": record.good,
         "why": record.why,
-        "fields": record.fill.shares(),
+        "fields": record.coverage.shares(),
     }
 
 
@@ -94,8 +94,8 @@ def check(
     """
     now = stored.last(connection, spider.source)
     before = stored.last(connection, spider.source, good=True, before=now.id) if now else None
-    fallen = drops(before.fill, now.fill) if now and before else []
-    missing = [each for each in look_at(now.fill, expected) if not each.is_met] if now else []
+    fallen = drops(before.coverage, now.coverage) if now and before else []
+    missing = [each for each in look_at(now.coverage, expected) if not each.is_met] if now else []
     return Check(
         dealer=dealer,
         now=now,

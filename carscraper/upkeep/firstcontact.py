@@ -18,7 +18,16 @@ from scrapy.http import Response, TextResponse
 
 from carscraper.addon import aborting
 from carscraper.exceptions import ConfigurationError, ImageRejectedError
-from carscraper.fill import CARD_FIELDS, PAGE, PAGE_FIELDS, PHOTO, Expectation, Fill, per_cent, where_read
+from carscraper.field_coverage import (
+    CARD_FIELDS,
+    PAGE,
+    PAGE_FIELDS,
+    PHOTO,
+    Expectation,
+    FieldCoverage,
+    per_cent,
+    where_read,
+)
 from carscraper.images.inspection import inspect
 from carscraper.items import CarItem
 from carscraper.masking import mask
@@ -42,7 +51,7 @@ SETTINGS: dict[str, Any] = {
     "EXTENSIONS": {
         "carscraper.extensions.run.Run": None,
         "carscraper.extensions.progress.Progress": None,
-        "carscraper.extensions.fill.FillRecord": None,
+        "carscraper.extensions.field_coverage.CoverageRecorder": None,
     },
 }
 """What a sample is crawled with: no store, no ledger, no run."""
@@ -181,7 +190,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
     photos: list[tuple[str, bool]] = field(default_factory=list)
     """What is said of each, and whether it is whole."""
     missed: list[str] = field(default_factory=list)
-    fill: Fill = field(default_factory=Fill)
+    coverage: FieldCoverage = field(default_factory=FieldCoverage)
     examples: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
     incomplete: list[str] = field(default_factory=list)
@@ -190,7 +199,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
     _ids: set[str] = field(default_factory=set)
 
     def watch(self, crawler: Crawler) -> None:
-        """Hear of all that the crawl gets."""
+        """Note all that the crawl gets."""
         self._crawler = crawler
         crawler.signals.connect(self.opened, signal=signals.spider_opened)
         crawler.signals.connect(self.received, signal=signals.response_received)
@@ -249,14 +258,14 @@ class Contact:  # no slots: signals hold their receivers by weak references
 
     def add_card(self, card: CarItem) -> None:
         """Count a card."""
-        self.fill.add_card(card)
+        self.coverage.add_card(card)
         self._add_examples(card, "", CARD_FIELDS)
 
     def scraped(self, item: Any) -> None:
         """Count a car whose own page was read."""
         if isinstance(item, CarItem) and item.details_at is not None:
-            self.fill.add_page(item)
-            self.fill.add_car(item)
+            self.coverage.add_page(item)
+            self.coverage.add_car(item)
             self._add_examples(item, PAGE, (*PAGE_FIELDS, *CARD_FIELDS))
 
     def _add_examples(self, item: CarItem, prefix: str, names: Iterable[str]) -> None:
@@ -305,7 +314,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
             yield self._next_page()
             yield self._end()
         if getattr(self.spider, "has_details", False):
-            read = self.fill.pages
+            read = self.coverage.pages
             yield Line(GOOD if read else MISSING, "cars' own pages", f"{read} read")
         whole = [said for said, is_whole in self.photos if is_whole]
         bad = [said for said, is_whole in self.photos if not is_whole]
@@ -336,12 +345,12 @@ class Contact:  # no slots: signals hold their receivers by weak references
         return Line(UNKNOWN, name, "not said on these pages: a crawl asks for one page more than it finds")
 
     def _fields(self) -> Iterator[Line]:
-        cars, pages = self.fill.cars, self.fill.pages
+        cars, pages = self.coverage.cars, self.coverage.pages
         if not cars:
             return
         for name in (PHOTO, *CARD_FIELDS):
-            having, least = self.fill.having(name), self.expected.get(name)
-            later = self.fill.counts.get(f"car.{name}", 0)
+            having, least = self.coverage.having(name), self.expected.get(name)
+            later = self.coverage.counts.get(f"car.{name}", 0)
             said = f"{having} of {cars} cards"
             if later and not having:
                 said += f", {later} of {pages} own pages"
@@ -351,7 +360,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
                 is_there = is_there or Expectation(name, cars, having, least).is_met
             yield self._field(name, said, None if least is None else is_there)
         for name in PAGE_FIELDS if pages else ():
-            yield self._field(PAGE + name, f"{self.fill.having(PAGE + name)} of {pages} own pages", None)
+            yield self._field(PAGE + name, f"{self.coverage.having(PAGE + name)} of {pages} own pages", None)
 
     def _field(self, name: str, said: str, is_there: bool | None) -> Line:
         example = self.examples.get(name, self.examples.get(PAGE + name))

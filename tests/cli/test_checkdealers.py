@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy
 
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.db import fill as stored
+from carscraper.db import field_coverage as stored
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
-from carscraper.fill import Drop, Fill, drops, where_read
+from carscraper.field_coverage import Drop, FieldCoverage, drops, where_read
 from carscraper.items import CarImage, CarItem
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
@@ -170,39 +170,39 @@ def car(number: int = 1, **values: Any) -> CarItem:
     return CarItem(source="X", external_id=str(number), url=f"https://x.is/{number}", **values)
 
 
-def test_what_is_filled() -> None:
-    fill = Fill()
+def test_what_is_counted() -> None:
+    coverage = FieldCoverage()
     photos = [CarImage(identity=f"1/{n}", source_url="u") for n in range(3)]
-    fill.add_card(car(price=0, make="Kia", images=photos))
-    fill.add_card(car(kilometers=0))
-    fill.add_page(car(colour="blár", images=photos))
-    shares = fill.shares()
+    coverage.add_card(car(price=0, make="Kia", images=photos))
+    coverage.add_card(car(kilometers=0))
+    coverage.add_page(car(colour="blár", images=photos))
+    shares = coverage.shares()
     assert (shares["price"], shares["make"], shares["kilometers"], shares["year"]) == (50.0, 50.0, 50.0, 0.0)
     assert (shares["photo"], shares["photos_per_car"]) == (50.0, 1.5)
     assert (shares["page.colour"], shares["page.doors"], shares["page.photos_per_car"]) == (100.0, 0.0, 3.0)
-    assert Fill().shares() == {}
-    assert Fill(0, 0, {"unreadable": 3}).shares() == {"readable": 0.0}
+    assert FieldCoverage().shares() == {}
+    assert FieldCoverage(0, 0, {"unreadable": 3}).shares() == {"readable": 0.0}
 
 
-FALLEN: list[tuple[Fill, Fill, float, list[str]]] = [
-    (Fill(9999, 0, {"price": 9999}), Fill(9999, 0, {"price": 8010}), 20, []),
-    (Fill(9999, 0, {"price": 9999}), Fill(9999, 0, {"price": 8010}), 19, ["price"]),
-    (Fill(10, 0, {"price": 10}), Fill(10, 0, {"price": 5}), 20, []),  # by chance, with so few
-    (Fill(10, 0, {"price": 10}), Fill(10, 0, {"price": 3}), 20, ["price"]),
-    (Fill(10, 0, {"price": 5}), Fill(10, 0, {"price": 10}), 20, []),
-    (Fill(5, 0, {"price": 5}), Fill(5, 0, {}), 20, ["price"]),
-    (Fill(10, 0, {"price": 10}), Fill(4, 0, {"price": 0}), 20, []),
-    (Fill(9999, 0, {"photos": 99990}), Fill(9999, 0, {"photos": 70000}), 20, ["photos_per_car"]),
-    (Fill(9999, 0, {"photos": 99990}), Fill(9999, 0, {"photos": 81000}), 20, []),
-    (Fill(10, 0, {"photos": 100}), Fill(10, 0, {"photos": 60}), 20, []),
-    (Fill(10, 0, {"photos": 100}), Fill(10, 0, {"photos": 10}), 20, ["photos_per_car"]),
-    (Fill(10, 10, {"page.doors": 10}), Fill(10, 0, {}), 20, []),
-    (Fill(10, 10, {"page.doors": 10}), Fill(10, 9, {"page.doors": 0}), 20, ["page.doors"]),
-    (Fill(10, 0, {}), Fill(3, 0, {"unreadable": 9}), 20, ["readable"]),
+FALLEN: list[tuple[FieldCoverage, FieldCoverage, float, list[str]]] = [
+    (FieldCoverage(9999, 0, {"price": 9999}), FieldCoverage(9999, 0, {"price": 8010}), 20, []),
+    (FieldCoverage(9999, 0, {"price": 9999}), FieldCoverage(9999, 0, {"price": 8010}), 19, ["price"]),
+    (FieldCoverage(10, 0, {"price": 10}), FieldCoverage(10, 0, {"price": 5}), 20, []),  # by chance, with so few
+    (FieldCoverage(10, 0, {"price": 10}), FieldCoverage(10, 0, {"price": 3}), 20, ["price"]),
+    (FieldCoverage(10, 0, {"price": 5}), FieldCoverage(10, 0, {"price": 10}), 20, []),
+    (FieldCoverage(5, 0, {"price": 5}), FieldCoverage(5, 0, {}), 20, ["price"]),
+    (FieldCoverage(10, 0, {"price": 10}), FieldCoverage(4, 0, {"price": 0}), 20, []),
+    (FieldCoverage(9999, 0, {"photos": 99990}), FieldCoverage(9999, 0, {"photos": 70000}), 20, ["photos_per_car"]),
+    (FieldCoverage(9999, 0, {"photos": 99990}), FieldCoverage(9999, 0, {"photos": 81000}), 20, []),
+    (FieldCoverage(10, 0, {"photos": 100}), FieldCoverage(10, 0, {"photos": 60}), 20, []),
+    (FieldCoverage(10, 0, {"photos": 100}), FieldCoverage(10, 0, {"photos": 10}), 20, ["photos_per_car"]),
+    (FieldCoverage(10, 10, {"page.doors": 10}), FieldCoverage(10, 0, {}), 20, []),
+    (FieldCoverage(10, 10, {"page.doors": 10}), FieldCoverage(10, 9, {"page.doors": 0}), 20, ["page.doors"]),
+    (FieldCoverage(10, 0, {}), FieldCoverage(3, 0, {"unreadable": 9}), 20, ["readable"]),
     # What the cards lost and the own pages show did not fall; what only the ledger has did.
-    (Fill(9, 0, {"fuel": 9}), Fill(9, 9, {"fuel": 0, "scraped": 9, "car.fuel": 9}), 20, []),
-    (Fill(9, 0, {"fuel": 9}), Fill(9, 0, {"fuel": 0, "scraped": 9, "ledger.fuel": 9}), 20, ["fuel"]),
-    (Fill(9, 0, {"photos": 90}), Fill(9, 9, {"photos": 9, "scraped": 9, "car.photos": 90}), 20, []),
+    (FieldCoverage(9, 0, {"fuel": 9}), FieldCoverage(9, 9, {"fuel": 0, "scraped": 9, "car.fuel": 9}), 20, []),
+    (FieldCoverage(9, 0, {"fuel": 9}), FieldCoverage(9, 0, {"fuel": 0, "scraped": 9, "ledger.fuel": 9}), 20, ["fuel"]),
+    (FieldCoverage(9, 0, {"photos": 90}), FieldCoverage(9, 9, {"photos": 9, "scraped": 9, "car.photos": 90}), 20, []),
 ]
 
 
@@ -229,7 +229,7 @@ def test_only_a_good_crawl_is_a_measure(engine: Engine) -> None:
         record = stored.Record(
             source=source,
             finished_at=DAY + timedelta(days=day),
-            fill=Fill(10, 0, {"price": price}),
+            coverage=FieldCoverage(10, 0, {"price": price}),
             complete=complete,
             why=why,
             good=good,

@@ -190,7 +190,7 @@ def test_cars_in_unknown_markup_beside_known_cards_are_noticed_however_few(new_w
     assert f"such as {odd} on " in last_words(done)
 
 
-@pytest.mark.parametrize(("spider", "past_end"), zip(SITES, ["repeat", "empty", "404"], strict=True))
+@pytest.mark.parametrize(("spider", "past_end"), [*zip(SITES, ["repeat", "empty", "404"], strict=True)])
 def test_a_last_page_that_is_full_is_asked_for_twice_and_one_accident_is_no_end(
     new_world: Callable[..., World], spider: str, past_end: str
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carscraper.fill import Fill
+from carscraper.field_coverage import FieldCoverage
 from carscraper.runs.monitors import check, failed
 from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL, SKIPPED, RunRecord
 from tests.fakes import make_settings
@@ -19,12 +19,12 @@ ALL = {
     "MONITOR_MAX_DROP": "0.3",
     "MONITOR_HISTORY": 5,
 }
-FILL = Fill(100, 0, {"price": 80, "photo": 100, "unreadable": 0})
+FILL = FieldCoverage(100, 0, {"price": 80, "photo": 100, "unreadable": 0})
 NAMES = ["min_cars", "max_failed_photos", "min_fill.price", "min_fill.readable", "max_drop"]
 
 
 def looked_at(
-    record: RunRecord, earlier: list[RunRecord] | None = None, fill: Fill | None = FILL, **settings: Any
+    record: RunRecord, earlier: list[RunRecord] | None = None, fill: FieldCoverage | None = FILL, **settings: Any
 ) -> dict[str, bool]:
     found = check(make_settings(**settings), record, [] if earlier is None else earlier, fill)
     assert all(set(each) == {"name", "passed", "said"} for each in found)
@@ -46,7 +46,7 @@ def test_with_nothing_to_look_at_none_is_kept() -> None:
     assert [each["name"] for each in found] == NAMES
     assert not any(each["passed"] for each in found)
     assert len(failed(found)) == len(NAMES)
-    found = check(make_settings(**ALL), a_run(cars=0), [], Fill())
+    found = check(make_settings(**ALL), a_run(cars=0), [], FieldCoverage())
     assert not any(each["passed"] for each in found)
 
 
@@ -80,21 +80,21 @@ def test_no_failure_at_all_may_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("fill", "kept"),
     [
-        (Fill(10, 0, {"price": 8}), True),
-        (Fill(10, 0, {"price": 7}), False),
-        (Fill(1000, 0, {"price": 799}), False),  # shares() would round it to 79.9, others to 80
-        (Fill(10, 0, {}), False),
-        (Fill(0, 5, {"price": 0}), False),
+        (FieldCoverage(10, 0, {"price": 8}), True),
+        (FieldCoverage(10, 0, {"price": 7}), False),
+        (FieldCoverage(1000, 0, {"price": 799}), False),  # shares() would round it to 79.9, others to 80
+        (FieldCoverage(10, 0, {}), False),
+        (FieldCoverage(0, 5, {"price": 0}), False),
         (None, False),
     ],
 )
-def test_share_of_cars_with_a_field(fill: Fill | None, kept: bool) -> None:
+def test_share_of_cars_with_a_field(fill: FieldCoverage | None, kept: bool) -> None:
     assert looked_at(a_run(), fill=fill, MONITOR_MIN_FILL='{"price": 0.8}') == {"min_fill.price": kept}
 
 
 def test_fields_of_cars_own_pages_are_of_those_that_were_read() -> None:
     settings = make_settings(MONITOR_MIN_FILL={"page.colour": 0.5, "readable": 0.9})
-    found = check(settings, a_run(), [], Fill(100, 4, {"page.colour": 2, "unreadable": 25}))
+    found = check(settings, a_run(), [], FieldCoverage(100, 4, {"page.colour": 2, "unreadable": 25}))
     assert [each["passed"] for each in found] == [True, False]
     assert found[1]["said"] == "100 of 125 cards are readable (80 %), at least 90 % are expected"
 

@@ -67,7 +67,7 @@ _SPREAD = 0.5  # of the photos a car, in parts of their mean: the standard devia
 
 
 @dataclass(slots=True)
-class Fill:
+class FieldCoverage:
     """Counts over the cars that one crawl saw."""
 
     cars: int = 0
@@ -110,9 +110,9 @@ class Fill:
             self.counts[prefix + name] = self.counts.get(prefix + name, 0) + number
 
     def shares(self) -> dict[str, float]:
-        """Give each field's per cent of the cars, and the mean of photos a car; nothing of what was not looked at.
+        """Return each field's per cent of the cars, and the mean of photos a car; nothing of what was not looked at.
 
-        >>> Fill(4, 0, {"price": 3, "photo": 4, "photos": 10, "unreadable": 1}).shares()
+        >>> FieldCoverage(4, 0, {"price": 3, "photo": 4, "photos": 10, "unreadable": 1}).shares()
         {'readable': 80.0, 'price': 75.0, 'photo': 100.0, 'photos_per_car': 2.5}
         """
         unreadable = self.counts.get("unreadable", 0)
@@ -135,11 +135,11 @@ class Fill:
         return share if name == PHOTOS else 100 * share
 
     def having(self, name: str) -> int:
-        """Give the number of cars (or cards) that have the field *name*; 0 if it was not looked at."""
+        """Return the number of cars (or cards) that have the field *name*; 0 if it was not looked at."""
         return self.cars if name == READABLE else self.counts.get(name, 0)
 
     def size_of(self, name: str) -> int:
-        """Give the number of cars (or cards) that the share *name* is of."""
+        """Return the number of cars (or cards) that the share *name* is of."""
         if name == READABLE:
             return self.cars + self.counts.get("unreadable", 0)
         return self.pages if name.startswith(PAGE) else self.cars
@@ -149,11 +149,11 @@ class Fill:
         return json.dumps({"pages": self.pages, **self.counts}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, cars: int, text: str) -> Fill:
+    def from_json(cls, cars: int, text: str) -> FieldCoverage:
         """Read what :meth:`to_json` wrote.
 
-        >>> Fill.from_json(3, Fill(3, 2, {"price": 1}).to_json())
-        Fill(cars=3, pages=2, counts={'price': 1})
+        >>> FieldCoverage.from_json(3, FieldCoverage(3, 2, {"price": 1}).to_json())
+        FieldCoverage(cars=3, pages=2, counts={'price': 1})
         """
         counts: dict[str, Any] = json.loads(text)
         return cls(cars, counts.pop("pages", 0), counts)
@@ -173,17 +173,17 @@ class Drop:
         return f"{self.name.removeprefix(PAGE)}{where} fell from {self.before:g}{unit} to {self.now:g}{unit}"
 
 
-def drops(before: Fill, now: Fill, points: float = DROP) -> list[Drop]:
+def drops(before: FieldCoverage, now: FieldCoverage, points: float = DROP) -> list[Drop]:
     """Return the fields that fell by more than *points*; the mean of photos a car by more than so many per cent of it.
 
     A field is compared where both crawls looked at five cars or more, and what may be chance is allowed for: the fewer
     the cars, the deeper the fall must be. What the cards lost and the cars' own pages show now did not fall.
 
-    >>> drops(Fill(9, 0, {"price": 9, "fuel": 8}), Fill(10, 0, {"price": 1, "fuel": 8}))
+    >>> drops(FieldCoverage(9, 0, {"price": 9, "fuel": 8}), FieldCoverage(10, 0, {"price": 1, "fuel": 8}))
     [Drop(name='price', before=100.0, now=10.0)]
-    >>> drops(Fill(9, 0, {"price": 9}), Fill(4, 0, {"price": 0}))
+    >>> drops(FieldCoverage(9, 0, {"price": 9}), FieldCoverage(4, 0, {"price": 0}))
     []
-    >>> drops(Fill(9, 0, {"price": 9}), Fill(9, 9, {"price": 0, "scraped": 9, "car.price": 9}))
+    >>> drops(FieldCoverage(9, 0, {"price": 9}), FieldCoverage(9, 9, {"price": 0, "scraped": 9, "car.price": 9}))
     []
     """
     was, is_now = before.shares(), now.shares()
@@ -233,19 +233,20 @@ class Expectation:
         return self.having / self.cars >= self.least - chance
 
 
-def look_at(fill: Fill, expected: Mapping[str, float]) -> list[Expectation]:
+def look_at(coverage: FieldCoverage, expected: Mapping[str, float]) -> list[Expectation]:
     """Compare the cars as they are in the end with what is expected of their dealer; nothing with fewer than five.
 
-    >>> [each.is_met for each in look_at(Fill(9, 0, {"scraped": 9, "car.price": 4, "ledger.price": 5}), {"price": 0.9})]
+    >>> some = FieldCoverage(9, 0, {"scraped": 9, "car.price": 4, "ledger.price": 5})
+    >>> [each.is_met for each in look_at(some, {"price": 0.9})]
     [True]
-    >>> [each.is_met for each in look_at(Fill(9, 0, {"scraped": 9, "car.price": 1}), {"price": 0.9})]
+    >>> [each.is_met for each in look_at(FieldCoverage(9, 0, {"scraped": 9, "car.price": 1}), {"price": 0.9})]
     [False]
     """
-    cars = fill.counts.get(_SCRAPED, 0)
+    cars = coverage.counts.get(_SCRAPED, 0)
     if cars < _FEWEST:
         return []
     return [
-        Expectation(name, cars, sum(fill.counts.get(prefix + name, 0) for prefix in (_CAR, _LEDGER)), least)
+        Expectation(name, cars, sum(coverage.counts.get(prefix + name, 0) for prefix in (_CAR, _LEDGER)), least)
         for name, least in expected.items()
     ]
 

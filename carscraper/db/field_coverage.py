@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, cast
 from sqlalchemy import insert, select, update
 
 from carscraper.db.models import DealerFill
-from carscraper.fill import Drop, Fill, drops
+from carscraper.field_coverage import Drop, FieldCoverage, drops
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Connection, Row, Select, Table
 
-_fills = cast("Table", DealerFill.__table__)
+_rows = cast("Table", DealerFill.__table__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Record:
     source: str
     finished_at: datetime
     """UTC, without a zone."""
-    fill: Fill
+    coverage: FieldCoverage
     complete: bool
     """It ended by itself, saw the whole site and did not fail."""
     why: str | None = None
@@ -45,13 +45,13 @@ def save(connection: Connection, record: Record) -> list[Drop]:
         The fields that fell.
     """
     measure = last(connection, record.source, good=True)
-    fallen = drops(measure.fill, record.fill) if measure else []
+    fallen = drops(measure.coverage, record.coverage) if measure else []
     connection.execute(
-        insert(_fills).values(
+        insert(_rows).values(
             source=record.source,
             finished_at=record.finished_at,
-            cars=record.fill.cars,
-            fields=record.fill.to_json(),
+            cars=record.coverage.cars,
+            fields=record.coverage.to_json(),
             complete=record.complete,
             good=record.good and record.complete and not fallen,
             why=record.why,
@@ -75,18 +75,18 @@ def last(
         good: only those that others are measured by.
         before: only those written before this one.
     """
-    query: Select[tuple[object, ...]] = select(_fills).where(_fills.c.source == source)
+    query: Select[tuple[object, ...]] = select(_rows).where(_rows.c.source == source)
     if good:
-        query = query.where(_fills.c.good)
+        query = query.where(_rows.c.good)
     if before is not None:
-        query = query.where(_fills.c.id < before)
-    row = connection.execute(query.order_by(_fills.c.id.desc()).limit(1)).first()
+        query = query.where(_rows.c.id < before)
+    row = connection.execute(query.order_by(_rows.c.id.desc()).limit(1)).first()
     return _record(row) if row else None
 
 
 def accept(connection: Connection, record_id: int) -> None:
     """Measure later crawls by this one."""
-    connection.execute(update(_fills).where(_fills.c.id == record_id).values(good=True))
+    connection.execute(update(_rows).where(_rows.c.id == record_id).values(good=True))
 
 
 def _record(row: Row[tuple[object, ...]]) -> Record:
@@ -94,7 +94,7 @@ def _record(row: Row[tuple[object, ...]]) -> Record:
         id=row.id,
         source=row.source,
         finished_at=row.finished_at,
-        fill=Fill.from_json(row.cars, row.fields),
+        coverage=FieldCoverage.from_json(row.cars, row.fields),
         complete=row.complete,
         why=row.why,
         good=row.good,

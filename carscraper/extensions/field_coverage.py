@@ -11,10 +11,10 @@ from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
-from carscraper.db.fill import Record
+from carscraper.db.field_coverage import Record
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import CarscraperError
-from carscraper.fill import Fill, look_at
+from carscraper.field_coverage import FieldCoverage, look_at
 from carscraper.items import CarItem
 from carscraper.runs.monitors import expected_of
 from carscraper.state import state_of
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from scrapy import Request
     from scrapy.crawler import Crawler
 
-    from carscraper.fill import Drop
+    from carscraper.field_coverage import Drop
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 10.0  # seconds; the crawl has ended, and these numbers are worth no longer wait
 
 
-class FillRecord:
+class CoverageRecorder:
     """A mistake here costs its numbers only, never the crawl."""
 
     def __init__(self, crawler: Crawler) -> None:
-        """Take the crawler."""
+        """Accept the crawler."""
         self._crawler = crawler
-        self._fill = Fill()
+        self._coverage = FieldCoverage()
         self._fallen: list[Drop] = []
         self._seen: set[str] = set()
         self._started = False
@@ -60,9 +60,9 @@ class FillRecord:
         return cls(crawler)
 
     @property
-    def fill(self) -> Fill:
+    def coverage(self) -> FieldCoverage:
         """What was counted so far."""
-        return self._fill
+        return self._coverage
 
     @property
     def fallen(self) -> list[Drop]:
@@ -85,34 +85,34 @@ class FillRecord:
             return
         self._add_card(item)
         if item.details_at is not None:
-            self._fill.add_page(item)
-        self._fill.add_car(item, spider.known_fields.pop(item.external_id, ()))
+            self._coverage.add_page(item)
+        self._coverage.add_car(item, spider.known_fields.pop(item.external_id, ()))
 
     def _add_card(self, item: CarItem) -> None:
         if item.external_id not in self._seen:
             self._seen.add(item.external_id)
-            self._fill.add_card(item)
+            self._coverage.add_card(item)
 
     async def spider_closed(self, spider: DealerSpider, reason: str) -> None:
         """Write the numbers; those of a failed or partial crawl never become the measure of others."""
         stats = self._crawler.stats
         if not self._started or reason in {"configuration", "database_away", "skipped"}:
             return
-        self._fill.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
+        self._coverage.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
         why = state_of(self._crawler).failed
         broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
         limited = spider.makes or spider.limit or spider.max_pages or spider.changed_days
         record = Record(
             source=spider.source,
             finished_at=datetime.now(UTC).replace(tzinfo=None),
-            fill=self._fill,
+            coverage=self._coverage,
             complete=reason == "finished" and not broken and not limited,
             why=why,
-            good=all(each.is_met for each in look_at(self._fill, expected_of(self._crawler.settings, spider))),
+            good=all(each.is_met for each in look_at(self._coverage, expected_of(self._crawler.settings, spider))),
         )
         ledger = Ledger.of(self._crawler)
         ledger.hurry(timeout=_TIMEOUT, patience=0)
         try:
-            self._fallen = await ledger.save_fill(record)
+            self._fallen = await ledger.save_coverage(record)
         except CarscraperError as error:
             logger.warning("What could be read of the cars is not written, for `scrapy checkdealers`: %s", error)
