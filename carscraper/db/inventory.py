@@ -27,6 +27,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -46,14 +47,21 @@ _runs = cast("Table", CrawlRun.__table__)
 _images = cast("Table", CarImageRow.__table__)
 
 _temporary = MetaData()
+_OF_THUMBNAILS = text("photo IS NOT NULL")
 _objects = Table(
     "audit_objects",
     _temporary,
     Column("name", Text, primary_key=True),
-    Column("photo", Text, index=True),
+    Column("photo", Text),
     Column("size", BigInteger, nullable=False),
     Column("modified", Float, nullable=False),
+    Index("ix_audit_objects_photo", "photo", postgresql_where=_OF_THUMBNAILS, sqlite_where=_OF_THUMBNAILS),
     prefixes=["TEMPORARY"],
+)
+# Several times as fast as an INSERT for each object.
+_INSERT_ARRAYS = text(
+    "INSERT INTO audit_objects (name, photo, size, modified) SELECT * FROM unnest("
+    "CAST(:name AS text[]), CAST(:photo AS text[]), CAST(:size AS bigint[]), CAST(:modified AS float8[]))"
 )
 _suspects = Table(
     "audit_suspects",
@@ -129,8 +137,13 @@ class Comparison:
 
     def add(self, objects: list[dict[str, Any]]) -> None:
         """Add objects of the list: ``name``, ``photo`` (of a thumbnail), ``size``, ``modified``; each name once."""
-        if objects:
-            with self._connection.begin():
+        if not objects:
+            return
+        with self._connection.begin():
+            if self._connection.dialect.name == "postgresql":
+                arrays = {name: [each[name] for each in objects] for name in objects[0]}
+                self._connection.execute(_INSERT_ARRAYS, arrays)
+            else:
                 self._connection.execute(insert(_objects), objects)
 
     def count(self) -> dict[str, int]:

@@ -124,7 +124,7 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
 
 
 def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]]) -> int:
-    """Give photos in *store* their address: *urls* has, by row id, the key that the row must have and the address.
+    """Set the address of photos in *store*: *urls* has, by row id, the key that the row must have and the address.
 
     A car that showed the old address shows its first stored photo.
 
@@ -149,7 +149,7 @@ def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]
 
 
 def set_hashes(connection: Connection, hashes: dict[int, tuple[str, str, int]]) -> int:
-    """Give stored rows without one their SHA-256: *hashes* has, by row id, the row's key, the hash and the bytes.
+    """Set the SHA-256 of stored rows that have none: *hashes* has, by row id, the row's key, the hash and the bytes.
 
     Returns:
         How many rows were changed.

@@ -131,7 +131,7 @@ class Register:
         create_cars: bool = False,
         dry_run: bool = False,
     ) -> None:
-        """Take what there is to work with.
+        """Set up over a bucket and a database.
 
         Args:
             client: a boto3 client for S3.

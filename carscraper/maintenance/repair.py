@@ -42,7 +42,7 @@ class Repair:
         thumbnails: Mapping[str, tuple[int, int]],
         max_pixels: int,
     ) -> None:
-        """Take what there is to work with.
+        """Set up over a bucket and a database.
 
         Args:
             client: a boto3 client for S3.
@@ -166,7 +166,7 @@ class OrphanRemoval:
     """Deletes old orphans, each after one more look."""
 
     def __init__(self, client: Any, engine: Engine, options: S3Options, *, older_than: timedelta) -> None:
-        """Take the age from which an orphan is deleted."""
+        """Set the age from which an orphan is deleted."""
         self.done: Counter[str] = Counter()
         """``deleted`` objects, ``kept`` ones, photos that became ``pending`` because somebody just wrote their row."""
         self._client = client

@@ -128,7 +128,7 @@ def _code(error: ClientError) -> tuple[str, int]:
 
 
 def _problem(error: ClientError, bucket: str) -> str:
-    """Say why this object can't be read; raise what concerns all of them."""
+    """Return why this object can't be read; raise what concerns all of them."""
     code, _ = _code(error)
     if code in FIXES and code not in _OF_ONE_OBJECT:
         raise explain(error, bucket, "s3:GetObject") from error

@@ -59,7 +59,7 @@ class Statistics:
         return sum(self.by_kind.values(), Count())
 
     def of_class(self) -> dict[str, Count]:
-        """Give all objects by storage class, whatever their kind."""
+        """Return all objects by storage class, whatever their kind."""
         found: dict[str, Count] = {}
         for (_, storage_class), count in self.by_class.items():
             found[storage_class] = found.get(storage_class, Count()) + count

@@ -365,19 +365,16 @@ class TestDeleting:
         assert stock.only(identity="1/77").status == "pending"
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
+def test_wrong_words(stock: Stock, storage: Storage) -> None:
+    for words, code, sentence in [
         (["--grace", "soon"], 2, "no length of time"),
         (["--sample", "0"], 2, "no whole number of at least 1"),
         (["--deep", "--sample", "3"], 2, "not allowed with"),
         (["--fix", "--delete-orphans"], 2, "not allowed with"),
         (["--older-than", "1d"], 4, "--older-than belongs to --delete-orphans"),
         (["--report", "/nowhere/report"], 4, "can't be written"),
-    ],
-)
-def test_wrong_words(stock: Stock, storage: Storage, words: list[str], code: int, sentence: str) -> None:
-    assert sentence in storage("audit", *words, code=code).err
+    ]:
+        assert sentence in storage("audit", *words, code=code).err, words
 
 
 def test_what_a_user_can_cause(stock: Stock, storage: Storage, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from tests.cli.shop import each_server_and_database
 from tests.maintenance.stock import Stock, picture
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def outcomes(said: Said) -> dict[str, str]:
     return {line["key"]: line["outcome"] for line in lines if "key" in line}
 
 
-def test_objects_of_known_cars_are_entered(storage: Storage, database_url: str, s3: services.S3) -> None:
+@each_server_and_database
+def test_objects_of_known_cars_are_registered(storage: Storage, database_url: str, s3: services.S3) -> None:
     stock = Stock(database_url, s3, "cars/")
     storage.settings = stock.settings
     for car in ("1", "2"):

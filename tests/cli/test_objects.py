@@ -524,11 +524,11 @@ def test_every_key_goes_round_on_rclone(storage: Storage, rclone_s3: services.S3
     round_trip(storage, rclone_s3, photo, NASTY, public=False)
 
 
-@pytest.mark.parametrize("key", NOT_ON_RCLONE)
-def test_what_rclone_can_not_hold_is_refused(storage: Storage, rclone_s3: services.S3, photo: Path, key: str) -> None:
+def test_what_rclone_can_not_hold_is_refused(storage: Storage, rclone_s3: services.S3, photo: Path) -> None:
     storage.settings = rclone_s3.env
-    said = storage("put", photo, key, code=4)
-    assert said.err == f"The server does not take {key!r} as a key (400): choose another.\n"
+    for key in NOT_ON_RCLONE:
+        said = storage("put", photo, key, code=4)
+        assert said.err == f"The server does not take {key!r} as a key (400): choose another.\n"
     assert rclone_s3.keys() == []
 
 

@@ -36,7 +36,7 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
     parser.add_argument("--year", type=_year, metavar="YEAR", help=f"photos of cars of this year only, or {UNKNOWN}")
     parser.add_argument("--metadata", action="store_true", help="ask for each object's type, source and source address")
-    parser.add_argument("--limit", type=positive, metavar="N", help="stop after so many")
+    parser.add_argument("--limit", type=positive, metavar="N", help="stop after N objects")
 
 
 def _list(context: Context, options: argparse.Namespace) -> int:
@@ -86,7 +86,7 @@ def _with_metadata(
 
 
 def _below(given: str, prefix: str) -> str:
-    """Give what the names begin with: as they are printed, or without ``S3_PREFIX``.
+    """Return what the names begin with: as they are printed, or without ``S3_PREFIX``.
 
     >>> _below("cars/bila", "cars/"), _below("bila", "cars/"), _below("", "cars/")
     ('cars/bila', 'cars/bila', 'cars/')
