@@ -193,9 +193,12 @@ def test_another_size_does_not_count(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"S3_OUTPUT_BUCKET": "no-such-bucket"}, r"no-such-bucket \(NoSuchBucket\): .* check S3_OUTPUT_BUCKET\."),
-        ({"AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}, r"\(SignatureDoesNotMatch\): .* check AWS_SECRET_ACCESS_KEY\."),
-        ({"AWS_ACCESS_KEY_ID": "AKIDNOBODY"}, r"\(InvalidAccessKeyId\): .* check AWS_ACCESS_KEY_ID\."),
+        ({"S3_OUTPUT_BUCKET": "no-such-bucket"}, r"no-such-bucket \(NoSuchBucket: .*\): check S3_OUTPUT_BUCKET\."),
+        (
+            {"AWS_SECRET_ACCESS_KEY": "hunter2hunter2"},
+            r"\(SignatureDoesNotMatch: .*\): .* check AWS_SECRET_ACCESS_KEY\.",
+        ),
+        ({"AWS_ACCESS_KEY_ID": "AKIDNOBODY"}, r"\(InvalidAccessKeyId: .*\): .* check AWS_ACCESS_KEY_ID\."),
     ],
 )
 def test_a_refusal_is_one_sentence_and_not_repeated(
