@@ -116,7 +116,8 @@ def _asking(action: str, where: str) -> Iterator[None]:
         answer = Answer.of(error)
         if answer.passing:
             raise _FailedError(f"the server answers {answer.status} {answer.words}", "try again later") from error
-        raise _FailedError(answer.words, answer.fix(action)) from error
+        more = ", or make the bucket: scrapy storage setup" if answer.code == "NoSuchBucket" else ""
+        raise _FailedError(answer.words, answer.fix(action) + more) from error
     except BotoCoreError as error:
         raise _unanswered(where, error) from error
 

@@ -51,7 +51,7 @@ FIXES = {
     "AllAccessDisabled": "the account is suspended: ask the account's owner",
     "AccountProblem": "the account has a problem: ask the account's owner",
     "NotSignedUp": "the account is not signed up for S3: ask the account's owner",
-    "NoSuchBucket": "check AWS_S3_BUCKET, or make the bucket: scrapy storage setup",
+    "NoSuchBucket": "check AWS_S3_BUCKET",
     "PermanentRedirect": "the bucket is in another region: check AWS_S3_REGION",
     "AuthorizationHeaderMalformed": "the bucket is in another region: check AWS_S3_REGION",
     "IllegalLocationConstraintException": "the bucket is in another region: check AWS_S3_REGION",
