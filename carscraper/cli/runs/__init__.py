@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from functools import partial
 
-if TYPE_CHECKING:
-    from carscraper.cli.verb import Verb
+from carscraper.cli.verb import Verb
 
-_MODULES = ("list", "show", "compare", "upload")
+_verb = partial(Verb, package="carscraper.cli.runs")
 
-
-def verbs() -> list[Verb]:
-    """Load every verb."""
-    found: list[Verb] = []
-    for name in _MODULES:
-        found += import_module(f"carscraper.cli.runs.{name}").VERBS
-    return found
+VERBS = [
+    _verb("list", "list", "The newest runs, and how they ended"),
+    _verb("show", "show", "All that is known of one run"),
+    _verb("compare", "compare", "Two runs side by side"),
+    _verb("upload", "upload", "Upload the items and the log of a run again"),
+]

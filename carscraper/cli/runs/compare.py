@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.cli.console import table
 from carscraper.cli.runs.common import find, open_runs
 from carscraper.cli.runs.words import in_words
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 
 if TYPE_CHECKING:
     from carscraper.cli.verb import Context
@@ -61,4 +61,4 @@ def _short(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
-VERBS = [Verb(name="compare", summary="Two runs side by side", arguments=_arguments, run=_compare)]
+FUNCTIONS = {"compare": (_arguments, _compare)}

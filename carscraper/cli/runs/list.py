@@ -11,7 +11,7 @@ from carscraper.cli.durations import duration
 from carscraper.cli.runs.common import open_runs
 from carscraper.cli.runs.words import took
 from carscraper.cli.storage.browse import positive
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.db import runs
 from carscraper.runs.record import STATUSES, RunRecord
 
@@ -110,4 +110,4 @@ def since(text: str) -> datetime:
     return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
-VERBS = [Verb(name="list", summary="The newest runs, and how they ended", arguments=_arguments, run=_list)]
+FUNCTIONS = {"list": (_arguments, _list)}

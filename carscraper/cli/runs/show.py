@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from carscraper.cli.runs.common import find, open_runs
 from carscraper.cli.runs.words import in_words
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 
 if TYPE_CHECKING:
     from carscraper.cli.verb import Context
@@ -31,4 +31,4 @@ def _show(context: Context, options: argparse.Namespace) -> int:
     return DONE
 
 
-VERBS = [Verb(name="show", summary="All that is known of one run", arguments=_arguments, run=_show)]
+FUNCTIONS = {"show": (_arguments, _show)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
 from carscraper.cli.runs.common import find, open_runs
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Verb
+from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.db import runs
 from carscraper.exceptions import ConfigurationError
 from carscraper.runs import record as words
@@ -80,6 +80,4 @@ def _write(context: Context, record: RunRecord, output: dict[str, Any]) -> None:
         runs.save_output(connection, record.id, output)
 
 
-VERBS = [
-    Verb(name="upload", summary="Upload the items and the log of a run again", arguments=_arguments, run=_upload),
-]
+FUNCTIONS = {"upload": (_arguments, _upload)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, FAILED, Verb
+from carscraper.cli.verb import DONE, FAILED
 from carscraper.storage.probe import probe
 
 if TYPE_CHECKING:
@@ -56,11 +56,4 @@ def _line(step: Step) -> str:
     return f"{_MARKS[step.ok]} {step.name:{_WIDTH}}  {printable(said)}"
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="check",
-        summary="Test the connection: credentials, bucket, region, objects, addresses; each failure with its cure",
-        arguments=_arguments,
-        run=_check,
-    )
-]
+FUNCTIONS = {"check": (_arguments, _check)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Verb
+from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError
 from carscraper.storage.client import S3Options, open_client
@@ -307,12 +307,4 @@ def _data(plan: Plan, outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="delete",
-        summary="Delete photos everywhere: object, thumbnails, row, local copy, CDN; no crawl brings them back",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"delete": (_arguments, _run)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.cli.storage.browse import positive
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.storage import estimate as sums
@@ -263,11 +263,4 @@ def _mix(text: str) -> dict[str, float]:
     return mix
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="estimate",
-        summary="Estimate what the photos cost in a month: storage, requests, transfer; the arithmetic is shown",
-        arguments=_arguments,
-        run=_estimate,
-    )
-]
+FUNCTIONS = {"estimate": (_arguments, _estimate)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, PARTIAL, Verb
+from carscraper.cli.verb import DONE, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.storage import cdn
 from carscraper.storage.client import open_client
@@ -111,12 +111,4 @@ def _requests(number: int) -> str:
     return "1 request" if number == 1 else f"{number:,} requests"
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="invalidate",
-        summary="Have CloudFront forget changed or deleted objects",
-        arguments=_arguments,
-        run=_invalidate,
-        changes=True,
-    )
-]
+FUNCTIONS = {"invalidate": (_arguments, _invalidate)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.exceptions import CarscraperError, ConfigurationError, StoreRefusedError
 from carscraper.storage import bucket, lifecycle
 
@@ -185,12 +185,4 @@ def _carry_out(
     return DONE
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="lifecycle",
-        summary="Show or change when objects move to cheaper classes and when they are deleted",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"lifecycle": (_arguments, _run)}

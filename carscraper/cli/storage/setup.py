@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from carscraper.cli.console import printable
 from carscraper.cli.storage.policy import scope
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Verb
+from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import bucket, lifecycle, policies
 
@@ -328,12 +328,4 @@ def _lines(context: Context, outcome: _Outcome) -> list[str]:
     return lines
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="setup",
-        summary="Make the bucket, or bring one that is there into shape: access, encryption, versions, rules",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"setup": (_arguments, _run)}
