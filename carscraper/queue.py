@@ -12,6 +12,7 @@ import json
 import logging
 from collections import Counter
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from procrastinate import App, SyncPsycopgConnector
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from procrastinate.jobs import Job
     from scrapy.settings import BaseSettings
+    from sqlalchemy import Connection
 
 BACKFILL, CRAWLS = "backfill", "crawls"
 """The two queues; crawls go first where a worker serves both."""
@@ -167,8 +169,7 @@ def enqueue(settings: BaseSettings, jobs: Sequence[Mapping[str, Any]], queue: st
 def overview(settings: BaseSettings, limit: int) -> dict[str, Any] | None:
     """Return the state of the queue, *limit* jobs of each kind at most; ``None``: there is no queue yet."""
     patience = SILENCES * settings.getfloat("WORKER_HEARTBEAT")
-    engine = open_engine(settings["DATABASE_URL"].reveal(), timeout=ANSWER)
-    with open_queue(settings, create=False) as app, engine.connect() as connection:
+    with open_queue(settings, create=False) as app:
         if app is None:
             return None
         counts: Counter[str] = Counter()
@@ -176,31 +177,29 @@ def overview(settings: BaseSettings, limit: int) -> dict[str, Any] | None:
             counts.update({status.value: queue[status.value] for status in Status if queue.get(status.value)})
         query = "SELECT id, extract(epoch FROM now() - last_heartbeat)::float AS silent FROM procrastinate_workers"
         workers = app.connector.get_sync_connector().execute_query_all(f"{query} ORDER BY id")
-        doing = app.job_manager.list_jobs(status="doing")
-
-        def shown(jobs: Sequence[Job], tries: int = 0) -> list[dict[str, Any]]:
-            return [_shown(each, each.attempts + tries, runs_of(each.attempts + tries, each)) for each in jobs[:limit]]
-
-        def runs_of(tries: int, job: Job) -> RunRecord | None:
-            found = runs.get(connection, run_name(job, tries)) if tries else None
-            return RunRecord(**found) if found else None
-
         waiting = sorted(app.job_manager.list_jobs(status="todo"), key=lambda each: (-each.priority, each.id or 0))
-        return {
-            "workers": [
-                {
-                    "worker": each["id"],
-                    "running": sum(job.worker_id == each["id"] for job in doing),
-                    "silent": round(each["silent"], 1),
-                    "alive": each["silent"] < patience,
-                }
-                for each in workers
-            ],
-            "running": shown(doing, 1),
-            "waiting": shown(waiting),
-            "failed": shown(app.job_manager.list_jobs(status="failed")[::-1]),
-            "counts": dict(counts),
-        }
+        running = app.job_manager.list_jobs(status="doing")
+        failed = app.job_manager.list_jobs(status="failed")[::-1]
+    engine = open_engine(settings["DATABASE_URL"].reveal(), timeout=ANSWER)
+    try:
+        with engine.connect() as connection:
+            return {
+                "workers": [
+                    {
+                        "worker": each["id"],
+                        "running": sum(job.worker_id == each["id"] for job in running),
+                        "silent": round(each["silent"], 1),
+                        "alive": each["silent"] < patience,
+                    }
+                    for each in workers
+                ],
+                "running": [_shown(connection, each, each.attempts + 1) for each in running[:limit]],
+                "waiting": [_shown(connection, each, each.attempts) for each in waiting[:limit]],
+                "failed": [_shown(connection, each, each.attempts) for each in failed[:limit]],
+                "counts": dict(counts),
+            }
+    finally:
+        engine.dispose()
 
 
 def run_name(job: Job, tries: int) -> str:
@@ -208,10 +207,14 @@ def run_name(job: Job, tries: int) -> str:
     return f"q{job.id}-{tries}"
 
 
-def _shown(job: Job, tries: int, run: RunRecord | None) -> dict[str, Any]:
-    def moment(value: Any) -> str | None:
+def _shown(connection: Connection, job: Job, tries: int) -> dict[str, Any]:
+    def moment(value: datetime | None) -> str | None:
+        if value and value.tzinfo:
+            value = value.astimezone(UTC)
         return f"{value:%Y-%m-%dT%H:%M:%SZ}" if value else None
 
+    found = runs.get(connection, run_name(job, tries)) if tries else None
+    run = RunRecord(**found) if found else None
     return {
         "job": job.id,
         "what": name_of(job.task_kwargs),
@@ -223,8 +226,8 @@ def _shown(job: Job, tries: int, run: RunRecord | None) -> dict[str, Any]:
         "worker": job.worker_id,
         "host": run and run.host,
         "pid": run and run.pid,
-        "started_at": moment(run and run.started_at),
-        "finished_at": moment(run and run.finished_at),
+        "started_at": moment(run.started_at if run else None),
+        "finished_at": moment(run.finished_at if run else None),
         "outcome": run and run.status,
         "exit_code": run and run.exit_code,
         "why": run and run.reason,

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from tests import inside
 from tests.preloaded import Preloaded, is_supported
 
 if TYPE_CHECKING:
@@ -1364,21 +1365,49 @@ def start_scrapy(
     settings: Mapping[str, Any] | None = None,
 ) -> RunningCrawl:
     """Starts ``scrapy …`` with this project's settings in ``cwd``."""
-    options = [part for name, value in (settings or {}).items() for part in ("-s", f"{name}={value}")]
     return RunningCrawl(
-        [*SCRAPY, *(str(part) for part in arguments), *options],
+        [*SCRAPY, *(str(part) for part in arguments), *_options(settings)],
         env=crawl_environment(cwd, env),
         cwd=cwd,
     )
 
 
-def run_scrapy(*arguments: str | Path, cwd: Path, timeout: float = 120, **options: Any) -> CompletedCrawl:
-    """Runs ``scrapy …`` to its end; a deprecated use of Scrapy's is an error."""
-    with start_scrapy(*arguments, cwd=cwd, **options) as running:
-        done = running.wait(timeout)
+def run_scrapy(
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    timeout: float = 120,
+    alone: bool = True,
+) -> CompletedCrawl:
+    """Runs ``scrapy …`` to its end; a deprecated use of Scrapy's is an error.
+
+    Unless it is to be *alone*, it runs inside this process if that can be.
+    """
+    environment = crawl_environment(cwd, env)
+    if not alone and inside.is_possible() and _preloaded(environment):
+        command = [*(str(part) for part in arguments), *_options(settings)]
+        begin, cpu = time.monotonic(), time.process_time()
+        code, out, err = inside.run(command, env=environment, cwd=cwd, timeout=timeout)
+        done = CompletedCrawl(
+            command=[*SCRAPY, *command],
+            returncode=code,
+            stdout=out,
+            stderr=err,
+            seconds=time.monotonic() - begin,
+            cpu_seconds=time.process_time() - cpu,
+            peak_memory=0,
+        )
+    else:
+        with start_scrapy(*arguments, cwd=cwd, env=env, settings=settings) as running:
+            done = running.wait(timeout)
     if "ScrapyDeprecationWarning" in done.stderr:
         raise AssertionError(f"it uses what Scrapy will drop: {done.lines('ScrapyDeprecationWarning')}")
     return done
+
+
+def _options(settings: Mapping[str, Any] | None) -> list[str]:
+    return [part for name, value in (settings or {}).items() for part in ("-s", f"{name}={value}")]
 
 
 def start_crawl(

@@ -46,7 +46,6 @@ class Verb:
     """It changes something: it gets ``--dry-run`` and ``--yes``."""
     json: bool = True
     """It gets ``--json``."""
-    package: str = "carscraper.commands"
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
@@ -58,7 +57,7 @@ class Verb:
 
     @property
     def _functions(self) -> Functions:
-        functions: dict[str, Functions] = import_module(f"{self.package}.{self.module}").FUNCTIONS
+        functions: dict[str, Functions] = import_module(self.module).FUNCTIONS
         return functions[self.name]
 
 

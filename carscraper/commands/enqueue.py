@@ -21,8 +21,8 @@ class Command(VerbCommand):
 
     name = "enqueue"
     verbs = (
-        Verb("crawl", "enqueue", "Put crawls into the queue"),
-        Verb("backfill", "enqueue", "Put a backfill into the queue"),
+        Verb("crawl", __name__, "Put crawls into the queue"),
+        Verb("backfill", __name__, "Put a backfill into the queue"),
     )
 
     def short_desc(self) -> str:

@@ -24,9 +24,9 @@ class Command(VerbCommand):
     name = "queue"
     default = "show"
     verbs = (
-        Verb("show", "queue", "Show what waits, what runs where, what failed and why, and who works"),
-        Verb("cancel", "queue", "Take jobs out of the queue; what runs is told to stop, and does not come back"),
-        Verb("setup", "queue", "Make the queue's tables, where workers may not"),
+        Verb("show", __name__, "Show what waits, what runs where, what failed and why, and who works"),
+        Verb("cancel", __name__, "Take jobs out of the queue; what runs is told to stop, and does not come back"),
+        Verb("setup", __name__, "Make the queue's tables, where workers may not"),
     )
 
     def short_desc(self) -> str:

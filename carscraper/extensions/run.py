@@ -107,9 +107,7 @@ class Run:
             elif self._excludes:
                 self._state.skipped = await self._who_else(ledger, name)
                 raise CloseSpider("skipped")
-        folder = JobFolder.from_settings(
-            settings, spider=record.spider, job_id=record.job_id, started_at=record.started_at
-        )
+        folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
             record.output = folder.output()
         record.id = await ledger.start_run(asdict(record))

@@ -76,7 +76,7 @@ def expected_of(settings: BaseSettings, spider: DealerSpider | type[DealerSpider
 
 
 def failed(monitors: Sequence[dict[str, Any]]) -> list[str]:
-    """Give what is said of the limits that were not kept.
+    """Return what is said of the limits that were not kept.
 
     >>> failed([{"name": "a", "passed": True, "said": "x"}, {"name": "b", "passed": False, "said": "3 cars, …"}])
     ['b: 3 cars, …']

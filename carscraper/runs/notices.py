@@ -1,20 +1,17 @@
-"""Who is told how a run ended (``NOTIFY_URLS``, ``NOTIFY_ON``): webhooks with Slack's JSON, and apprise's services.
+"""Notices of how a run ended (``NOTIFY_URLS``, ``NOTIFY_ON``), by apprise.
 
 The addresses were written by whoever runs the crawl: they may lead into a private network, and they are secrets.
 """
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
 import logging
+import re
 import threading
 import time
-import urllib.error
-import urllib.request
+from html import escape
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from carscraper.logs import cleaned, printable
 from carscraper.runs.monitors import failed
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_WITHIN = 10.0  # seconds, for each step of one notice
-_ALL_WITHIN = 30.0  # seconds, for all of them: they are sent at the same time
+_ALL_WITHIN = 30.0  # seconds, for all notices: they are sent at the same time
 _LONGEST = 600  # characters of one line; what a page said may be in it
 _MOST_LINES = 20
 
@@ -57,7 +53,7 @@ def tell(settings: BaseSettings, record: RunRecord) -> None:
 
 
 def text_of(record: RunRecord) -> list[str]:
-    """Give the lines of the notice, for people; nothing in them is escaped for a markup."""
+    """Return the lines of the notice, for people; nothing in them is escaped for a markup."""
     where = ", ".join(
         part for part in (f"run {record.id}" if record.id is not None else "", f"job {record.job_id}") if part
     )
@@ -81,7 +77,9 @@ def text_of(record: RunRecord) -> list[str]:
     lines += [f"Limit not kept: {said}" for said in failed(record.monitors) if said not in (record.why or "")]
     if record.output.get("status") in {FAILED, PARTIAL}:
         lines.append(f"Outputs: upload {record.output['status']}")
-    return [_cut(printable(cleaned(line))) for line in lines if line][:_MOST_LINES]
+    # No service calls everybody for what a page says.
+    lines = [re.sub(r"@(?=everyone|here|channel)", "@\u200b", printable(cleaned(line))) for line in lines if line]
+    return [line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…" for line in lines][:_MOST_LINES]
 
 
 def _duration(record: RunRecord) -> str:
@@ -90,87 +88,36 @@ def _duration(record: RunRecord) -> str:
     return f", in {max(0, round((record.finished_at - record.started_at).total_seconds()))} s"
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
-
-
 def _send(address: str, lines: list[str], record: RunRecord, name: str, failures: dict[str, str]) -> None:
-    """Send one notice and take its name from *failures*, or write there why not."""
-    is_webhook = urlsplit(address).scheme.lower() in {"http", "https"}
+    """Send one notice and remove its name from *failures*, or write there why not."""
     try:
-        why = _post(address, lines) if is_webhook else _by_apprise(address, lines, record)
+        why = _notify(address, lines, record)
     except Exception as error:  # a hundred services and their mistakes; none may cost the run its end
-        why = _explained(error)
+        why = type(error).__name__
     if why:
         failures[name] = why
     else:
         failures.pop(name, None)
 
 
-def _explained(error: BaseException) -> str:
-    """Say what went wrong, without the address that some errors quote."""
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        error = error.reason
-    reason = error.strerror if isinstance(error, OSError) else None
-    return f"{type(error).__name__}: {printable(reason)}" if isinstance(reason, str) else type(error).__name__
-
-
-def _shown(address: str) -> str:
-    """Give of an address what is no secret.
-
-    >>> _shown("https://hooks.example.com/services/T0/B0/key"), _shown("tgram://bot-token/chat")
-    ('https://hooks.example.com/…', 'tgram://…')
-    """
-    parts = urlsplit(address)
-    return f"{parts.scheme}://" + (f"{parts.hostname}/…" if parts.scheme.lower() in {"http", "https"} else "…")
-
-
-# --- webhooks ---------------------------------------------------------------------------------------------------
-
-
-def slack_text(lines: list[str]) -> str:
-    r"""Give *lines* as Slack's markup: the three letters that could begin a link or call a channel are escaped.
-
-    >>> slack_text(["a <!channel> & b", "c"])
-    '*a &lt;!channel&gt; &amp; b*\nc'
-    """
-    escaped = [line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines]
-    return "\n".join([f"*{escaped[0]}*", *escaped[1:]])
-
-
-def _post(address: str, lines: list[str]) -> str | None:
-    parts = urlsplit(address)
-    headers = {"Content-Type": "application/json", "User-Agent": "carscraper"}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
-    url = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-    body = json.dumps({"text": slack_text(lines)}).encode()
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - the caller has seen that it is http or https
-    # Without a handler for redirects: the answer is the address's own, and what is told goes nowhere else.
-    opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
-        opener.add_handler(handler)
-    answer: http.client.HTTPResponse
-    with opener.open(request, timeout=_ANSWER_WITHIN) as answer:
-        return None if 200 <= answer.status < 300 else f"it answered with HTTP status {answer.status}"
-
-
-# --- apprise ----------------------------------------------------------------------------------------------------
-
-
-def _by_apprise(address: str, lines: list[str], record: RunRecord) -> str | None:
+def _notify(address: str, lines: list[str], record: RunRecord) -> str | None:
     import apprise  # noqa: PLC0415 - takes a while, and most runs need it for nothing
 
     # Its log quotes addresses.
     log = logging.getLogger("apprise")
     log.propagate = False
     log.handlers = [logging.NullHandler()]
+    # Without redirects: the answer is the address's own, and what is told goes nowhere else.
     asset = apprise.AppriseAsset(
-        storage_mode=apprise.PersistentStoreMode.MEMORY, allow_templates=False, service_timeout=_ALL_WITHIN
+        storage_mode=apprise.PersistentStoreMode.MEMORY, allow_templates=False, http_redirects=False
     )
-    service = apprise.Apprise(asset=asset)
-    if not service.add(address):
+    title, body = lines[0], "\n".join(lines[1:])
+    service = apprise.Apprise.instantiate(address, asset=asset)
+    if service is None and (webhook := _slack_compatible(address)):
+        # Slack's markup: these three letters begin a link or call a channel.
+        title, body = "", escape("\n".join(lines), quote=False)
+        service = apprise.Apprise.instantiate(webhook, asset=asset)
+    if not isinstance(service, apprise.NotifyBase):
         return "apprise does not know such an address; see its list of services"
     kinds = {
         FAILED: apprise.NotifyType.FAILURE,
@@ -178,9 +125,34 @@ def _by_apprise(address: str, lines: list[str], record: RunRecord) -> str | None
         PARTIAL: apprise.NotifyType.WARNING,
     }
     sent = service.notify(
-        title=lines[0],
-        body="\n".join(lines[1:]),
+        title=title,
+        body=body,
         notify_type=kinds.get(record.status, apprise.NotifyType.INFO),
         body_format=apprise.NotifyFormat.TEXT,
     )
-    return None if sent else "the service did not take it; see what apprise says of it (apprise -vv)"
+    return None if sent else "it was not taken; `apprise -vv` shows what the service answers"
+
+
+def _slack_compatible(address: str) -> str | None:
+    """Return apprise's form of a plain webhook, which is sent ``{"text": …}``; ``None`` of another address.
+
+    >>> _slack_compatible("https://chat.example.com/hooks/key?a=1")
+    'jsons://chat.example.com/hooks/key?-a=1&:message=text&:title=&:type=&:version=&:attachments='
+    """
+    parts = urlsplit(address)
+    schemes = {"http": "json", "https": "jsons"}
+    if parts.scheme.lower() not in schemes:
+        return None
+    own = [f"-{each}" for each in parts.query.split("&") if each]
+    query = "&".join([*own, ":message=text", ":title=", ":type=", ":version=", ":attachments="])
+    return parts._replace(scheme=schemes[parts.scheme.lower()], query=query, fragment="").geturl()
+
+
+def _shown(address: str) -> str:
+    """Return of an address what is no secret.
+
+    >>> _shown("https://hooks.example.com/services/T0/B0/key"), _shown("tgram://bot-token/chat")
+    ('https://hooks.example.com/…', 'tgram://…')
+    """
+    parts = urlsplit(address)
+    return f"{parts.scheme}://" + (f"{parts.hostname}/…" if parts.scheme.lower() in {"http", "https"} else "…")

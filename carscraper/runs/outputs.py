@@ -56,7 +56,7 @@ _OF_AN_IMAGE = ("identity", "url", "key", "status", "reason")
 
 
 def folder_name(started_at: datetime, job_id: str) -> str:
-    """Give the name of a run's folder, here and in the bucket: ``{yyyymmdd_hhmmss}_{job}``.
+    """Return the name of a run's folder, here and in the bucket: ``{yyyymmdd_hhmmss}_{job}``.
 
     A job id of other characters than those of file names, or too long, is cut short and gets a digest of the whole.
 
@@ -97,13 +97,16 @@ _JSON = json.JSONEncoder(ensure_ascii=False, default=_plain)  # json.dumps would
 
 
 def selected(settings: BaseSettings) -> list[str]:
-    """Give the names of the files that are to be uploaded.
+    """Return the names of the files that are to be uploaded.
 
     Raises:
         ConfigurationError: the patterns leave none.
     """
-    include, exclude = _patterns(settings, "S3_OUTPUT_INCLUDE"), _patterns(settings, "S3_OUTPUT_EXCLUDE")
-    found = [name for name in KINDS if _fits(name, include) and not _fits(name, exclude)]
+
+    def fits(name: str, setting: str) -> bool:
+        return any(fnmatchcase(name, pattern.strip()) for pattern in settings.getlist(setting))
+
+    found = [name for name in KINDS if fits(name, "S3_OUTPUT_INCLUDE") and not fits(name, "S3_OUTPUT_EXCLUDE")]
     if not found:
         raise ConfigurationError(
             f"S3_OUTPUT_INCLUDE and S3_OUTPUT_EXCLUDE leave nothing to upload of {' and '.join(KINDS)}; "
@@ -112,49 +115,30 @@ def selected(settings: BaseSettings) -> list[str]:
     return found
 
 
-def _patterns(settings: BaseSettings, name: str) -> list[str]:
-    return [pattern.strip() for pattern in settings.getlist(name) if pattern.strip()]
-
-
-def _fits(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
 class JobFolder:
     """One run's folder, while the run lasts.
 
     The methods are for the thread of the crawl; none of them raises for what the disk does.
     """
 
-    def __init__(
-        self, path: Path, *, keep: timedelta | None, enabled: bool, handler: Callable[[Path], _LogFile]
-    ) -> None:
-        """Take plain values; nothing is made before :meth:`open`.
-
-        Args:
-            path: the folder, absolute.
-            keep: how old those beside it may get; ``None``: any age.
-            enabled: it is to be uploaded.
-            handler: makes the log's, given the file.
-        """
+    def __init__(self, path: Path, settings: BaseSettings) -> None:
+        """Accept the folder, absolute, and checked settings; nothing is made before :meth:`open`."""
         self.path = path
         """The folder, absolute."""
         self.trouble: str | None = None
         """Why files are missing or not whole, as a sentence."""
-        self._keep = keep
-        self._enabled = enabled
-        self._new_handler = handler
+        self._settings = settings
+        self._enabled = settings.getbool("S3_UPLOAD_ON_COMPLETION")
         self._handler: _LogFile | None = None
         self._items: gzip.GzipFile | None = None
         self._flushed = 0.0
 
     @classmethod
-    def from_settings(cls, settings: BaseSettings, *, spider: str, job_id: str, started_at: datetime) -> Self | None:
+    def from_settings(cls, settings: BaseSettings, *, job_id: str, started_at: datetime) -> Self | None:
         """Read the settings; ``None`` if ``OUTPUTS_DIR`` is empty.
 
         Args:
             settings: checked ones.
-            spider: its name.
             job_id: anything.
             started_at: UTC, without a zone.
 
@@ -162,8 +146,7 @@ class JobFolder:
             ConfigurationError: an upload is asked for that can't be: no folder, bucket or credentials, no files.
         """
         folder = settings.get("OUTPUTS_DIR")
-        enabled = settings.getbool("S3_UPLOAD_ON_COMPLETION")
-        if enabled:
+        if settings.getbool("S3_UPLOAD_ON_COMPLETION"):
             from carscraper.storage.outputs import OutputOptions  # noqa: PLC0415 - boto3 only when used
 
             if not folder:
@@ -174,24 +157,19 @@ class JobFolder:
             OutputOptions.from_settings(settings).check()
         if not folder:
             return None
-        days = settings.getfloat("OUTPUTS_KEEP_DAYS")
-        return cls(
-            Path(folder).absolute() / folder_name(started_at, job_id),
-            keep=timedelta(days=min(days, timedelta.max.days)) if days else None,
-            enabled=enabled,
-            handler=lambda path: _log_file(path, settings),
-        )
+        return cls(Path(folder).absolute() / folder_name(started_at, job_id), settings)
 
     def open(self) -> None:
-        """Remove old folders, make this one, and take the log down from now on."""
-        if self._keep is not None:
-            remove_old(self.path.parent, datetime.now(UTC).replace(tzinfo=None), self._keep)
+        """Remove old folders, make this one, and write the log into it from now on."""
+        if days := self._settings.getfloat("OUTPUTS_KEEP_DAYS"):
+            keep = timedelta(days=min(days, timedelta.max.days))
+            remove_old(self.path.parent, datetime.now(UTC).replace(tzinfo=None), keep)
         try:
             self.path.mkdir(parents=True)
             if self._enabled:
                 (self.path / _MARK).touch()
             self._items = gzip.open(self.path / ITEMS, "xb", compresslevel=6)  # noqa: SIM115 - while the run lasts
-            self._handler = self._new_handler(self.path / LOG)
+            self._handler = _log_file(self.path / LOG, self._settings)
         except OSError as error:
             self._broken(error)
         else:
@@ -222,7 +200,7 @@ class JobFolder:
                 self._broken(error)
 
     def close_log(self) -> None:
-        """Take down no more of the log."""
+        """Write no more of the log."""
         handler, self._handler = self._handler, None
         if handler is not None:
             logging.root.removeHandler(handler)
@@ -232,7 +210,7 @@ class JobFolder:
                 self._broken(error)
 
     def output(self) -> dict[str, Any]:
-        """Give the row's ``output`` while the run lasts."""
+        """Return the row's ``output`` while the run lasts."""
         return _output(self.path, enabled=self._enabled, errors=[self.trouble] if self.trouble else [])
 
     def _broken(self, error: OSError) -> None:
@@ -246,10 +224,10 @@ class _LogFile(logging.FileHandler):
     """The log's second copy. It ends when its disk is full, and says so once."""
 
     broken: Callable[[OSError], None] | None = None
-    """Hears of it."""
+    """Is called with it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Stop at what the disk does; a mistake in a line is told by the console's handler."""
+        """Stop at what the disk does; a mistake in a line is reported by the console's handler."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError) and self in logging.root.handlers:
             logging.root.removeHandler(self)
@@ -305,7 +283,7 @@ def _is_old(folder: Path, now: datetime, keep: timedelta) -> bool:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove *folder*, or give false if it is still to be uploaded."""
+    """Remove *folder*, or return false if it is still to be uploaded."""
     try:
         inside = {each.name for each in folder.iterdir()}
     except FileNotFoundError:
@@ -372,25 +350,18 @@ def _upload(settings: BaseSettings, folder: Path, name: str, output: dict[str, A
     options = outputs.OutputOptions.from_settings(settings)
     if folder.is_dir():
         (folder / _MARK).touch()
-    files = []
-    explained = bool(output["errors"])
-    for each in names:
-        path = folder / each
-        if path.is_file() and not path.is_symlink():
-            kind, content_type = KINDS[each]
-            day = f"{name[:4]}-{name[4:6]}-{name[6:8]}"
-            files.append(
-                outputs.OutputFile(
-                    path=path, key=options.key(name, each), kind=kind, date=day, content_type=content_type
-                )
-            )
-        elif not explained:
-            output["errors"].append(f"{path} is not there.")
+    there = [each for each in names if (folder / each).is_file() and not (folder / each).is_symlink()]
+    if not output["errors"]:
+        output["errors"] += [f"{folder / each} is not there." for each in names if each not in there]
+    day = f"{name[:4]}-{name[4:6]}-{name[6:8]}"
+    files = [
+        outputs.OutputFile(path=folder / each, key=options.key(name, each), kind=kind, date=day, content_type=of_type)
+        for each in there
+        for kind, of_type in [KINDS[each]]
+    ]
     done = outputs.upload(options, files) if files else outputs.Uploaded()
     output["errors"] += [printable(error) for error in done.errors]
-    output["s3Urls"] = done.urls
-    output["filesUploaded"] = len(done.urls)
-    output["bytesUploaded"] = sum(done.sizes)
+    output |= {"s3Urls": done.urls, "filesUploaded": len(done.urls), "bytesUploaded": sum(done.sizes)}
     if done.urls:
         output["uploadedAt"] = datetime.now(UTC).isoformat(timespec="seconds")
     if len(done.urls) == len(names):

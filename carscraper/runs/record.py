@@ -98,7 +98,7 @@ class RunRecord:
         return self.cars_new + self.cars_changed + self.cars_unchanged
 
     def as_json(self) -> dict[str, Any]:
-        """Give it for people's scripts; times in ISO format."""
+        """Return it for people's scripts; times in ISO format."""
         found = asdict(self)
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in found.items()}
 
@@ -120,7 +120,7 @@ class RunRecord:
 
 
 def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:
-    """Give how many photos failed in a crawl with these *stats*, by reason."""
+    """Return how many photos failed in a crawl with these *stats*, by reason."""
     return {
         name.removeprefix(_FAILED_IMAGES): count
         for name, count in sorted(stats.items())
@@ -140,7 +140,7 @@ def saw_all(stats: Mapping[str, Any], state: CrawlState) -> bool:
 
 
 def overridden(settings: BaseSettings) -> dict[str, Any]:
-    """Give the settings of this run alone: from the command line, from scrapyd's ``setting=``, from its spider."""
+    """Return the settings of this run alone: from the command line, from scrapyd's ``setting=``, from its spider."""
     return {
         name: _without_secrets(name, value)
         for name, value in sorted(settings.items())
@@ -149,7 +149,7 @@ def overridden(settings: BaseSettings) -> dict[str, Any]:
 
 
 def shown(arguments: Mapping[str, str]) -> dict[str, str]:
-    """Give a spider's *arguments* without secrets.
+    """Return a spider's *arguments* without secrets.
 
     >>> shown({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})
     {'base_url': 'https://***@bilasolur.is/?a=1&api_key=***', 'token': '***', 'makes': 'Kia'}

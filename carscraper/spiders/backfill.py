@@ -109,6 +109,11 @@ class BackfillSpider(CarVisits):
         assert self._plan
         await self._plan.open()
 
+    def closed(self, reason: str) -> None:
+        """Give the database of a rehearsal back."""
+        if self._plan:
+            self._plan.close()
+
     @property
     def plan(self) -> Ledger:
         """The database that says what there is to do; a rehearsal writes nothing there."""

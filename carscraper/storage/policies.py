@@ -1,27 +1,25 @@
-"""Who may do what: IAM and bucket policies as plain dicts, ready for ``json.dumps``. Pure functions.
+"""IAM and bucket policies as plain dicts, ready for ``json.dumps``. Pure functions.
 
-Statements that go into a bucket's policy have a ``Sid`` that begins with ``Carscraper``: by it they are found again
-among those that others have put there.
+Statements for a bucket's policy have a ``Sid`` that begins with ``Carscraper``, by which they are known again.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from carscraper.storage.encryption import encryption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 Document = dict[str, Any]
 """A whole policy."""
 Statement = dict[str, Any]
 """One statement of a policy."""
 
-VERSION = "2012-10-17"
-"""The policy language's newest version."""
 PROBES = "_test/"
 """Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
 PICTURES = ("avif", "gif", "jpeg", "jpg", "png", "webp", "JPEG", "JPG", "PNG")
@@ -34,26 +32,15 @@ _KMS_ARN = re.compile(r"arn:[\w-]+:kms:[\w-]+:[0-9]{12}:(key/.+|alias/.+)")
 # What `scrapy storage setup`, `check`, `lifecycle` and `delete` ask of the bucket itself. IAM's names are not always
 # the API's: GetBucketEncryption needs s3:GetEncryptionConfiguration, deleting rules s3:PutLifecycleConfiguration.
 _ADMINISTRATION = (
-    "s3:CreateBucket",
-    "s3:DeleteBucketPolicy",
-    "s3:GetBucketCORS",
-    "s3:GetBucketNotification",
-    "s3:GetBucketOwnershipControls",
-    "s3:GetBucketPolicy",
-    "s3:GetBucketPublicAccessBlock",
-    "s3:GetBucketVersioning",
-    "s3:GetEncryptionConfiguration",
-    "s3:GetLifecycleConfiguration",
-    "s3:ListBucket",
-    "s3:ListBucketVersions",
-    "s3:PutBucketCORS",
-    "s3:PutBucketNotification",
-    "s3:PutBucketOwnershipControls",
-    "s3:PutBucketPolicy",
-    "s3:PutBucketPublicAccessBlock",
-    "s3:PutBucketVersioning",
-    "s3:PutEncryptionConfiguration",
-    "s3:PutLifecycleConfiguration",
+    *("s3:CreateBucket", "s3:DeleteBucketPolicy", "s3:ListBucket", "s3:ListBucketVersions"),
+    *(
+        f"s3:{verb}{name}"
+        for name in (
+            *("BucketCORS", "BucketNotification", "BucketOwnershipControls", "BucketPolicy"),
+            *("BucketPublicAccessBlock", "BucketVersioning", "EncryptionConfiguration", "LifecycleConfiguration"),
+        )
+        for verb in ("Get", "Put")
+    ),
 )
 
 
@@ -87,8 +74,10 @@ class Scope:
 
     @property
     def partition(self) -> str:
-        """The first part of every ARN there."""
-        return partition(self.region)
+        """The part of Amazon that the region belongs to; each has its own accounts and ARNs."""
+        if self.region.startswith("cn-"):
+            return "aws-cn"
+        return "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
 
     @property
     def bucket_arn(self) -> str:
@@ -100,27 +89,16 @@ class Scope:
         return f"{self.bucket_arn}/{self.prefix}{below}*"
 
 
-def partition(region: str) -> str:
-    """Give the part of Amazon that *region* belongs to; each has its own accounts and ARNs.
-
-    >>> partition("eu-north-1"), partition("cn-north-1"), partition("us-gov-west-1")
-    ('aws', 'aws-cn', 'aws-us-gov')
-    """
-    if region.startswith("cn-"):
-        return "aws-cn"
-    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
-
-
 def document(*statements: Statement) -> Document:
-    """Make a policy of *statements*."""
-    return {"Version": VERSION, "Statement": list(statements)}
+    """Return a policy of *statements*."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-# --- for people and programs: IAM -------------------------------------------------------------------------------
+# --- IAM: for people and programs -------------------------------------------------------------------------------
 
 
 def crawl(scope: Scope) -> Document:
-    """Give what a crawl needs: it puts photos, and looks once whether the bucket is there.
+    """Return what a crawl needs: it puts photos, and looks once whether the bucket is there.
 
     Without the second statement the first upload tells.
     """
@@ -135,7 +113,7 @@ def crawl(scope: Scope) -> Document:
 
 
 def backfill(scope: Scope) -> Document:
-    """Give what a backfill needs: a crawl's rights; it reads photos that are there, and clears a rehearsal away."""
+    """Return what a backfill needs: a crawl's rights; it reads photos that are there, and clears a rehearsal away."""
     return document(
         crawl(scope)["Statement"][0],
         # Without it S3 says 403, not 404, of a photo that is not there: it could not be fetched again.
@@ -148,12 +126,12 @@ def backfill(scope: Scope) -> Document:
 
 
 def admin(scope: Scope) -> Document:
-    """Give what all of ``scrapy storage`` needs, on this one bucket."""
+    """Return what all of ``scrapy storage`` needs, on this one bucket."""
     objects = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"]
     if scope.tags:
         objects.append("s3:PutObjectTagging")
     statements = [
-        _allow("SetUpTheBucket", list(_ADMINISTRATION), scope.bucket_arn),
+        _allow("SetUpTheBucket", sorted(_ADMINISTRATION), scope.bucket_arn),
         # The whole bucket: `delete`, `audit` and `discover` also meet what earlier programs put beside S3_PREFIX.
         _allow("HandleObjects", objects, f"{scope.bucket_arn}/*"),
         *_outputs(scope),
@@ -162,9 +140,7 @@ def admin(scope: Scope) -> Document:
     if scope.distribution:
         # The account is not among the settings; CloudFront's ids are unique anyway.
         arn = f"arn:{scope.partition}:cloudfront::*:distribution/{scope.distribution}"
-        statements.append(
-            _allow("ForgetDeletedPhotos", ["cloudfront:CreateInvalidation", "cloudfront:GetInvalidation"], arn)
-        )
+        statements.append(_allow("InvalidateDeletedPhotos", "cloudfront:CreateInvalidation", arn))
     return document(*statements)
 
 
@@ -173,7 +149,7 @@ def _allow(sid: str, action: str | list[str], resource: str | list[str]) -> Stat
 
 
 def _outputs(scope: Scope) -> list[Statement]:
-    """Give the right to put a run's files and to compare them; never to delete one."""
+    """Return the right to put a run's files and to compare them; never to delete one."""
     if scope.outputs is None:
         return []
     actions = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
@@ -184,7 +160,7 @@ def _outputs(scope: Scope) -> list[Statement]:
 
 
 def _key(scope: Scope, *actions: str) -> list[Statement]:
-    """Give the right to use the key of ``S3_SSE``; Amazon's own key needs none."""
+    """Return the right to use the key of ``S3_SSE``; Amazon's own key needs none."""
     _, key = encryption(scope.sse or "AES256")
     if not key:
         return []
@@ -201,11 +177,11 @@ def _key(scope: Scope, *actions: str) -> list[Statement]:
     return [statement]
 
 
-# --- for the bucket ---------------------------------------------------------------------------------------------
+# --- the bucket's own policy ------------------------------------------------------------------------------------
 
 
 def tls_only(scope: Scope) -> Statement:
-    """Refuse whoever comes without TLS. The bucket's own ARN and its objects' are both needed.
+    """Refuse requests without TLS. The bucket's own ARN and its objects' are both needed.
 
     ``IfExists``: servers that leave the key out of a plain request would let it pass otherwise.
     """
@@ -221,23 +197,14 @@ def tls_only(scope: Scope) -> Statement:
 
 def public_read(scope: Scope) -> Statement:
     """Let everybody read pictures, but list nothing."""
-    return {
-        "Sid": PUBLIC_READ,
-        "Effect": "Allow",
-        "Principal": "*",
-        "Action": "s3:GetObject",
-        "Resource": _pictures(scope),
-    }
+    return {**_allow(PUBLIC_READ, "s3:GetObject", _pictures(scope)), "Principal": "*"}
 
 
 def cloudfront_read(scope: Scope, distribution_arn: str) -> Statement:
     """Let one CloudFront distribution (by its origin access control) read pictures."""
     return {
-        "Sid": CLOUDFRONT_READ,
-        "Effect": "Allow",
+        **_allow(CLOUDFRONT_READ, "s3:GetObject", _pictures(scope)),
         "Principal": {"Service": "cloudfront.amazonaws.com"},
-        "Action": "s3:GetObject",
-        "Resource": _pictures(scope),
         "Condition": {"StringEquals": {"AWS:SourceArn": distribution_arn}},
     }
 
@@ -248,40 +215,32 @@ def _pictures(scope: Scope) -> list[str]:
     return [f"{scope.objects_arn()}.{ending}" for ending in PICTURES]
 
 
-def merged(policy: Document | None, put: Sequence[Statement], drop: Iterable[str] = ()) -> Document | None:
-    """Put statements into *policy* in the place of those with the same ``Sid``; all others stay as they are.
+def merged(policy: Document | None, put: Iterable[Statement], drop: Iterable[str] = ()) -> Document | None:
+    """Return *policy* with our statements in the place of those with their ``Sid``, ``None`` if none is left.
 
     Args:
-        policy: what is there, ``None`` for nothing.
+        policy: what is there; statements of others stay as they are.
         put: our statements.
-        drop: the ``Sid`` of statements that shall not be there any more.
-
-    Returns:
-        The new policy, ``None`` if no statement is left.
+        drop: the ``Sid`` of statements that go.
     """
     ours = {statement["Sid"]: statement for statement in put}
     gone = set(drop)
-    kept = []
-    for statement in statements_of(policy):
-        sid = statement.get("Sid", "")
-        if sid in ours:
-            kept.append(ours.pop(sid))
-        elif sid not in gone:
-            kept.append(statement)
+    kept = [
+        ours.pop(each.get("Sid"), each)
+        for each in statements_of(policy)
+        if each.get("Sid") in ours or each.get("Sid") not in gone
+    ]
     kept += ours.values()
-    if not kept:
-        return None
-    return {**(policy or {"Version": VERSION}), "Statement": kept}
+    return {**(policy or document()), "Statement": kept} if kept else None
 
 
 def statements_of(policy: Document | None) -> list[Statement]:
-    """Give the statements of *policy*; a single one may stand there without a list."""
-    found = (policy or {}).get("Statement", [])
-    return [found] if isinstance(found, dict) else list(found)
+    """Return the statements of *policy*; a single one may stand there without a list."""
+    return _many((policy or {}).get("Statement", []))
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two policies say the same: lists without order, one-element lists as their element.
+    """Return whether two configurations say the same: lists without order, one-element lists as their element.
 
     A server may store a policy in another form than it was sent.
 
@@ -300,8 +259,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def lets_everybody_in(statement: Statement) -> bool:
-    """Tell whether *statement* allows something to anonymous callers without a condition."""
+def lets_everybody_in(statement: Any) -> bool:
+    """Return whether *statement* allows something to anonymous callers without a condition."""
+    if not isinstance(statement, dict) or statement.get("Effect") != "Allow" or statement.get("Condition"):
+        return False
     principal = statement.get("Principal")
-    anybody = principal == "*" or (isinstance(principal, dict) and same(principal.get("AWS"), "*"))
-    return statement.get("Effect") == "Allow" and anybody and not statement.get("Condition")
+    return "*" in _many(principal.get("AWS") if isinstance(principal, dict) else principal)
+
+
+def everybody_reads(policy: Any, bucket: str, name: str) -> bool:
+    """Return whether a bucket's *policy* lets everybody read the object *name*, without conditions.
+
+    >>> everybody = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/cars/*"}
+    >>> policy = {"Statement": everybody}
+    >>> everybody_reads(policy, "b", "cars/1.jpg"), everybody_reads(policy, "b", "other/1.jpg")
+    (True, False)
+    """
+    return any(
+        any(fnmatchcase("s3:getobject", str(action).lower()) for action in _many(each.get("Action")))
+        and any(fnmatchcase(f"{bucket}/{name}", str(it).rpartition(":::")[2]) for it in _many(each.get("Resource")))
+        for each in (statements_of(policy) if isinstance(policy, dict) else ())
+        if lets_everybody_in(each)
+    )
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

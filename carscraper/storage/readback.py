@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from carscraper.exceptions import StoreUnavailableError
-from carscraper.storage.client import FATAL, explain, explained
+from carscraper.storage.client import FIXES, explain, explained, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +21,7 @@ MAX_DELETES = 1_000
 """Names in one request."""
 _PIECE = 256 * 1024  # bytes read at a time
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
-# Refusals that may be about this one object: a policy, a key of KMS, an archived copy.
-_OF_ONE_OBJECT = frozenset({"AccessDenied", "403", "Forbidden", "KMS.NotFoundException", "KMS.DisabledException"})
+_OF_ONE_OBJECT = frozenset({"KMS.NotFoundException", "KMS.DisabledException"})  # encrypted with a key of its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +57,7 @@ def look(client: Any, bucket: str, name: str) -> Seen | None:
             raise explain(error, bucket, "s3:GetObject") from error
         return Seen(problem=_problem(error, bucket))
     except BotoCoreError as error:
-        raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).") from error
+        raise silent(error) from error
     return Seen(size=answer["ContentLength"], modified=answer["LastModified"])
 
 
@@ -95,7 +93,7 @@ def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -
             return None
         return Seen(problem=str(status) if status >= 500 else _problem(error, bucket))
     except (EndpointConnectionError, ConnectTimeoutError) as error:
-        raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).") from error
+        raise silent(error) from error
     except BotoCoreError as error:
         return Seen(problem=f"it breaks off ({type(error).__name__})")
     return Seen(
@@ -131,6 +129,6 @@ def _code(error: ClientError) -> tuple[str, int]:
 def _problem(error: ClientError, bucket: str) -> str:
     """Say why this object can't be read; raise what concerns all of them."""
     code, _ = _code(error)
-    if code in FATAL and code not in _OF_ONE_OBJECT:
+    if code in FIXES and code not in _OF_ONE_OBJECT:
         raise explain(error, bucket, "s3:GetObject") from error
     return code

@@ -13,6 +13,7 @@ import re
 import ssl
 import time
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -22,10 +23,21 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import FATAL, S3Options, keys, open_client, session, silent
+from carscraper.storage.client import (
+    DENIED,
+    Answer,
+    S3Options,
+    connection_problem,
+    failure,
+    keys,
+    open_client,
+    session,
+    silent,
+)
 from carscraper.storage.encryption import contradicts, encryption
 from carscraper.storage.keys import permanent_url
 from carscraper.storage.upload import IMMUTABLE
@@ -41,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_HTTP_OK, _HTTP_FORBIDDEN, _HTTP_NOT_FOUND = 200, 403, 404
+_HTTP_OK, _HTTP_NOT_FOUND = 200, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
@@ -58,13 +70,14 @@ class S3Store:
         self._session = None if self._keys else session(options)
         self._store = self._open()
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
+        self._failures = 0  # in a row, of all threads: while the server is away nobody tries again and again
 
     def object_name(self, key: str) -> str:
-        """Give the object's name in the bucket: *key* behind ``S3_PREFIX``."""
+        """Return the object's name in the bucket: *key* behind ``S3_PREFIX``."""
         return self._options.prefix + key
 
     def url(self, name: str) -> str:
-        """Give the permanent URL of the object *name*."""
+        """Return the permanent URL of the object *name*."""
         return permanent_url(name, self._base)
 
     def holds(self, name: str | None) -> bool:
@@ -83,67 +96,47 @@ class S3Store:
             StoreUnavailableError: the server does not answer just now.
         """
         options = self._options
+        base = options.direct_base
+        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
+        credentials: Any = self._keys or (self._session and self._session.get_credentials())
+        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
+        timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
+        verify: Any = options.ca_bundle or True
+        http = URLLib3Session(verify=verify, timeout=timeout, proxies=get_environ_proxies(base))
         try:
-            status, region = self._head_bucket()
+            answer = http.send(request.prepare())
         except BotoCoreError as error:
             raise silent(error) from error
+        finally:
+            http.close()
+        region = answer.headers.get("x-amz-bucket-region")
         if region and region != options.region:
             raise StoreRefusedError(
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
                 f"set AWS_S3_REGION={region}."
             )
-        if status != _HTTP_OK:
-            self._explain(status)
-
-    def _head_bucket(self) -> tuple[int, str | None]:
-        """Send a signed HEAD for the bucket.
-
-        Returns:
-            The status, and the bucket's region if the server names it.
-        """
-        options = self._options
-        base = options.direct_base
-        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
-        credentials: Any = self._keys or (self._session and self._session.get_credentials())
-        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
-        verify: Any = options.ca_bundle or True
-        timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
-        http = URLLib3Session(verify=verify, timeout=timeout)
-        try:
-            answer = http.send(request.prepare())
-        finally:
-            http.close()
-        return answer.status_code, answer.headers.get("x-amz-bucket-region")
+        if answer.status_code != _HTTP_OK:
+            self._explain(answer.status_code)
 
     def _explain(self, status: int) -> None:
-        """Find out why HEAD was refused: it has no body, a listing's error has."""
-        bucket = self._options.bucket
-        code = str(status)
+        """Find out why HEAD was refused: its answer has no body, that to a listing has."""
+        found = Answer(status)
         client = self.client()
         try:
-            client.list_objects_v2(Bucket=bucket, MaxKeys=1, Prefix=self._options.prefix)
+            client.list_objects_v2(Bucket=self._options.bucket, MaxKeys=1, Prefix=self._options.prefix)
         except ClientError as error:
-            code = error.response["Error"]["Code"]
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        except BotoCoreError:
-            logger.debug("The listing that should explain a refused HEAD failed too", exc_info=True)
+            found = Answer.of(error)
+        except BotoCoreError as error:
+            raise silent(error) from error
         else:
             return
         finally:
             client.close()
-        if code == "AccessDenied":
+        if found.code in DENIED:
             # A key that may only put is allowed to crawl; the first upload tells whether it may.
-            logger.info("S3: these credentials may not look into %s; going on, uploads will tell", bucket)
+            logger.info("S3: these credentials may not look into %s; going on, uploads will tell", self._options.bucket)
             return
-        if code in FATAL:
-            raise StoreRefusedError(f"S3 refuses the bucket {bucket} ({code}): {FATAL[code]}.")
-        if status == _HTTP_NOT_FOUND:
-            raise StoreRefusedError(f"S3 knows no bucket {bucket}: check AWS_S3_BUCKET.")
-        if status == _HTTP_FORBIDDEN:
-            raise StoreRefusedError(
-                f"S3 refuses the credentials for {bucket} ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            )
-        raise StoreUnavailableError(f"S3 answers {status} {code}")
+        raise failure(found, self._options.bucket, "s3:ListBucket")
 
     def get(self, name: str, *, max_bytes: int) -> bytes | None:
         """Read the object *name*; ``None`` if it is not there.
@@ -152,7 +145,7 @@ class S3Store:
             StoreUnavailableError: the server does not answer just now.
             StoreRefusedError: it refuses (or hides what is not there: a key without s3:ListBucket is told 403).
         """
-        return self._patiently(lambda: self._read(name, max_bytes))
+        return self._with_retries("s3:GetObject", lambda: self._read(name, max_bytes))
 
     def _read(self, name: str, max_bytes: int) -> bytes | None:
         try:
@@ -172,7 +165,7 @@ class S3Store:
             StoreUnavailableError: the server does not answer just now.
             StoreRefusedError: it refuses.
         """
-        self._patiently(lambda: obstore.delete(self._store, name))
+        self._with_retries("s3:DeleteObject", lambda: obstore.delete(self._store, name))
 
     def put(self, upload: Upload) -> None:
         """Upload; on return the server has confirmed the bytes.
@@ -184,7 +177,7 @@ class S3Store:
             StoreUnavailableError: it kept failing for ``S3_UPLOAD_TIMEOUT`` seconds or ``S3_MAX_RETRIES`` retries.
             StoreRefusedError: retrying is of no use.
         """
-        self._patiently(lambda: self._put(upload))
+        self._with_retries("s3:PutObject", lambda: self._put(upload))
 
     def _put(self, upload: Upload) -> None:
         result = obstore.put(
@@ -216,22 +209,26 @@ class S3Store:
                 raise StoreUnavailableError("the server's checksum of the upload differs")
         self._etags_are_md5 = False
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _with_retries(self, action: str, call: Callable[[], T]) -> T:
         """Make *call* until it succeeds, the time is over, or it is of no use."""
         options = self._options
         deadline = time.monotonic() + options.timeout
         attempt = 0
         while True:
             try:
-                return call()
+                result = call()
             except Exception as error:
-                failure = error if isinstance(error, StoreError) else self._classify(error)
-                if isinstance(failure, StoreRefusedError):
-                    raise failure from error
+                problem = error if isinstance(error, StoreError) else self._problem(error, action)
+                if isinstance(problem, StoreRefusedError):
+                    raise problem from error
+            else:
+                self._failures = 0
+                return result
             attempt += 1
+            self._failures += 1
             pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
-            if attempt > options.retries or time.monotonic() + pause > deadline:
-                raise failure
+            if self._failures > options.retries or time.monotonic() + pause > deadline:
+                raise problem
             time.sleep(pause)
 
     def _attributes(self, upload: Upload) -> dict[str, str]:
@@ -245,24 +242,25 @@ class S3Store:
             attributes["Storage-Class"] = self._options.storage_class
         return attributes
 
-    def _classify(self, error: Exception) -> StoreRefusedError | StoreUnavailableError:
-        text = str(error)
-        code = re.search(r"<Code>([\w.]+)</Code>", text)
-        name = code.group(1) if code else ""
-        if "redirect without LOCATION" in text:
-            name = "PermanentRedirect"  # obstore does not pass on the body that says so
-        if name in FATAL:
-            return StoreRefusedError(f"S3 refuses uploads to {self._options.bucket} ({name}): {FATAL[name]}.")
-        if isinstance(error, FileNotFoundError):
-            return StoreRefusedError(
-                f"S3 refuses uploads to {self._options.bucket} (NoSuchBucket): {FATAL['NoSuchBucket']}."
-            )
-        if isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError):
-            return StoreRefusedError(
-                f"S3 refuses uploads to {self._options.bucket} ({name or 'no reason given'}): check the credentials "
-                "and that they allow s3:PutObject."
-            )
-        return StoreUnavailableError(name or text.split("\n", 1)[0][:200])
+    def _problem(self, error: Exception, action: str) -> StoreError:
+        """Return what obstore's *error* means: what the server answered stands in its text."""
+        text, bucket = str(error), self._options.bucket
+        answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
+        if answer:
+            said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
+            status = int(answer[1])
+            missing = "NoSuchBucket" if action == "s3:PutObject" and status == _HTTP_NOT_FOUND else ""
+            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action)
+        if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
+            return failure(Answer(301, "PermanentRedirect"), bucket, action)
+        first = text.split("\n", 1)[0]
+        if problem := connection_problem(text):
+            return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
+        if "HTTP error" in first and "redirect" not in first:
+            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]})")
+        return StoreRefusedError(
+            f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
+        )
 
     def _open(self) -> ObstoreS3:
         options = self._options

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError, StoreError
-from carscraper.storage import cdn, hot, removal
+from carscraper.maintenance import cdn
+from carscraper.storage import hot, removal
 from carscraper.storage.keys import THUMBNAILS, key_of, thumbnail_key
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from carscraper.storage import lifecycle
+from carscraper.maintenance import lifecycle
 from tests import services
 
 if TYPE_CHECKING:
@@ -53,15 +53,14 @@ def test_plan_changes_nothing(storage: Storage, moto_s3: services.S3, proxy: ser
     said = storage("lifecycle", "plan", *options)
     assert said.out.splitlines() == [
         (
-            "~ carscraper-old-versions: whole bucket: old versions deleted after 30 days → "
-            "whole bucket: old versions deleted after 9 days"
-        ),
-        (
             "+ carscraper-transition:cars/bilasolur/: below cars/bilasolur/ to STANDARD_IA after 30 days, "
             "then to GLACIER_IR after 90 days"
         ),
         "+ carscraper-expire:cars/thumbnails/: below cars/thumbnails/ deleted after 90 days",
-        "1 unchanged",
+        (
+            "~ carscraper-old-versions: whole bucket: old versions deleted after 30 days → "
+            "whole bucket: old versions deleted after 9 days"
+        ),
     ]
     assert said.err == ""
     assert storage("lifecycle", "apply", "--dry-run", *options).out == said.out
@@ -101,7 +100,7 @@ def test_apply_keeps_what_others_made_and_does_nothing_twice(
     ]
     proxy.forget()
     said = storage("lifecycle", "apply", *options)  # nobody is asked
-    assert "nothing to change (6 rules)" in said.out
+    assert "nothing to change" in said.out
     assert proxy.count(*WRITES) == 0
 
 
@@ -118,67 +117,40 @@ def test_remove(storage: Storage, moto_s3: services.S3) -> None:
     said = storage("lifecycle", "apply", "--yes", "--remove", "carscraper-multipart")
     assert "- carscraper-multipart: whole bucket: unfinished uploads dropped after 7 days" in said.out
     assert rules_of(moto_s3) == [FOREIGN]
-    assert "'theirs' is not ours to remove" in storage("lifecycle", "apply", "--yes", "--remove", "theirs", code=4).err
-    assert (
-        "has no lifecycle rule 'carscraper-multipart'"
-        in storage("lifecycle", "plan", "--remove", "carscraper-multipart", code=4).err
-    )
+    for name in ("theirs", "carscraper-multipart"):
+        said = storage("lifecycle", "apply", "--yes", "--remove", name, code=4)
+        assert f"'{name}' is no rule of ours that can be removed" in said.err
     put(moto_s3, lifecycle.multipart(7))
     storage("lifecycle", "apply", "--yes", "--remove", "carscraper-multipart")
     assert "no lifecycle rules" in storage("lifecycle", "show").out
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--transition", "29:STANDARD_IA"], "too early"),
-        (["--transition", "30:GLACIER", "--transition", "60:STANDARD_IA"], "cannot come before"),
-        (["--transition", "30:INTELLIGENT_TIERING", "--transition", "60:STANDARD_IA"], "cannot come before"),
-        (["--transition", "30:STANDARD_IA", "--transition", "59:GLACIER"], "day 60 at the earliest"),
-        (["--transition", "30:STANDARD_IA", "--expire", "bilasolur/:9"], None),
-        (["--transition", "30:STANDARD_IA", "--prefix", "bilasolur/", "--expire", "bil:30"], "an expiry comes after"),
-        (["--expire", "a/:1", "--expire", "a/:2"], "names a/ twice"),
-        (["--old-versions", "0"], "whole days from 1 on"),
-        (["--multipart", "-1"], "whole days from 1 on"),
-        (["--prefix", "cars/"], "say --transition too"),
-        ([], "needs to know what"),
-    ],
-)
-def test_what_s3_would_refuse_is_not_sent(
-    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy, options: list[str], says: str | None
-) -> None:
+def test_what_s3_would_refuse_is_not_sent(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
     storage.settings = moto_s3.via(proxy).env
-    said = storage("lifecycle", "apply", "--yes", *options, code=4 if says else 0)
-    assert (says or "") in said.err
-    assert said.err.count("\n") == 1 or says is None
-    assert (proxy.count(*WRITES) == 0) == (says is not None)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--transition", "30"], "is no transition"),
-        (["--transition", "30:STANDARD"], "names no class"),
-        (["--expire", ":30"], "every object of the bucket would be deleted"),
-        (["--expire", "a/:soon"], "is no expiry"),
-        (["--prefix", "/cars"], "begins with a slash"),
-        (["--old-versions", "x"], "invalid int value"),
-    ],
-)
-def test_values_that_are_none(storage: Storage, options: list[str], says: str) -> None:
-    assert says in storage("lifecycle", "plan", *options, code=2).err
-
-
-def test_show_takes_no_rules(storage: Storage, moto_s3: services.S3) -> None:
-    storage.settings = moto_s3.env
+    for options, code, says in [
+        (["--transition", "29:STANDARD_IA"], 4, "too early"),
+        (["--transition", "30:GLACIER", "--transition", "60:STANDARD_IA"], 4, "cannot come before"),
+        (["--transition", "30:STANDARD_IA", "--prefix", "a/", "--expire", "a:30"], 4, "an expiry comes after"),
+        (["--expire", "a/:1", "--expire", "a/:2"], 4, "names a prefix twice"),
+        (["--old-versions", "0"], 4, "whole days from 1 on"),
+        (["--prefix", "cars/"], 4, "write --transition too"),
+        ([], 4, "plan and apply need some"),
+        (["--transition", "30:STANDARD"], 2, "is no transition"),
+        (["--expire", ":30"], 2, "every object of the bucket would be deleted"),
+        (["--prefix", "/cars"], 2, "begins without a slash"),
+        (["--old-versions", "x"], 2, "invalid int value"),
+    ]:
+        said = storage("lifecycle", "apply", "--yes", *options, code=code)
+        assert says in said.err, options
+        assert code == 2 or said.err.count("\n") == 1, options
     assert "takes no rules" in storage("lifecycle", "show", "--multipart", "3", code=4).err
+    assert proxy.count(*WRITES) == 0
 
 
 def test_apply_warns_of_archives_and_deleted_photos(storage: Storage, moto_s3: services.S3) -> None:
     storage.settings = moto_s3.env
     said = storage("lifecycle", "apply", "--yes", "--transition", "90:GLACIER", "--expire", "bilasolur/:400")
     assert "carscraper-transition: photos in GLACIER or DEEP_ARCHIVE do not answer at their public address" in said.err
-    assert "carscraper-transition also moves thumbnails" in said.err
     assert "carscraper-expire:bilasolur/ deletes photos" in said.err
     again = storage("lifecycle", "apply", "--transition", "90:GLACIER", "--expire", "bilasolur/:400")
     assert again.err == ""  # nothing changes, nothing is said
@@ -223,12 +195,11 @@ def test_there_is_no_bucket(storage: Storage, moto_s3: services.S3) -> None:
     assert "There is no bucket not-there: `scrapy storage setup` makes it." in storage("lifecycle", "show", code=4).err
 
 
-@pytest.mark.parametrize("words", [("show",), ("plan", "--multipart", "3"), ("apply", "--yes", "--multipart", "3")])
-def test_a_server_without_rules(storage: Storage, rclone_s3: services.S3, words: tuple[str, ...]) -> None:
+def test_a_server_without_rules(storage: Storage, rclone_s3: services.S3) -> None:
     rclone_s3.put("a/b.jpg", b"x")
     with services.S3Proxy(rclone_s3.endpoint) as running:
         storage.settings = rclone_s3.via(running).env
-        said = storage("lifecycle", *words, code=4)
+        for words in (("show",), ("apply", "--yes", "--multipart", "3")):
+            assert storage("lifecycle", *words, code=4).err == "This server does not have lifecycle rules.\n"
         assert running.count(*WRITES) == 0
-    assert said.err == "This server does not have lifecycle rules: nothing is sent.\n"
     assert rclone_s3.objects() == {"a/b.jpg": b"x"}

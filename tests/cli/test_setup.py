@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import json
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from carscraper.storage import bucket, lifecycle, policies
+from carscraper.maintenance import lifecycle
+from carscraper.maintenance.bucket import Bucket
+from carscraper.maintenance.features import FEATURES
+from carscraper.storage import policies
 from tests import services
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 WRITES = ("PUT", "POST", "DELETE")
 SQS = "arn:aws:sqs:eu-north-1:123456789012:photos"
 ALL = ("--public", "--sse", "aws:kms:1234-abcd", "--cors-origin", "https://www.example.com", "--notify-sqs", SQS)
+WORKS = "A photo, as a test: stored, read and removed\n"
 
 
 @pytest.fixture
@@ -36,14 +44,16 @@ def no_secret(said: Said, s3: services.S3) -> None:
 def test_a_new_bucket(storage: Storage, new: services.S3) -> None:
     storage.settings = new.env
     planned = storage("setup", "--dry-run")
-    assert "  + bucket: made in eu-north-1\n" in planned.out
+    assert "  + bucket: it is made\n" in planned.out
     assert "  + public access: blocked\n" in planned.out
     assert new.bucket not in {each["Name"] for each in new.client.list_buckets()["Buckets"]}
     said = storage("setup", "--yes")
     assert said.out.startswith(planned.out)
-    assert "Done: bucket, ownership, encryption, versioning, public access, lifecycle." in said.out
+    assert "Done: bucket, ownership, encryption, versioning, lifecycle, public access." in said.out
+    assert said.out.endswith(WORKS)
     no_secret(said, new)
     client, name = new.client, {"Bucket": new.bucket}
+    assert "Versions" not in client.list_object_versions(**name), "the photo of the test left nothing"
     assert client.get_bucket_location(**name)["LocationConstraint"] == "eu-north-1"
     assert all(client.get_public_access_block(**name)["PublicAccessBlockConfiguration"].values())
     owner = client.get_bucket_ownership_controls(**name)["OwnershipControls"]["Rules"]
@@ -61,26 +71,23 @@ def test_the_first_region_has_no_location(storage: Storage, new: services.S3) ->
     assert new.client.get_bucket_location(Bucket=new.bucket)["LocationConstraint"] is None
 
 
-@pytest.mark.parametrize("options", [(), ALL], ids=["plain", "all"])
 def test_the_second_time_there_is_nothing_to_change(
-    storage: Storage, new: services.S3, proxy: services.S3Proxy, options: tuple[str, ...]
+    storage: Storage, new: services.S3, proxy: services.S3Proxy
 ) -> None:
     storage.settings = new.via(proxy).env
-    storage("setup", "--yes", *options)
-    assert proxy.count(*WRITES) > 5
-    proxy.forget()
-    said = storage("setup", *options)  # nobody is there to answer, and nobody is asked
-    assert "nothing to change" in said.out
-    assert proxy.count(*WRITES) == 0
-    assert proxy.count() > 5
-
-
-def test_looking_sends_no_write(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
-    storage.settings = moto_s3.via(proxy).env
     said = storage("setup", "--dry-run", "--json", *ALL)
     assert proxy.count(*WRITES) == 0
-    assert said.data["applied"] is False
-    assert {each["part"] for each in said.data["plan"] if each["changes"]} == set(bucket.PARTS)
+    assert (said.data["done"], said.data["photo"]) == ([], "not tried")
+    assert {each["feature"] for each in said.data["plan"] if each["lines"]} == set(FEATURES)
+    storage("setup", "--yes", *ALL)
+    puts = [request for request in proxy.requests if request.method in WRITES and "setup-" not in request.path]
+    assert len(puts) == len(FEATURES) + 1
+    assert all("content-md5" in each.headers for each in puts if "lifecycle" in each.query or "policy" in each.query)
+    proxy.forget()
+    said = storage("setup", *ALL)  # nobody is there to answer, and nobody is asked
+    assert "nothing to change" in said.out
+    writes = [request for request in proxy.requests if request.method in WRITES]
+    assert [(each.method, each.key.split("setup-")[0]) for each in writes] == [("PUT", "_test/"), ("DELETE", "_test/")]
 
 
 def test_public_is_opened_and_closed_again(storage: Storage, new: services.S3) -> None:
@@ -133,26 +140,20 @@ def test_what_others_made_stays(storage: Storage, moto_s3: services.S3) -> None:
         "carscraper-sqs",
     ]
     said = storage("setup", "--yes")
-    assert "a statement (Theirs) that lets everybody in" in said.err
+    assert "A statement of the bucket's policy (Theirs) lets everybody in" in said.err
     assert json.loads(client.get_bucket_policy(**name)["Policy"])["Statement"] == [statement]
-
-
-def test_encryption_is_not_weakened_unasked(storage: Storage, moto_s3: services.S3) -> None:
-    storage.settings = moto_s3.env
-    storage("setup", "--yes", settings={"S3_SSE": "aws:kms:1234"})
-    assert "nothing to change" in storage("setup", "--yes").out
-    assert (
-        "~ encryption: aws:kms with the key 1234, bucket key on → AES256"
-        in storage("setup", "--dry-run", "--sse", "AES256").out
-    )
 
 
 def test_options_that_leave_things_as_they_are(storage: Storage, moto_s3: services.S3) -> None:
     storage.settings = moto_s3.env
-    storage("setup", "--yes", "--no-versioning", "--no-lifecycle")
+    storage("setup", "--yes", "--no-versioning", "--no-lifecycle", settings={"S3_SSE": "aws:kms:1234"})
     assert "Status" not in moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)
     with pytest.raises(moto_s3.client.exceptions.ClientError, match="NoSuchLifecycleConfiguration"):
         moto_s3.client.get_bucket_lifecycle_configuration(Bucket=moto_s3.bucket)
+    # Nobody asked to weaken the encryption.
+    assert "nothing to change" in storage("setup", "--no-versioning", "--no-lifecycle").out
+    weaker = storage("setup", "--dry-run", "--sse", "AES256").out
+    assert "~ encryption: aws:kms with the key 1234, bucket key on → AES256" in weaker
 
 
 def test_tls_only_is_for_endpoints_with_tls(
@@ -160,14 +161,11 @@ def test_tls_only_is_for_endpoints_with_tls(
 ) -> None:
     storage.settings = moto_s3.env
     assert policies.TLS_ONLY not in storage("setup", "--dry-run").out  # it would lock us out
-    plain = bucket.BucketAdmin(moto_s3.client, moto_s3.bucket, moto_s3.region)
-    monkeypatch.setattr(bucket, "BucketAdmin", lambda *_: plain)  # reached by http, whatever the setting says
+    # Reached by http, whatever the setting says.
+    monkeypatch.setattr("carscraper.cli.storage.setup.Bucket", lambda _, options: Bucket(moto_s3.client, options))
     storage.settings |= {"AWS_ENDPOINT_URL": moto_s3.endpoint.replace("http:", "https:")}
-    assert f"+ policy: {policies.TLS_ONLY}: who comes without TLS is refused" in storage("setup", "--dry-run").out
+    assert f"+ policy: {policies.TLS_ONLY}: requests without TLS are refused" in storage("setup", "--dry-run").out
     assert policies.TLS_ONLY not in storage("setup", "--dry-run", "--no-tls-only").out
-    storage("setup", "--yes")
-    assert "nothing to change" in storage("setup").out
-    assert f"- policy: {policies.TLS_ONLY}" in storage("setup", "--dry-run", "--no-tls-only").out
 
 
 # --- names that others have -------------------------------------------------------------------------------------
@@ -177,11 +175,19 @@ def test_a_name_that_is_taken(storage: Storage, new: services.S3, proxy: service
     storage.settings = new.via(proxy).env
     with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
         said = storage("setup", "--yes", code=4)
-    assert f"S3 does not let us into the bucket {new.bucket} (403): the name belongs to somebody else" in said.err
-    assert f"{new.bucket}-eu-north-1-" in said.err
-    assert "is free just now" in said.err
-    assert proxy.count(*WRITES) == 0
-    no_secret(said, new)
+        assert f"S3 does not let us into the bucket {new.bucket} (AccessDenied" in said.err
+        assert "the name belongs to somebody else" in said.err
+        assert f"{new.bucket}-eu-north-1-" in said.err
+        assert "is free just now" in said.err
+        assert proxy.count(*WRITES) == 0
+        no_secret(said, new)
+        said = storage("setup", "--yes", "--public", "--fallback-bucket", "our-car-photos")
+        assert "Trying our-car-photos" in said.err
+        assert "Set AWS_S3_BUCKET=our-car-photos before the first crawl" in said.out
+        again = storage("setup", "--yes", "--public", "--json", "--fallback-bucket", "our-car-photos")
+    assert (again.data["settings"], again.data["done"]) == ({"AWS_S3_BUCKET": "our-car-photos"}, [])
+    statement = json.loads(new.client.get_bucket_policy(Bucket="our-car-photos")["Policy"])["Statement"][0]
+    assert all(each.startswith("arn:aws:s3:::our-car-photos/") for each in statement["Resource"])
 
 
 def test_a_name_that_is_taken_meanwhile(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
@@ -192,20 +198,6 @@ def test_a_name_that_is_taken_meanwhile(storage: Storage, new: services.S3, prox
     assert proxy.count(*WRITES) == 1
 
 
-def test_another_name_instead(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
-    storage.settings = new.via(proxy).env
-    with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
-        said = storage("setup", "--yes", "--public", "--fallback-bucket", "our-car-photos")
-    assert "Trying our-car-photos" in said.err
-    assert "Set AWS_S3_BUCKET=our-car-photos before the first crawl" in said.out
-    statement = json.loads(new.client.get_bucket_policy(Bucket="our-car-photos")["Policy"])["Statement"][0]
-    assert all(each.startswith("arn:aws:s3:::our-car-photos/") for each in statement["Resource"])
-    with proxy.fail(403, "AccessDenied", path=rf"^/{new.bucket}/?$"):
-        again = storage("setup", "--yes", "--public", "--json", "--fallback-bucket", "our-car-photos")
-    assert again.data["settings"] == {"AWS_S3_BUCKET": "our-car-photos"}
-    assert again.data["done"] == []
-
-
 def test_a_bucket_that_we_made_a_moment_ago(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
     storage.settings = moto_s3.via(proxy).env
     with proxy.fail(404, "NoSuchBucket", methods="HEAD", times=1):
@@ -214,14 +206,13 @@ def test_a_bucket_that_we_made_a_moment_ago(storage: Storage, moto_s3: services.
     assert "Done: bucket, ownership" in said.out
 
 
-def test_another_region(storage: Storage, moto_s3: services.S3) -> None:
+def test_another_region_and_useless_credentials(
+    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy
+) -> None:
     storage.settings = moto_s3.env | {"AWS_S3_REGION": "eu-west-1"}
     said = storage("setup", "--yes", code=4)
     assert f"The bucket {moto_s3.bucket} is in the region eu-north-1, not eu-west-1: set AWS_S3_REGION=" in said.err
-
-
-def test_useless_credentials_are_no_taken_name(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
-    storage.settings = new.via(proxy).env
+    storage.settings = moto_s3.via(proxy).env
     with proxy.fail(403, "SignatureDoesNotMatch"):
         said = storage("setup", "--yes", code=4)
     assert "check AWS_SECRET_ACCESS_KEY" in said.err
@@ -235,11 +226,10 @@ def test_one_step_is_refused(storage: Storage, moto_s3: services.S3, proxy: serv
     storage.settings = moto_s3.via(proxy).env
     with proxy.fail(403, "AccessDenied", methods="PUT", skip=2, times=1):
         said = storage("setup", "--yes", "--json", code=3)
-    assert said.data["done"] == ["ownership", "encryption", "public access", "lifecycle"]
+    assert said.data["done"] == ["ownership", "encryption", "lifecycle", "public access"]
     assert list(said.data["refused"]) == ["versioning"]
     assert "allow s3:PutBucketVersioning" in said.data["refused"]["versioning"]
-    again = storage("setup", "--yes")
-    assert "Done: versioning." in again.out
+    assert "Done: versioning." in storage("setup", "--yes").out
 
 
 def test_nothing_is_allowed(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
@@ -247,7 +237,8 @@ def test_nothing_is_allowed(storage: Storage, moto_s3: services.S3, proxy: servi
     with proxy.fail(403, "AccessDenied", methods="PUT"):
         said = storage("setup", "--yes", "--public", code=4)
     assert "Not done: public access. S3 refuses s3:PutBucketPublicAccessBlock" in said.out
-    assert "Not tried: policy." in said.out
+    assert "Not done: policy." in said.out
+    assert "A photo, as a test: S3 refuses s3:PutObject" in said.out
     assert "Done:" not in said.out
 
 
@@ -257,42 +248,48 @@ def test_the_server_goes_away(storage: Storage, moto_s3: services.S3, proxy: ser
         said = storage("setup", "--yes", code=3)
     assert "Done: ownership." in said.out
     assert "Not done: encryption. S3 answers 503 SlowDown" in said.out
-    assert "Not tried: versioning, public access, lifecycle." in said.out
+    assert "Not done: versioning, lifecycle, public access." in said.out
 
 
-def test_a_read_is_refused(storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
+def test_reads_are_refused(storage: Storage, new: services.S3, moto_s3: services.S3, proxy: services.S3Proxy) -> None:
     storage.settings = moto_s3.via(proxy).env
     with proxy.fail(403, "AccessDenied", methods="GET"):
         said = storage("setup", "--yes", code=4)
-    assert "allow s3:GetBucketPublicAccessBlock" in said.err
-    assert proxy.count(*WRITES) == 0
-
-
-def test_the_new_bucket_cannot_be_read(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
-    storage.settings = new.via(proxy).env
-    with proxy.fail(403, "AccessDenied", methods="GET"):
+        assert "allow s3:GetBucketOwnershipControls" in said.err
+        assert proxy.count(*WRITES) == 0
+        storage.settings = new.via(proxy).env
         said = storage("setup", "--yes", code=3)
     assert "Done: bucket." in said.out
-    assert "Not done: the rest. S3 refuses s3:GetBucketPublicAccessBlock" in said.out
+    assert "Not done: the rest. S3 refuses s3:GetBucketOwnershipControls" in said.out
 
 
-def test_the_answer_is_no(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
+def test_a_change_that_meets_another_is_sent_again(
+    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carscraper.maintenance.bucket.time.sleep", lambda _: None)
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(409, "OperationAborted", methods="PUT", times=2):
+        assert "Done: ownership, encryption" in storage("setup", "--yes").out
+
+
+def test_a_change_that_is_accepted_and_not_kept(
+    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carscraper.maintenance.bucket.time.sleep", lambda _: None)
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(200, "None", methods="PUT", skip=2, times=1):
+        said = storage("setup", "--yes", code=3)
+    assert "Not done: versioning. The server accepted the change, and shows another one when it is read." in said.out
+
+
+def test_it_asks(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
     storage.settings = new.via(proxy).env
+    assert "say --yes, or --dry-run" in storage("setup", code=4).err
     storage.answer = "n"
     said = storage("setup")
     assert "Change the bucket new-car-photos like this? [y/N]" in said.err
-    assert "Nothing was changed." in said.out
+    assert "Done" not in said.out
     assert proxy.count(*WRITES) == 0
-
-
-def test_nobody_is_there_to_answer(storage: Storage, new: services.S3, proxy: services.S3Proxy) -> None:
-    storage.settings = new.via(proxy).env
-    assert "say --yes, or --dry-run" in storage("setup", code=4).err
-    assert proxy.count(*WRITES) == 0
-
-
-def test_the_answer_is_yes(storage: Storage, moto_s3: services.S3) -> None:
-    storage.settings = moto_s3.env
     storage.answer = "y"
     said = storage("setup", "--json")
     assert said.data["done"]
@@ -313,77 +310,146 @@ def test_somebody_changes_the_bucket_in_the_meantime(
     assert moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)["Status"] == "Suspended"
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--sse", "rot13"], "is no encryption"),
-        (["--cors-origin", "https://www.example.com/path"], "is no origin"),
-        (["--cors-origin", "www.example.com"], "is no origin"),
-        (["--cors-origin", "https://a@b.is"], "is no origin"),
-        (["--cors-origin", "https://[::1"], "is no origin"),
-        (["--notify-lambda", SQS], "is no function"),
-        (["--notify-sqs", f"{SQS}.fifo"], "S3 sends nothing to FIFO queues"),
-        (["--fallback-bucket", "No"], "is no name for a bucket"),
-    ],
-)
-def test_values_that_are_none(storage: Storage, options: list[str], says: str) -> None:
-    assert says in storage("setup", *options, code=2).err
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--notify-prefix", "cars/"], "say what --notify-lambda or --notify-sqs hears of"),
-        (["--notify-sqs", SQS.replace("eu-north-1", "eu-west-1")], "is not in the bucket's region eu-north-1"),
-        (
-            ["--notify-sqs", SQS, "--notify-lambda", "arn:aws:lambda:eu-north-1:123456789012:function:x"],
-            "are for the same objects, which S3 refuses",
-        ),
-    ],
-)
-def test_options_that_do_not_go_together(storage: Storage, moto_s3: services.S3, options: list[str], says: str) -> None:
+def test_wrong_options(storage: Storage, moto_s3: services.S3) -> None:
     storage.settings = moto_s3.env
-    assert says in storage("setup", "--yes", *options, code=4).err
+    for options, code, says in [
+        (["--sse", "rot13"], 2, "is no encryption"),
+        (["--cors-origin", "https://www.example.com/path"], 2, "is no origin"),
+        (["--cors-origin", "www.example.com"], 2, "is no origin"),
+        (["--cors-origin", "https://a@b.is"], 2, "is no origin"),
+        (["--cors-origin", "https://[::1"], 2, "is no origin"),
+        (["--notify-lambda", SQS], 2, "write arn:aws:lambda:REGION:ACCOUNT:function:NAME"),
+        (["--notify-sqs", f"{SQS}.fifo"], 2, "S3 sends nothing to FIFO queues"),
+        (["--fallback-bucket", "No"], 2, "is no name for a bucket"),
+        (["--notify-prefix", "cars/"], 4, "need --notify-lambda or --notify-sqs"),
+        (["--notify-sqs", SQS.replace("eu-north-1", "eu-west-1")], 4, "is not in the bucket's region eu-north-1"),
+    ]:
+        assert says in storage("setup", "--yes", *options, code=code).err, options
 
 
-# --- a server that knows objects only ---------------------------------------------------------------------------
+# --- servers that have less -------------------------------------------------------------------------------------
+
+
+def test_rclone_gets_a_bucket_and_keeps_its_objects(storage: Storage, rclone_s3: services.S3) -> None:
+    objects = {"bilasolur/2019/kia/rio/1_0123456789ab.jpg": b"a" * 5000, "a b/þ+%#?.jpg": b"b"}
+    for key, data in objects.items():
+        rclone_s3.put(key, data, ContentType="image/jpeg", Metadata={"source": "x"})
+    with services.S3Proxy(rclone_s3.endpoint) as running:
+        s3 = replace(rclone_s3, bucket="new-car-photos")
+        storage.settings = s3.via(running).env
+        said = storage("setup", "--yes")
+        assert "Done: bucket." in said.out
+        assert (
+            "This server does not have: ownership controls, default encryption, bucket policies, CORS, lifecycle "
+            "rules, event notifications, public access blocks, versioning." in said.out
+        )
+        assert said.out.endswith(WORKS)
+        puts = [(each.path, each.query) for each in running.requests if each.method == "PUT"]
+        # Of versioning it says "off", as if it had it.
+        assert puts[:2] == [("/new-car-photos", ""), ("/new-car-photos", "versioning")]
+        assert len(puts) == 3
+        storage.settings = rclone_s3.via(running).env
+        said = storage("setup", "--yes", *ALL, code=3)
+    assert "Asked for, but this server does not have it: policy, encryption, CORS, notifications." in said.out
+    assert rclone_s3.objects() == objects
+    assert all(rclone_s3.get(key)[1]["x-amz-meta-source"] == "x" for key in objects)
+
+
+class OddServer:
+    """A server like some that hosting providers run, made of moto.
+
+    It answers questions that it does not know with the list of objects, and refuses every upload to a bucket whose
+    ``BlockPublicAcls`` is on.
+    """
+
+    def __init__(self, s3: services.S3) -> None:
+        upstream, bucket = urlsplit(s3.endpoint), s3.bucket
+
+        def blocked() -> bool:
+            try:
+                found = s3.client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+            except s3.client.exceptions.ClientError:
+                return False
+            return bool(found["BlockPublicAcls"])
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                path = self.path
+                if path.endswith(("?ownershipControls", "?encryption")):
+                    path = path.partition("?")[0] + "?list-type=2"
+                status, headers, data = 403, [], b"<Error><Code>AccessDenied</Code><Message>No</Message></Error>"
+                if not (self.command == "PUT" and "_test/" in path and blocked()):
+                    connection = http.client.HTTPConnection(str(upstream.hostname), upstream.port)
+                    connection.request(self.command, path, body, dict(self.headers))
+                    answer = connection.getresponse()
+                    status, headers, data = answer.status, answer.getheaders(), answer.read()
+                    connection.close()
+                self.send_response(status)
+                for name, value in headers:
+                    if name.lower() not in {"content-length", "transfer-encoding", "connection", "date", "server"}:
+                        self.send_header(name, value)
+                length = dict(headers).get("Content-Length") if self.command == "HEAD" else None
+                self.send_header("Content-Length", length or str(len(data)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - names that http.server asks for
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.s3 = replace(s3, endpoint=f"http://127.0.0.1:{self.server.server_port}")
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture
-def plain(rclone_s3: services.S3) -> Iterator[tuple[services.S3, services.S3Proxy]]:
-    with services.S3Proxy(rclone_s3.endpoint) as running:
-        yield rclone_s3, running
+def odd(moto_s3: services.S3) -> Iterator[services.S3]:
+    running = OddServer(moto_s3)
+    yield running.s3
+    running.server.shutdown()
+    running.server.server_close()
 
 
-LACKS = (
-    "This server does not have public access blocks, ownership controls, default encryption, versioning, bucket "
-    "policies, CORS, lifecycle rules and event notifications: nothing of that is sent."
-)
+def test_a_server_that_refuses_uploads_for_a_block_ends_with_a_working_bucket(
+    storage: Storage, odd: services.S3
+) -> None:
+    storage.settings = odd.env
+    said = storage("setup", "--yes", code=3)
+    assert "Done: versioning, lifecycle." in said.out
+    assert "This server does not have: ownership controls, default encryption." in said.out
+    assert "With public access blocks this server refuses photos (S3 refuses s3:PutObject" in said.out
+    assert said.out.endswith(WORKS)
+    block = odd.client.get_public_access_block(Bucket=odd.bucket)["PublicAccessBlockConfiguration"]
+    assert [name for name, on in block.items() if not on] == ["BlockPublicAcls"], "ACLs are ignored all the same"
+    assert odd.client.get_bucket_versioning(Bucket=odd.bucket)["Status"] == "Enabled"
+    said = storage("setup")
+    assert "nothing to change" in said.out
+    assert said.out.endswith(WORKS)
 
 
-def test_rclone_gets_a_bucket_and_nothing_else(storage: Storage, plain: tuple[services.S3, services.S3Proxy]) -> None:
-    s3, running = plain
-    s3 = replace(s3, bucket="new-car-photos")
-    storage.settings = s3.via(running).env
-    said = storage("setup", "--yes")
-    assert LACKS in said.out
-    assert [(each.method, each.path, each.query) for each in running.requests if each.method in WRITES] == [
-        ("PUT", "/new-car-photos", "")
-    ]
-    assert s3.keys() == []
-    assert "nothing to change" in storage("setup", "--yes").out
+def test_check_names_the_block_and_setup_takes_it_back(storage: Storage, odd: services.S3) -> None:
+    """As an earlier version left it."""
+    storage.settings = odd.env
+    names = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    odd.client.put_public_access_block(Bucket=odd.bucket, PublicAccessBlockConfiguration=dict.fromkeys(names, True))
+    said = storage("check", code=4)
+    assert "✗ put                AccessDenied: No; BlockPublicAcls is on, for which some servers refuse" in said.out
+    assert "scrapy storage setup takes it back if that is the cause; else allow s3:PutObject" in said.out
+    assert storage("setup", "--yes", code=3).out.endswith(WORKS)
+    assert "✓ put" in storage("check").out
 
 
-def test_rclone_keeps_its_objects_unharmed(storage: Storage, plain: tuple[services.S3, services.S3Proxy]) -> None:
-    s3, running = plain
-    objects = {"bilasolur/2019/kia/rio/1_0123456789ab.jpg": b"a" * 5000, "a b/þ+%#?.jpg": b"b"}
-    for key, data in objects.items():
-        s3.put(key, data, ContentType="image/jpeg", Metadata={"source": "x"})
-    storage.settings = s3.via(running).env
-    said = storage("setup", "--yes", *ALL, code=3)
-    assert LACKS in said.err
-    assert "Asked for, but this server does not have it: policy, encryption, CORS, notifications." in said.out
-    assert running.count(*WRITES) == 0
-    assert s3.objects() == objects
-    assert all(s3.get(key)[1]["content-type"] == "image/jpeg" for key in objects)
-    assert all(s3.get(key)[1]["x-amz-meta-source"] == "x" for key in objects)
+def test_a_photo_that_is_refused_for_another_reason_takes_nothing_back(
+    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy
+) -> None:
+    storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(403, "AccessDenied", methods="PUT", path="_test/"):
+        said = storage("setup", "--yes", code=3)
+    assert "A photo, as a test: S3 refuses s3:PutObject" in said.out
+    assert "taken back" not in said.out
+    assert "nothing to change" in storage("setup").out

@@ -105,7 +105,7 @@ def test_a_thousand_rows_of_every_kind(
     assert naive_replay(world, dead[::10]) == 0, "what the earlier program's addresses give"
     site.reset()
 
-    done = backfill(world, limit=0, code=3, timeout=200, settings={"RETRY_TIMES": 0}, report="failures.csv")
+    done = backfill(world, limit=0, code=3, timeout=200, alone=True, settings={"RETRY_TIMES": 0}, report="failures.csv")
 
     alive = [car for kind in ("none", "empty", "temporary", "malformed", "lost") for car in kinds[kind]]
     images = world.images()

@@ -316,7 +316,7 @@ class TestRealSize:
         assert len(left) == self.LEFT
         self.fill(world, left)
         archive.reset()
-        done = backfill(world, manifest, settings=settings, timeout=200)
+        done = backfill(world, manifest, settings=settings, timeout=200, alone=True)
         assert f"{self.LEFT} photos stored" in verdict(done)
         assert f"{self.LINES - self.LEFT} known before" in verdict(done)
         assert world.asked("photo") == self.LEFT
@@ -328,7 +328,7 @@ class TestRealSize:
         self.assert_quick(done)
         print(f"{done.seconds:.1f} s, {done.peak_memory / 1e6:.0f} MB with {self.LEFT} photos to fetch")
         archive.reset()
-        again = backfill(world, manifest, settings=settings, timeout=200)
+        again = backfill(world, manifest, settings=settings, timeout=200, alone=True)
         assert f"0 photos stored (0.0 MB), 0 linked, {self.LINES} known before" in verdict(again)
         assert archive.served.requests == []
         self.assert_quick(again)

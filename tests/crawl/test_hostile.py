@@ -153,6 +153,7 @@ def test_what_is_no_photo_fails_with_its_reason_and_costs_no_memory(new_world: C
     done = world.crawl(
         code=3,
         settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 10, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
+        alone=True,
     )
     assert done.peak_memory < MAX_MEMORY
     reasons = {step: world.image(car)["reason"] for step, car in bad.items()}

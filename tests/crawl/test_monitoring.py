@@ -95,7 +95,7 @@ def test_a_run_is_measured_told_and_written_down(
         "max_drop": True,
     }
     (text,) = webhook.texts()
-    assert text.startswith("*bilasolur: partial on ")
+    assert text.startswith("bilasolur: partial on ")
     assert f"(run {row['id']}, job job-1)" in text
     for limit in limits:
         assert f"\nlimit not kept: {limit}" in text
@@ -160,7 +160,7 @@ def test_what_nobody_can_be_told_or_written_changes_nothing(new_world: Callable[
     warnings = [line["message"] for line in json_lines(done.stderr) if line["level"] == "WARNING"]
     assert len(warnings) == 2
     assert "METRICS_DIR: missing/carscraper_bilasolur.prom can't be written" in warnings[0]
-    assert "Notice 1 (http://127.0.0.1/…) could not be sent: ConnectionRefusedError" in warnings[1]
+    assert "Notice 1 (http://127.0.0.1/…) could not be sent: it was not taken" in warnings[1]
     assert "SECRET" not in done.stderr
 
 

@@ -132,9 +132,13 @@ class World:
         settings: Mapping[str, Any] | None = None,
         code: int | None = 0,
         timeout: float = 60,
+        alone: bool = False,
         **spider_arguments: Any,
     ) -> services.CompletedCrawl:
-        """Crawl the site to the end, and see that the exit code is *code*; a site without photos need not have any."""
+        """Crawl the site to the end, and see that the exit code is *code*; a site without photos need not have any.
+
+        The crawl is a process of its own if it is to be *alone*, which only a few tests need.
+        """
         bare = isinstance(self.site, SimulatedSite) and not any(car.photos for car in getattr(self.site, "cars", ()))
         name = spider or self.spider
         usual = IMPOLITE | ({"MONITOR_IGNORE_FIELDS": f"{name}.photo"} if bare and name != "backfill" else {})
@@ -146,16 +150,17 @@ class World:
             settings=usual | dict(settings or {}),
             spider_arguments={"base_url": self.site.base_url} | spider_arguments,
             timeout=timeout,
+            alone=alone or name == "askja",
         )
         assert "Traceback" not in done.stderr, done
         assert code is None or done.returncode == code, done
         return done
 
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> services.CompletedCrawl:
-        """Run ``scrapy …``."""
-        return services.run_scrapy(
-            *arguments, cwd=self.folder, env={"DATABASE_URL": self.database_url} | self.env | dict(env or {})
-        )
+        """Run ``scrapy …``; what starts no crawls needs no process of its own."""
+        environment = {"DATABASE_URL": self.database_url} | self.env | dict(env or {})
+        alone = arguments[0] not in {"database", "runs", "storage"}
+        return services.run_scrapy(*arguments, cwd=self.folder, env=environment, alone=alone)
 
     def sql(self, statement: Any, **values: Any) -> list[Any]:
         """Run one statement (or a text), commit, and give its rows if it has any."""

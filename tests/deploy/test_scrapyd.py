@@ -317,7 +317,7 @@ from carscraper import settings, vehicles
 from carscraper.commands import database
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
-from carscraper.storage.estimate import own_prices
+from carscraper.maintenance.estimate import own_prices
 found = []
 for url in sys.argv[2:]:
     engine = open_engine(url, timeout=10)

@@ -61,8 +61,12 @@ class World:
         """A crawl under way, to be used as a context manager."""
         return services.start_crawl("bilasolur", **self._options(settings, env or {}))
 
-    def crawl(self, *, timeout: float = 60, env: Mapping[str, str] | None = None, **settings: Any) -> Ended:
-        return ended(services.crawl("bilasolur", timeout=timeout, **self._options(settings, env or {})))
+    def crawl(
+        self, *, timeout: float = 60, env: Mapping[str, str] | None = None, alone: bool = True, **settings: Any
+    ) -> Ended:
+        """A crawl to its end; as a process of its own, whose threads may hang, unless it is not to be *alone*."""
+        options = self._options(settings, env or {})
+        return ended(services.crawl("bilasolur", timeout=timeout, alone=alone, **options))
 
     def photos_served(self) -> int:
         return self.site.served.counts["photo"]
@@ -112,7 +116,7 @@ class World:
         self.site.clear_faults()
         self.site.photo_latency = self.site.page_latency = 0
         before = Counter(self.site.served.photos)
-        done = self.crawl(**settings)
+        done = self.crawl(alone=False, **settings)
         assert done.code == 0, done
         assert_nothing_lost(self, complete=True)
         asked = {photo for photo, number in self.site.served.photos.items() if number > before[photo]}

@@ -45,7 +45,6 @@ def new_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Cal
     def make(**settings: Any) -> JobFolder:
         folder = JobFolder.from_settings(
             make_settings(**{"OUTPUTS_DIR": tmp_path / "jobs", "LOG_LEVEL": "INFO", **settings}),
-            spider="bilasolur",
             job_id="job",
             started_at=STARTED,
         )
@@ -177,7 +176,7 @@ from carscraper.items import CarItem
 from carscraper.runs.outputs import JobFolder
 from tests.fakes import make_settings
 folder = JobFolder.from_settings(
-    make_settings(OUTPUTS_DIR=sys.argv[1]), spider="x", job_id="job", started_at=datetime(2026, 11, 21, 7, 4, 9)
+    make_settings(OUTPUTS_DIR=sys.argv[1]), job_id="job", started_at=datetime(2026, 11, 21, 7, 4, 9)
 )
 folder.open()
 for number in range(5000):
@@ -327,38 +326,35 @@ def test_old_folders_of_ours_go_and_nothing_else(
 # --- what is uploaded -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("include", "exclude", "names"),
-    [
+def test_patterns() -> None:
+    cases = [
         ("*", "", [ITEMS, LOG]),
         ("*.log", "", [LOG]),
         ("items.*, nothing", "", [ITEMS]),
         ("*", "*.log", [ITEMS]),
         ("run.*,*.gz", "run.?og", [ITEMS]),
-    ],
-)
-def test_patterns(include: str, exclude: str, names: list[str]) -> None:
-    assert selected(make_settings(S3_OUTPUT_INCLUDE=include, S3_OUTPUT_EXCLUDE=exclude)) == names
+    ]
+    for include, exclude, names in cases:
+        found = selected(make_settings(S3_OUTPUT_INCLUDE=include, S3_OUTPUT_EXCLUDE=exclude))
+        assert found == names, (include, exclude)
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
+def test_what_can_not_be_uploaded_is_said_at_the_start() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"S3_OUTPUT_INCLUDE": "*.csv"}, "leave nothing to upload of items.jsonl.gz and run.log"),
         ({"S3_OUTPUT_EXCLUDE": "*"}, "leave nothing to upload"),
         ({"OUTPUTS_DIR": ""}, "OUTPUTS_DIR is empty"),
         ({"S3_OUTPUT_BUCKET": ""}, "AWS_S3_BUCKET is missing"),
         ({}, "There are no credentials for S3"),
-    ],
-)
-def test_what_can_not_be_uploaded_is_said_at_the_start(settings: dict[str, Any], said: str) -> None:
-    full = make_settings(**{"S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_BUCKET": "car-outputs", **settings})
-    with pytest.raises(ConfigurationError, match=re.escape(said)):
-        JobFolder.from_settings(full, spider="x", job_id="job", started_at=STARTED)
+    ]
+    for settings, said in cases:
+        full = make_settings(**{"S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_BUCKET": "car-outputs", **settings})
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            JobFolder.from_settings(full, job_id="job", started_at=STARTED)
 
 
 def test_off_is_off(tmp_path: Path) -> None:
-    assert JobFolder.from_settings(make_settings(OUTPUTS_DIR=""), spider="x", job_id="j", started_at=STARTED) is None
+    assert JobFolder.from_settings(make_settings(OUTPUTS_DIR=""), job_id="j", started_at=STARTED) is None
     found = upload(make_settings(), tmp_path, job_id="job", started_at=STARTED, spider="x")
     assert (found["enabled"], found["status"]) == (False, "success")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from carscraper.cli.verb import Verb
 
-_verb = partial(Verb, package="carscraper.cli.storage")
+
+def _verb(name: str, module: str, summary: str, *, changes: bool = False) -> Verb:
+    return Verb(name, f"{__name__}.{module}", summary, changes)
+
 
 VERBS = [
     _verb(
@@ -18,7 +19,7 @@ VERBS = [
     _verb(
         "check",
         "check",
-        "Test the connection: credentials, bucket, region, objects, addresses; each failure with its cure",
+        "Test the connection: credentials, bucket, objects, addresses; each failure with its fix",
     ),
     _verb(
         "policy",
@@ -55,7 +56,7 @@ VERBS = [
     _verb("audit", "audit", "Compare database, bucket and bytes; mend what differs", changes=True),
     _verb("discover", "discover", "Register objects that the ledger does not know", changes=True),
     _verb("hits", "hits", "Count the hot cache's hit rate from nginx's log"),
-    _verb("invalidate", "invalidate", "Have CloudFront forget changed or deleted objects", changes=True),
+    _verb("invalidate", "invalidate", "Have CloudFront drop changed or deleted objects from its caches", changes=True),
 ]
 
 GONE = {

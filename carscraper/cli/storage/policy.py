@@ -25,7 +25,7 @@ _BUCKET = ("public", "cloudfront", "tls")
 
 
 def scope(context: Context, bucket: str | None = None) -> policies.Scope:
-    """Give what policies are about: the settings' bucket, or another one by its name."""
+    """Return what policies are about: the settings' bucket, or another one by its name."""
     options = context.options
     outputs = None
     if context.settings.getbool("S3_UPLOAD_ON_COMPLETION"):

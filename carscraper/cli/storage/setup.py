@@ -1,30 +1,36 @@
-"""``scrapy storage setup``: makes the bucket, or makes one that is there what it shall be."""
+"""``scrapy storage setup``: make the bucket, or bring it into shape; shows the difference first."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from carscraper.cli.console import printable
+from carscraper.cli.storage.lifecycle import typed
 from carscraper.cli.storage.policy import scope
 from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage import bucket, lifecycle, policies
+from carscraper.maintenance import lifecycle
+from carscraper.maintenance.bucket import Bucket, BucketTakenError, FeatureMissingError, checked_name
+from carscraper.maintenance.features import FEATURES, Change, Notification, Wanted
+from carscraper.storage import policies
 
 if TYPE_CHECKING:
     from carscraper.cli.verb import Context
 
-_ARN = re.compile(r"arn:aws(?:-cn|-us-gov)?:(lambda|sqs):([a-z0-9-]+):[0-9]{12}:(.+)")
-
-
-# --- what people type -------------------------------------------------------------------------------------------
+_ARNS = {
+    "lambda": r"arn:aws(?:-cn|-us-gov)?:lambda:([a-z0-9-]+):[0-9]{12}:function:[\w-]+(:[\w$-]+)?",
+    "sqs": r"arn:aws(?:-cn|-us-gov)?:sqs:([a-z0-9-]+):[0-9]{12}:[\w-]+",
+}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fallback-bucket", metavar="NAME", type=_name, help="if AWS_S3_BUCKET is somebody else's")
+    parser.add_argument(
+        "--fallback-bucket", metavar="NAME", type=typed(checked_name), help="if AWS_S3_BUCKET is somebody else's"
+    )
     parser.add_argument(
         "--public", action="store_true", help="everybody may read photos and thumbnails (else public access is blocked)"
     )
@@ -45,19 +51,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a site whose scripts may read, such as https://www.example.com; may be repeated",
     )
-    parser.add_argument("--notify-lambda", metavar="ARN", type=_function, help="a function that hears of new objects")
-    parser.add_argument("--notify-sqs", metavar="ARN", type=_queue, help="a queue that hears of new objects")
+    parser.add_argument(
+        "--notify-lambda", metavar="ARN", type=_arn("lambda"), help="a function that is told of new objects"
+    )
+    parser.add_argument("--notify-sqs", metavar="ARN", type=_arn("sqs"), help="a queue that is told of new objects")
     parser.add_argument(
         "--notify-prefix", metavar="PREFIX", help="only of names that begin so (S3_PREFIX unless given)"
     )
-    parser.add_argument("--notify-suffix", metavar="SUFFIX", help="only of names that end so, such as .jpg")
-
-
-def _name(text: str) -> str:
-    try:
-        return bucket.checked_name(text)
-    except ConfigurationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    parser.add_argument("--notify-suffix", metavar="SUFFIX", default="", help="only of names that end so, such as .jpg")
 
 
 def _sse(text: str) -> str:
@@ -67,32 +68,25 @@ def _sse(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    if text == "*":
-        return text
     try:
         parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        good = text == f"{parts.scheme}://{parts.netloc}" and parts.scheme in {"http", "https"} and parts.port != 0
     except ValueError:
         good = False
-        parts = urlsplit("")
-    if not good or text != f"{parts.scheme}://{parts.netloc}" or "@" in text or text.count("*") > 1:
+    if text != "*" and (not good or "@" in text or text.count("*") > 1 or text.endswith("//")):
         raise argparse.ArgumentTypeError(f"{text!r} is no origin; write https://www.example.com, without a path")
     return text
 
 
-def _function(text: str) -> str:
-    found = _ARN.fullmatch(text)
-    if not found or found[1] != "lambda" or not re.fullmatch(r"function:[\w-]+(:[\w$-]+)?", found[3], re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no function; write arn:aws:lambda:REGION:ACCOUNT:function:NAME")
-    return text
+def _arn(kind: str) -> Any:
+    def read(text: str) -> str:
+        if not re.fullmatch(_ARNS[kind], text, re.ASCII):
+            hint = " (S3 sends nothing to FIFO queues)" if text.endswith(".fifo") else ""
+            like = f"arn:aws:{kind}:REGION:ACCOUNT:{'function:NAME' if kind == 'lambda' else 'NAME'}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no ARN for that{hint}; write {like}")
+        return text
 
-
-def _queue(text: str) -> str:
-    found = _ARN.fullmatch(text)
-    if not found or found[1] != "sqs" or not re.fullmatch(r"[\w-]+", found[3], re.ASCII):
-        hint = " (S3 sends nothing to FIFO queues)" if text.endswith(".fifo") else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is no queue{hint}; write arn:aws:sqs:REGION:ACCOUNT:NAME")
-    return text
+    return read
 
 
 # --- the verb ---------------------------------------------------------------------------------------------------
@@ -103,229 +97,215 @@ class _Outcome:
     """What came of a bucket; the JSON is made from it."""
 
     name: str
-    steps: list[bucket.Step] = field(default_factory=list)
-    """The plan, as it was shown."""
+    plan: list[Change] = field(default_factory=list)
+    lacks: list[str] = field(default_factory=list)
+    """Features that the server does not have."""
     done: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
-    """Parts that nobody tried any more."""
+    """What was not tried."""
+    taken_back: str | None = None
+    photo: str = "not tried"
+    """``stored, read and removed``, or why that failed."""
     notes: list[str] = field(default_factory=list)
-    lacks: list[str] = field(default_factory=list)
-    asked_in_vain: list[str] = field(default_factory=list)
-    """Parts that were asked for by an option and that the server does not have."""
-    applied: bool = False
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
-    wish = context.options
-    if (
-        options.notify_lambda is None
-        and options.notify_sqs is None
-        and (options.notify_prefix or options.notify_suffix)
-    ):
-        raise ConfigurationError(
-            "--notify-prefix and --notify-suffix say what --notify-lambda or --notify-sqs hears of."
-        )
-    for arn in (options.notify_lambda, options.notify_sqs):
-        if arn and arn.split(":")[3] != wish.region:
-            raise ConfigurationError(f"{arn} is not in the bucket's region {wish.region}, where S3 wants it.")
-    names = [wish.bucket, *([options.fallback_bucket] if options.fallback_bucket else [])]
-    for number, name in enumerate(names, 1):
-        admin = bucket.BucketAdmin(context.client, name, wish.region)
-        try:
-            outcome = _set_up(context, options, admin)
-        except bucket.BucketTakenError as error:
-            if number < len(names):
-                context.console.note(f"{error} Trying {names[number]} (--fallback-bucket).")
-                continue
-            raise BucketNotOursError(str(error), admin.free_name()) from error
-        return _report(context, outcome)
-    raise AssertionError("every name was tried")  # pragma: no cover - the loop returns or raises
+    ours = context.options
+    arns = [arn for arn in (options.notify_lambda, options.notify_sqs) if arn]
+    if not arns and (options.notify_prefix or options.notify_suffix):
+        raise ConfigurationError("--notify-prefix and --notify-suffix need --notify-lambda or --notify-sqs.")
+    for arn in arns:
+        if arn.split(":")[3] != ours.region:
+            raise ConfigurationError(f"{arn} is not in the bucket's region {ours.region}, where S3 wants it.")
+    its = Bucket(context.client, ours)
+    try:
+        return _set_up(context, options, its)
+    except BucketTakenError as error:
+        if options.fallback_bucket:
+            context.console.note(f"{error} Trying {options.fallback_bucket} (--fallback-bucket).")
+            return _set_up(context, options, Bucket(context.client, ours, name=options.fallback_bucket))
+        free = its.free_name()
+        fix = f"{free} is free just now" if free else "a longer one is likely to be free"
+        raise StoreRefusedError(
+            f"{error} Choose another name: {fix}; set AWS_S3_BUCKET, or use --fallback-bucket."
+        ) from error
 
 
-class BucketNotOursError(StoreRefusedError):
-    """No name that was tried is ours. Raised by ``scrapy storage setup``."""
-
-    def __init__(self, said: str, free: str | None) -> None:
-        cure = f"{free} is free just now" if free else "a longer one is likely to be free"
-        super().__init__(f"{said} Choose another name: {cure}; set AWS_S3_BUCKET, or say --fallback-bucket.")
-
-
-def _set_up(context: Context, options: argparse.Namespace, admin: bucket.BucketAdmin) -> _Outcome:
-    """Plan, ask, do.
+def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
+    """Plan, ask, do, and try a photo.
 
     Raises:
         BucketTakenError: the name is somebody else's.
     """
-    outcome = _Outcome(name=admin.bucket)
-    wanted = _wanted(context, options, admin.bucket)
-    there = admin.exists()
-    found = admin.read() if there else bucket.Found(exists=False)
-    outcome.steps = bucket.plan(found, wanted)
-    _remark(outcome, found, options)
-    changing = [step for step in outcome.steps if step.lines]
-    _show(context, outcome, changing)
-    if options.dry_run or not changing:
-        outcome.applied = not options.dry_run
-        return outcome
-    if not context.console.confirm(f"Change the bucket {outcome.name} like this?"):
-        outcome.left = [step.part for step in changing]
-        return outcome
-    outcome.applied = True
-    if not there:
-        admin.create()
-        outcome.done.append("bucket")
-        # What a new bucket is like by itself is not asked of it again; now it can also be seen what the server lacks.
+    console, wanted, outcome = context.console, _wanted(context, options, its.name), _Outcome(name=its.name)
+    exists = its.exists()
+    outcome.plan, outcome.lacks = its.plan(wanted, exists=exists)
+    changing = [change for change in outcome.plan if change.lines]
+    outcome.notes = _notes(outcome.plan, options)
+    _show(context, outcome, exists)
+    if options.dry_run:
+        return _report(context, options, outcome)
+    if changing or not exists:
+        if not console.confirm(f"Change the bucket {its.name} like this?"):
+            outcome.left = [change.feature for change in changing]
+            return _report(context, options, outcome)
+        if not exists:
+            its.create()
+            outcome.done.append("bucket")
         try:
-            found = admin.read()
+            # A new bucket is asked now what it is like by itself.
+            plan, outcome.lacks = its.plan(wanted)
         except StoreError as error:
             outcome.refused["the rest"] = str(error)
-            return outcome
-        changing = [step for step in bucket.plan(found, wanted) if step.lines]
-        _remark(outcome, found, options)
-    elif not context.console.assume_yes and bucket.plan(admin.read(), wanted) != outcome.steps:
-        raise ConfigurationError(
-            "The bucket was changed by somebody else in the meantime; nothing is done, run it again."
-        )
-    _apply(admin, changing, outcome)
-    return outcome
+            return _report(context, options, outcome)
+        if exists and not console.assume_yes and plan != outcome.plan:
+            raise ConfigurationError(
+                "The bucket was changed by somebody else in the meantime; nothing is done, run it again."
+            )
+        _apply(its, wanted, plan, outcome)
+    _try_photo(its, outcome)
+    return _report(context, options, outcome)
 
 
-def _wanted(context: Context, options: argparse.Namespace, name: str) -> bucket.Wanted:
-    wish, where = context.options, scope(context, name)
-    plain = (wish.endpoint or "").startswith("http://")
-    drop = [] if options.public else [policies.PUBLIC_READ]
-    if options.no_tls_only:
-        drop.append(policies.TLS_ONLY)
-    prefix = wish.prefix if options.notify_prefix is None else options.notify_prefix
-    rules = [] if options.no_lifecycle else lifecycle.defaults(wish.prefix)
-    return bucket.Wanted(
-        region=wish.region,
-        # Over a plain endpoint it would lock us out.
-        tls_only=None if options.no_tls_only or plain else policies.tls_only(where),
+def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
+    ours, where = context.options, scope(context, name)
+    # Over a plain endpoint it would lock us out.
+    tls_only = not options.no_tls_only and not (ours.endpoint or "").startswith("http://")
+    drop = ((policies.PUBLIC_READ, not options.public), (policies.TLS_ONLY, options.no_tls_only))
+    prefix = ours.prefix if options.notify_prefix is None else options.notify_prefix
+    return Wanted(
+        tls_only=policies.tls_only(where) if tls_only else None,
         public=policies.public_read(where) if options.public else None,
-        drop=tuple(drop),
-        sse=options.sse or wish.sse,
+        drop=tuple(sid for sid, goes in drop if goes),
+        sse=options.sse or ours.sse,
         versioning=not options.no_versioning,
         cors_origins=tuple(options.cors_origin),
-        rules=tuple(rules),
+        rules=() if options.no_lifecycle else tuple(lifecycle.defaults(ours.prefix)),
         notifications=tuple(
-            bucket.Notification(kind=kind, arn=arn, prefix=prefix, suffix=options.notify_suffix or "")
+            Notification(kind=kind, arn=arn, prefix=prefix, suffix=options.notify_suffix)
             for kind, arn in (("lambda", options.notify_lambda), ("sqs", options.notify_sqs))
             if arn
         ),
     )
 
 
-def _remark(outcome: _Outcome, found: bucket.Found, options: argparse.Namespace) -> None:
-    """Note what the plan does not say."""
-    said = bucket.lacking(found)
-    outcome.lacks = sorted(found.lacks)
-    if said:
-        outcome.notes.append(said)
+def _notes(plan: list[Change], options: argparse.Namespace) -> list[str]:
+    """Return what the plan does not say about photos that are public."""
+    policy = next((change for change in plan if change.feature == "policy"), None)
+    if policy is None or options.public:
+        return []
+    notes = []
+    if f"- {policies.PUBLIC_READ}" in policy.lines:
+        notes.append("Photos will not answer at their public address any more (no --public).")
+    for statement in filter(policies.lets_everybody_in, policies.statements_of(policy.after)):
+        name = statement.get("Sid", "without a Sid")
+        notes.append(
+            f"A statement of the bucket's policy ({name}) lets everybody in; blocked public access takes its effect."
+        )
+    return notes
+
+
+def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -> None:
+    """Make every change that can be made; one that is refused does not keep the others from theirs."""
+    changing = [change for change in plan if change.lines]
+    for number, change in enumerate(changing):
+        if change.feature == "policy" and wanted.public and "public access" in outcome.refused:
+            outcome.left.append("policy")  # Amazon would refuse it, and all about the policy with it
+            continue
+        try:
+            its.apply(change, wanted)
+        except FeatureMissingError:
+            outcome.lacks.append(change.feature)
+        except StoreError as error:
+            outcome.refused[change.feature] = str(error)
+            if isinstance(error, StoreUnavailableError):
+                outcome.left += [each.feature for each in changing[number + 1 :]]
+                return
+        else:
+            outcome.done.append(change.feature)
+    outcome.plan = plan
+
+
+def _try_photo(its: Bucket, outcome: _Outcome) -> None:
+    """Store, read and remove a photo; take back the change that makes it fail."""
+    try:
+        its.try_photo()
+    except StoreUnavailableError as error:
+        outcome.photo = str(error)
+        return
+    except StoreRefusedError as error:
+        outcome.photo = str(error)
+        done = [change for change in outcome.plan if change.feature in outcome.done or not change.lines]
+        outcome.taken_back = its.take_back_what_breaks_uploads(done)
+        if outcome.taken_back is None:
+            return
+        outcome.notes.append(
+            f"With {FEATURES[outcome.taken_back].title} this server refuses photos ({error}): that was taken back."
+        )
+        if outcome.taken_back in outcome.done:
+            outcome.done.remove(outcome.taken_back)
+    outcome.photo = "stored, read and removed"
+
+
+# --- output -----------------------------------------------------------------------------------------------------
+
+
+def _show(context: Context, outcome: _Outcome, exists: bool) -> None:
+    """Show the difference: on stdout for people, beside the JSON where somebody is asked."""
+    console = context.console
+    say = console.note if console.as_json else console.line
+    if not (console.as_json and console.assume_yes):
+        say(f"The bucket {outcome.name} in {context.options.region}:")
+        if not exists:
+            say("  + bucket: it is made")
+        for change in outcome.plan:
+            for line in change.lines:
+                say(f"  {line[0]} {change.feature}: {printable(line[2:])}")
+        if exists and not any(change.lines for change in outcome.plan):
+            say("  nothing to change")
+    for note in outcome.notes:
+        console.note(printable(note))
+    outcome.notes = []
+
+
+def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) -> int:
+    console = context.console
     asked = {
         "policy": options.public,
         "encryption": options.sse,
         "CORS": options.cors_origin,
         "notifications": options.notify_lambda or options.notify_sqs,
     }
-    outcome.asked_in_vain = [part for part, was in asked.items() if was and part in found.lacks]
-    for step in outcome.steps:
-        if step.part == "policy" and not options.public:
-            if f"- {policies.PUBLIC_READ}" in step.lines:
-                outcome.notes.append("Photos will not answer at their public address any more (no --public).")
-            outcome.notes += [
-                f"The bucket's policy has a statement ({printable(str(each.get('Sid', 'without a Sid')))}) that lets "
-                "everybody in; with public access blocked it has no effect."
-                for each in policies.statements_of(step.after)
-                if policies.lets_everybody_in(each)
-            ]
-
-
-def _apply(admin: bucket.BucketAdmin, changing: list[bucket.Step], outcome: _Outcome) -> None:
-    """Take every step that can be taken; one that is refused does not keep the others from theirs."""
-    for number, step in enumerate(changing):
-        if step.part == "policy" and "public access" in outcome.refused:
-            outcome.left.append(step.part)  # S3 would refuse it, and refuse everything about the policy with it
-            continue
-        try:
-            admin.apply(step)
-        except StoreRefusedError as error:
-            outcome.refused[step.part] = str(error)
-        except StoreUnavailableError as error:
-            outcome.refused[step.part] = str(error)
-            outcome.left += [each.part for each in changing[number + 1 :]]
-            return
-        else:
-            outcome.done.append(step.part)
-
-
-# --- what is said -----------------------------------------------------------------------------------------------
-
-
-def _show(context: Context, outcome: _Outcome, changing: list[bucket.Step]) -> None:
-    """Show the difference: on stdout for people, beside the JSON where somebody is asked."""
-    console = context.console
-    say = console.note if console.as_json else console.line
-    if console.as_json and console.assume_yes:
-        return
-    say(f"The bucket {outcome.name} in {context.options.region}:")
-    for step in changing:
-        for line in step.lines:
-            say(f"  {line[0]} {step.part}: {printable(line[2:])}")
-    unchanged = sum(step.unchanged for step in outcome.steps)
-    say(f"  {unchanged} unchanged" if changing else f"  nothing to change ({unchanged} as they shall be)")
-    for note in outcome.notes:
-        console.note(note)
-
-
-def _report(context: Context, outcome: _Outcome) -> int:
-    console = context.console
-    changed = bool(outcome.done)
-    data: dict[str, Any] = {
+    in_vain = [feature for feature, was in asked.items() if was and feature in outcome.lacks]
+    other = outcome.name != context.options.bucket
+    broken = not options.dry_run and not outcome.left and outcome.photo not in {"not tried", "stored, read and removed"}
+    lines = [f"Done: {', '.join(outcome.done)}."] if outcome.done else []
+    lines += [f"Not done: {feature}. {printable(why)}" for feature, why in outcome.refused.items()]
+    if outcome.left:
+        lines.append(f"Not done: {', '.join(outcome.left)}.")
+    if outcome.lacks:
+        titles = ", ".join(FEATURES[feature].title for feature in outcome.lacks)
+        lines.append(f"This server does not have: {titles}.")
+    if in_vain:
+        lines.append(f"Asked for, but this server does not have it: {', '.join(in_vain)}.")
+    lines += [printable(note) for note in outcome.notes]
+    if not options.dry_run and outcome.photo != "not tried":
+        lines.append(f"A photo, as a test: {printable(outcome.photo)}")
+    if other and outcome.done:
+        lines.append(f"Set AWS_S3_BUCKET={outcome.name} before the first crawl, and make IAM policies for that name.")
+    data = {
+        **{name: value for name, value in asdict(outcome).items() if name not in {"name", "plan", "left"}},
         "bucket": outcome.name,
         "region": context.options.region,
-        "plan": [
-            {
-                "part": step.part,
-                "changes": list(step.lines),
-                "unchanged": step.unchanged,
-                "before": step.before,
-                "after": step.after,
-            }
-            for step in outcome.steps
-        ],
-        "applied": outcome.applied,
-        "done": outcome.done,
-        "refused": outcome.refused,
-        "not_done": outcome.left,
-        "lacks": outcome.lacks,
-        "notes": outcome.notes,
-        "settings": {"AWS_S3_BUCKET": outcome.name} if outcome.name != context.options.bucket else {},
+        "plan": [asdict(change) for change in outcome.plan],
+        "not_tried": outcome.left,
+        "settings": {"AWS_S3_BUCKET": outcome.name} if other else {},
     }
-    console.result(data, _lines(context, outcome))
-    if outcome.refused:
-        return PARTIAL if changed else FAILED
-    return PARTIAL if outcome.asked_in_vain else DONE
-
-
-def _lines(context: Context, outcome: _Outcome) -> list[str]:
-    lines = []
-    if outcome.done:
-        lines.append(f"Done: {', '.join(outcome.done)}.")
-        # Only now was the new bucket there to be asked.
-        if outcome.done[0] == "bucket" and outcome.lacks:
-            lines += [note for note in outcome.notes if note.startswith("This server")]
-    lines += [f"Not done: {part}. {printable(why)}" for part, why in outcome.refused.items()]
-    if outcome.left and outcome.applied:
-        lines.append(f"Not tried: {', '.join(outcome.left)}.")
-    elif outcome.left:
-        lines.append("Nothing was changed.")
-    if outcome.asked_in_vain:
-        lines.append(f"Asked for, but this server does not have it: {', '.join(outcome.asked_in_vain)}.")
-    if outcome.name != context.options.bucket and not outcome.left:
-        lines.append(f"Set AWS_S3_BUCKET={outcome.name} before the first crawl, and make IAM policies for that name.")
-    return lines
+    console.result(data, lines)
+    if outcome.refused or broken:
+        return PARTIAL if outcome.done else FAILED
+    return PARTIAL if in_vain or outcome.taken_back else DONE
 
 
 FUNCTIONS = {"setup": (_arguments, _run)}

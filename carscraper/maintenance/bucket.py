@@ -1,0 +1,287 @@
+"""The bucket's configuration on the server: read, changed feature by feature, read back, and tried with a photo.
+
+Nothing is concluded about one feature from the answer about another: servers have some and not others, and some answer
+a question that they do not know with a list of objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
+from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.maintenance.features import FEATURES, Change, Wanted, order
+from carscraper.storage.client import DENIED, MISSING_FEATURE, Answer, explained, region_in
+from carscraper.storage.policies import PROBES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from carscraper.storage.client import S3Options
+
+_FIRST_REGION = "us-east-1"  # the one that takes no location constraint
+_LONGEST_NAME = 63
+_PATIENCE = 20.0  # seconds until a new bucket must be seen
+_LOOKS = (0.0, 0.5, 2.0)  # seconds before each look at what was changed: Amazon shows it a moment later
+_CONFLICTS = 4  # tries of a change while S3 is still busy with the one before
+_MAY_BREAK_UPLOADS = {"public access", "ownership", "encryption", "versioning", "policy"}
+
+
+class BucketTakenError(StoreRefusedError):
+    """The name belongs to somebody else, or to somebody who may not look. Raised by :class:`Bucket`."""
+
+
+class FeatureMissingError(StoreRefusedError):
+    """The server does not have a feature. Raised by :class:`Bucket`."""
+
+
+def checked_name(name: str) -> str:
+    """Return *name* if Amazon takes it for a bucket.
+
+    Raises:
+        ConfigurationError: it doesn't.
+
+    >>> checked_name("car-photos")
+    'car-photos'
+    """
+    if (
+        not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name)
+        or ".." in name
+        or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", name)
+        or name.startswith(("xn--", "sthree-", "amzn-s3-demo-"))
+        or name.endswith(("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"))
+    ):
+        raise ConfigurationError(
+            f"{name!r} is no name for a bucket; write 3 to 63 lower-case letters, digits and hyphens, like car-photos."
+        )
+    return name
+
+
+def suggestion(name: str, region: str) -> str:
+    """Return another name like *name* that hardly anybody has.
+
+    >>> suggestion("car-photos", "eu-north-1")[:22], len(suggestion("x" * 63, "eu-north-1"))
+    ('car-photos-eu-north-1-', 63)
+    """
+    tail = f"-{region}-{secrets.token_hex(3)}"
+    return name[: _LONGEST_NAME - len(tail)].rstrip("-.") + tail
+
+
+class Bucket:
+    """Reads and changes one bucket through a boto3 client."""
+
+    def __init__(self, client: Any, options: S3Options, *, name: str | None = None) -> None:
+        self.name = name or options.bucket
+        self._options = options
+        self._client = client
+        self._lists_objects = False
+        client.meta.events.register("before-parse.s3", self._look)
+
+    def _look(self, response_dict: dict[str, Any], **_: Any) -> None:
+        """Notice a list of objects where something else was asked for; boto3 would read it as an empty answer."""
+        body = response_dict.get("body")
+        self._lists_objects = isinstance(body, bytes) and b"<ListBucketResult" in body[:300]
+
+    # --- the bucket ---
+
+    def exists(self) -> bool:
+        """Return whether the bucket is there, and ours.
+
+        Raises:
+            BucketTakenError: it is not ours, or we may not look.
+            ConfigurationError: it is in another region.
+            StoreError: the credentials are of no use, or the server is away.
+        """
+        refused = False
+        with explained(self.name, "s3:ListBucket"):
+            try:
+                region = self._client.head_bucket(Bucket=self.name).get("BucketRegion")
+            except ClientError as error:
+                if Answer.of(error).status == 404:
+                    return False
+                refused, region = True, region_in(error.response)
+        if region and region != self._options.region:
+            raise ConfigurationError(
+                f"The bucket {self.name} is in the region {region}, not {self._options.region}: "
+                f"set AWS_S3_REGION={region}."
+            )
+        if not refused:
+            return True
+        # The answer to a HEAD has no body; that to a listing says why.
+        with explained(self.name, "s3:ListBucket"):
+            try:
+                self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
+            except ClientError as error:
+                if Answer.of(error).code not in {*DENIED, "AllAccessDisabled"}:
+                    raise
+                raise BucketTakenError(
+                    f"S3 does not let us into the bucket {self.name} ({Answer.of(error).words}): the name belongs to "
+                    "somebody else, or these credentials lack s3:ListBucket on it."
+                ) from error
+        return True
+
+    def create(self) -> None:
+        """Make the bucket, and wait until it is seen; fine if we have it already.
+
+        Raises:
+            BucketTakenError: the name belongs to somebody else.
+            StoreError: it is refused, or the server is away or does not show the new bucket.
+        """
+        region = self._options.region
+        place = {} if region == _FIRST_REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        with explained(self.name, "s3:CreateBucket"):
+            try:
+                self._client.create_bucket(Bucket=self.name, **place)
+            except ClientError as error:
+                code = Answer.of(error).code
+                if code == "BucketAlreadyExists":
+                    raise BucketTakenError(f"The name {self.name} belongs to somebody else.") from error
+                if code != "BucketAlreadyOwnedByYou":
+                    raise
+        end = time.monotonic() + _PATIENCE
+        while not self.exists():
+            if time.monotonic() > end:
+                raise StoreUnavailableError(f"S3 made the bucket {self.name} and does not show it; try again later.")
+            time.sleep(0.5)
+
+    def free_name(self) -> str | None:
+        """Return a name like this bucket's that nobody has, ``None`` if that does not work out."""
+        name = suggestion(self.name, self._options.region)
+        with contextlib.suppress(StoreError), explained(name, "s3:ListBucket"):
+            try:
+                self._client.head_bucket(Bucket=name)
+            except ClientError as error:
+                return name if Answer.of(error).status == 404 else None
+        return None
+
+    # --- its features ---
+
+    def read(self, feature: str) -> Any:
+        """Return what is set, ``None`` for nothing; in the form of ``features.Feature.value``.
+
+        Raises:
+            FeatureMissingError: the server says so, or answers another question.
+            StoreError: the read is refused, or the server is away.
+        """
+        its = FEATURES[feature]
+        with explained(self.name, f"s3:Get{its.action}"):
+            try:
+                answer = getattr(self._client, f"get_{its.method}")(Bucket=self.name)
+                answer.pop("ResponseMetadata", None)
+                if not self._lists_objects:
+                    return its.value(answer)
+            except ClientError as error:
+                if (code := Answer.of(error).code) == its.unset:
+                    return None
+                if code not in MISSING_FEATURE:
+                    raise
+            except (ResponseParserError, KeyError, ValueError):
+                pass
+        raise FeatureMissingError(f"This server does not have {its.title}.")
+
+    def plan(self, wanted: Wanted, *, exists: bool = True) -> tuple[list[Change], list[str]]:
+        """Return a change for each feature that the server has, and the features that it lacks.
+
+        Raises:
+            StoreError: a read is refused, or the server is away.
+        """
+        changes, lacks = [], []
+        for name in order(wanted):
+            try:
+                before = self.read(name) if exists else {} if FEATURES[name].key is None else None
+            except FeatureMissingError:
+                lacks.append(name)
+                continue
+            after, lines = FEATURES[name].plan(before, wanted)
+            changes.append(Change(feature=name, before=before, after=after, lines=tuple(lines)))
+        return changes, lacks
+
+    def put(self, feature: str, value: Any) -> None:
+        """Set a feature to *value*; ``None`` unsets it.
+
+        Raises:
+            FeatureMissingError: the server does not have it.
+            StoreError: it is refused, or the server is away.
+        """
+        its = FEATURES[feature]
+        method, arguments = f"put_{its.method}", its.arguments(value) if value is not None else {}
+        if value is None:
+            method = str(its.delete)
+        action = "s3:DeleteBucketPolicy" if method == "delete_bucket_policy" else f"s3:Put{its.action}"
+        for attempt in range(1, _CONFLICTS + 1):
+            with explained(self.name, action):
+                try:
+                    getattr(self._client, method)(Bucket=self.name, **arguments)
+                except ClientError as error:
+                    code = Answer.of(error).code
+                    if code in MISSING_FEATURE:
+                        raise FeatureMissingError(f"This server does not have {its.title} ({code}).") from error
+                    if code != "OperationAborted" or attempt == _CONFLICTS:
+                        raise
+                else:
+                    return
+            time.sleep(attempt)
+
+    def apply(self, change: Change, wanted: Wanted) -> None:
+        """Make *change*, and read it back: it should then be as *wanted*.
+
+        Raises:
+            StoreError: it is refused, or the server is away, or did not keep what it took.
+        """
+        self.put(change.feature, change.after)
+        for pause in _LOOKS:
+            time.sleep(pause)
+            if not FEATURES[change.feature].plan(self.read(change.feature), wanted)[1]:
+                return
+        raise StoreRefusedError("The server accepted the change, and shows another one when it is read.")
+
+    # --- a photo ---
+
+    def try_photo(self) -> None:
+        """Put, read and remove a small object, as crawls put photos.
+
+        Raises:
+            StoreError: that fails; the sentence says how.
+        """
+        bucket, key = self.name, f"{self._options.prefix}{PROBES}setup-{secrets.token_hex(6)}.jpg"
+        data = secrets.token_hex(32).encode()
+        where = {"Bucket": bucket, "Key": key}
+        with explained(bucket, "s3:PutObject"):
+            put = self._client.put_object(**where, Body=data, ContentType="image/jpeg", **self._options.put_arguments)
+        try:
+            with explained(bucket, "s3:GetObject"):
+                if self._client.get_object(**where)["Body"].read() != data:
+                    raise StoreRefusedError(f"The bucket {bucket} gives back other bytes than were put.")
+        finally:
+            version = put.get("VersionId", "null")
+            with explained(bucket, "s3:DeleteObject"):
+                self._client.delete_object(**where, **({} if version == "null" else {"VersionId": version}))
+
+    def take_back_what_breaks_uploads(self, done: Iterable[Change]) -> str | None:
+        """Find the change that makes :meth:`try_photo` fail, and take it back; all others stay.
+
+        Returns:
+            The feature; ``None`` if it was none of them.
+        """
+        for change in [each for each in done if each.feature in _MAY_BREAK_UPLOADS][::-1]:
+            for value in _weaker(change):
+                with contextlib.suppress(StoreError):
+                    self.put(change.feature, value)
+                    self.try_photo()
+                    return change.feature
+            with contextlib.suppress(StoreError):
+                self.put(change.feature, change.after)
+        return None
+
+
+def _weaker(change: Change) -> Iterator[Any]:
+    """Return what may be tried in the place of ``change.after``, the best first."""
+    if change.feature == "public access" and change.after.get("BlockPublicAcls"):
+        yield {**change.after, "BlockPublicAcls": False}
+    yield {"Status": "Suspended"} if change.feature == "versioning" else change.before
