@@ -63,7 +63,10 @@ class CarscraperAddon:
         ours = hasattr(crawler.spidercls, "spooled_sources")
         job = getattr(crawler.spider, "job_id", None)
         state = state_of(crawler)
-        CURRENT.set(state.addresses)  # for all that this task begins
+        if state.one_page:
+            state.addresses = CURRENT.get()
+        else:
+            CURRENT.set(state.addresses)  # for all that this task begins
         return cls(crawler.spidercls.name, job, visits_dealers=ours, state=state)
 
     @classmethod

@@ -76,14 +76,15 @@ class AddressFilter:
         return (host.lower(), port) in self._refused
 
 
-CURRENT: ContextVar[AddressFilter] = ContextVar("address filter")
+CURRENT: ContextVar[AddressFilter] = ContextVar("address filter", default=AddressFilter())  # noqa: B039 - one, on purpose
 """The filter of the crawl that resolves a name: Twisted's resolver is the process's, each crawl is a task of its own.
-The add-on sets it."""
+
+The add-on sets it. ``scrapy shell`` downloads in a thread, outside of all tasks: it and its kind take the default."""
 
 
 def current_filter() -> AddressFilter:
-    """Return the filter of the crawl under way; without one only public addresses are permitted."""
-    return CURRENT.get(None) or AddressFilter()
+    """Return the filter of the crawl under way."""
+    return CURRENT.get()
 
 
 @implementer(IResolutionReceiver)

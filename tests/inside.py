@@ -14,7 +14,6 @@ import importlib
 import io
 import logging
 import os
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -38,7 +37,7 @@ import carscraper.settings as settings_module
 from carscraper import addon, logs
 from carscraper.commands import crawl
 from carscraper.db import schema
-from carscraper.db.engine import open_engine
+from carscraper.db.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _OURS = ("asyncio", "head", "ledger", "locks", "pace", "PoolThread", "spool", "ThreadPoolExecutor", "upload")
+_A_MOMENT = 3.0  # seconds for tasks that end by themselves
 _SOON = 30.0  # seconds in which the threads of a crawl must have ended; those of a store that is away take their time
 
 
@@ -151,9 +151,13 @@ def _clear(loop: Any) -> list[str]:
     """End what is still under way in the event loop; returns what that was."""
     left = []
     loop.run_until_complete(asyncio.sleep(0))
-    for task in asyncio.all_tasks(loop):
-        left.append(f"the task {task.get_coro()}")
-        task.cancel()
+    if tasks := asyncio.all_tasks(loop):  # of pipelines that open side by side one may have ended the crawl
+        ended, others = loop.run_until_complete(asyncio.wait(tasks, timeout=_A_MOMENT))
+        for task in ended:
+            _ = task.cancelled() or task.exception()
+        for task in others:
+            left.append(f"the task {task.get_coro()}")
+            task.cancel()
     reactor = _reactor()
     for call in reactor.getDelayedCalls():
         left.append(f"the call {call}")
@@ -264,21 +268,14 @@ _migrate = schema._upgrade
 
 
 def _upgrade(engine: Engine) -> tuple[str | None, str]:
-    """Make SQLite's tables as Alembic made them before: that takes most of a small crawl's time."""
-    if engine.dialect.name != "sqlite" or inspect(engine).get_table_names():
+    """Make the tables of an empty database without Alembic, which takes most of a small crawl's time.
+
+    ``tests/db/test_schema.py`` sees that both make the same.
+    """
+    if inspect(engine).get_table_names():
         return _migrate(engine)
     with engine.begin() as connection:
-        for statement in _statements():
-            connection.exec_driver_sql(statement)
+        Base.metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{schema.HEAD}')")
     return None, schema.HEAD
-
-
-@functools.cache
-def _statements() -> list[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "template.db"
-        engine = open_engine(f"sqlite:///{path}", timeout=10)
-        _migrate(engine)
-        engine.dispose()
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            return [line for line in connection.iterdump() if line not in {"BEGIN TRANSACTION;", "COMMIT;"}]

@@ -300,3 +300,23 @@ def test_kill_9_of_a_worker(new_fleet: Callable[..., Fleet]) -> None:
     statuses = [tuple(row) for row in fleet.rows("SELECT job_id, status FROM crawl_runs ORDER BY id")]
     assert statuses == [("q1-1", "interrupted"), ("q1-2", "success")]
     assert fleet.queue()["workers"] == []
+
+
+def test_a_database_that_goes_away_ends_the_worker(
+    new_fleet: Callable[..., Fleet], postgres: services.PostgresCluster
+) -> None:
+    fleet = new_fleet(cars=1, photos=1)
+    with fleet.worker() as worker:
+        worker.wait_for_log("^worker: ")
+        fleet.wait(lambda found: found["workers"])
+        postgres.stop(sudden=True)
+        try:
+            done = ended(worker.wait(40), code=4)
+        finally:
+            postgres.start()
+    assert re.search(
+        r"^The database of DATABASE_URL does not answer \(.*\): start the worker again;", done.log, re.MULTILINE
+    )
+    fleet.enqueue()
+    ended(fleet.worker("--drain").wait(60))
+    assert len(fleet.stored()) == 1

@@ -244,13 +244,18 @@ def _labelled(lines: list[str], label: str, parse: Callable[[str], T | None]) ->
 
     >>> _labelled(["Hestöfl frá", "Vél", "Hestöfl", "177 hö.", "Litur: Blár"], "Hestöfl", parsing.parse_horsepower)
     177
+    >>> _labelled(["Verð kr.", "3.300", ".000"], "Verð", lambda text: parsing.parse_price(text).amount)
+    3300000
     >>> _labelled(["Litur: Blár"], "Litur", parsing.parse_colour)
     'blár'
     """
     for number, line in enumerate(lines):
         found = re.match(rf"{label}\b\s?:?\s?(.*)", line, re.IGNORECASE)
         if found:
-            value = parse(found[1] or "".join(lines[number + 1 : number + 2]))
+            rest = found[1]
+            if re.fullmatch(r"(?:kr\.?)?", rest, re.IGNORECASE):  # a price may go on in pieces
+                rest = " ".join((rest, *lines[number + 1 : number + (3 if rest else 2)]))
+            value = parse(rest)
             if value is not None:
                 return value
     return None

@@ -20,7 +20,6 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    case,
     distinct,
     exists,
     func,
@@ -30,10 +29,12 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from carscraper.db.models import CarImageRow, CarListing, CrawlRun
 from carscraper.db.queries import chunks
 from carscraper.db.repairs import COLUMNS, Entry, reading
+from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -49,7 +50,6 @@ _objects = Table(
     "audit_objects",
     _temporary,
     Column("name", Text, primary_key=True),
-    Column("kind", Text, nullable=False),
     Column("photo", Text, index=True),
     Column("size", BigInteger, nullable=False),
     Column("modified", Float, nullable=False),
@@ -71,12 +71,11 @@ _suspects = Table(
     prefixes=["TEMPORARY"],
 )
 
-PHOTO, THUMBNAIL, PICTURE, OTHER = "photo", "thumbnail", "picture", "other"
-"""Kinds of objects: under our key scheme, made of such a photo, a picture under another name, anything else."""
 BY_KEY = ("missing", "size", "checksum")
 """Reasons that are about an object and all rows with its key."""
 THUMBNAILS = "thumbnails"  # as storage.keys has it
 
+_NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 _PAGE = 2_000  # rows read at a time
 
 
@@ -106,17 +105,30 @@ class Comparison:
     """The ledger's rows of one store beside the list of its objects, on one connection."""
 
     def __init__(self, connection: Connection, store: str, prefix: str) -> None:
-        """Take a connection of :func:`reading`; the rows are those in *store* whose keys begin with *prefix*."""
+        """Take a connection of :func:`reading`; the rows are those in *store* whose keys begin with *prefix*.
+
+        Raises:
+            ConfigurationError: this role of PostgreSQL may not make a temporary table.
+        """
         self._connection = connection
         self._store = store
         self._here = and_(_images.c.store == store, _images.c.key.is_not(None), _images.c.key != "")
         if prefix:
             self._here = and_(self._here, func.substr(_images.c.key, 1, len(prefix)) == prefix)
-        with connection.begin():
-            _temporary.create_all(connection, checkfirst=False)
+        try:
+            with connection.begin():
+                _temporary.create_all(connection, checkfirst=False)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
+                raise
+            url = connection.engine.url
+            raise ConfigurationError(
+                "The audit needs a temporary table, which the role of DATABASE_URL may not make: run "
+                f'GRANT TEMPORARY ON DATABASE "{url.database}" TO "{url.username}" as the database\'s owner.'
+            ) from None
 
     def add(self, objects: list[dict[str, Any]]) -> None:
-        """Add objects of the list: ``name``, ``kind``, ``photo``, ``size`` and ``modified`` of each, each name once."""
+        """Add objects of the list: ``name``, ``photo`` (of a thumbnail), ``size``, ``modified``; each name once."""
         if objects:
             with self._connection.begin():
                 self._connection.execute(insert(_objects), objects)
@@ -137,49 +149,30 @@ class Comparison:
         """Return the condition for stored rows that name no object, or no store."""
         return or_(and_(_images.c.store == self._store, _NO_KEY), _images.c.store.is_(None))
 
-    def _named(self, *names: Any) -> Any:
-        """Return the condition for objects one of whose *names* a row has, stored or not: its key stays with it."""
-        here = or_(_images.c.store == self._store, _images.c.store.is_(None))
-        return or_(*(exists().where(_images.c.key == name, here) for name in names))
-
     # --- the joins ---
 
-    def find_objects(self, youngest: float) -> dict[str, int]:
-        """Find rows without their object, objects of another size, and objects without a row.
-
-        Args:
-            youngest: an object without a row that was modified later is that of a crawl under way, and is counted.
-
-        Returns:
-            How many objects are ``young``, and how many are ``foreign``: no pictures of ours.
-        """
-        photo = _objects.alias("photo")
+    def find_objects(self) -> None:
+        """Find stored rows without their object, and objects of another size."""
         there = exists().where(_objects.c.name == _images.c.key)
         missing = select(literal("missing"), _images.c.key).where(_STORED, self._here, ~there)
         size = select(literal("size"), _images.c.key).join(_objects, _objects.c.name == _images.c.key)
         size = size.where(_STORED, self._here, _images.c.bytes != _objects.c.size)
-        alone = and_(_objects.c.kind.in_([PHOTO, PICTURE]), ~self._named(_objects.c.name))
-        reason = case((_objects.c.kind == PHOTO, "orphan"), else_="stranger")
-        orphans = select(reason, _objects.c.name, _objects.c.modified).where(alone)
-        of_nothing = and_(
-            _objects.c.kind == THUMBNAIL,
-            ~self._named(_objects.c.name, _objects.c.photo),
-            ~exists().where(photo.c.name == _objects.c.photo),
-        )
-        thumbnails = select(literal("orphan-thumbnail"), _objects.c.name, _objects.c.modified, _objects.c.photo)
-        old = _objects.c.modified <= youngest
-        counted = select(func.count()).select_from(_objects)
-        foreign = and_(_objects.c.kind == OTHER, ~self._named(_objects.c.name, _objects.c.photo))
-        columns = ["reason", "key", "modified", "photo"]
         with self._connection.begin():
-            for query in (missing.distinct(), size.distinct(), orphans.where(old), thumbnails.where(of_nothing, old)):
-                found = query.selected_columns
-                ordered = query.order_by(found[1])
-                self._connection.execute(insert(_suspects).from_select(columns[: len(found)], ordered))
-            return {
-                "young": self._connection.scalar(counted.where(or_(alone, of_nothing), ~old)) or 0,
-                "foreign": self._connection.scalar(counted.where(foreign)) or 0,
-            }
+            for query in (missing, size):
+                ordered = query.distinct().order_by(_images.c.key)
+                self._connection.execute(insert(_suspects).from_select(["reason", "key"], ordered))
+
+    def unnamed(self) -> Iterator[list[Any]]:
+        """Return name, photo and time of the objects that no row names, stored or not: a row keeps its key.
+
+        Thumbnails only if their photo is not there and no row names it.
+        """
+        here = or_(_images.c.store == self._store, _images.c.store.is_(None))
+        named = or_(*(exists().where(_images.c.key == name, here) for name in (_objects.c.name, _objects.c.photo)))
+        photo = _objects.alias("photo")
+        alone = and_(~named, ~exists().where(photo.c.name == _objects.c.photo))
+        query = select(_objects.c.name, _objects.c.photo, _objects.c.modified).where(alone).order_by(_objects.c.name)
+        yield from self._pages(query, _objects.c.name)
 
     def find_missing_thumbnails(self, name: str, prefix: str) -> None:
         """Find photos that are there without their thumbnail *name*; *prefix* is ``S3_PREFIX``."""
@@ -196,7 +189,7 @@ class Comparison:
         """Suspect every file that a run says it has uploaded: where outputs are is not listed."""
         query = select(_runs.c.id, _runs.c.output).where(_runs.c.output.like("%s3://%")).order_by(_runs.c.id)
         for page in self._pages(query, _runs.c.id):
-            self._suspect(
+            self.suspect(
                 {"reason": "no-output", "key": url, "shows": str(row.id)}
                 for row in page
                 for url in json.loads(row.output).get("s3Urls", ())
@@ -210,7 +203,7 @@ class Comparison:
         query = select(*COLUMNS).where(_STORED, odd).order_by(_images.c.id)
         for page in self._pages(query, _images.c.id):
             entries = [Entry._make(row) for row in page]
-            self._suspect(
+            self.suspect(
                 {"reason": reason, "key": entry.key or f"car_images/{entry.id}", "row_id": entry.id}
                 for entry in entries
                 for reason in wrong(entry)
@@ -229,7 +222,7 @@ class Comparison:
             .order_by(_listings.c.id)
         )
         for page in self._pages(query, _listings.c.id):
-            self._suspect(
+            self.suspect(
                 {
                     "reason": "temporary-cover",
                     "key": f"{row.source}/{row.external_id}",
@@ -240,12 +233,9 @@ class Comparison:
                 if not is_ours(row.image_url)
             )
 
-    def suspect_bytes(self, keys: Iterable[str]) -> None:
-        """Note that the objects *keys*, which were read, are not what their rows say."""
-        self._suspect({"reason": "checksum", "key": key} for key in keys)
-
-    def _suspect(self, suspects: Iterable[dict[str, Any]]) -> None:
-        nothing = dict.fromkeys(["row_id", "listing_id", "shows"])
+    def suspect(self, suspects: Iterable[dict[str, Any]]) -> None:
+        """Note what may be a fault: fields of :class:`Suspect` without the id."""
+        nothing = dict.fromkeys(Suspect._fields[3:])
         rows = [nothing | each for each in suspects]
         if rows:
             with self._connection.begin():

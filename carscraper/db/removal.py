@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, func, select, update
 
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.db.queries import chunks, lock_covers, set_cover, stored_urls
+from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,7 +69,7 @@ _ROWS = (
 
 
 def rows_of_keys(connection: Connection, keys: Iterable[str]) -> list[Row]:
-    """Give every photo that has one of *keys*: those with the same bytes share one."""
+    """Return every photo that has one of *keys*: those with the same bytes share one."""
     return [
         Row(*row)
         for chunk in chunks(sorted(set(keys)))
@@ -76,16 +77,21 @@ def rows_of_keys(connection: Connection, keys: Iterable[str]) -> list[Row]:
     ]
 
 
-def listing_of(connection: Connection, source: str, external_id: str) -> int | None:
-    """Give the id of a car's row, ``None`` if no such car is known."""
-    found: int | None = connection.execute(
-        select(_listings.c.id).where(_listings.c.source == source, _listings.c.external_id == external_id)
-    ).scalar()
+def listing_of(connection: Connection, source: str, external_id: str) -> int:
+    """Return the id of a car's row.
+
+    Raises:
+        ConfigurationError: no such car is known.
+    """
+    query = select(_listings.c.id).where(_listings.c.source == source, _listings.c.external_id == external_id)
+    found: int | None = connection.execute(query).scalar()
+    if found is None:
+        raise ConfigurationError(f"The ledger knows no car {source}/{external_id}: write it as SOURCE/ID.")
     return found
 
 
 def rows_of_cars(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
-    """Give every photo of these cars, whatever its state."""
+    """Return every photo of these cars, whatever its state."""
     return [
         Row(*row)
         for chunk in chunks(sorted(set(listing_ids)))
@@ -94,7 +100,7 @@ def rows_of_cars(connection: Connection, listing_ids: Iterable[int]) -> list[Row
 
 
 def everything_of(connection: Connection, keys: Iterable[str], listing_ids: Iterable[int]) -> list[Row]:
-    """Give every photo that goes with *keys* and with the cars *listing_ids*: no picture is deleted by half.
+    """Return every photo that goes with *keys* and with the cars *listing_ids*: no picture is deleted by half.
 
     Those with the same key, and those that they have superseded, which may be under other keys.
     """
@@ -116,13 +122,13 @@ def everything_of(connection: Connection, keys: Iterable[str], listing_ids: Iter
 
 
 def unfinished(connection: Connection) -> list[str]:
-    """Give the keys of deletions that were cut off."""
+    """Return the keys of deletions that were cut off."""
     query = select(_images.c.key).where(_TOMBSTONE, _images.c.key.is_not(None)).distinct().order_by(_images.c.key)
     return list(connection.execute(query).scalars())
 
 
 def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable[str]) -> list[Row]:
-    """Give stored photos with the bytes of *hashes* under other keys than *keys*."""
+    """Return stored photos with the bytes of *hashes* under other keys than *keys*."""
     without = set(keys)
     return [
         row
@@ -134,22 +140,10 @@ def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable
     ]
 
 
-def deleted_hashes(connection: Connection, hashes: Iterable[str]) -> set[str]:
-    """Tell which of *hashes* are the SHA-256, as stored or as served, of bytes that somebody had deleted."""
-    found: set[str] = set()
-    for chunk in chunks(sorted(set(hashes))):
-        query = select(_images.c.sha256, _images.c.source_sha256).where(
-            _TOMBSTONE, or_(_images.c.sha256.in_(chunk), _images.c.source_sha256.in_(chunk))
-        )
-        for row in connection.execute(query):
-            found.update(set(row) & set(chunk))
-    return found
-
-
 # --- writes -----------------------------------------------------------------------------------------------------
 
 
-def bury(
+def mark_deleted(
     connection: Connection, keys: Iterable[str], listing_ids: Iterable[int], key_of: Callable[[str], str | None]
 ) -> list[Row]:
     """Make tombstones of all photos with one of *keys* and of all photos of the cars *listing_ids*.
@@ -189,7 +183,7 @@ def bury(
 
 
 def _addresses(connection: Connection, row_ids: list[int]) -> set[str]:
-    """Give the addresses, permanent and temporary, of the photos *row_ids*."""
+    """Return the addresses, permanent and temporary, of the photos *row_ids*."""
     found: set[str] = set()
     for chunk in chunks(sorted(row_ids)):
         for row in connection.execute(select(_images.c.url, _images.c.source_url).where(_images.c.id.in_(chunk))):
@@ -198,7 +192,7 @@ def _addresses(connection: Connection, row_ids: list[int]) -> set[str]:
 
 
 def _with_other_photos(connection: Connection, listing_ids: list[int]) -> set[int]:
-    """Tell which cars have photos that are no tombstones."""
+    """Return which cars have photos that are no tombstones."""
     found: set[int] = set()
     for chunk in chunks(listing_ids):
         query = select(_images.c.listing_id).where(_images.c.listing_id.in_(chunk), _LIVE).distinct()
@@ -206,16 +200,16 @@ def _with_other_photos(connection: Connection, listing_ids: list[int]) -> set[in
     return found
 
 
-def settle(connection: Connection, keys: Iterable[str], key_of: Callable[[str], str | None]) -> None:
+def clear_keys(connection: Connection, keys: Iterable[str], key_of: Callable[[str], str | None]) -> None:
     """Write that the objects of *keys* are gone; a crawl that linked one of them meanwhile has a tombstone, too."""
     these = sorted(set(keys))
-    bury(connection, these, (), key_of)
+    mark_deleted(connection, these, (), key_of)
     for chunk in chunks(these):
         connection.execute(update(_images).where(_images.c.key.in_(chunk), _TOMBSTONE).values(key=None, store=None))
 
 
-def lifted_with(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
-    """Give the tombstones of these cars, and those of the same bytes on other cars: they hold together."""
+def tombstones_of(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
+    """Return the tombstones of these cars, and those of the same bytes on other cars: they hold together."""
     own = [row for row in rows_of_cars(connection, listing_ids) if row.is_tombstone]
     rows = {row.row_id: row for row in own}
     for chunk in chunks(sorted({row.source_sha256 for row in own if row.source_sha256})):
@@ -224,7 +218,7 @@ def lifted_with(connection: Connection, listing_ids: Iterable[int]) -> list[Row]
     return list(rows.values())
 
 
-def lift(connection: Connection, row_ids: Iterable[int]) -> int:
+def undelete(connection: Connection, row_ids: Iterable[int]) -> int:
     """Let the photos of these tombstones be fetched again; give how many there were.
 
     Their hashes go too: nothing is known of what the dealer will serve.

@@ -72,6 +72,12 @@ def _is_in(store: str) -> Any:
     return and_(_images.c.status == "stored", or_(_images.c.store == store, _images.c.store.is_(None)))
 
 
+def stored_hashes(connection: Connection, store: str, key: str) -> set[str]:
+    """Return the SHA-256 that the stored rows of *key* in *store* have."""
+    query = select(_images.c.sha256).where(_images.c.key == key, _images.c.store == store, _images.c.status == "stored")
+    return set(connection.execute(query.where(_images.c.sha256.is_not(None))).scalars())
+
+
 def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:
     """Return the ids of the rows that are stored in *store* under *keys*, each with its key."""
     found: dict[int, str | None] = {}

@@ -6,19 +6,21 @@ what looks like a fault is looked at again, first the object, then its row, and 
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from carscraper.db import inventory, repairs
-from carscraper.db.inventory import BY_KEY, OTHER, PHOTO, PICTURE, THUMBNAIL
-from carscraper.maintenance.register import THREADS, in_groups, in_order, is_plain
+from carscraper.db.inventory import BY_KEY
+from carscraper.maintenance.findings import DIFFERS, MISSING, ORPHAN, SAME, WRONG, Finding
+from carscraper.maintenance.parallel import THREADS, in_groups, in_order
 from carscraper.storage import readback
-from carscraper.storage.keys import key_of, parse_key, parse_thumbnail, published_bases
+from carscraper.storage.keys import THUMBNAILS, key_of, parse_key, parse_thumbnail, published_bases
 from carscraper.storage.listing import listed
 from carscraper.storage.policies import PICTURES, PROBES
 
@@ -30,79 +32,13 @@ if TYPE_CHECKING:
     from carscraper.db.inventory import Comparison, Suspect
     from carscraper.db.repairs import Entry
     from carscraper.storage.client import S3Options
-    from carscraper.storage.listing import Listed
     from carscraper.storage.readback import Seen
-
-SAME, MISSING, ORPHAN, DIFFERS, WRONG = "=", "+", "-", "*", "!"
-"""rclone check's marks: the database is the source, the bucket the destination."""
 
 _BATCH = 256  # suspects looked at again together
 _PAUSE = 0.2  # seconds before an object that could not be read is read again
 _FRESH, _SOON = 60.0, 2.0  # an object of the last minute gets two seconds for its row, which a crawl writes at once
 _ORPHANS = ("orphan", "orphan-thumbnail", "stranger")
 _EXTRAS = ("no-thumbnail", "no-output")
-
-WORDS = {
-    "missing": "the object is not there",
-    "no-thumbnail": "the thumbnail is not there",
-    "no-output": "the output of a run is not there",
-    "orphan": "no row names it",
-    "stranger": "a picture that no row names, under a name that is none of ours",
-    "orphan-thumbnail": "its photo is not there and no row names it",
-    "size": "another size than the row says",
-    "checksum": "another SHA-256 than the row says",
-    "no-key": "the row is stored and names no object",
-    "no-store": "the row is stored and names no store",
-    "no-sha256": "the row is stored and has no SHA-256",
-    "no-url": "the row is stored and has no address",
-    "temporary-url": "car_images.url is a temporary address",
-    "other-url": "car_images.url is the address of another object",
-    "temporary-cover": "car_listings.image_url is a temporary address though photos of the car are stored",
-    "unreadable": "the object can't be read",
-}
-"""What each reason means."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One fault, or one key that is as it should be."""
-
-    mark: str
-    key: str
-    """The object's name; for what names none, ``car_images/id`` or ``source/external id``."""
-    reason: str = ""
-    """One of :data:`WORDS`."""
-    detail: str = ""
-    rows: list[int] = field(default_factory=list)
-    """Ids in ``car_images``."""
-    listing_id: int | None = None
-    """Id in ``car_listings``."""
-    photo: str | None = None
-    """The key that the rows have; of a thumbnail, its photo's."""
-    shows: str | None = None
-    """The address that is wrong."""
-    modified: float | None = None
-    """When the object was last written, in seconds since 1970."""
-    thumbnails: list[str] = field(default_factory=list)
-    """Objects that go with it."""
-
-    def line(self) -> str:
-        """Return it as rclone would, and what is the matter where the mark does not say it all."""
-        if self.mark not in {DIFFERS, WRONG}:
-            return f"{self.mark} {self.key}"
-        return f"{self.mark} {self.key} ({WORDS[self.reason]}{f': {self.detail}' if self.detail else ''})"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for a machine."""
-        found: dict[str, Any] = {"mark": self.mark, "key": self.key}
-        for name, value in (("reason", self.reason), ("detail", self.detail), ("rows", self.rows)):
-            found |= {name: value} if value else {}
-        return found | ({"listing": self.listing_id} if self.listing_id else {})
-
-
-def kept(comparison: Comparison, *reasons: str) -> Iterator[Finding]:
-    """Return the findings of an audit for these reasons."""
-    return (Finding(**found) for found in comparison.findings(*reasons))
 
 
 class Audit:
@@ -164,7 +100,9 @@ class Audit:
             with comparison.looking() as connection:
                 self.elsewhere = inventory.elsewhere(connection, self._store, self._options.prefix)
             self.counts.update(comparison.count())
-            self.counts.update(comparison.find_objects(self._youngest))
+            comparison.find_objects()
+            for page in comparison.unnamed():
+                comparison.suspect(suspect for row in page for suspect in self._without_row(*row))
             comparison.find_rows(self._base, self._wrong)
             comparison.find_covers(lambda url: key_of(url, self._bases) is not None)
             for name in self._thumbnails:
@@ -182,26 +120,38 @@ class Audit:
             self._pool.shutdown(cancel_futures=True)
 
     def _list(self) -> None:
+        thumbnails = f"{self._options.prefix}{THUMBNAILS}/"
         for group in in_groups(listed(self._client, self._options.bucket, self._options.prefix), 1000):
-            self._comparison.add([self._object(each) for each in {each.name: each for each in group}.values()])
+            objects: dict[str, dict[str, Any]] = {}
+            for each in group:
+                is_thumbnail = each.name.startswith(thumbnails)
+                self.counts["thumbnails" if is_thumbnail else "objects"] += 1
+                photo = self._photo_of(each.name) if is_thumbnail else None
+                modified = each.modified.timestamp()
+                objects[each.name] = {"name": each.name, "photo": photo, "size": each.size, "modified": modified}
+            plain = [each for name, each in objects.items() if _is_plain(name)]
+            self.counts["foreign"] += len(objects) - len(plain)
+            self._comparison.add(plain)
             self._progress(f"{self.counts['objects']:,} objects listed")
 
-    def _object(self, each: Listed) -> dict[str, Any]:
-        """Return an object as the temporary table has it."""
+    def _photo_of(self, name: str) -> str | None:
+        thumbnail = parse_thumbnail(name, self._options.prefix)
+        return self._options.prefix + thumbnail[1] if thumbnail else None
+
+    def _without_row(self, name: str, photo: str | None, modified: float) -> Iterator[dict[str, Any]]:
+        """Suspect an object that no row names if it is a picture, and old enough."""
         prefix = self._options.prefix
-        thumbnail = parse_thumbnail(each.name, prefix)
-        self.counts["thumbnails" if thumbnail else "objects"] += 1
-        photo = prefix + thumbnail[1] if thumbnail else None
-        if not is_plain(each.name):
-            kind, photo = OTHER, None
-        elif parse_key(photo or each.name, prefix):
-            kind = THUMBNAIL if photo else PHOTO
-        elif not photo and each.name.endswith(tuple(PICTURES)) and not each.name.startswith(prefix + PROBES):
-            kind = PICTURE
+        if parse_key(photo or name, prefix):
+            reason = "orphan-thumbnail" if photo else "orphan"
+        elif not photo and name.endswith(tuple(PICTURES)) and not name.startswith(prefix + PROBES):
+            reason = "stranger"
         else:
-            kind = OTHER
-        name = each.name if is_plain(each.name) else f"not UTF-8: {each.name!r}"
-        return {"name": name, "kind": kind, "photo": photo, "size": each.size, "modified": each.modified.timestamp()}
+            self.counts["foreign"] += 1
+            return
+        if modified > self._youngest:
+            self.counts["young"] += 1
+        else:
+            yield {"reason": reason, "key": name, "photo": photo, "modified": modified}
 
     def _wrong(self, row: Entry) -> Iterator[str]:
         """Return what is wrong with a row in itself."""
@@ -230,7 +180,8 @@ class Audit:
             seen = self._see(names, self._digest)
             with self._comparison.looking():
                 rows = self._comparison.stored_rows(names)
-            self._comparison.suspect_bytes(name for name in names if _differs(seen[name], rows.get(name, [])))
+            wrong = (name for name in names if _differs(seen[name], rows.get(name, [])))
+            self._comparison.suspect({"reason": "checksum", "key": name} for name in wrong)
             self.counts["read"] += len(names)
             self._progress(f"{self.counts['read']:,} objects read")
 
@@ -385,3 +336,12 @@ def _is_address_of(url: str, key: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and unquote(parts.path).endswith(f"/{key}")
+
+
+def _is_plain(name: str) -> bool:
+    r"""Return whether a database can hold *name*.
+
+    >>> _is_plain("a/þ.jpg"), _is_plain("a/\udcff.jpg")
+    (True, False)
+    """
+    return not re.search(r"[\x00\ud800-\udfff]", name)

@@ -246,7 +246,7 @@ class Feature:
         return None if self.key is None else f"delete_{self.method}".replace("lifecycle_configuration", "lifecycle")
 
     def value(self, answer: dict[str, Any]) -> Any:
-        """Take the feature out of boto3's *answer*; a ``KeyError`` or ``ValueError`` if it is about something else."""
+        """Return the feature from boto3's *answer*; a ``KeyError`` or ``ValueError`` if it is about something else."""
         if self.argument == "Policy":
             return json.loads(answer["Policy"])
         if self.argument == "LifecycleConfiguration":

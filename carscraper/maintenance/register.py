@@ -9,13 +9,11 @@ that it has, and the car shows its first stored photo.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from carscraper.db import queries, registration
@@ -23,6 +21,7 @@ from carscraper.db.repairs import known_keys, reading, rows_of
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.inspection import inspect
 from carscraper.items import CarImage
+from carscraper.maintenance.parallel import THREADS, in_groups, in_order
 from carscraper.storage import readback
 from carscraper.storage.keys import image_key, parse_key, permanent_url
 from carscraper.storage.listing import listed
@@ -39,13 +38,8 @@ if TYPE_CHECKING:
     from carscraper.storage.client import S3Options
     from carscraper.storage.keys import KeyParts
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 GROUP = 32
 """Photos written in one transaction."""
-THREADS = 10
-"""Objects under way at the same time; boto3 keeps as many connections."""
 _PAGE = 1_000  # names looked up together: one page of the list
 
 REGISTERED = "registered"
@@ -66,20 +60,16 @@ FOREIGN = "foreign"
 class PhotoRules:
     """Which bytes are a photo worth keeping: the ``IMAGES_…`` settings of a crawl."""
 
-    min_width: int
-    min_height: int
-    max_pixels: int
-    max_bytes: int
+    inspection: Mapping[str, int]
+    """The arguments of ``images.inspection.inspect``."""
     placeholders: queries.PlaceholderRules
 
     @classmethod
     def from_settings(cls, settings: BaseSettings) -> Self:
         """Read the settings."""
+        names = ("min_width", "min_height", "max_pixels", "max_bytes")
         return cls(
-            min_width=settings.getint("IMAGES_MIN_WIDTH"),
-            min_height=settings.getint("IMAGES_MIN_HEIGHT"),
-            max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
-            max_bytes=settings.getint("IMAGES_MAX_BYTES"),
+            inspection={name: settings.getint(f"IMAGES_{name.upper()}") for name in names},
             placeholders=queries.PlaceholderRules.from_settings(settings),
         )
 
@@ -207,7 +197,7 @@ class Register:
                 yield next(outcomes) if isinstance(each, Candidate) else each
 
     def _read(self, name: str) -> Candidate | Outcome:
-        seen = readback.read(self._client, self._options.bucket, name, max_bytes=self._rules.max_bytes)
+        seen = readback.read(self._client, self._options.bucket, name, max_bytes=self._rules.inspection["max_bytes"])
         if seen is None:
             return Outcome(name, GONE)
         if seen.data is None:
@@ -254,15 +244,8 @@ class Register:
         parts = parse_key(name, self._options.prefix)
         if parts is None:
             return Outcome(name, FOREIGN)
-        rules = self._rules
         try:
-            photo = inspect(
-                data,
-                min_width=rules.min_width,
-                min_height=rules.min_height,
-                max_pixels=rules.max_pixels,
-                max_bytes=rules.max_bytes,
-            )
+            photo = inspect(data, **self._rules.inspection)
         except ImageRejectedError as error:
             return Outcome(name, NO_PHOTO, str(error))
         sha256 = hashlib.sha256(data).hexdigest()
@@ -412,37 +395,3 @@ def _id_in_key(external_id: str, parts: KeyParts) -> str:
         extension=parts.extension,
     )
     return key.rsplit("/", 1)[1].rsplit("_", 1)[0]
-
-
-def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
-    """Return ``function(item)`` of each item, in their order, worked out in *pool*, taking at most *ahead* items."""
-    source = iter(items)
-    waiting = deque(pool.submit(function, item) for item in islice(source, ahead))
-    try:
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
-            yield result
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut *items* into lists of at most *size*.
-
-    >>> list(in_groups(range(5), 2))
-    [[0, 1], [2, 3], [4]]
-    """
-    source = iter(items)
-    while group := list(islice(source, size)):
-        yield group
-
-
-def is_plain(name: str) -> bool:
-    r"""Return whether a database can hold *name*.
-
-    >>> is_plain("a/þ.jpg"), is_plain("a/\udcff.jpg")
-    (True, False)
-    """
-    return not re.search(r"[\x00\ud800-\udfff]", name)

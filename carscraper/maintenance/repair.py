@@ -11,8 +11,9 @@ from carscraper.db import repairs
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.thumbnails import thumbnail
 from carscraper.maintenance import register
-from carscraper.maintenance.audit import Finding, kept
-from carscraper.maintenance.register import GROUP, THREADS, Outcome, in_groups, in_order
+from carscraper.maintenance.findings import Finding, kept
+from carscraper.maintenance.parallel import THREADS, in_groups, in_order
+from carscraper.maintenance.register import GROUP, Outcome
 from carscraper.storage import objects, readback
 from carscraper.storage.keys import parse_key, parse_thumbnail, permanent_url
 from carscraper.storage.upload import IMMUTABLE, Upload

@@ -7,7 +7,7 @@ import re
 
 
 def encryption(sse: str | None) -> tuple[str, str]:
-    """Take ``S3_SSE`` apart: S3's name of the algorithm, and the key (or nothing: Amazon's own).
+    """Split ``S3_SSE``: S3's name of the algorithm, and the key (or nothing: Amazon's own).
 
     >>> encryption("AES256"), encryption("aws:kms"), encryption("aws:kms:1234-abcd"), encryption("aws:kms:dsse")
     (('AES256', ''), ('aws:kms', ''), ('aws:kms', '1234-abcd'), ('aws:kms:dsse', ''))
@@ -20,7 +20,7 @@ def encryption(sse: str | None) -> tuple[str, str]:
 
 
 def contradicts(etag: str, sse: str | None, data: bytes) -> bool:
-    """Tell whether *etag* is an MD5, and not that of *data*.
+    """Return whether *etag* is an MD5, and not that of *data*.
 
     Args:
         etag: without its quotes.

@@ -1,4 +1,4 @@
-"""Single objects for a person's hands: look, read, put, presign; by boto3, which takes every key as it is.
+"""Single objects as a person names them: look, read, put, presign; by boto3, which takes every key as it is.
 
 obstore, which crawls put with, tidies names up (``a//b`` becomes ``a/b``). Crawls make names that need no tidying;
 a person may type any.
@@ -19,8 +19,6 @@ from carscraper.storage.client import explain, explained
 from carscraper.storage.encryption import contradicts, encryption
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from carscraper.storage.client import S3Options
     from carscraper.storage.upload import Upload
 
@@ -35,20 +33,16 @@ _LONGEST_KEY = 1024  # bytes of UTF-8
 class Head:
     """What the server says about an object."""
 
-    name: str
     size: int
     content_type: str
     etag: str
     """Without its quotes."""
-    modified: datetime
-    storage_class: str
-    cache_control: str | None
     sse: str | None
     """``AES256``, ``aws:kms``, …; ``None`` if the server names none."""
 
 
 def problem_with_key(key: str, *, new: bool = False) -> str | None:
-    """Say why *key* can be no object's name, ``None`` if it can.
+    """Return why *key* can be no object's name, ``None`` if it can.
 
     Args:
         key: the object's whole name in the bucket.
@@ -99,11 +93,11 @@ def head(client: Any, bucket: str, name: str) -> Head | None:
         if status == 400:
             raise StoreRefusedError(f"The server does not take {name!r} as a key (400): choose another.") from error
         raise
-    return _head(name, answer)
+    return _head(answer)
 
 
 def is_denied(error: StoreRefusedError) -> bool:
-    """Tell whether *error* came of a missing right, not of wrong credentials or a missing bucket."""
+    """Return whether *error* came of a missing right, not of wrong credentials or a missing bucket."""
     cause = error.__cause__
     code = cause.response["Error"].get("Code") if isinstance(cause, ClientError) else None
     return code in {"AccessDenied", "Forbidden", "403"}
@@ -114,15 +108,11 @@ def _status(error: StoreRefusedError) -> int:
     return int(cause.response["ResponseMetadata"]["HTTPStatusCode"]) if isinstance(cause, ClientError) else 0
 
 
-def _head(name: str, answer: dict[str, Any]) -> Head:
+def _head(answer: dict[str, Any]) -> Head:
     return Head(
-        name=name,
         size=answer["ContentLength"],
         content_type=answer.get("ContentType", ""),
         etag=answer.get("ETag", "").strip('"').lower(),
-        modified=answer["LastModified"],
-        storage_class=answer.get("StorageClass", "STANDARD"),
-        cache_control=answer.get("CacheControl"),
         sse=answer.get("ServerSideEncryption"),
     )
 
@@ -139,7 +129,7 @@ def get(client: Any, bucket: str, name: str) -> tuple[Head, bytes] | None:
             answer = client.get_object(Bucket=bucket, Key=name)
         except client.exceptions.NoSuchKey:
             return None
-    found = _head(name, answer)
+    found = _head(answer)
     if found.size > MAX_BYTES:
         answer["Body"].close()
         raise StoreRefusedError(f"{name} has {found.size} bytes: read it by the address that presign gives.")
@@ -208,7 +198,7 @@ def _arguments(options: S3Options, upload: Upload, cache_control: str | None) ->
 
 
 def sse_arguments(sse: str | None) -> dict[str, str]:
-    """Give ``S3_SSE`` as boto3's arguments of a put.
+    """Return ``S3_SSE`` as boto3's arguments of a put.
 
     >>> sse_arguments("aws:kms:1234-abcd"), sse_arguments("AES256"), sse_arguments(None)
     ({'ServerSideEncryption': 'aws:kms', 'SSEKMSKeyId': '1234-abcd'}, {'ServerSideEncryption': 'AES256'}, {})
@@ -221,7 +211,7 @@ def sse_arguments(sse: str | None) -> dict[str, str]:
 def presign(
     client: Any, bucket: str, name: str, *, expires: timedelta, put: bool = False, content_type: str | None = None
 ) -> str:
-    """Give an address that opens *name* for a while to whoever has it; nothing is asked of the server.
+    """Return an address that opens *name* for a while to whoever has it; nothing is asked of the server.
 
     Args:
         client: of the bucket's server.

@@ -1,6 +1,6 @@
-"""Reading objects back and removing them in batches: what an audit and a discovery need of S3.
+"""Look at objects, read them back, and remove them in batches.
 
-One object that can't be read is a finding; whoever may not read at all, or whose bucket is gone, hears it once.
+One object that can't be read is a finding; what concerns all of them (no right, no bucket) is raised.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Seen:
     sha256: str | None = None
     """Hexadecimal; ``None`` if the bytes were not asked for."""
     data: bytes | None = None
+    content_type: str | None = None
     metadata: dict[str, str] | None = None
     """Names in lower case."""
     problem: str | None = None
@@ -58,7 +59,7 @@ def look(client: Any, bucket: str, name: str) -> Seen | None:
         return Seen(problem=_problem(error, bucket))
     except BotoCoreError as error:
         raise silent(error) from error
-    return Seen(size=answer["ContentLength"], modified=answer["LastModified"])
+    return _seen(answer, answer["ContentLength"])
 
 
 def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -> Seen | None:
@@ -96,13 +97,13 @@ def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -
         raise silent(error) from error
     except BotoCoreError as error:
         return Seen(problem=f"it breaks off ({type(error).__name__})")
-    return Seen(
-        size=size,
-        modified=answer["LastModified"],
-        sha256=digest.hexdigest(),
-        data=b"".join(pieces) if max_bytes is not None else None,
-        metadata={str(key).lower(): value for key, value in answer.get("Metadata", {}).items()},
-    )
+    return _seen(answer, size, sha256=digest.hexdigest(), data=b"".join(pieces) if max_bytes is not None else None)
+
+
+def _seen(answer: dict[str, Any], size: int, **read: Any) -> Seen:
+    metadata = {str(key).lower(): value for key, value in answer.get("Metadata", {}).items()}
+    content_type = answer.get("ContentType")
+    return Seen(size=size, modified=answer["LastModified"], content_type=content_type, metadata=metadata, **read)
 
 
 def delete(client: Any, bucket: str, names: Sequence[str]) -> dict[str, str]:

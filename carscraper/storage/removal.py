@@ -1,73 +1,40 @@
-"""Taking objects out of a bucket, with their old versions if that is asked."""
+"""Remove objects of a bucket, with their old versions if that is asked, and files of the image folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from carscraper.exceptions import StoreRefusedError
 from carscraper.storage.client import explained
 from carscraper.storage.keys import THUMBNAILS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-_NOT_THERE = {"404", "NoSuchKey", "NotFound"}
-_HIDDEN = {"403", "AccessDenied", "Forbidden"}
 _NO_SUCH_CALL = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of an object; a delete marker is one without bytes."""
-
-    name: str
-    id: str
-    bytes: int
-    is_marker: bool
+# --- the bucket -------------------------------------------------------------------------------------------------
 
 
 def thumbnail_names(client: Any, bucket: str, prefix: str) -> list[str]:
-    """List which thumbnails there are (``small``, …) below *prefix*.
+    """Return which thumbnails there are (``small``, …) below *prefix*.
 
     Raises:
         StoreError: S3 refuses or is away.
     """
     below = f"{prefix}{THUMBNAILS}/"
-    pages = iter(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
-    names: list[str] = []
-    while True:
-        with explained(bucket, "s3:ListBucket"):
-            page = next(pages, None)
-        if page is None:
-            return names
-        names += [each["Prefix"].removeprefix(below).rstrip("/") for each in page.get("CommonPrefixes", ())]
-
-
-def size_of(client: Any, bucket: str, name: str) -> int | None:
-    """Give the size of the object *name*: ``None`` if it is not there, -1 if S3 does not tell.
-
-    Without ``s3:ListBucket`` S3 answers 403 for what is not there.
-
-    Raises:
-        StoreError: S3 refuses or is away.
-    """
-    with explained(bucket, "s3:GetObject"):
-        try:
-            found: int = client.head_object(Bucket=bucket, Key=name)["ContentLength"]
-        except ClientError as error:
-            code = error.response["Error"].get("Code", "")
-            if code in _NOT_THERE:
-                return None
-            if code in _HIDDEN:
-                return -1
-            raise
-    return found
+    with explained(bucket, "s3:ListBucket"):
+        pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
+    return [each["Prefix"].removeprefix(below).rstrip("/") for page in pages for each in page.get("CommonPrefixes", ())]
 
 
 def keeps_versions(client: Any, bucket: str) -> bool | None:
-    """Tell whether the bucket keeps what is deleted as an old version; ``None`` if it does not say."""
+    """Return whether the bucket keeps what is deleted as an old version; ``None`` if it does not say."""
     try:
         answer = client.get_bucket_versioning(Bucket=bucket)
     except (ClientError, BotoCoreError):
@@ -75,48 +42,76 @@ def keeps_versions(client: Any, bucket: str) -> bool | None:
     return answer.get("Status") in {"Enabled", "Suspended"}
 
 
-def versions_of(client: Any, bucket: str, name: str) -> Iterator[Version]:
-    """Give every version of the object *name*, delete markers too; none on a server that keeps no versions.
+def versions_of(client: Any, bucket: str, name: str) -> list[str]:
+    """Return the id of every version of the object *name*, delete markers too; none where no versions are kept.
 
     Raises:
         StoreError: S3 refuses or is away.
     """
-    pages = iter(client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name))
-    while True:
-        with explained(bucket, "s3:ListBucketVersions"):
-            try:
-                page = next(pages, None)
-            except ClientError as error:
-                if error.response["Error"].get("Code", "") in _NO_SUCH_CALL:
-                    return
+    versions: list[str] = []
+    with explained(bucket, "s3:ListBucketVersions"):
+        try:
+            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name):
+                found = [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
+                versions += [each["VersionId"] for each in found if each["Key"] == name]
+                if any(each["Key"] != name for each in found):
+                    break  # names come in their order: what begins like this one comes behind it
+        except ClientError as error:
+            if error.response["Error"].get("Code", "") not in _NO_SUCH_CALL:
                 raise
-        if page is None:
-            return
-        found = [
-            Version(each["Key"], each["VersionId"], each.get("Size", 0), kind == "DeleteMarkers")
-            for kind in ("Versions", "DeleteMarkers")
-            for each in page.get(kind, ())
-        ]
-        yield from (each for each in found if each.name == name)
-        if any(each.name != name for each in found):
-            return  # names come in their order: what begins like this one comes behind it
+    return versions
 
 
-def remove(client: Any, bucket: str, name: str) -> bool:
-    """Remove the object *name*, if it is there; tell whether an old version of it stays.
+def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:
+    """Remove the object *name*, or these *versions* of it for good; return whether an old version stays.
 
     Raises:
         StoreError: S3 refuses or is away.
     """
+    for version in versions:
+        with explained(bucket, "s3:DeleteObjectVersion"):
+            client.delete_object(Bucket=bucket, Key=name, VersionId=version)
+    if versions:
+        return False
     with explained(bucket, "s3:DeleteObject"):
         return bool(client.delete_object(Bucket=bucket, Key=name).get("DeleteMarker"))
 
 
-def remove_version(client: Any, bucket: str, version: Version) -> None:
-    """Remove one version for good.
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+def file_size(root: Path, name: str) -> int | None:
+    """Return the size of the file *name* below *root*; ``None`` if there is none.
+
+    Names come from databases that others have filled: none leads out of the folder, nor does a link in it.
+    """
+    if not name or "\0" in name or any(part in {"", ".", ".."} for part in name.split("/")):
+        return None
+    try:
+        found = os.lstat(root / name)
+        inside = (root / name).parent.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return found.st_size if inside and stat.S_ISREG(found.st_mode) else None
+
+
+def thumbnails_in(root: Path) -> list[str]:
+    """Return which thumbnails the folder has (``small``, …)."""
+    try:
+        return sorted(each.name for each in (root / THUMBNAILS).iterdir() if each.is_dir())
+    except OSError:
+        return []
+
+
+def remove_file(root: Path, name: str) -> None:
+    """Remove the file *name* below *root*, if it is there.
 
     Raises:
-        StoreError: S3 refuses or is away.
+        StoreRefusedError: it can't be removed.
     """
-    with explained(bucket, "s3:DeleteObjectVersion"):
-        client.delete_object(Bucket=bucket, Key=version.name, VersionId=version.id)
+    if file_size(root, name) is None:
+        return
+    try:
+        (root / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreRefusedError(f"{root / name} can't be removed ({error.strerror}).") from error

@@ -193,7 +193,7 @@ class S3Store:
             self._look_again(upload)
 
     def _look_again(self, upload: Upload) -> None:
-        """Tell a bucket that encrypts with a KMS key, whose ETags look like an MD5 and are none, from damaged bytes.
+        """Distinguish damaged bytes from a bucket with a KMS key, whose ETags look like an MD5 and are none.
 
         Raises:
             StoreUnavailableError: what is stored is not what was sent.
@@ -272,12 +272,12 @@ class S3Store:
         }
         if options.ca_bundle:
             client["root_certificate"] = _certificates(options.ca_bundle)
-        config: dict[str, Any] = {"region": options.region}
+        config: dict[str, Any] = {"region": options.region, "virtual_hosted_style_request": not options.endpoint}
+        # What obstore reads from the environment by itself must not make it differ from boto3.
+        config |= dict.fromkeys(("skip_signature", "unsigned_payload", "s3_express", "disable_tagging"), False)
         if options.endpoint:
-            # Both names: obstore reads AWS_ENDPOINT_URL_S3 by itself and prefers it to `endpoint`.
+            # Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
             config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
-        else:
-            config["virtual_hosted_style_request"] = True
         kind, key = encryption(options.sse)
         if kind:
             config["server_side_encryption"] = kind

@@ -24,7 +24,7 @@ class Spool:
     """The uploads that wait for one store. Several processes may share the folder."""
 
     def __init__(self, folder: Path, *, location: str, max_bytes: int) -> None:
-        """Take the uploads of *location* (``s3://bucket``) in *folder*."""
+        """Keep the uploads of *location* (``s3://bucket``) in *folder*."""
         digest = hashlib.sha256(location.encode()).hexdigest()[:12]
         self._folder = folder / f"uploads-{digest}"
         self.damaged = 0
@@ -62,7 +62,7 @@ class Spool:
             ) from error
 
     def holds(self, name: str, identity: str) -> bool:
-        """Tell whether the photo *identity* waits here as the object *name*."""
+        """Return whether the photo *identity* waits here as the object *name*."""
         return self._path(name, identity).exists()
 
     def waiting(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The images store: S3 or the folder, with patience.
+"""The images store: S3 or the folder, with retries, a circuit and a spool.
 
 :class:`ImagesFilesStore` is what ``CarImagesPipeline`` hands bytes to. It keeps uploads off the event loop, bounds how
 many run at a time and for how long, opens a circuit when the store is away (bytes then go to the spool, one probe a
@@ -172,7 +172,7 @@ class ImagesFilesStore:
         return self._spool.damaged if self._spool else 0
 
     def holds(self, name: str, identity: str) -> bool:
-        """Tell whether the photo *identity* waits in the spool as the object *name*."""
+        """Return whether the photo *identity* waits in the spool as the object *name*."""
         return self._spool is not None and self._spool.holds(name, identity)
 
     async def close(self) -> None:

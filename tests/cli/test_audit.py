@@ -15,6 +15,7 @@ from carscraper.db import inventory
 from carscraper.db.models import CrawlRun
 from carscraper.maintenance import audit as audit_module
 from carscraper.maintenance import repair as repair_module
+from carscraper.maintenance.findings import WORDS
 from tests.crawl.conftest import new_site, new_world
 from tests.maintenance.stock import OLD, Stock, images, picture
 
@@ -135,7 +136,7 @@ def test_each_fault_is_found_and_nothing_else(
     machine = storage("audit", "--grace", grace, "--json", code=3)
     lines = [json.loads(line) for line in machine.out.splitlines()]
     assert sorted((line["mark"], line["key"]) for line in lines[:-1]) == sorted(disorder.expected)
-    assert {line["reason"] for line in lines[:-1]} <= set(audit_module.WORDS)
+    assert {line["reason"] for line in lines[:-1]} <= set(WORDS)
     assert lines[-1]["summary"]["missing"] == 1
     assert lines[-1]["summary"]["wrong"] == 7
 

@@ -64,9 +64,9 @@ def save(engine: Engine, *cars: CarItem) -> list[int]:
         return [each.listing_id or 0 for each in queries.save(connection, list(cars), RULES)]
 
 
-def bury(engine: Engine, *keys: str, cars: tuple[int, ...] = ()) -> list[removal.Row]:
+def delete(engine: Engine, *keys: str, cars: tuple[int, ...] = ()) -> list[removal.Row]:
     with engine.begin() as connection:
-        return removal.bury(connection, keys, cars, lambda _: None)
+        return removal.mark_deleted(connection, keys, cars, lambda _: None)
 
 
 def row(engine: Engine, identity: str) -> Any:
@@ -81,7 +81,7 @@ def cover(engine: Engine, number: str) -> Any:
 
 def test_no_crawl_that_had_it_in_hand_writes_over_a_tombstone(engine: Engine) -> None:
     (listing,) = save(engine, car("1", photo("1/0"), photo("1/1", status="pending", key=None, url=None, store=None)))
-    bury(engine, cars=(listing,))
+    delete(engine, cars=(listing,))
     late = photo("1/0", position=5, source_url="https://bilasolur.is/new")
     with engine.begin() as connection:
         queries.save_images(connection, [(listing, late), (listing, photo("1/1"))], RULES)
@@ -98,22 +98,22 @@ def test_the_cover_is_never_the_temporary_address_of_a_deleted_photo(engine: Eng
     first, second = (photo(f"1/{n}", url=None, store="folder") for n in (0, 1))
     (listing,) = save(engine, car("1", first, second))
     assert cover(engine, "1") == first.source_url
-    bury(engine, first.key or "")
+    delete(engine, first.key or "")
     assert cover(engine, "1") is None
     gone = photo("1/0", status="failed", reason="deleted", key=None, url=None, attempts=0)
     save(engine, car("1", gone, second))
     assert cover(engine, "1") == second.source_url
-    bury(engine, cars=(listing,))
+    delete(engine, cars=(listing,))
     save(engine, car("1", gone, photo("1/1", status="failed", reason="deleted", key=None, url=None, attempts=0)))
     assert cover(engine, "1") is None
 
 
 def test_a_cover_that_is_another_photos_stays(engine: Engine) -> None:
     save(engine, car("1", photo("1/0"), photo("1/1")), car("2", photo("2/0")))
-    bury(engine, "k/1/1.jpg")
+    delete(engine, "k/1/1.jpg")
     assert cover(engine, "1") == "https://img.example.is/k/1/0.jpg"
     assert cover(engine, "2") == "https://img.example.is/k/2/0.jpg"
-    bury(engine, "k/1/0.jpg")
+    delete(engine, "k/1/0.jpg")
     assert cover(engine, "1") is None
     assert cover(engine, "2") == "https://img.example.is/k/2/0.jpg"
 
@@ -122,7 +122,7 @@ def test_an_old_spelling_of_the_permanent_url_is_the_photos_too(engine: Engine) 
     save(engine, car("1", photo("1/0"), photo("1/1")))
     with engine.begin() as connection:
         connection.execute(update(listings).values(image_url="http://s3.amazonaws.com/b/k/1/0.jpg"))
-        removal.bury(connection, ["k/1/0.jpg"], (), lambda url: url.partition("/b/")[2] or None)
+        removal.mark_deleted(connection, ["k/1/0.jpg"], (), lambda url: url.partition("/b/")[2] or None)
     assert cover(engine, "1") == "https://img.example.is/k/1/1.jpg"
 
 
@@ -130,17 +130,15 @@ def test_deleted_bytes_are_known(engine: Engine) -> None:
     save(engine, car("1", photo("1/0", "x")), car("2", photo("2/0", "x")), car("3", photo("3/0", "y")))
     asked = [(sha256("x"), S3), (sha256("y"), S3), (sha256("z"), S3)]
     for finish in (False, True):
-        bury(engine, "k/x.jpg")
+        delete(engine, "k/x.jpg")
         with engine.begin() as connection:
             if finish:
-                removal.settle(connection, ["k/x.jpg"], lambda _: None)
+                removal.clear_keys(connection, ["k/x.jpg"], lambda _: None)
             found = queries.known_bytes(connection, asked, RULES)
             assert found[0] == KnownBytes(image=None, placeholder=False, deleted=True)
             assert found[1]
             assert not found[1].deleted
             assert found[2] is None
-            served, kept = sha256("x"), sha256("kept x")
-            assert removal.deleted_hashes(connection, [served, kept, sha256("y"), "?"]) == {served, kept}
     assert [row(engine, f"{n}/0").key for n in (1, 2, 3)] == [None, None, "k/y.jpg"]
 
 
@@ -158,22 +156,22 @@ def test_the_hash_of_bytes_that_were_let_go_stays_with_the_new_tombstone(engine:
     found = row(engine, "1/0")
     assert (found.reason, found.source_sha256, found.key) == ("deleted", sha256("x"), None)
     with engine.begin() as connection:
-        assert [each.identity for each in removal.lifted_with(connection, [listing])] == ["1/0"]
+        assert [each.identity for each in removal.tombstones_of(connection, [listing])] == ["1/0"]
 
 
 def test_it_is_no_work_for_anybody(engine: Engine) -> None:
     assert "deleted" in DECIDED_HERE
     (listing,) = save(engine, car("1", photo("1/0"), photo("1/1")))
-    bury(engine, cars=(listing,))
+    delete(engine, cars=(listing,))
     with engine.begin() as connection:
         (found,) = work.listed(connection, None, include_inactive=True)
         assert (found.images, found.unsettled, found.due) == (2, 0, 0)
         assert work.settled(connection, "Bilasolur", [("1", "1/0")]) == {("1", "1/0"): "failed"}
         assert removal.unfinished(connection) == ["k/1/0.jpg", "k/1/1.jpg"]
-        removal.settle(connection, ["k/1/0.jpg"], lambda _: None)
+        removal.clear_keys(connection, ["k/1/0.jpg"], lambda _: None)
         assert removal.unfinished(connection) == ["k/1/1.jpg"]
         ids = [each.row_id for each in removal.rows_of_cars(connection, [listing])]
-        assert removal.lift(connection, ids) == 1, "only what is finished"
+        assert removal.undelete(connection, ids) == 1, "only what is finished"
         assert queries.card_states(connection, "Bilasolur", ["1"])["1"].images_due
     assert row(engine, "1/0").source_sha256 is None
 
@@ -190,9 +188,9 @@ def test_photos_are_found_by_their_keys_and_cars(sqlite_url: str) -> None:
     )
     (listing,) = save(engine, car("1", photo("1/0")))
     statements.clear()
-    bury(engine, "k/1/0.jpg", cars=(listing,))
+    delete(engine, "k/1/0.jpg", cars=(listing,))
     with engine.begin() as connection:
-        removal.settle(connection, ["k/1/0.jpg"], lambda _: None)
+        removal.clear_keys(connection, ["k/1/0.jpg"], lambda _: None)
         removal.kept_elsewhere(connection, [sha256("1/0")], [])
         queries.known_bytes(connection, [(sha256("1/0"), S3)], RULES)
         asked = [one for one in statements if one[0].startswith(("SELECT", "UPDATE"))]

@@ -12,7 +12,8 @@ import pytest
 
 from carscraper.db.engine import open_engine
 from carscraper.db.queries import PlaceholderRules
-from carscraper.maintenance.register import Candidate, Dealer, Outcome, PhotoRules, Register, in_order
+from carscraper.maintenance.parallel import in_order
+from carscraper.maintenance.register import Candidate, Dealer, Outcome, PhotoRules, Register
 from carscraper.storage.client import S3Options
 from carscraper.storage.keys import image_key
 from tests.db.test_repairs import NO_BUCKET, Rows
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 RULES = PhotoRules(
-    min_width=200, min_height=150, max_pixels=10**7, max_bytes=10**6, placeholders=PlaceholderRules(families=3)
+    inspection={"min_width": 200, "min_height": 150, "max_pixels": 10**7, "max_bytes": 10**6},
+    placeholders=PlaceholderRules(families=3),
 )
 
 

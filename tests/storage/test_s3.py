@@ -530,15 +530,21 @@ class TestCredentials:
         assert rclone_s3.keys() == [KEY]
 
 
-@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_REGION"])
 def test_the_settings_win_over_what_the_clients_read_by_themselves(
-    rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch, variable: str
+    rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable, "us-west-2" if variable == "AWS_REGION" else "http://127.0.0.1:9")
-    backend = store(rclone_s3)
-    backend.check()
-    backend.put(upload())
+    for name in ("SKIP_SIGNATURE", "VIRTUAL_HOSTED_STYLE_REQUEST", "S3_EXPRESS", "UNSIGNED_PAYLOAD", "DISABLE_TAGGING"):
+        monkeypatch.setenv(f"AWS_{name}", "true")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    with services.S3Proxy(rclone_s3.endpoint) as proxy:
+        backend = store(rclone_s3.via(proxy), tags=(("a", "b"),))
+        backend.check()
+        backend.put(upload())
+        (put,) = [request for request in proxy.requests if request.method == "PUT"]
     assert rclone_s3.keys() == [KEY]
+    assert (put.signed, len(put.headers["x-amz-content-sha256"]), put.headers["x-amz-tagging"]) == (True, 64, "a=b")
 
 
 @pytest.mark.parametrize(

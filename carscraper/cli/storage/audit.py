@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from carscraper.db.inventory import Comparison
-    from carscraper.maintenance.audit import Audit, Finding
+    from carscraper.maintenance.audit import Audit
+    from carscraper.maintenance.findings import Finding
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +161,7 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
         options,
         Register(context.client, engine, options, rules, dealers=dealers(context)),
         thumbnails=context.settings.get("IMAGES_THUMBS"),
-        max_pixels=rules.max_pixels,
+        max_pixels=rules.inspection["max_pixels"],
     )
     for outcome in repair.run(comparison):
         detail = f": {outcome.detail}" if outcome.detail else ""

@@ -6,15 +6,19 @@ import argparse
 import itertools
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from carscraper.cli.console import human_bytes, printable, table
 from carscraper.cli.verb import DONE
 from carscraper.db import coverage
-from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
+from carscraper.maintenance.parallel import THREADS, in_order
+from carscraper.storage import readback
 from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.listing import Details, Listed, Selection, described, selected
+from carscraper.storage.listing import Listed, Selection, selected
 from carscraper.storage.statistics import Count, Statistics
 from carscraper.vehicles import UNKNOWN, make_slug, slug
 
@@ -39,15 +43,13 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     console, bucket, prefix = context.console, context.options.bucket, context.options.prefix
     only = Selection(source=options.source, make=options.make, year=options.year)
     objects = selected(context.client, bucket, prefix, below=_below(options.prefix, prefix), only=only)
-    wanted: Iterable[Listed] = itertools.islice(objects, options.limit)
+    wanted = itertools.islice(objects, options.limit)
     shown = Count()
-    for each, details in _described(context, wanted, metadata=options.metadata):
+    for each, carried in _with_metadata(context, wanted) if options.metadata else ((each, None) for each in wanted):
         shown.add(each.size)
-        console.line(
-            json.dumps(_record(each, details, prefix, metadata=options.metadata), ensure_ascii=False)
-            if console.as_json
-            else _row(each, details, metadata=options.metadata)
-        )
+        record = _record(each, carried, prefix, metadata=options.metadata)
+        line = json.dumps(record, ensure_ascii=False) if console.as_json else _row(each, carried, options.metadata)
+        console.line(line)
         console.progress(f"{shown.objects:,} objects")
     console.end_progress()
     more = options.limit is not None and shown.objects == options.limit and next(objects, None) is not None
@@ -56,13 +58,31 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     return DONE
 
 
-def _described(
-    context: Context, objects: Iterable[Listed], *, metadata: bool
-) -> Iterator[tuple[Listed, Details | None]]:
-    if metadata:
-        yield from described(context.client, context.options.bucket, objects)
-    else:
-        yield from ((each, None) for each in objects)
+_Carried = dict[str, str | None] | None
+_CARRIED = ("content_type", "source", "external_id", "source_url")
+
+
+def _with_metadata(
+    context: Context, objects: Iterable[Listed]
+) -> Iterator[tuple[Listed, dict[str, str | None] | None]]:
+    """Return each object with what it carries; ``None`` if it is gone since."""
+    client, bucket = context.client, context.options.bucket
+
+    def look(each: Listed) -> tuple[Listed, _Carried]:
+        seen = readback.look(client, bucket, each.name)
+        if seen is None:
+            return each, None
+        if seen.problem:
+            raise StoreRefusedError(f"S3 refuses {printable(each.name)} ({seen.problem}): allow s3:GetObject.")
+        found: dict[str, str | None] = {"content_type": seen.content_type}
+        for name in _CARRIED[1:]:
+            value = (seen.metadata or {}).get(name.replace("_", "-"))
+            # Letters beyond ASCII travel percent-encoded; an address is one as it is.
+            found[name] = unquote(value) if value and name != "source_url" else value
+        return each, found
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="head") as pool:
+        yield from in_order(pool, look, objects, ahead=2 * THREADS)
 
 
 def _below(given: str, prefix: str) -> str:
@@ -74,17 +94,16 @@ def _below(given: str, prefix: str) -> str:
     return given if given.startswith(prefix) else prefix + given
 
 
-def _row(each: Listed, details: Details | None, *, metadata: bool) -> str:
+def _row(each: Listed, carried: _Carried, metadata: bool) -> str:
     row = f"{each.size:>10,}  {each.modified:%Y-%m-%d %H:%M}  {each.storage_class:<12}  {printable(each.name)}"
     if not metadata:
         return row
-    if details is None:
+    if carried is None:
         return f"{row}  (gone since)"
-    carried = (details.content_type, details.source, details.external_id, details.source_url)
-    return "  ".join([row, *(printable(value) if value else "–" for value in carried)])
+    return "  ".join([row, *(printable(carried[name] or "–") for name in _CARRIED)])
 
 
-def _record(each: Listed, details: Details | None, prefix: str, *, metadata: bool) -> dict[str, Any]:
+def _record(each: Listed, carried: _Carried, prefix: str, *, metadata: bool) -> dict[str, Any]:
     parts, thumbnail = parse_key(each.name, prefix), parse_thumbnail(each.name, prefix)
     record: dict[str, Any] = {
         "key": each.name,
@@ -98,7 +117,7 @@ def _record(each: Listed, details: Details | None, prefix: str, *, metadata: boo
         record |= {"source": parts.spider, "year": parts.year, "make": parts.make, "model": parts.model}
         record |= {"external_id": parts.external_id}
     if metadata:
-        record["metadata"] = asdict(details) if details else None
+        record["metadata"] = carried
     return record
 
 

@@ -115,7 +115,7 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 
 
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
-    """Take the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
+    """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
 

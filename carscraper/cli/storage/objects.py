@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.cli.console import human_bytes, printable
 from carscraper.cli.durations import duration, in_words
 from carscraper.cli.verb import DONE
-from carscraper.db.objects import rows_of_key
+from carscraper.db.repairs import stored_hashes
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
 from carscraper.images.inspection import inspect
 from carscraper.images.metadata import strip_metadata
@@ -125,7 +125,7 @@ def _get(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _target(arguments: argparse.Namespace, console: Console) -> Path | None:
-    """Give where the bytes go; ``None``: stdout."""
+    """Return where the bytes go; ``None``: stdout."""
     if arguments.output == "-":
         if console.as_json:
             raise ConfigurationError("--json and the bytes can't both go to stdout: name a file with --output.")
@@ -159,14 +159,13 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _in_ledger(context: Context, key: str) -> set[str]:
-    """Give the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
+    """Return the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
     try:
         with context.database(read_only=True) as engine, engine.connect() as connection:
-            rows = rows_of_key(connection, f"s3://{context.options.bucket}", key)
+            return stored_hashes(connection, f"s3://{context.options.bucket}", key)
     except ConfigurationError as error:
         context.console.note(f"Not compared with the ledger: {error}")
         return set()
-    return {row.sha256 for row in rows if row.sha256 and row.status == "stored"}
 
 
 def _nothing_there(options: S3Options, key: str) -> str:
@@ -250,7 +249,7 @@ def _read(path: Path) -> bytes:
 
 
 def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple[str, bool]:
-    """Give the type of the bytes, and whether they are a photo."""
+    """Return the type of the bytes, and whether they are a photo."""
     settings = context.settings
     try:
         photo = inspect(

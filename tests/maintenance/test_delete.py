@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.db import removal as rows
-from carscraper.storage import hot
+from carscraper.maintenance import delete as deletion
 from carscraper.storage import removal as objects
-from carscraper.upkeep import deletion
 from tests.cli.shop import Shop
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def places(shop: Shop) -> deletion.Places:
 
 def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    for module, name in ((rows, "bury"), (objects, "remove"), (hot, "remove"), (rows, "settle")):
+    for module, name in ((rows, "mark_deleted"), (objects, "remove"), (objects, "remove_file"), (rows, "clear_keys")):
         real = getattr(module, name)
 
         def note(*arguments: Any, real: Any = real, name: str = f"{module.__name__}.{name}", **more: Any) -> Any:
@@ -59,12 +58,12 @@ def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypa
     where = deletion.Places(bucket=with_cdn, folder=shop.folder, bases=[])
     deletion.look(plan, where, all_versions=False)
     deletion.run(shop.engine, plan, where, all_versions=False)
-    steps = [step for number, step in enumerate(steps) if step != "db.removal.bury" or number == 0]
+    steps = [step for number, step in enumerate(steps) if step != "db.removal.mark_deleted" or number == 0]
     assert steps == [
-        "db.removal.bury",
-        *sorted(["storage.hot.remove", "storage.removal.remove"], key=steps.index),
+        "db.removal.mark_deleted",
+        *sorted(["storage.removal.remove_file", "storage.removal.remove"], key=steps.index),
         "cdn /x/1_a.jpg",
-        "db.removal.settle",
+        "db.removal.clear_keys",
     ]
 
 
@@ -75,7 +74,7 @@ def test_what_a_crawl_stores_of_the_car_after_the_plan_goes_too(shop: Shop) -> N
     deletion.look(plan, places(shop), all_versions=False)
     shop.add("1", "x/1_a.jpg", "x/1_b.jpg")
     outcome = deletion.run(shop.engine, plan, places(shop), all_versions=False)
-    assert outcome.buried == 2
+    assert outcome.photos == 2
     assert shop.s3.keys() == []
     assert {row.key for row in shop.images()} == {None}
 
@@ -83,3 +82,15 @@ def test_what_a_crawl_stores_of_the_car_after_the_plan_goes_too(shop: Shop) -> N
 def test_a_car_that_nobody_knows(shop: Shop) -> None:
     with pytest.raises(deletion.ConfigurationError, match="knows no car Bilasolur/1"):
         deletion.select(shop.engine, [], [("Bilasolur", "1")])
+
+
+def test_names_that_can_be_no_file_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "x").write_bytes(b"outside")
+    for name in ("", "/", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/.", "a\0b", "a/" * 3000 + "x"):
+        assert objects.file_size(tmp_path / "folder", name) is None, name
+        objects.remove_file(tmp_path / "folder", name)
+    (tmp_path / "folder" / "a b").mkdir()
+    (tmp_path / "folder" / "a b" / "þ#1?%2e.jpg").write_bytes(b"photo")
+    assert objects.file_size(tmp_path / "folder", "a b/þ#1?%2e.jpg") == 5
+    assert (tmp_path / "x").exists()
