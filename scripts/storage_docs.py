@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from carscraper.cli.storage import verbs
+from carscraper.cli.storage import VERBS
 from carscraper.cli.verb import Verb
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def cell(text: str) -> str:
 def table() -> str:
     """Lay out all verbs."""
     lines = ["| verb | what it does | arguments and options |", "|---|---|---|"]
-    for verb in verbs():
+    for verb in VERBS:
         own = [f"{usage(action)} {action.help or ''}".strip() for action in arguments_of(verb)]
         own += ["`--json`"] * verb.json + ["`--dry-run`", "`--yes`"] * verb.changes
         lines.append(f"| `{verb.name}` | {cell(verb.summary)} | {cell('; '.join(own)).replace('%%', '%')} |")

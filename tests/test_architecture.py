@@ -9,6 +9,8 @@ import json
 import pkgutil
 import re
 import statistics
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -355,6 +357,20 @@ class TestCommand:
         command = importlib.import_module(f"carscraper.commands.{name}").Command()
         assert command.short_desc()
         assert command.syntax()
+
+
+def test_a_help_text_waits_for_no_library_that_it_does_not_need() -> None:
+    """Scrapy imports every command for any of them: 0.5 s instead of 0.9."""
+    code = (
+        "import sys; from scrapy.cmdline import execute\n"
+        "try: execute(['scrapy', 'storage', '--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'sqlalchemy', 'botocore', 'PIL', 'numpy', 'procrastinate', 'apprise'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "audit" in done.stdout
 
 
 # --- settings ---------------------------------------------------------------------------------------------------

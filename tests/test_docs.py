@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
-from carscraper.cli.storage import GONE, verbs
+from carscraper.cli.storage import GONE, VERBS
 from carscraper.db.coverage import ForSale
 from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
@@ -120,7 +120,7 @@ def test_commands_exist(page: Path) -> None:
         if command == "crawl":
             assert verb in {"", "example"} or (REPO / "carscraper" / "spiders" / f"{verb}.py").exists()
         else:
-            known = {"database": {"upgrade", "version"}, "storage": {each.name for each in verbs()} | {"VERB"}}
+            known = {"database": {"upgrade", "version"}, "storage": {each.name for each in VERBS} | {"VERB"}}
             known["storage"] |= GONE.keys() if page.name == "CHANGELOG.md" else set()
             known |= {"crawlall": set(), "checkdealers": set(), "newdealer": {"example"}}
             known |= {"runs": {"list", "show", "compare", "upload"}, "worker": set()}
@@ -216,7 +216,7 @@ def test_the_readme_has_room_for_what_is_filled_in() -> None:
 
 def test_every_verb_of_storage_has_its_section() -> None:
     page = text_of(REPO / "docs" / "storage.md")
-    for verb in verbs():
+    for verb in VERBS:
         assert re.search(rf"^##+ .*`{verb.name}`", page, re.MULTILINE), verb.name
 
 

@@ -14,7 +14,6 @@ from scrapy.exceptions import CloseSpider
 from scrapy.http import TextResponse
 
 from carscraper.addon import end_as_failed
-from carscraper.db.ledger import Ledger
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
 from carscraper.state import state_of
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
+    from carscraper.db.ledger import Ledger
     from carscraper.items import CarImage, CarItem
 
 T = TypeVar("T")
@@ -72,6 +72,8 @@ class CarscraperSpider(Spider):
     @property
     def ledger(self) -> Ledger:
         """The database of this crawl."""
+        from carscraper.db.ledger import Ledger  # noqa: PLC0415 - `scrapy list` and help texts need no SQLAlchemy
+
         return Ledger.of(self.crawler)
 
     # --- what the pipelines ask ---

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
 import traceback
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
@@ -15,13 +16,11 @@ from scrapy.exceptions import UsageError
 from carscraper.addon import CarscraperAddon, in_a_sentence
 from carscraper.cli.console import Console
 from carscraper.cli.verb import FAILED, Context, Verb
-from carscraper.db.engine import explained
 from carscraper.exceptions import CarscraperError, ConfigurationError
 from carscraper.logs import cleaned, printable
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scrapy.settings import BaseSettings
 
@@ -61,6 +60,19 @@ def border(command: ScrapyCommand) -> Iterator[None]:
         command.exitcode = FAILED
 
 
+class _VerbParser(argparse.ArgumentParser):
+    """The parser of one verb, which gets its arguments when the verb is the one that is meant."""
+
+    verb: Verb | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what stands behind the verb."""
+        if self.verb:
+            self.verb.arguments(self)
+            self.verb = None
+        return super().parse_known_args(args, namespace)
+
+
 class VerbCommand(ScrapyCommand):
     """Finds the verb, runs it, turns what goes wrong into a sentence and an exit code."""
 
@@ -70,12 +82,10 @@ class VerbCommand(ScrapyCommand):
     """As it is typed behind ``scrapy``."""
     default: str | None = None
     """The verb that is meant when none is said."""
+    verbs: Sequence[Verb] = ()
+    """In the order in which they are shown."""
     gone: Mapping[str, str] = MappingProxyType({})
     """Verbs of earlier versions, each with the sentence that says what to use instead."""
-
-    def verbs(self) -> list[Verb]:
-        """Give its verbs, in the order in which they are shown."""
-        raise NotImplementedError
 
     def syntax(self) -> str:
         """Give the usage."""
@@ -85,8 +95,10 @@ class VerbCommand(ScrapyCommand):
         """Add a parser for each verb."""
         super().add_options(parser)
         self._parser = parser
-        found = parser.add_subparsers(dest="verb", metavar="VERB", required=self.default is None)
-        for verb in self.verbs():
+        found = parser.add_subparsers(
+            dest="verb", metavar="VERB", required=self.default is None, parser_class=_VerbParser
+        )
+        for verb in self.verbs:
             its = found.add_parser(verb.name, help=verb.summary, description=verb.summary)
             # Scrapy's own option, also behind the verb.
             its.add_argument("-s", "--set", dest="set_behind", action="append", default=[], metavar="NAME=VALUE")
@@ -95,7 +107,7 @@ class VerbCommand(ScrapyCommand):
             if verb.changes:
                 its.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
                 its.add_argument("--yes", action="store_true", help="do not ask")
-            verb.arguments(its)
+            its.verb = verb
             its.set_defaults(the_verb=verb)
         for name in self.gone:
             its = found.add_parser(name, add_help=False)  # without a help text it is not listed
@@ -116,6 +128,8 @@ class VerbCommand(ScrapyCommand):
             raise UsageError(f"`scrapy {self.name} {opts.verb}` does not know {' '.join(args)}", print_help=False)
         verb: Verb | None = opts.the_verb
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
+        from carscraper.db.engine import explained  # noqa: PLC0415 - a help text needs no SQLAlchemy
+
         with border(self):
             if verb is None:
                 raise ConfigurationError(self.gone[opts.verb])

@@ -17,11 +17,11 @@ from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
 from carscraper.dealers import choose, distribute, spiders_of
 from carscraper.field_coverage import PHOTO, PHOTOS, READABLE
 from carscraper.runs.monitors import expected_of
-from carscraper.upkeep.checkdealers import Check, accept, check
-from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from carscraper.upkeep.checkdealers import Check
 
 _COLUMNS = {
     READABLE: "cards",
@@ -94,6 +94,8 @@ class Command(ScrapyCommand):
                 self._check(console, opts)
 
     def _check(self, console: Console, opts: argparse.Namespace) -> None:
+        from carscraper.upkeep.checkdealers import accept, check  # noqa: PLC0415 - a help text needs no SQLAlchemy
+
         settings = checked(self.settings)
         spiders = spiders_of(settings, DealerSpider)
         chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
@@ -117,6 +119,8 @@ class Command(ScrapyCommand):
 
     def _ask(self, console: Console, args: list[str], opts: argparse.Namespace) -> None:
         """Ask the sites; exit code 0 if all is as expected, 3 if something is missing, 4 if no site could be asked."""
+        from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample  # noqa: PLC0415 - nor Pillow
+
         assert self.settings is not None
         spiders = spiders_of(self.settings, DealerSpider)
         known = {name: spider.source for name, spider in spiders.items()}

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 from scrapy.commands import crawl
 
 from carscraper.cli.command import border
-from carscraper.extensions.opening import OpeningCrawler
-from carscraper.extensions.verdict import announce_late
 from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -47,6 +45,8 @@ class Command(crawl.Command):
         with border(self):
             super().run(args, opts)
         if self.crawler:
+            from carscraper.extensions.verdict import announce_late  # noqa: PLC0415 - see below
+
             announce_late(self.crawler)  # a second signal has broken the end off
             code = state_of(self.crawler).exit_code
             if code is None and hasattr(self.crawler.spidercls, "spooled_sources"):
@@ -66,6 +66,9 @@ class Command(crawl.Command):
         alarm.start()
 
     def _create_crawler(self, spidercls: type[Spider] | str) -> Crawler:
+        # Scrapy imports every command for any of them: what takes long is imported when it is needed.
+        from carscraper.extensions.opening import OpeningCrawler  # noqa: PLC0415
+
         assert self.crawler_process
         if isinstance(spidercls, str):
             spidercls = self.crawler_process.spider_loader.load(spidercls)

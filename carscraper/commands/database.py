@@ -10,8 +10,6 @@ from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from carscraper.cli.command import border, checked
-from carscraper.db import schema
-from carscraper.db.engine import open_engine
 
 if TYPE_CHECKING:
     from carscraper.settings import Secret
@@ -47,6 +45,9 @@ class Command(ScrapyCommand):
             self._run(args, opts)
 
     def _run(self, args: list[str], opts: argparse.Namespace) -> None:
+        from carscraper.db import schema  # noqa: PLC0415 - a help text needs no SQLAlchemy
+        from carscraper.db.engine import open_engine  # noqa: PLC0415 - the same
+
         url: Secret = checked(self.settings)["DATABASE_URL"]
         engine = open_engine(url.reveal(), timeout=_A_LONG_TIME)
         with engine.connect() as connection:

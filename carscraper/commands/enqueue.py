@@ -20,13 +20,10 @@ class Command(VerbCommand):
     """Puts crawls into the queue."""
 
     name = "enqueue"
-
-    def verbs(self) -> list[Verb]:
-        """Return its verbs."""
-        return [
-            Verb(name="crawl", summary="Put crawls into the queue", arguments=_crawl_arguments, run=_crawl),
-            Verb(name="backfill", summary="Put a backfill into the queue", arguments=_arguments, run=_backfill),
-        ]
+    verbs = (
+        Verb("crawl", __name__, "Put crawls into the queue"),
+        Verb("backfill", __name__, "Put a backfill into the queue"),
+    )
 
     def short_desc(self) -> str:
         """Return the one-line description."""
@@ -90,3 +87,6 @@ def _pairs(given: Iterable[str], option: str) -> dict[str, str]:
             raise ConfigurationError(f"{option} {cleaned(each)} can't be read; write NAME=VALUE.")
         found[name] = value
     return found
+
+
+FUNCTIONS = {"crawl": (_crawl_arguments, _crawl), "backfill": (_arguments, _backfill)}

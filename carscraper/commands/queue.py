@@ -23,29 +23,11 @@ class Command(VerbCommand):
 
     name = "queue"
     default = "show"
-
-    def verbs(self) -> list[Verb]:
-        """Return its verbs."""
-        return [
-            Verb(
-                name="show",
-                summary="Show what waits, what runs where, what failed and why, and who works",
-                arguments=_show_arguments,
-                run=_show,
-            ),
-            Verb(
-                name="cancel",
-                summary="Take jobs out of the queue; what runs is told to stop, and does not come back",
-                arguments=_cancel_arguments,
-                run=_cancel,
-            ),
-            Verb(
-                name="setup",
-                summary="Make the queue's tables, where workers may not",
-                arguments=lambda _: None,
-                run=_setup,
-            ),
-        ]
+    verbs = (
+        Verb("show", __name__, "Show what waits, what runs where, what failed and why, and who works"),
+        Verb("cancel", __name__, "Take jobs out of the queue; what runs is told to stop, and does not come back"),
+        Verb("setup", __name__, "Make the queue's tables, where workers may not"),
+    )
 
     def short_desc(self) -> str:
         """Return the one-line description."""
@@ -118,3 +100,10 @@ def _section(title: str, head: Sequence[str], rows: Iterator[Sequence[Any]]) -> 
         yield from ("", title, *table([name.replace("_at", "").replace("_", " ") for name in head], cells))
     elif title == "Workers":
         yield from ("", "Workers: none is alive; start `scrapy worker`")
+
+
+FUNCTIONS = {
+    "show": (_show_arguments, _show),
+    "cancel": (_cancel_arguments, _cancel),
+    "setup": (lambda _: None, _setup),
+}

@@ -11,7 +11,6 @@ from scrapy.exceptions import UsageError
 
 from carscraper import logs
 from carscraper.cli.command import border, checked
-from carscraper.db.engine import explained
 
 
 class Command(ScrapyCommand):
@@ -44,6 +43,8 @@ class Command(ScrapyCommand):
             raise UsageError(f"`scrapy worker` does not know {' '.join(args)}", print_help=False)
         if opts.concurrency < 1:
             raise UsageError("--concurrency takes a number of at least 1", print_help=False)
+        from carscraper.db.engine import explained  # noqa: PLC0415 - a help text needs no SQLAlchemy
+
         with border(self), explained():
             settings = checked(self.settings)
             logs.install(settings)

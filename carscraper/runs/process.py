@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carscraper.db import runs
-from carscraper.db.engine import explained, is_there, open_engine
 from carscraper.exceptions import CarscraperError
 from carscraper.logs import printable
 from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL, RUNNING, SKIPPED, SUCCESS, RunRecord
@@ -169,6 +167,9 @@ class Processes:
 
     def _record_of(self, job_id: str) -> RunRecord | None:
         """Return the run's row; ``None`` where there is none, or no database to ask."""
+        from carscraper.db import runs  # noqa: PLC0415 - the help text of `scrapy crawlall` needs no SQLAlchemy
+        from carscraper.db.engine import explained, is_there, open_engine  # noqa: PLC0415 - the same
+
         try:
             if not is_there(self._database_url):
                 return None

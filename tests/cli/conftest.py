@@ -37,7 +37,7 @@ def _bucket(endpoint: str, access_key: str, secret_key: str) -> services.S3:
 
 @pytest.fixture(autouse=True)
 def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carscraper.cli.verb.open_client", one_client)
+    monkeypatch.setattr("carscraper.storage.client.open_client", one_client)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url
 
-from carscraper.cli.storage import verbs
+from carscraper.cli.storage import VERBS as STORAGE_VERBS
 from tests import services
 from tests.cli.test_objects import enter
 from tests.conftest import service
@@ -59,7 +59,7 @@ WORDS: dict[str, list[list[str]]] = {
 }
 """What each verb is called with; the first of them must be understood."""
 
-VERBS = [verb.name for verb in verbs()]
+VERBS = [verb.name for verb in STORAGE_VERBS]
 
 
 def test_every_verb_is_here() -> None:
@@ -160,7 +160,7 @@ def test_no_verb_tells(
             if verb == "presign":
                 # The one place where they belong: whoever signs an address names the key, not the secret, in it.
                 out, count = re.subn(r"X-Amz-(Credential|Security-Token)=[^&'\"\s]*", "", out)
-                assert count >= 2
+                assert count  # without a session token there is one
             logged = "\n".join(
                 f"{record.getMessage()} {record.args!r} {record.exc_text or record.exc_info or ''}"
                 for record in caplog.records

@@ -72,7 +72,7 @@ def test_no_bucket(tmp_path: Path) -> None:
 def test_a_wrong_setting(tmp_path: Path) -> None:
     done = run("url", "k", cwd=tmp_path, env={"AWS_S3_BUCKET": "Wrong Name", "S3_MAX_RETRIES": "many"})
     assert (done.returncode, done.stdout) == (4, "")
-    assert "AWS_S3_BUCKET is 'Wrong Name', which is no bucket name" in done.stderr
+    assert "AWS_S3_BUCKET is 'Wrong Name'; write 3 to 63 lower-case letters" in done.stderr
     assert "S3_MAX_RETRIES is 'many'" in done.stderr
 
 

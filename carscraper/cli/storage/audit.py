@@ -13,7 +13,7 @@ from carscraper.cli.console import printable
 from carscraper.cli.durations import duration, in_words
 from carscraper.cli.storage.browse import positive
 from carscraper.cli.storage.common import dealers, result
-from carscraper.cli.verb import DONE, PARTIAL, Context, Verb
+from carscraper.cli.verb import DONE, PARTIAL, Context
 from carscraper.exceptions import ConfigurationError, StoreRefusedError
 
 if TYPE_CHECKING:
@@ -213,12 +213,4 @@ def _delete(
     return PARTIAL if faults > old or done["kept"] or done["pending"] else DONE
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="audit",
-        summary="Compare database, bucket and bytes; mend what differs",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"audit": (_arguments, _run)}

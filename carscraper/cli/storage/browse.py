@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from carscraper.cli.console import human_bytes, printable, table
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
 from carscraper.maintenance.parallel import THREADS, in_order
@@ -252,17 +252,4 @@ def _year(text: str) -> str:
     return text
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="list",
-        summary="List objects with size, date and storage class; --json gives a JSON object a line",
-        arguments=_list_arguments,
-        run=_list,
-    ),
-    Verb(
-        name="stats",
-        summary="Count objects and bytes by source, storage class and month, and the cars' photos in the ledger",
-        arguments=_stats_arguments,
-        run=_stats,
-    ),
-]
+FUNCTIONS = {"list": (_list_arguments, _list), "stats": (_stats_arguments, _stats)}

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, FAILED, Verb
+from carscraper.cli.verb import DONE, FAILED
 from carscraper.maintenance.check import check
 
 if TYPE_CHECKING:
@@ -48,11 +48,4 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     return DONE if good else FAILED
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="check",
-        summary="Test the connection: credentials, bucket, objects, addresses; each failure with its fix",
-        arguments=_arguments,
-        run=_run,
-    )
-]
+FUNCTIONS = {"check": (_arguments, _run)}

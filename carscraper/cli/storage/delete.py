@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
 from carscraper.cli.storage.objects import object_key
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Verb
+from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance import delete as deletion
@@ -269,12 +269,4 @@ def _data(plan: Plan, done: Deleted, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="delete",
-        summary="Delete photos everywhere: object, thumbnails, row, local copy, CDN; no crawl brings them back",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"delete": (_arguments, _run)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from carscraper.cli.console import printable
 from carscraper.cli.storage.browse import positive
 from carscraper.cli.storage.common import dealers, result
-from carscraper.cli.verb import DONE, PARTIAL, Context, Verb
+from carscraper.cli.verb import DONE, PARTIAL, Context
 from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -81,12 +81,4 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     return PARTIAL if any(outcomes[what] for what in _LEFT) else DONE
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="discover",
-        summary="Register objects that the ledger does not know",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"discover": (_arguments, _run)}

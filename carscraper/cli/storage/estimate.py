@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
@@ -216,11 +216,4 @@ def _mix(text: str) -> dict[str, float]:
     return mix
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="estimate",
-        summary="Estimate what the photos cost in a month: storage, requests, transfer; the arithmetic is shown",
-        arguments=_arguments,
-        run=_run,
-    )
-]
+FUNCTIONS = {"estimate": (_arguments, _run)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import human_bytes, printable, table
-from carscraper.cli.verb import DONE, PARTIAL, Verb
+from carscraper.cli.verb import DONE, PARTIAL
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance.hits import Hits
 
@@ -57,6 +57,4 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-VERBS: list[Verb] = [
-    Verb(name="hits", summary="Count the hot cache's hit rate from nginx's log", arguments=_arguments, run=_run)
-]
+FUNCTIONS = {"hits": (_arguments, _run)}

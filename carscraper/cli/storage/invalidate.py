@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, PARTIAL, Verb
+from carscraper.cli.verb import DONE, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.maintenance import cdn
 from carscraper.storage.client import open_client
@@ -83,12 +83,4 @@ def _paths(context: Context, options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(path for text in given for path in cdn.requested_paths(text, bases, its.public_url)))
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="invalidate",
-        summary="Have CloudFront drop changed or deleted objects from its caches",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"invalidate": (_arguments, _run)}

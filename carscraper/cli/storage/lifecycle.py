@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance import lifecycle
 from carscraper.maintenance.bucket import Bucket
@@ -139,12 +139,4 @@ def _show(context: Context, rules: list[Rule]) -> int:
     return DONE
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="lifecycle",
-        summary="Show or change when objects move to cheaper classes and when they are deleted",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"lifecycle": (_arguments, _run)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
 from carscraper.cli.durations import duration, in_words
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.db.repairs import stored_hashes
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
 from carscraper.images.inspection import inspect
@@ -350,25 +350,9 @@ def _url(context: Context, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-VERBS: list[Verb] = [
-    Verb(name="get", summary="Read one object, checked against the ledger", arguments=_get_arguments, run=_get),
-    Verb(
-        name="put",
-        summary="Put one file as one object; prints its permanent address",
-        arguments=_put_arguments,
-        run=_put,
-        changes=True,
-    ),
-    Verb(
-        name="presign",
-        summary="Give an address that opens one object for a while",
-        arguments=_presign_arguments,
-        run=_presign,
-    ),
-    Verb(
-        name="url",
-        summary="Give the permanent address of a key, without asking anybody",
-        arguments=_key_argument,
-        run=_url,
-    ),
-]
+FUNCTIONS = {
+    "get": (_get_arguments, _get),
+    "put": (_put_arguments, _put),
+    "presign": (_presign_arguments, _presign),
+    "url": (_key_argument, _url),
+}

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.verb import DONE, Verb
+from carscraper.cli.verb import DONE
 from carscraper.exceptions import ConfigurationError
 from carscraper.storage import policies
 
@@ -82,11 +82,4 @@ def _statement(options: argparse.Namespace, where: policies.Scope) -> dict[str, 
     return policies.cloudfront_read(where, options.distribution_arn)
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="policy",
-        summary="Print the least rights for a crawl, a backfill or the administration, or a policy for the bucket",
-        arguments=_arguments,
-        run=_run,
-    )
-]
+FUNCTIONS = {"policy": (_arguments, _run)}

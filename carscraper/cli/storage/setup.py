@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from carscraper.cli.console import printable
 from carscraper.cli.storage.lifecycle import typed
 from carscraper.cli.storage.policy import scope
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Verb
+from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.maintenance import lifecycle
 from carscraper.maintenance.bucket import Bucket, BucketTakenError, FeatureMissingError, checked_name
@@ -308,12 +308,4 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
     return PARTIAL if in_vain or outcome.taken_back else DONE
 
 
-VERBS: list[Verb] = [
-    Verb(
-        name="setup",
-        summary="Make the bucket, or bring one that is there into shape: access, encryption, versions, rules",
-        arguments=_arguments,
-        run=_run,
-        changes=True,
-    )
-]
+FUNCTIONS = {"setup": (_arguments, _run)}
