@@ -1,4 +1,4 @@
-"""Makes ``docs/settings.md`` and the table in ``README.md`` from ``carscraper/settings.py``.
+"""Makes ``docs/settings.md`` from ``carscraper/settings.py``.
 
 It reads the source, not the module: so it needs nothing installed, and no environment of anybody changes the defaults.
 ``--check`` writes nothing and fails when a file is stale.
@@ -17,34 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "carscraper" / "settings.py"
 DOCS = ROOT / "docs" / "settings.md"
-README = ROOT / "README.md"
-BEGIN = "<!-- settings table: made by scripts/settings_docs.py -->"
-END = "<!-- settings table: end -->"
-
-IMPORTANT = (
-    "USE_S3_STORAGE",
-    "AWS_S3_BUCKET",
-    "AWS_S3_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_PROFILE",
-    "AWS_ENDPOINT_URL",
-    "S3_PREFIX",
-    "IMAGES_PUBLIC_URL",
-    "IMAGES_STORE",
-    "IMAGES_THUMBS",
-    "IMAGES_WIDTH",
-    "IMAGES_PLACEHOLDER_CARS",
-    "IMAGES_ALLOWED_HOSTS",
-    "DATABASE_URL",
-    "SPOOL_DIR",
-    "DETAILS_MAX_AGE_DAYS",
-    "CONTACT",
-    "DOWNLOAD_DELAY",
-    "LOG_LEVEL",
-    "LOG_FILE",
-)
-"""What a newcomer is likely to set; the table of the README."""
 
 INTRODUCTION = """\
 # Settings
@@ -253,46 +225,26 @@ def _row(setting: Setting) -> tuple[str, ...]:
     return f"`{setting.name}`", setting.default, what, setting.used_by
 
 
-def table_for_readme(settings: list[Setting]) -> str:
-    """Give the README's table of the most important settings."""
-    by_name = {setting.name: setting for setting in settings}
-    rows = []
-    for name in IMPORTANT:
-        setting = by_name[name]
-        rows.append((f"`{name}`", setting.default, setting.what))
-    return _table(("setting", "default", "what it is"), rows)
-
-
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def embedded(readme: str, table: str) -> str:
-    """Give *readme* with *table* between the markers."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"README.md has no place for the table: {BEGIN} … {END}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files, or with ``--check`` only say which are stale."""
+    """Write the file, or with ``--check`` only say whether it is stale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if it is stale")
     options = parser.parse_args(arguments)
     settings = read_settings(SETTINGS.read_text("utf-8"))
-    readme = README.read_text("utf-8")
-    wanted = {DOCS: page(settings), README: embedded(readme, table_for_readme(settings))}
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in stale:
-        if options.check:
-            print(f"{path.relative_to(ROOT)} is stale: run scripts/settings_docs.py", file=sys.stderr)
-        else:
-            path.write_text(wanted[path], "utf-8")
-            print(f"{path.relative_to(ROOT)} written")
-    return 1 if options.check and stale else 0
+    wanted = page(settings)
+    if DOCS.exists() and DOCS.read_text("utf-8") == wanted:
+        return 0
+    if options.check:
+        print(f"{DOCS.relative_to(ROOT)} is stale: run scripts/settings_docs.py", file=sys.stderr)
+        return 1
+    DOCS.write_text(wanted, "utf-8")
+    print(f"{DOCS.relative_to(ROOT)} written")
+    return 0
 
 
 if __name__ == "__main__":
