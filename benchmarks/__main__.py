@@ -282,7 +282,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--growth", type=int, default=10_000, help="photos of the larger site, 0 for none (default 10000)")
     add("--growth-stock", action="store_true", help="the stock pipeline crawls the larger site too (some minutes)")
     add("--quick", action="store_true", help="200 photos, one round, no growth: only shows that it works")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables for the README there, too")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables of docs/benchmarks.md there, too")
     options = parser.parse_args(argv)
     if options.quick:
         options.photos, options.rounds, options.growth = min(options.photos, 200), 1, 0

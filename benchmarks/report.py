@@ -26,7 +26,7 @@ class Table:
         return "\n".join([self.headline, *(line.rstrip() for line in lines)])
 
     def markdown(self) -> str:
-        """Lay the table out for the README.
+        """Return the table as Markdown.
 
         >>> print(Table("Of two", [["who", "what"], ["a", "1"]]).markdown())
         **Of two**

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import sqlalchemy
 from dotenv import dotenv_values
 
 import carscraper
@@ -20,6 +21,7 @@ import carscraper.settings
 from carscraper.backfill.options import Options
 from carscraper.cli.storage import GONE, VERBS
 from carscraper.db.coverage import ForSale
+from carscraper.db.models import Base
 from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
 from carscraper.settings.table import REMOVED, SETTINGS
@@ -172,9 +174,9 @@ def test_every_reason_has_its_line() -> None:
         assert reason in named, f"{reason} is not in the table of reasons"
 
 
-def test_the_readme_says_what_becomes_of_a_photo_that_fails() -> None:
-    """What it says of these nights is what ``tests/crawl/test_photos_for_sale.py`` crawls."""
-    page = text_of(REPO / "README.md")
+def test_the_documents_say_what_becomes_of_a_photo_that_fails() -> None:
+    """What they say of these nights is what ``tests/crawl/test_photos_for_sale.py`` crawls."""
+    page = text_of(REPO / "README.md") + text_of(REPO / "docs" / "troubleshooting.md")
     days = CRAWL.final_after
     assert f"After the same answer on {days} days (`IMAGES_FINAL_AFTER`) exit code 0 and `1 http-404 final`" in page
     assert days == carscraper.settings.IMAGES_FINAL_AFTER
@@ -208,10 +210,42 @@ def test_the_changelog_knows_this_version() -> None:
     assert "## Unreleased" in page
 
 
-def test_the_readme_has_room_for_what_is_filled_in() -> None:
-    page = text_of(REPO / "README.md")
-    for block in ("demo output", "bench table", "test output"):
-        assert re.search(rf"<!-- {block} -->\n.*?<!-- {block}: end -->", page, re.DOTALL)
+@pytest.mark.parametrize(("name", "block"), [("README.md", "demo output"), ("docs/benchmarks.md", "bench table")])
+def test_there_is_room_for_what_is_filled_in(name: str, block: str) -> None:
+    assert re.search(rf"<!-- {block} -->\n.*?<!-- {block}: end -->", text_of(REPO / name), re.DOTALL)
+
+
+def test_every_column_is_described() -> None:
+    sections = dict(
+        re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", text_of(REPO / "docs" / "tables.md"), re.DOTALL | re.MULTILINE)
+    )
+    described = {
+        name: {
+            column
+            for line in section.splitlines()
+            if line.startswith("| `")
+            for column in re.findall(r"`(\w+)`", line.split("|")[1])
+        }
+        for name, section in sections.items()
+    }
+    described.pop("Queries to start from")
+    assert described == {table.name: set(table.columns.keys()) for table in Base.metadata.sorted_tables}
+
+
+def test_the_queries_to_start_from_run(database_url: str) -> None:
+    queries = re.findall(r"^```sql\n(.*?)^```", text_of(REPO / "docs" / "tables.md"), re.DOTALL | re.MULTILINE)
+    assert len(queries) == 5
+    engine = sqlalchemy.create_engine(database_url, poolclass=sqlalchemy.NullPool)
+    Base.metadata.create_all(engine)
+    with engine.connect() as connection:
+        for query in queries:
+            assert connection.execute(sqlalchemy.text(query)).all() == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = text_of(REPO / "docs" / "index.md")
+    for page in (REPO / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
 
 
 def test_every_verb_of_storage_has_its_section() -> None:

@@ -245,14 +245,3 @@ class CrawlRun(Base):
     safe_p95: Mapped[float | None]
     monitors: Mapped[str] = mapped_column(server_default="[]")
     output: Mapped[str] = mapped_column(server_default="{}")
-
-
-class DealerPace(Base):
-    """When the next request to a dealer may begin, whichever machine makes it."""
-
-    __tablename__ = "dealer_pace"
-
-    slot: Mapped[str] = mapped_column(primary_key=True)
-    """The dealer's pages or its photos: Scrapy's download slot, with the dealer's source."""
-    next_at: Mapped[datetime]
-    """UTC by the database's clock."""
