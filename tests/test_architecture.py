@@ -81,15 +81,14 @@ ALLOWED: dict[str, set[str]] = {
     "linking": ROOMS,
     "backfill": ROOMS | {"base_spiders", "middlewares"},
     "maintenance": ROOMS,
-    "upkeep": ROOMS,
-    "cli": ROOMS | {"maintenance", "upkeep", "runs"},
+    "cli": ROOMS | {"maintenance", "runs"},
     "spiders": ROOMS | {"pipelines", "base_spiders", "backfill", "middlewares"},
     "runs": ROOMS,
     "queue": ROOMS | {"runs"},
     "worker": ROOMS | {"runs", "queue"},
     "extensions": ROOMS | {"pipelines", "base_spiders", "runs"},
     "commands": ROOMS
-    | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "maintenance", "upkeep", "runs", "queue", "worker"},
+    | {"pipelines", "base_spiders", "spiders", "extensions", "cli", "maintenance", "runs", "queue", "worker"},
 }
 # Outside things and the one room each is met in. (A command may look at SQLAlchemy's errors.)
 OUTSIDE = {

@@ -21,7 +21,7 @@ from carscraper.runs.monitors import expected_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from carscraper.upkeep.checkdealers import Check
+    from carscraper.maintenance.checkdealers import Check
 
 _COLUMNS = {
     READABLE: "cards",
@@ -94,7 +94,7 @@ class Command(ScrapyCommand):
                 self._check(console, opts)
 
     def _check(self, console: Console, opts: argparse.Namespace) -> None:
-        from carscraper.upkeep.checkdealers import accept, check  # noqa: PLC0415 - a help text needs no SQLAlchemy
+        from carscraper.maintenance.checkdealers import accept, check  # noqa: PLC0415 - a help text needs no SQLAlchemy
 
         settings = checked(self.settings)
         spiders = spiders_of(settings, DealerSpider)
@@ -119,7 +119,7 @@ class Command(ScrapyCommand):
 
     def _ask(self, console: Console, args: list[str], opts: argparse.Namespace) -> None:
         """Ask the sites; exit code 0 if all is as expected, 3 if something is missing, 4 if no site could be asked."""
-        from carscraper.upkeep.firstcontact import SETTINGS, Contact, Sample  # noqa: PLC0415 - nor Pillow
+        from carscraper.maintenance.firstcontact import SETTINGS, Contact, Sample  # noqa: PLC0415 - nor Pillow
 
         assert self.settings is not None
         spiders = spiders_of(self.settings, DealerSpider)

@@ -17,7 +17,7 @@ from scrapy.utils.conf import closest_scrapy_cfg
 from carscraper.base_spiders.base import allow_host, reason_of
 from carscraper.cli.command import border
 from carscraper.cli.console import Console
-from carscraper.upkeep.newdealer import KINDS, check, check_room, first_car, plan, write
+from carscraper.maintenance.newdealer import KINDS, check, check_room, first_car, plan, write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

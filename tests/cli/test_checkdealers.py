@@ -16,11 +16,11 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.field_coverage import Drop, FieldCoverage, drops, where_read
 from carscraper.items import CarImage, CarItem
+from carscraper.maintenance.checkdealers import accept, check
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.hekla import HeklaSpider
 from carscraper.spiders.henry import HenrySpider
-from carscraper.upkeep.checkdealers import accept, check
 from tests import services
 from tests.cli.used_cars import CARD, UsedCars
 from tests.commands import Said, call

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.upkeep.newdealer import KINDS, check, plan, write
+from carscraper.maintenance.newdealer import KINDS, check, plan, write
 from tests import services
 from tests.dealers.cars import Car, Photo
 from tests.dealers.listing import SimulatedListing, dotted

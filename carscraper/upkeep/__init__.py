@@ -1,1 +1,0 @@
-"""Work on the store and the ledger together: audit, discovery, deletion, uploads of folders, tiers."""
