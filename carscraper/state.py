@@ -40,6 +40,8 @@ class CrawlState:
     """Why it failed: the sentence for the verdict."""
     skipped: str | None = None
     """Why it did not begin though nothing is wrong."""
+    skip_code: ExitCode = ExitCode.SUCCESS
+    """``PARTIAL`` where the run under way does something else than this one would have done."""
     stopping: str | None = None
     """Scrapy's reason for the end that was asked for and is under way."""
     closed: str | None = None

@@ -105,7 +105,7 @@ class Run:
             if await self._in_thread(acquire, locks, name):
                 dead += [RunRecord(**each) for each in await ledger.interrupt_dead_runs(name)]
             elif self._excludes:
-                self._state.skipped = await self._who_else(ledger, name)
+                self._state.skipped = await self._who_else(ledger, record, name)
                 raise CloseSpider("skipped")
         folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
@@ -120,12 +120,15 @@ class Run:
             folder.open()
         self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
-    async def _who_else(self, ledger: Ledger, name: str) -> str:
+    async def _who_else(self, ledger: Ledger, record: RunRecord, name: str) -> str:
         other = await ledger.run_under_way(name) or await ledger.run_under_way("backfill")
         if not other:  # its row is written a moment later
             return f"Another crawl of {name} is under way."
-        since = f"{other['started_at']:%Y-%m-%d %H:%M} UTC"
-        return f"Another crawl of {name} is under way: run {other['id']} on {other['host']} since {since}."
+        run = f"run {other['id']} on {other['host']} since {other['started_at']:%Y-%m-%d %H:%M} UTC"
+        if other["spider"] == record.spider:
+            return f"Another crawl of {name} is under way: {run}."
+        self._state.skip_code = ExitCode.PARTIAL
+        return f"{other['spider']} is at work on {name}: {run}. Run this again when it has ended."
 
     def item_scraped(self, item: Any) -> None:
         """Write the item into the job folder."""

@@ -69,7 +69,7 @@ def judge(
     (<ExitCode.SUCCESS: 0>, ['x: skipped. Another crawl of X is under way.'])
     """
     if state.skipped is not None:
-        return ExitCode.SUCCESS, [f"{name}: skipped. {state.skipped}"]
+        return state.skip_code, [f"{name}: skipped. {state.skipped}"]
 
     def number(key: str) -> int:
         value: int = stats.get(f"carscraper/{key}", 0)

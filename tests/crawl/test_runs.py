@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,7 @@ def test_two_at_once(new_world: Callable[..., World]) -> None:
         first = start(world, stack)
         services.wait_until(lambda: world.asked("photo") >= 5, 30, "photos")
         first.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # what it had sent arrives
         asked = len(world.site.served.requests)
         done = world.crawl()
         assert len(world.site.served.requests) == asked
@@ -127,10 +129,14 @@ def test_two_at_once(new_world: Callable[..., World]) -> None:
         assert (run.status, run.exit_code, run.why, run.requests) == ("skipped", 0, said, 0)
         assert other.status == "running"
         assert world.sql("SELECT count(*) AS n FROM dealer_fill")[0]["n"] == 0, "no measure of others"
+        # Work that nobody does meanwhile is no success.
+        done = world.crawl(spider="backfill", code=3)
+        assert verdict(done).startswith(f"backfill: skipped. bilasolur is at work on Bilasolur: run {other.id} on ")
+        assert len(world.site.served.requests) == asked
         first.kill()
     world.site.photo_latency = 0
     world.crawl()
-    assert [each.status for each in runs_of(world)] == ["success", "skipped", "interrupted"]
+    assert [each.status for each in runs_of(world)] == ["success", "skipped", "skipped", "interrupted"]
 
 
 def test_what_never_began_has_a_row_and_a_rehearsal_has_none(new_world: Callable[..., World]) -> None:
