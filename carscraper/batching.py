@@ -25,7 +25,7 @@ class Batcher(Generic[T, R]):
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, argument: T) -> R:
-        """Give *argument* to the next call and wait for its result; the call's exception is raised here."""
+        """Pass *argument* to the next call and wait for its result; the call's exception is raised here."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, future))
         if self._worker is None:

@@ -125,7 +125,7 @@ def _secrets_in_address(address: str, *, user: bool = False) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    r"""Give *text* without what would forge a line or command a terminal.
+    r"""Return *text* without what would forge a line or command a terminal.
 
     >>> printable("a\nb\x1b[31m þ")
     'a\\nb\\x1b[31m þ'
@@ -178,7 +178,7 @@ class JsonLines(JsonFormatter):
 
 
 def formatter(settings: BaseSettings) -> logging.Formatter:
-    """Give the formatter of the log, for whatever is another copy of it."""
+    """Return the formatter of the log, for whatever is another copy of it."""
     if is_json(settings):
         return JsonLines()
     try:

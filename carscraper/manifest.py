@@ -76,7 +76,7 @@ class Entry:
 
 
 def read_manifest(path: Path, *, strip_prefix: str = STRIP_PREFIX) -> Iterator[Entry]:
-    """Give every photo of the manifest at *path*, in its order; the same key may come twice.
+    """Return every photo of the manifest at *path*, in its order; the same key may come twice.
 
     What can be seen at once is checked at once, not with the first entry. A line that can't be read is an entry
     with a problem.
@@ -89,7 +89,7 @@ def read_manifest(path: Path, *, strip_prefix: str = STRIP_PREFIX) -> Iterator[E
 
 
 def count_entries(path: Path) -> int | None:
-    """Give how many entries :func:`read_manifest` yields, or ``None`` where counting is as slow as reading (JSON).
+    """Return how many entries :func:`read_manifest` yields, or ``None`` where counting is as slow as reading (JSON).
 
     Raises:
         ConfigurationError: as :func:`read_manifest` does.
@@ -108,7 +108,7 @@ def count_entries(path: Path) -> int | None:
 
 
 def key_of(url: str, *, strip_prefix: str) -> str:
-    """Give the key of the photo at *url*: its path, decoded, without *strip_prefix* if it begins with that.
+    """Return the key of the photo at *url*: its path, decoded, without *strip_prefix* if it begins with that.
 
     A query is part of the address, so a digest of it is part of the name.
 
@@ -135,7 +135,7 @@ def key_of(url: str, *, strip_prefix: str) -> str:
 
 
 def clean_key(key: str) -> str:
-    r"""Give *key* as it is when it can name an object in a bucket and a file in a folder alike.
+    r"""Return *key* as it is when it can name an object in a bucket and a file in a folder alike.
 
     >>> clean_key("3483/þór 1.jpg")
     '3483/þór 1.jpg'
@@ -217,7 +217,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _manifests(path: Path) -> Iterator[tuple[Path, str]]:
-    """Give the files of the manifest, each with its name for messages. Checks at once what can be checked at once."""
+    """Return the files of the manifest, each with its name for messages. Checks at once what can be checked at once."""
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
@@ -242,7 +242,7 @@ def _manifests_below(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _walk(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
-    """Give the matching files below *folder* in sorted order, while holding the names of one folder a level."""
+    """Yield the matching files below *folder* in sorted order, while holding the names of one folder a level."""
     try:
         with os.scandir(folder) as found:
             shown = (entry for entry in found if not entry.name.startswith("."))
@@ -296,7 +296,7 @@ def _entries(files: Iterator[tuple[Path, str]], strip_prefix: str) -> Iterator[E
 
 
 def _lines(stream: io.BufferedReader) -> Iterator[bytes | None]:
-    """Give each line, or ``None`` for one that is too long, of which no more than a piece is ever held."""
+    """Yield each line, or ``None`` for one that is too long, of which no more than a piece is ever held."""
     for line in iter(partial(stream.readline, MAX_LINE + 1), b""):
         if len(line) <= MAX_LINE or line.endswith(b"\n"):
             yield line
@@ -379,7 +379,7 @@ class _CsvLines:
 
 
 def _csv_rows(stream: io.BufferedReader) -> Iterator[tuple[int, list[str] | ValueError]]:
-    """Give the rows that aren't blank, with the number of the line where each begins."""
+    """Yield the rows that aren't blank, with the number of the line where each begins."""
     lines = _CsvLines(_lines(stream))
     rows = csv.reader(lines, strict=True)
     while True:
@@ -431,7 +431,7 @@ def _json_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
 
 
 def _json_events(stream: io.BufferedReader) -> Iterator[tuple[str, Any]]:
-    """Give the events of ``ijson``, those before a break included."""
+    """Yield the events of ``ijson``, those before a break included."""
     events = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events)
     silent = 0
@@ -460,7 +460,7 @@ def _json_events(stream: io.BufferedReader) -> Iterator[tuple[str, Any]]:
 
 
 def _json_photos(events: Iterator[tuple[str, Any]]) -> Iterator[object]:
-    """Give the elements of the outermost array, or of those outermost arrays of an object that have addresses."""
+    """Yield the elements of the outermost array, or of those outermost arrays of an object that have addresses."""
     at_root, listed = True, False
     for event, _ in events:
         if event == "start_array":
@@ -488,7 +488,7 @@ def _has_address(element: object) -> bool:
 
 
 def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[object]:
-    """Give what is in an array that has begun, of objects our fields only."""
+    """Yield what is in an array that has begun, of objects our fields only."""
     for event, value in events:
         if event == "end_array":
             return
@@ -502,7 +502,7 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[object]:
 
 
 def _fields(events: Iterator[tuple[str, Any]]) -> dict[str, object]:
-    """Give our fields of an object that has begun; one that is no plain value is ``False``, which is no text."""
+    """Return our fields of an object that has begun; one that is no plain value is ``False``, which is no text."""
     found: dict[str, object] = {}
     name = ""
     for event, value in events:

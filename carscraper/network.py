@@ -23,7 +23,7 @@ _V4_IN_V6 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b
 
 
 def is_public(address: str) -> bool:
-    """Tell whether *address* belongs to the public internet, whatever it is wrapped in.
+    """Return whether *address* belongs to the public internet, whatever it is wrapped in.
 
     >>> [is_public(a) for a in ("8.8.8.8", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
     [True, False, False, False, False]
@@ -72,7 +72,7 @@ class AddressFilter:
         return False
 
     def refused(self, host: str, port: int) -> bool:
-        """Tell whether a connection to *host* on *port* was ever refused."""
+        """Return whether a connection to *host* on *port* was ever refused."""
         return (host.lower(), port) in self._refused
 
 

@@ -68,7 +68,7 @@ class Addresses:
         return _repaired(car.item.url, dealer.home) if dealer else None
 
     def photos(self, car: KnownCar, worklist: Worklist, *, insist: bool) -> list[CarImage]:
-        """Give the stored addresses that may still answer: of photos that are due, or the one picture of an old row.
+        """Return the stored addresses that may still answer: of photos that are due, or the one picture of an old row.
 
         Args:
             car: as the tables have it.
@@ -124,6 +124,6 @@ def _repaired(address: str, home: str) -> str | None:
 
 
 def is_wanted(known: KnownImage, *, insist: bool) -> bool:
-    """Tell whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
+    """Return whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
     given_up = known.image.status not in HAVE_BYTES and known.image.reason not in {"spooled", "deleted"}
     return known.due or (insist and given_up)

@@ -43,7 +43,7 @@ class Archive:
         return await asyncio.to_thread(count_entries, self._path)
 
     async def lots(self, limit: int | None) -> AsyncIterator[CarItem]:
-        """Give a car for each folder with photos that are not stored, *limit* photos in all.
+        """Yield a car for each folder with photos that are not stored, *limit* photos in all.
 
         Raises:
             ConfigurationError: the manifest can't be read.
@@ -59,7 +59,7 @@ class Archive:
                     yield _car(lot, photos)
 
     async def _wanted(self, chunk: list[Entry]) -> dict[str, dict[str, CarImage]]:
-        """Give the photos that are not stored, by folder and key."""
+        """Return the photos that are not stored, by folder and key."""
         lots: dict[str, dict[str, CarImage]] = {}
         for position, entry in enumerate(chunk, self._position):
             if entry.problem:
@@ -83,7 +83,7 @@ def _car(lot: str, images: list[CarImage]) -> CarItem:
 
 
 def _lot(key: str) -> str:
-    """Give the folder of *key*, as short as an id must be.
+    """Return the folder of *key*, as short as an id must be.
 
     >>> _lot("3483/1713553344/i0178-1.jpg"), _lot("a.jpg")
     ('3483/1713553344', '-')

@@ -18,12 +18,12 @@ _STATION = {"carscraper.pipelines.rehearsal.RehearsalPipeline": 400}
 
 
 def dry_run_settings() -> dict[str, Any]:
-    """Give no station that fetches or writes."""
+    """Return settings without a component that fetches or writes."""
     return {"ITEM_PIPELINES": _STATION}
 
 
 def sample_settings(settings: BaseSettings, scratch: Path) -> dict[str, Any]:
-    """Give all stations, with a database and spool in the folder *scratch* and another prefix."""
+    """Return settings with all components, with a database and spool in the folder *scratch* and another prefix."""
     changes: dict[str, Any] = {
         "ITEM_PIPELINES": {**settings.getdict("ITEM_PIPELINES"), **_STATION},
         "DATABASE_URL": Secret(f"sqlite:///{scratch / 'sample.db'}"),

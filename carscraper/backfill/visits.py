@@ -82,7 +82,7 @@ class CarVisits(CarscraperSpider):
     # --- one car ---
 
     def _begin(self, car: KnownCar) -> Iterator[Request]:
-        """Give what the car needs: its photos that are somewhere already, or a visit to its page."""
+        """Yield what the car needs: its photos that are somewhere already, or a visit to its page."""
         known = car.images.values()
         in_folder = [each.image for each in known if each.image.status == "stored" and each.image.store == "folder"]
         if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
@@ -287,7 +287,7 @@ class CarVisits(CarscraperSpider):
             self._evidence[car.item.source].lately[shown] += 1
 
     def _is_open(self, source: str) -> bool:
-        """Tell whether there are cars of *source* of which it is still open whether they are gone."""
+        """Return whether there are cars of *source* of which it is still open whether they are gone."""
         evidence = self._evidence[source]
         return bool(evidence.doubtful or evidence.gone)
 
@@ -405,7 +405,7 @@ class CarVisits(CarscraperSpider):
     # --- what is under way ---
 
     def _hand_on(self, car: KnownCar | None, item: CarItem) -> Iterator[Request]:
-        """Give the pipelines an item that came from no page."""
+        """Hand the pipelines an item that came from no page."""
         if not item.images:
             return
         if car:

@@ -62,7 +62,7 @@ class Worklist:
             raise ConfigurationError("only=local moves photos from the folder to S3: set USE_S3_STORAGE=true.")
 
     def object_name(self, url: str | None) -> str | None:
-        """Give the name in the bucket that a permanent URL points at, ``None`` if *url* is no permanent one."""
+        """Return the name in the bucket that a permanent URL points at, ``None`` if *url* is no permanent one."""
         return key_of(url, self._bases) if url else None
 
     async def queues(self) -> dict[str, deque[Listed]]:
@@ -96,7 +96,7 @@ class Worklist:
         return kinds
 
     async def _give_ids(self) -> dict[int, str]:
-        """Give rows of the earlier scraper that name no car the id that stands in their address or their photo's."""
+        """Fill in the car's id of rows of the earlier scraper, from their address or their photo's."""
         rows = await self._ledger.without_id(self._options.sources)
         found = {row_id: car_id for row_id, *about in rows if (car_id := self._car_id(*about))}
         given = await self._ledger.give_ids(found) if found else {}

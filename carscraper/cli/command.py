@@ -88,7 +88,7 @@ class VerbCommand(ScrapyCommand):
     """Verbs of earlier versions, each with the sentence that says what to use instead."""
 
     def syntax(self) -> str:
-        """Give the usage."""
+        """Return the usage."""
         return "VERB [options]"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:

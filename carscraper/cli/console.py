@@ -108,7 +108,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence
 
 
 def human_bytes(number: float) -> str:
-    """Give *number* of bytes in the unit a person would choose.
+    """Return *number* of bytes in the unit a person would choose.
 
     >>> human_bytes(999), human_bytes(215_000), human_bytes(1_230_000_000)
     ('999 B', '215.0 kB', '1.2 GB')

@@ -29,7 +29,7 @@ def duration(text: str) -> timedelta:
 
 
 def in_words(length: timedelta) -> str:
-    """Give *length* the way :func:`duration` reads it, in the largest unit that fits.
+    """Return *length* the way :func:`duration` reads it, in the largest unit that fits.
 
     >>> in_words(timedelta(hours=1)), in_words(timedelta(days=30)), in_words(timedelta(seconds=90))
     ('1h', '30d', '90s')

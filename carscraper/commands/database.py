@@ -24,11 +24,11 @@ class Command(ScrapyCommand):
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Give the usage."""
+        """Return the usage."""
         return "upgrade|version [--dry-run] [--json]"
 
     def short_desc(self) -> str:
-        """Give the one-line description."""
+        """Return the one-line description."""
         return "Create or upgrade the database's tables, or show their version"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:

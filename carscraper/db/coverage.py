@@ -77,7 +77,7 @@ class Coverage:
         return (self._photos_of((cars - 1) // 2) + self._photos_of(cars // 2)) / 2
 
     def _photos_of(self, place: int) -> int:
-        """Give the stored photos of the car at *place*, the one with the fewest first."""
+        """Return the stored photos of the car at *place*, the one with the fewest first."""
         passed = 0
         for photos, cars in sorted(self.photos_per_car.items()):
             passed += cars
@@ -254,7 +254,7 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
 
 
 def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
-    """Tell whether most photos of a dealer failed alike: of all that he has, or of those that never failed so before.
+    """Return whether most photos of a dealer failed alike: of all that he has, or of those that never failed so before.
 
     The second is for a dealer whose photos are nearly all stored: what is left to ask for is what failed before, and
     only new photos tell whether he answers as usual.

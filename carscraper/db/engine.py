@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def parse_url(database_url: str) -> URL:
-    """Give the SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg 3.
+    """Return the SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg 3.
 
     Raises:
         ConfigurationError: it can't be read.
@@ -51,7 +51,7 @@ def show_database(url: URL) -> str:
 
 
 def is_there(database_url: str) -> bool:
-    """Tell whether there can be tables: false for an SQLite file that nobody has made yet.
+    """Return whether there can be tables: false for an SQLite file that nobody has made yet.
 
     Raises:
         ConfigurationError: the URL can't be read.

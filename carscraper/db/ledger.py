@@ -131,7 +131,7 @@ class Ledger:
         self._given_up = False
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
@@ -158,7 +158,7 @@ class Ledger:
         return await self._ask(work.listed, sources, include_inactive, self._retry)
 
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
-        """Give the cars *row_ids* as the tables have them, with their photos."""
+        """Return the cars *row_ids* as the tables have them, with their photos."""
         return await self._ask(work.cars, row_ids, self._retry)
 
     async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
@@ -170,15 +170,15 @@ class Ledger:
         return await self._ask(work.settled, source, photos, self._retry)
 
     async def known_among(self, source: str, external_id: str, identities: list[str]) -> dict[str, queries.KnownImage]:
-        """Give those of a car's photos that are named; for an archive, whose folders hold any number."""
+        """Return those of a car's photos that are named; for an archive, whose folders hold any number."""
         return await self._ask(work.known_among, source, external_id, identities, self._retry)
 
     async def sizes(self) -> work.Sizes:
-        """Give averages over what is stored, for an estimate."""
+        """Return averages over what is stored, for an estimate."""
         return await self._ask(work.sizes)
 
     async def known_images(self, source: str, external_id: str) -> dict[str, queries.KnownImage]:
-        """Give the photos of a car that the ledger knows, by identity. Asked once for each car."""
+        """Return the photos of a car that the ledger knows, by identity. Asked once for each car."""
         return await self._known.submit((source, external_id))
 
     async def known_bytes(self, source_sha256: str, location: str) -> queries.KnownBytes | None:
@@ -212,7 +212,7 @@ class Ledger:
             return False
 
     async def give_ids(self, external_ids: dict[int, str]) -> dict[int, str]:
-        """Give rows that name no car the id of theirs, unless another row has it; tell which got one.
+        """Fill in the id of the car in rows that have none, unless another row has it; return which got one.
 
         A ledger that is only read tells which would get one.
         """
@@ -235,7 +235,7 @@ class Ledger:
     # --- runs; each raises DatabaseUnavailableError, also for what the database refuses ---
 
     async def is_ready(self) -> bool:
-        """Tell whether the tables are there and this program's; nothing is made."""
+        """Return whether the tables are there and this program's; nothing is made."""
 
         def look() -> bool:
             with self._engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
@@ -263,7 +263,7 @@ class Ledger:
             return await self._ask(coverage.for_sale, sources, since, retry, partial)
 
     async def earlier_runs(self, run: dict[str, Any], limit: int) -> list[dict[str, Any]]:
-        """Give the last runs that *run* can be measured by."""
+        """Return the last runs that *run* can be measured by."""
         with explained():
             return await self._ask(runs.earlier, run, limit)
 

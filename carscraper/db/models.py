@@ -40,7 +40,7 @@ class Base(DeclarativeBase):
 
 
 def _partial(*columns: str, where: str, sqlite_where: str | None = None) -> Index:
-    """Give an index of the rows for which *where* holds."""
+    """Return an index of the rows for which *where* holds."""
     name = f"ix_car_listings_{'_'.join(columns)}"
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(sqlite_where or where))
 

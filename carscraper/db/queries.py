@@ -122,7 +122,7 @@ class PlaceholderRules:
         return cls(families=settings.getint("IMAGES_PLACEHOLDER_CARS"), released=frozenset(released))
 
     def holds(self, source_sha256: str) -> bool:
-        """Tell whether the rule is on for these bytes."""
+        """Return whether the rule is on for these bytes."""
         return bool(self.families) and source_sha256 not in self.released
 
 
@@ -139,7 +139,7 @@ class CardState:
     """What is known of the car among the fields that its dealer may be expected to show."""
 
     def shows(self, card_hash: str | None, url: str) -> bool:
-        """Tell whether a card with this hash and address says nothing new."""
+        """Return whether a card with this hash and address says nothing new."""
         return (self.card_hash, self.url) == (card_hash, url)
 
 
@@ -222,7 +222,7 @@ CRAWL = RetryRules()
 
 
 def utcnow() -> datetime:
-    """Give the time as the tables hold it: UTC without a zone."""
+    """Return the time as the tables hold it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -233,7 +233,7 @@ def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
 
 
 def of_cars(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
-    """Give conditions that together hold for the rows of *cars*, in the order in which all writers lock them.
+    """Yield conditions that together hold for the rows of *cars*, in the order in which all writers lock them.
 
     Not ``(source, external_id) IN (…)``: SQLite takes no index for that and reads the whole table.
     """
@@ -397,14 +397,14 @@ _IMAGE_FIELDS = tuple(field.name for field in fields(CarImage) if field.name in 
 
 
 def image_of(row: Row[Any]) -> CarImage:
-    """Give a row of ``car_images`` as an item."""
+    """Return a row of ``car_images`` as an item."""
     return CarImage(**{name: getattr(row, name) for name in _IMAGE_FIELDS})
 
 
 def known_images(
     connection: Connection, cars: list[tuple[str, str]], siblings: bool = False, retry: RetryRules = CRAWL
 ) -> list[dict[str, KnownImage]]:
-    """Give for each ``(source, external_id)`` of *cars* its photos by identity.
+    """Return for each ``(source, external_id)`` of *cars* its photos by identity.
 
     With *siblings* also those that are stored, or deleted on request, for the same car of another site whose ids are
     the same: a photo that is not stored for the car itself is then as that site's.
@@ -452,7 +452,7 @@ def shown_images(connection: Connection, source: str, external_ids: list[str]) -
 
 
 def _with_siblings(cars: Iterable[tuple[str, str]]) -> Iterator[Any]:
-    """Give conditions that together hold for *cars* and those that have the same id at a site that shares it."""
+    """Yield conditions that together hold for *cars* and those that have the same id at a site that shares it."""
     cars = list(cars)
     for sources in sorted({tuple(sorted(siblings(source))) for source, _ in cars} - {()}):
         shared = sorted({external_id for source, external_id in cars if source in sources and external_id})
@@ -488,7 +488,7 @@ def _has_bytes(image: CarImage) -> bool:
 def known_bytes(
     connection: Connection, asked: list[tuple[str, str]], rules: PlaceholderRules
 ) -> list[KnownBytes | None]:
-    """Give for each ``(source_sha256, location)`` a stored photo with these bytes, or say that they are a placeholder.
+    """Return for each ``(source_sha256, location)`` a stored photo with these bytes, or that they are a placeholder.
 
     Rows of a placeholder can be many; one of each kind is enough.
     """
@@ -692,7 +692,7 @@ def _insert_listings(connection: Connection, items: list[CarItem], now: datetime
 def _keep_their_address(
     connection: Connection, items: list[CarItem], rows: dict[tuple[str, str], Row[Any]]
 ) -> set[int]:
-    """Give the rows that can't have the new address of their item, because another row has or gets it."""
+    """Return the rows that can't have the new address of their item, because another row has or gets it."""
     moved = [(rows[item.source, item.external_id], item.url) for item in items]
     moved = [(row, url) for row, url in moved if row.url != url]
     holders: dict[str, int] = {}
@@ -732,7 +732,7 @@ def _listing_values(
 
 
 def _temporary_cover(item: CarItem, current: str | None) -> str | None:
-    """Give the picture to show while no photo has a permanent URL; a permanent URL is never replaced."""
+    """Return the picture to show while no photo has a permanent URL; a permanent URL is never replaced."""
     deleted = {image.source_url for image in item.images if image.reason == Reason.DELETED}
     current = None if current in deleted else current
     newest = next((image.source_url for image in item.images if image.source_url not in deleted), None)
@@ -742,7 +742,7 @@ def _temporary_cover(item: CarItem, current: str | None) -> str | None:
 
 
 def _is_dealers(address: str, *of_the_dealer: str) -> bool:
-    """Tell whether *address* is a dealer's temporary one: on a host of the dealer, or of the Rögg platform's form.
+    """Return whether *address* is a dealer's temporary one: on a host of the dealer, or of the Rögg platform's form.
 
     >>> _is_dealers("https://bilasolur.isCarImage.aspx?s=16&c=1&p=2", "https://bilasolur.is/CarDetails.aspx?cid=1")
     True
@@ -820,7 +820,7 @@ def save_images(connection: Connection, photos: list[tuple[int, CarImage]], rule
 
 
 def lock_covers(connection: Connection, listing_ids: list[int]) -> dict[int, str | None]:
-    """Give the pictures that cars show, and keep other writers from these cars until the commit."""
+    """Return the pictures that cars show, and keep other writers from these cars until the commit."""
     shown: dict[int, str | None] = {}
     for chunk in chunks(listing_ids):
         shown.update((row.id, row.image_url) for row in connection.execute(_LOCK_COVERS, {"listing_ids": chunk}))
@@ -877,7 +877,7 @@ def _save_images(
 def _image_values(
     image: CarImage, row: Row[Any] | None, now: datetime, rules: PlaceholderRules
 ) -> dict[str, Any] | None:
-    """Give the row to write for *image*, or ``None`` if nothing changed. A stored photo is never downgraded."""
+    """Return the row to write for *image*, or ``None`` if nothing changed. A stored photo is never downgraded."""
     tried = image.attempts > 0
     values: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
     values["last_attempt_at"] = now if tried else None
@@ -932,7 +932,7 @@ def _image_values(
 
 
 def is_another_address(known: str, shown: str) -> bool:
-    """Tell whether *shown* is another address of a photo than *known*, not another spelling of the same one.
+    """Return whether *shown* is another address of a photo than *known*, not another spelling of the same one.
 
     >>> is_another_address("https://b.is/CarImage.aspx?c=1&p=2&w=784", "https://b.is/CarImage.aspx?s=5&c=1&p=2")
     False
@@ -1109,7 +1109,7 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
 
 
 def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, dict[str, Any]]:
-    """Give what becomes of rows that have the same bytes as others, by row id."""
+    """Return what becomes of rows that have the same bytes as others, by row id."""
     places = {identity: place for place, identity in enumerate(shown)}
     families: dict[str, list[Row[Any]]] = {}
     for row in photos:
@@ -1129,14 +1129,14 @@ def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, d
 
 
 def _is_answer(reason: str | None) -> bool:
-    """Tell whether the dealer has answered, as :func:`becomes_final` has it."""
+    """Return whether the dealer has answered, as :func:`becomes_final` has it."""
     return reason in FINAL_BY_DAYS or ((reason or "").startswith("http-4") and reason not in _BUSY)
 
 
 def _no_longer_shown(
     photos: list[Row[Any]], shown: tuple[str, ...], current: dict[int, dict[str, Any]]
 ) -> dict[int, dict[str, Any]]:
-    """Give what becomes of rows that were never stored and that the site does not show any more, by row id."""
+    """Return what becomes of rows that were never stored and that the site does not show any more, by row id."""
     if not shown:
         return {}
     by_identity = {row.identity: row for row in photos}

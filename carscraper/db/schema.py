@@ -29,7 +29,7 @@ _NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
-    """Give Alembic's configuration for this package's migrations, to be run on *connection*."""
+    """Return Alembic's configuration for this package's migrations, to be run on *connection*."""
     # Alembic takes 0.2 s to import: only for the few times that tables are made.
     from alembic.config import Config  # noqa: PLC0415
 
@@ -40,7 +40,7 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 def current(connection: Connection) -> str | None:
-    """Give the version the database has, ``None`` if it was never migrated."""
+    """Return the version the database has, ``None`` if it was never migrated."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -86,7 +86,7 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 
 @contextlib.contextmanager
 def _migrations() -> Iterator[Path]:
-    """Give the folder with the migrations: a copy if this package is imported from a zip, as scrapyd's eggs are.
+    """Yield the folder with the migrations: a copy if this package is imported from a zip, as scrapyd's eggs are.
 
     Alembic reads them as files, and asks ``importlib.resources.as_file`` for them, which takes folders only since
     Python 3.12.

@@ -89,7 +89,7 @@ class CarSpool:
 
 
 def dump(item: CarItem | GoneCar) -> str:
-    """Give *item* as one line of JSON."""
+    """Return *item* as one line of JSON."""
     values = asdict(item)
     for image in values.get("images", ()):
         del image["seen_at"]  # by a clock that ends with this process

@@ -125,7 +125,7 @@ _CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name in _listi
 
 
 def cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) -> list[KnownCar]:
-    """Give the cars *row_ids* in that order; those that are gone from the table since are left out."""
+    """Return the cars *row_ids* in that order; those that are gone from the table since are left out."""
     found = {}
     for chunk in chunks(row_ids):
         rows = connection.execute(select(_listings).where(_listings.c.id.in_(chunk))).all()
@@ -152,7 +152,7 @@ def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[
 
 
 def free_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
-    """Give of *external_ids*, by row id, those that no row has and that only one row is to get.
+    """Return those of *external_ids*, by row id, that no row has and that only one row is to get.
 
     The earlier scraper could keep one car under several addresses: the first of them gets the id, the others stay as
     they are, without one.
@@ -206,7 +206,7 @@ def settled(
 def known_among(
     connection: Connection, source: str, external_id: str, identities: list[str], retry: RetryRules = CRAWL
 ) -> dict[str, KnownImage]:
-    """Give those of a car's photos that are named: a folder of an archive can hold any number."""
+    """Return those of a car's photos that are named: a folder of an archive can hold any number."""
     found = {}
     for chunk in chunks(identities):
         query = (
@@ -235,7 +235,7 @@ def lose_images(connection: Connection, listing_id: int, identities: list[str]) 
 
 
 def sizes(connection: Connection) -> Sizes:
-    """Give averages over what is stored."""
+    """Return averages over what is stored."""
     stored = _images.c.status == Status.STORED
     row = connection.execute(
         select(

@@ -151,7 +151,7 @@ class Run:
         await self._give_back()
 
     async def engine_stopped(self) -> None:
-        """Give the verdict, then everything that comes after it."""
+        """Return the verdict, then everything that comes after it."""
         if not self._started:
             return
         if self._folder:
@@ -297,7 +297,7 @@ class Run:
         return judge(self._crawler.stats.get_stats(), self._state, self._crawler.spidercls.name, self._photos)
 
     def _rehearses(self) -> bool:
-        """Tell whether the backfill only tries what it would do: it leaves no row and excludes nobody."""
+        """Return whether the backfill only tries what it would do: it leaves no row and excludes nobody."""
         spider = self._crawler.spider
         options = getattr(spider, "options", None)
         if options is None:  # an argument is wrong, or it takes none of these

@@ -18,7 +18,7 @@ class CarriedMiddleware:
     """
 
     def process_request(self, request: Request) -> Response | None:
-        """Give an empty response to a request that carries an item; let the others through."""
+        """Answer a request that carries an item with an empty response; let the others through."""
         return Response(request.url, request=request) if "carried" in request.meta else None
 
 

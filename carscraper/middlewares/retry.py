@@ -121,7 +121,7 @@ class PatientRetryMiddleware(RetryMiddleware):
 
     @staticmethod
     def _retry_after(response: Response) -> float | None:
-        """Give the seconds that ``Retry-After`` asks for: a number or a date (RFC 9110, 10.2.3)."""
+        """Return the seconds that ``Retry-After`` asks for: a number or a date (RFC 9110, 10.2.3)."""
         value: Any = response.headers.get("Retry-After")
         text: str = value.decode("latin-1").strip() if value else ""
         if text.isdecimal():

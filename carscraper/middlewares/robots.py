@@ -123,7 +123,7 @@ class PatientRobotsTxtMiddleware(RobotsTxtMiddleware):
         return delay
 
     def _slow_down(self, request: Request, host: str, delay: float) -> None:
-        """Give *host* one slot for all, without jitter, and keep AutoThrottle from making it faster."""
+        """Put *host* into one slot, without jitter, and keep AutoThrottle from making it faster."""
         downloader = self.crawler.engine.downloader
         request.meta["download_slot"] = host
         request.meta["autothrottle_dont_adjust_delay"] = True

@@ -118,7 +118,7 @@ class _OwnFingerprint:
         self._numbers = itertools.count()
 
     def fingerprint(self, request: Request) -> bytes:
-        """Give a name that was never given before."""
+        """Return a name that was never given before."""
         return b"%d" % next(self._numbers)
 
 
@@ -176,7 +176,7 @@ class CarImagesPipeline(ImagesPipeline):
     # --- one car ---
 
     async def process_item(self, item: Any) -> Any:  # type: ignore[override]
-        """Give every photo of the car an outcome."""
+        """See to it that every photo of the car has an outcome."""
         if not isinstance(item, CarItem):
             return item
         if item.unchanged:
@@ -216,7 +216,7 @@ class CarImagesPipeline(ImagesPipeline):
 
     @staticmethod
     def _is_shown_anew(image: CarImage, known: CarImage, item: CarItem) -> bool:
-        """Tell whether the site shows what it did not show when the photo was given up, or shows it elsewhere."""
+        """Return whether the site shows what it did not show when the photo was given up, or shows it elsewhere."""
         if known.reason in _ENDED_BY_SIGHT or (known.status == Status.SUPERSEDED and not known.key):
             return item.seen and image.on_page
         if known.status != Status.FAILED or known.reason in _SETTLED:
@@ -301,7 +301,7 @@ class CarImagesPipeline(ImagesPipeline):
             self.spider.not_in_store(item)
 
     async def _take_in_one(self, image: CarImage, item: CarItem) -> bool | None:
-        """Tell whether the bytes were where they should be; ``None`` if that can't be known now."""
+        """Return whether the bytes were where they should be; ``None`` if that can't be known now."""
         take_in = self._adopt if image.reason == "adopt" else self._upload
         async with self._gate:
             try:
@@ -480,7 +480,7 @@ class CarImagesPipeline(ImagesPipeline):
     def file_path(  # type: ignore[override]
         self, request: Request, response: Response | None = None, info: Any = None, *, item: CarItem
     ) -> str:
-        """Give the photo's key, see ``storage.keys``."""
+        """Return the photo's key, see ``storage.keys``."""
         image: CarImage = request.meta["car_image"]
         if image.wanted_key:
             return image.wanted_key

@@ -73,6 +73,6 @@ class RehearsalPipeline:
             end_as_failed(self._crawler, f"The sample {key} can't be read back and removed: {error}")
 
     async def close_spider(self) -> None:
-        """Give the store back."""
+        """Close the store."""
         if self._store:
             await self._store.close()

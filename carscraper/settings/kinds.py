@@ -235,7 +235,7 @@ def _database_url(value: Any) -> str:
 
 
 def _feeds(value: Any) -> Any:
-    """Look whether the files that ``-o`` names can be written: Scrapy finds out at the first car."""
+    """Check that the files that ``-o`` names can be written: Scrapy finds out at the first car."""
     for uri in map(str, _json_object(value)):
         # Keys with a / or @ in them that is not percent-encoded would name another bucket.
         if uri.startswith("s3://") and not re.match(r"s3://([^:/?#@\s]+:[^:/?#@\s]+@)?[^:/?#@\s]+/\S", uri):

@@ -110,7 +110,7 @@ class BackfillSpider(CarVisits):
         await self._plan.open()
 
     def closed(self, reason: str) -> None:
-        """Give the database of a rehearsal back."""
+        """Close the database of a rehearsal."""
         if self._plan:
             self._plan.close()
 

@@ -51,15 +51,15 @@ class FolderStore:
         self._public_url = public_url
 
     def object_name(self, key: str) -> str:
-        """Give the name under which *key* is kept: itself."""
+        """Return the name under which *key* is kept: itself."""
         return key
 
     def url(self, name: str) -> str | None:
-        """Give the permanent URL of the object *name*, ``None`` unless ``IMAGES_PUBLIC_URL`` is set."""
+        """Return the permanent URL of the object *name*, ``None`` unless ``IMAGES_PUBLIC_URL`` is set."""
         return permanent_url(name, self._public_url) if self._public_url else None
 
     def holds(self, name: str | None) -> bool:
-        """Look whether *name* is there: people move folders, and a look costs nothing."""
+        """Return whether *name* is there: people move folders, and a look costs nothing."""
         return bool(name) and (self.root / str(name)).is_file()
 
     def check(self) -> None:

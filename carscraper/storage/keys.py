@@ -36,7 +36,7 @@ class KeyParts:
 
 
 def normalise_prefix(prefix: str | None) -> str:
-    """Give *prefix* with exactly one slash at its end, or nothing.
+    """Return *prefix* with exactly one slash at its end, or nothing.
 
     >>> normalise_prefix("/cars//is"), normalise_prefix("cars/"), normalise_prefix("")
     ('cars/is/', 'cars/', '')
@@ -55,7 +55,7 @@ def image_key(
     sha256: str,
     extension: str,
 ) -> str:
-    """Give the key of a photo: ``{spider}/{year}/{make}/{model}/{external_id}_{hash}.{ext}``.
+    """Return the key of a photo: ``{spider}/{year}/{make}/{model}/{external_id}_{hash}.{ext}``.
 
     *sha256* is of the stored bytes; its first 12 digits are the hash. The key is decided once, when the photo is
     first stored.
@@ -83,7 +83,7 @@ def _id_slug(external_id: str) -> str:
 
 
 def thumbnail_key(name: str, key: str) -> str:
-    """Give the key of the thumbnail *name* of the photo at *key*.
+    """Return the key of the thumbnail *name* of the photo at *key*.
 
     >>> thumbnail_key("small", "bilasolur/2019/skoda/octavia/1_ab.jpg")
     'thumbnails/small/bilasolur/2019/skoda/octavia/1_ab.jpg'
@@ -125,7 +125,7 @@ def parse_thumbnail(name: str, prefix: str = "") -> tuple[str, str] | None:
 
 
 def permanent_url(key: str, base: str) -> str:
-    """Give the address of *key* below *base*, percent-encoded.
+    """Return the address of *key* below *base*, percent-encoded.
 
     >>> permanent_url("a b/þ+%.jpg", "https://img.example.is")
     'https://img.example.is/a%20b/%C3%BE%2B%25.jpg'
@@ -134,7 +134,7 @@ def permanent_url(key: str, base: str) -> str:
 
 
 def published_bases(*, bucket: str | None, endpoint: str | None, public_url: str | None) -> list[str]:
-    """Give what may stand before a key in the permanent URLs of this bucket, as a pattern for the whole host part.
+    """Return what may stand before a key in the permanent URLs of this bucket, as a pattern for the whole host part.
 
     Earlier programs wrote Amazon's addresses in several styles, with and without the region, also by plain http.
     """
@@ -151,7 +151,7 @@ def published_bases(*, bucket: str | None, endpoint: str | None, public_url: str
 
 
 def key_of(url: str, bases: list[str]) -> str | None:
-    """Give the key that the permanent *url* names, ``None`` if it is none of ours.
+    """Return the key that the permanent *url* names, ``None`` if it is none of ours.
 
     >>> bases = published_bases(bucket="cars", endpoint="http://127.0.0.1:9000", public_url=None)
     >>> key_of("https://cars.s3.eu-north-1.amazonaws.com/a/b%20c.jpg", bases)
@@ -167,7 +167,7 @@ def key_of(url: str, bases: list[str]) -> str | None:
 
 
 def public_base(*, bucket: str, region: str, endpoint: str | None, public_url: str | None) -> str:
-    """Give what stands before the key in permanent URLs: the CDN, Amazon's host, or the server's path style.
+    """Return what stands before the key in permanent URLs: the CDN, Amazon's host, or the server's path style.
 
     >>> public_base(bucket="b", region="eu-north-1", endpoint=None, public_url=None)
     'https://b.s3.eu-north-1.amazonaws.com'

@@ -82,7 +82,7 @@ def _listing_columns() -> list[sa.Column[Any]]:
 
 
 def _give_external_ids() -> None:
-    """Give rows of Rögg sites their car's id, from the address.
+    """Fill in the car's id of rows of Rögg sites, from the address.
 
     The earlier scraper could keep one car under several addresses; the row that was seen last gets the id, the others
     stay as they are, without one.
