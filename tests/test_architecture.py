@@ -133,6 +133,24 @@ def imports(tree: ast.Module, *, types_too: bool = False) -> Iterator[tuple[str,
                 yield node.module or "", alias.name, node.lineno
 
 
+def test_the_picture_of_the_rooms_is_what_is_imported() -> None:
+    page = (REPO / "docs" / "architecture.md").read_text("utf-8")
+    drawn = {
+        (source, target)
+        for source, targets in re.findall(r"^    (\w+) --> ([\w &]+)$", page, re.MULTILINE)
+        for target in targets.split(" & ")
+        if source in ALLOWED
+    }
+    imported = {
+        (part_of(name), module.split(".")[1])
+        for name, tree in TREES.items()
+        for module, _, _ in imports(tree)
+        if module.startswith("carscraper.")
+    }
+    small = FOUNDATION | {"addon"}
+    assert drawn == {(a, b) for a, b in imported if a != b and not small & {a, b}}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_run_downward_only(name: str) -> None:
     own = part_of(name)
