@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scrapy import Request
+from scrapy import Request, signals
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
@@ -55,6 +55,7 @@ class BackfillSpider(CarVisits):
     """
 
     name = "backfill"
+    _plan: Ledger | None = None
     retry_pause = timedelta(hours=20)  # a daily timer may be some hours early
     custom_settings = {
         # Ours is 150,000; here the spider bounds the cars of each dealer, and a slow one must not fill it for all.
@@ -76,7 +77,6 @@ class BackfillSpider(CarVisits):
         self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in (*self.dealers, ARCHIVE)])
         self.addresses = Addresses(self.dealers, base_url=self.options.base_url, crawler=self.crawler)
         self.begin_visits()
-        self._plan: Ledger | None = None
         if self.options.rehearses:
             self._rehearse_with_other_settings()
 
@@ -95,8 +95,10 @@ class BackfillSpider(CarVisits):
         if self.options.dry_run:
             changes = dry_run_settings()
         else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="carscraper-sample-")
-            changes = sample_settings(self.settings, Path(self._scratch.name))
+            scratch = tempfile.TemporaryDirectory(prefix="carscraper-sample-")
+            self._remove_scratch = scratch.cleanup  # a signal holds its receivers by weak references
+            self.crawler.signals.connect(self._remove_scratch, signal=signals.engine_stopped)
+            changes = sample_settings(self.settings, Path(scratch.name))
         for name, value in changes.items():
             self.settings.set(name, value, priority="cmdline")
 
