@@ -152,7 +152,7 @@ def test_a_part_that_was_taken_is_told(
     [
         ([KEY], {"CLOUDFRONT_DISTRIBUTION_ID": None}, "CLOUDFRONT_DISTRIBUTION_ID is missing"),
         ([KEY], {"CLOUDFRONT_DISTRIBUTION_ID": "E2QWRUHEXAMPLE"}, "check CLOUDFRONT_DISTRIBUTION_ID"),
-        ([KEY], {"CLOUDFRONT_DISTRIBUTION_ID": "d11.cloudfront.net"}, "is no distribution's id"),
+        ([KEY], {"CLOUDFRONT_DISTRIBUTION_ID": "d11.cloudfront.net"}, "write a distribution's id such as"),
         ([], {}, "There is no PATH"),
         (["bilasolur/*/kia"], {}, "only at the end"),
         (["https://elsewhere.example/a.jpg"], {}, "no address of this bucket's objects"),
