@@ -18,7 +18,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, default_settings
 
 from carscraper import logs
 from carscraper.exceptions import CarscraperError, ConfigurationError
-from carscraper.network import CURRENT
+from carscraper.network import GuardedResolver
 from carscraper.settings import checks, known_names, secret_names, user_agent
 from carscraper.settings.environment import ENVIRONMENT, wrong_name
 from carscraper.settings.secret import Secret
@@ -63,10 +63,7 @@ class CarscraperAddon:
         ours = hasattr(crawler.spidercls, "spooled_sources")
         job = getattr(crawler.spider, "job_id", None)
         state = state_of(crawler)
-        if state.one_page:
-            state.addresses = CURRENT.get()
-        else:
-            CURRENT.set(state.addresses)  # for all that this task begins
+        GuardedResolver.addresses = state.addresses
         return cls(crawler.spidercls.name, job, visits_dealers=ours, state=state)
 
     @classmethod

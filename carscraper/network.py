@@ -8,8 +8,7 @@ caught at the moment of connecting.
 from __future__ import annotations
 
 import ipaddress
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy.resolver import CachingHostnameResolver
 from twisted.internet.interfaces import IResolutionReceiver
@@ -76,17 +75,6 @@ class AddressFilter:
         return (host.lower(), port) in self._refused
 
 
-CURRENT: ContextVar[AddressFilter] = ContextVar("address filter", default=AddressFilter())  # noqa: B039 - one, on purpose
-"""The filter of the crawl that resolves a name: Twisted's resolver is the process's, each crawl is a task of its own.
-
-The add-on sets it. ``scrapy shell`` downloads in a thread, outside of all tasks: it and its kind take the default."""
-
-
-def current_filter() -> AddressFilter:
-    """Return the filter of the crawl under way."""
-    return CURRENT.get()
-
-
 @implementer(IResolutionReceiver)
 class _Screen:
     """Passes on the addresses that *addresses* permits."""
@@ -111,6 +99,10 @@ class _Screen:
 class GuardedResolver(CachingHostnameResolver):
     """Scrapy's caching resolver (IPv4 and IPv6) behind the crawl's filter. Set as ``TWISTED_DNS_RESOLVER``."""
 
+    addresses: ClassVar[AddressFilter] = AddressFilter()
+    """Of the crawl under way; the add-on sets it. The reactor has one resolver, and its timers keep no context that could
+    tell for whom it resolves."""
+
     def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,
         resolutionReceiver: Any,  # noqa: N803
@@ -120,5 +112,5 @@ class GuardedResolver(CachingHostnameResolver):
         transportSemantics: str = "TCP",  # noqa: N803
     ) -> Any:
         """Resolve, dropping addresses that the filter refuses; with none left the connection fails."""
-        screen: Any = _Screen(resolutionReceiver, current_filter(), hostName, portNumber)
+        screen: Any = _Screen(resolutionReceiver, self.addresses, hostName, portNumber)
         return super().resolveHostName(screen, hostName, portNumber, addressTypes, transportSemantics)

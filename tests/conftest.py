@@ -12,6 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from scrapy.utils.reactor import install_reactor
 
 from tests import services
 
@@ -36,6 +37,11 @@ def service(start: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
                 pytest.fail(f"a service is missing in CI: {error}", pytrace=False)
             pytest.skip(str(error))
         yield running
+
+
+def pytest_configure() -> None:
+    # Before anything imports a reactor and makes it the process's: crawls inside of it need this one.
+    install_reactor("twisted.internet.asyncioreactor.AsyncioSelectorReactor")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -703,8 +703,11 @@ def _keep_their_address(
 
 
 def _is_another_car(item: CarItem, row: Row[Any]) -> bool:
-    """Return whether the dealer has given the id to another car: one of another make and of another year."""
-    if not (item.seen and item.make and item.year and row.make and row.year):
+    """Return whether the dealer has given the id to another car: one of another make and of another year.
+
+    What a row of the earlier scraper says, whose card was never read here, is no evidence.
+    """
+    if not (row.card_hash and item.seen and item.make and item.year and row.make and row.year):
         return False
     return make_slug(item.make) != make_slug(row.make) and item.year != row.year
 
