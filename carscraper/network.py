@@ -100,8 +100,8 @@ class GuardedResolver(CachingHostnameResolver):
     """Scrapy's caching resolver (IPv4 and IPv6) behind the crawl's filter. Set as ``TWISTED_DNS_RESOLVER``."""
 
     addresses: ClassVar[AddressFilter] = AddressFilter()
-    """Of the crawl under way; the add-on sets it. The reactor has one resolver, and its timers keep no context that could
-    tell for whom it resolves."""
+    """Of the crawl under way; the add-on sets it. The reactor has one resolver, and its timers keep no context that
+    could tell for whom it resolves."""
 
     def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,

@@ -148,7 +148,7 @@ def test_what_can_not_be_run_is_refused_with_one_sentence(new_fleet: Callable[..
         ("enqueue", ["crawl", "br", "-s", "HENRY_API_KEY=hunter2"], {}, "HENRY_API_KEY is a secret and does not go"),
         ("enqueue", ["backfill", "--shards", "2"], {}, "A backfill has no shards any more: leave --shards out."),
         ("enqueue", ["backfill", "-a", "shard=1/2"], {}, "A backfill has no shards any more: leave shard out;"),
-        ("enqueue", ["backfill", "-s", "SHARED_PACE=true"], {}, "-s SHARED_PACE is no setting any more: leave it out;"),
+        ("enqueue", ["backfill", "-s", "SHARED_PACE=true"], {}, "-s SHARED_PACE is no setting any more: one process"),
         *((name, words, sqlite, "The queue needs PostgreSQL") for name, words in (("queue", []), ("worker", []))),
         ("enqueue", ["crawl", "br"], sqlite, "The queue needs PostgreSQL, which DATABASE_URL does not name;"),
         *((name, list[str](), nowhere, "The database of DATABASE_URL refuses") for name in ("queue", "worker")),

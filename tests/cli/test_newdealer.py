@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(REPO / "carscraper", root / "carscraper", ignore=without)
     shutil.copytree(REPO / "tests" / "spiders", root / "tests" / "spiders", ignore=without)
     (root / "tests" / "fixtures").mkdir()
-    for name in ("__init__.py", "conftest.py", "services.py", "preloaded.py", "fakes.py"):
+    for name in ("__init__.py", "conftest.py", "services.py", "inside.py", "preloaded.py", "fakes.py"):
         shutil.copy(REPO / "tests" / name, root / "tests")
     for name in ("scrapy.cfg", "pyproject.toml"):
         shutil.copy(REPO / name, root)
