@@ -62,9 +62,9 @@ def naive_replay(world: World, urls: list[str]) -> int:
 
 @pytest.mark.timeout(240)
 def test_a_thousand_rows_of_every_kind(
-    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3
+    new_world: Callable[..., World], postgres_url: str, rclone_s3: services.S3
 ) -> None:
-    world = new_world(cars=1000, photos=2, database_url=database_url, env=rclone_s3.env)
+    world = new_world(cars=1000, photos=2, database_url=postgres_url, env=rclone_s3.env)
     site, table = world.site, Legacy(world)
     kinds: dict[str, list[Car]] = {}
     rows = []
