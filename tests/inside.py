@@ -22,7 +22,6 @@ import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -34,10 +33,11 @@ from scrapy.utils.reactor import install_reactor
 from sqlalchemy import inspect
 
 import carscraper.settings as settings_module
-from carscraper import addon, logs
+from carscraper import logs
 from carscraper.commands import crawl
 from carscraper.db import schema
 from carscraper.db.models import Base
+from carscraper.settings import environment as environment_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -239,27 +239,16 @@ def _own_log() -> Iterator[None]:
 @contextlib.contextmanager
 def _own_settings() -> Iterator[None]:
     """Read the environment and ``.env`` anew."""
-    try:
-        environment: Any = importlib.import_module("carscraper.settings.environment").ENVIRONMENT
-    except ModuleNotFoundError:
-        environment = SimpleNamespace(__init__=lambda: None)
+    environment: Any = environment_module.ENVIRONMENT
     before, told = vars(settings_module).copy(), vars(environment).copy()
-    added = {name: value for name, value in vars(addon).items() if name in {"settings_problems", "unread"}}
     try:
         environment.__init__()
         importlib.reload(settings_module)
-        if added:  # settings.py as one module
-            secret = settings_module.Secret = before["Secret"]
-            for name in settings_module.secret_names:
-                value = getattr(settings_module, name)
-                setattr(settings_module, name, None if value is None else secret(value.reveal()))
-            vars(addon).update(settings_problems=settings_module.problems, unread=settings_module.unread)
         yield
     finally:
         for module, was in ((settings_module, before), (environment, told)):
             vars(module).clear()
             vars(module).update(was)
-        vars(addon).update(added)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
