@@ -123,6 +123,9 @@ class CarscraperAddon:
                     # Scrapy reads it before the crawl can end with the sentence.
                     settings.set(name, getattr(default_settings, name), priority=priority)
 
+        if str(settings["DEPTH_LIMIT"]) != "0":
+            yield "DEPTH_LIMIT drops result pages without a word; leave it out, and use -a max_pages=N."
+
     @staticmethod
     def _wrong_names(settings: BaseSettings) -> Iterator[str]:
         for name in sorted(settings):

@@ -28,6 +28,7 @@ RECENT = timedelta(days=14)
 """A car that was seen since then was for sale a moment ago."""
 NOT_THERE = frozenset({404, 410})
 _CONTROLS = 5  # pages of listed cars that show whether the site tells the truth about its cars
+_LATE, _LATE_SHARE = 2, 0.02  # cars off the list whose pages show them: a few move while the list is read
 _TRUSTED = 0.8  # of them that must show their car: one may have been sold this minute
 
 
@@ -56,6 +57,8 @@ class ConcludingSpider(CarscraperSpider):
         self.controls = deque(maxlen=_CONTROLS)
         self.lookups = 0
         self._said_gone: list[GoneCar] = []
+        self._still_for_sale: list[str] = []
+        """Cars that the list did not show and whose own pages do."""
 
     def car_id(self, url: str) -> str | None:
         """Return the car's lasting id from the address of its page; ``None`` if it names no car."""
@@ -122,6 +125,8 @@ class ConcludingSpider(CarscraperSpider):
 
     def parse_missing(self, response: Response, external_id: str) -> Iterator[Request]:
         """Read what a missing car's own page says of it."""
+        if self.has_details and self.shows_car(response, external_id):
+            self._still_for_sale.append(external_id)
         yield from self._looked_up(external_id, response.url, says_gone=self.is_gone(response))
 
     def missing_failed(self, failure: Failure) -> Iterator[Request]:
@@ -138,6 +143,11 @@ class ConcludingSpider(CarscraperSpider):
             self.count("details/gone")
             self._said_gone.append(GoneCar(source=self.source, external_id=external_id, url=url))
         self.lookups -= 1
+        if not self.lookups and len(self._still_for_sale) > max(_LATE, _LATE_SHARE * len(self.seen)):
+            self.incomplete(
+                f"{len(self._still_for_sale)} cars that the list did not show are for sale by their own pages, such as "
+                f"{self._still_for_sale[0]}: the list was not whole."
+            )
         if self.lookups or not self._said_gone:
             return
         controls = list(self.controls)[-len(self._said_gone) :]
