@@ -125,9 +125,10 @@ class ConcludingSpider(CarscraperSpider):
 
     def parse_missing(self, response: Response, external_id: str) -> Iterator[Request]:
         """Read what a missing car's own page says of it."""
-        if self.has_details and self.shows_car(response, external_id):
+        says_gone = self.is_gone(response)
+        if not says_gone and self.has_details and self.shows_car(response, external_id):
             self._still_for_sale.append(external_id)
-        yield from self._looked_up(external_id, response.url, says_gone=self.is_gone(response))
+        yield from self._looked_up(external_id, response.url, says_gone=says_gone)
 
     def missing_failed(self, failure: Failure) -> Iterator[Request]:
         """Conclude nothing from a page that does not come, unless the site says so that there is none."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import services
+from tests.maintenance.test_cdn import new_distribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,17 +42,7 @@ def cloudfront(server: services.MotoS3) -> Any:
 
 @pytest.fixture
 def distribution(server: services.MotoS3, cloudfront: Any, storage: Storage) -> str:
-    origin = {"Id": "photos", "DomainName": "b.s3.amazonaws.com", "S3OriginConfig": {"OriginAccessIdentity": ""}}
-    made = cloudfront.create_distribution(
-        DistributionConfig={
-            "CallerReference": uuid.uuid4().hex,
-            "Origins": {"Quantity": 1, "Items": [origin]},
-            "DefaultCacheBehavior": {"TargetOriginId": "photos", "ViewerProtocolPolicy": "redirect-to-https"},
-            "Comment": "",
-            "Enabled": True,
-        }
-    )
-    found: str = made["Distribution"]["Id"]
+    found = new_distribution(cloudfront)
     storage.settings = {
         "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_S3_BUCKET": "car-photos",
