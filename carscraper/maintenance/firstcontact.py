@@ -79,7 +79,7 @@ class Sample:
         """Limit the crawl, which is partial by intent."""
         super().configure()  # type: ignore[misc]
         self.max_pages = PAGES
-        self.is_partial = True
+        self.is_part = self.is_partial = True
         self._cars = 0
         self._photos = 0
 
