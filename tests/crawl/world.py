@@ -159,7 +159,7 @@ class World:
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> services.CompletedCrawl:
         """Run ``scrapy …``; what starts no crawls needs no process of its own."""
         environment = {"DATABASE_URL": self.database_url} | self.env | dict(env or {})
-        alone = arguments[0] not in {"database", "runs", "storage"}
+        alone = arguments[0] in {"crawlall", "worker"}
         return services.run_scrapy(*arguments, cwd=self.folder, env=environment, alone=alone)
 
     def sql(self, statement: Any, **values: Any) -> list[Any]:
