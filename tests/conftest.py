@@ -171,7 +171,7 @@ def crawl(tmp_path: Path) -> Callable[..., services.CompletedCrawl]:
     """``services.crawl`` in the test's own folder."""
 
     def run(spider: str, *arguments: str, **options: Any) -> services.CompletedCrawl:
-        return services.crawl(spider, *arguments, **{"cwd": tmp_path, "alone": False, **options})
+        return services.crawl(spider, *arguments, **{"cwd": tmp_path, **options})
 
     return run
 

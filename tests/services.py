@@ -146,6 +146,7 @@ def _stat(node: ast.expr) -> Any:
 
 
 SCRAPY = [sys.executable, "-m", "scrapy"]
+STARTS_CRAWLS = {"crawlall", "worker", "fetch", "parse", "runspider", "shell"}
 _OF_THE_INTERPRETER = re.compile("PYTHON(?!PATH|UNBUFFERED).*|LC_.*|LANG")
 
 
@@ -322,13 +323,15 @@ def run_scrapy(
     env: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     timeout: float = 120,
-    alone: bool = True,
+    alone: bool | None = None,
 ) -> CompletedCrawl:
     """Runs ``scrapy …`` to its end; a deprecated use of Scrapy's is an error.
 
-    Unless it is to be *alone*, it runs inside this process if that can be.
+    It runs inside this process if that can be, unless it is to be *alone*, as commands are that start crawls.
     """
     environment = crawl_environment(cwd, env)
+    if alone is None:
+        alone = arguments[0] in STARTS_CRAWLS or "--live" in arguments
     if not alone and inside.is_possible() and _preloaded(environment):
         command = [*(str(part) for part in arguments), *_options(settings)]
         begin, cpu = time.monotonic(), time.process_time()

@@ -65,7 +65,6 @@ class Dealer:
             env={"DATABASE_URL": self._database_url},
             settings=FAST,
             spider_arguments={"base_url": self._url} | arguments,
-            alone=False,
         )
         assert done.returncode == code, done
         assert "Traceback" not in done.stderr, done

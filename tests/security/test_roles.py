@@ -100,7 +100,6 @@ def test_the_printed_roles_are_enough_and_allow_no_more(
         cwd=world.folder,
         env=world.env | {"DATABASE_URL": crawler, "IMAGES_ALLOWED_HOSTS": "127.0.0.1"},
         settings=IMPOLITE,
-        alone=False,
     )
     assert done.returncode in {0, 3}, done
     assert not done.lines("permission denied"), done
