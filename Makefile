@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
 APT_TEST_PACKAGES := postgresql chromium libimage-exiftool-perl nginx-light
 
-# One worker more than cores, as much of the time is waiting; a file stays with one, as its fixtures are shared.
-PYTEST_ARGS ?= --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
+# Two workers a core, as much of the time is waiting; who has nothing left takes over half of what another has.
+PYTEST_ARGS ?= --numprocesses $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-packages coverage lint format bench demo lock clean
+.PHONY: help setup test test-packages coverage lint lint-types lint-secrets lint-audit lint-style format bench demo lock clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' Makefile | while IFS='|' read -r goal what; do \
@@ -39,8 +39,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -c '' 2>/dev/null && cmp -s requirements.lock $(VENV)/requirements.lock \
 		|| $(PYTHON) -m venv --clear $(VENV)
 	@# The lock is complete: nothing is resolved here, so that no newer version anywhere changes what is installed.
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+	@# Byte code is made by all cores afterwards: pip takes one.
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile \
 		--no-deps --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 		--no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pip check --disable-pip-version-check
@@ -58,11 +60,20 @@ coverage: setup test-packages ## The tests, and which lines they don't reach
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy; secrets in files, and known vulnerabilities of what is locked
+	@$(MAKE) --no-print-directory --jobs lint-types lint-secrets lint-audit lint-style
+
+lint-types:
+	@$(BIN)/mypy
+
+lint-secrets:
+	@$(BIN)/python scripts/secret_scan.py
+
+lint-audit:
+	@$(BIN)/python scripts/dependency_audit.py
+
+lint-style:
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
-	@$(BIN)/python scripts/secret_scan.py
-	@$(BIN)/python scripts/dependency_audit.py
 
 format: setup ## Lays the code out as lint wants it
 	@$(BIN)/ruff check --fix

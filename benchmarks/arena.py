@@ -178,6 +178,7 @@ class Home:
             env=self._env(address),
             settings=self._settings(address),
             timeout=1200,
+            alone=True,
         )
         if done.returncode or not self._result.exists():
             raise BenchmarkError(f"{contender.name}: {done}")

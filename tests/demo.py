@@ -28,8 +28,9 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -51,47 +52,15 @@ class DemoError(Exception):
     """A claim does not hold, or something is in the way; the message is all that is said about it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Photo:
-    """A row of ``car_images``."""
-
-    identity: str
-    source_url: str
-    status: str
-    reason: str | None
-    key: str | None
-    url: str | None
-    sha256: str | None
-    bytes: int | None
-    width: int | None
-    height: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Car:
-    """A row of ``car_listings`` with its photos."""
-
-    id: int
-    external_id: str
-    url: str
-    display_make: str | None
-    display_name: str | None
-    year: int | None
-    price: int | None
-    price_before_offer: int | None
-    price_excludes_vat: bool | None
-    kilometers: int | None
-    fuel: str | None
-    transmission: str | None
-    dealer_name: str | None
-    photos: list[Photo] = field(default_factory=list)
+class Car(SimpleNamespace):
+    """A row of ``car_listings`` with its *photos*, the rows of ``car_images``."""
 
     @property
     def name(self) -> str:
         return " ".join(filter(None, (self.display_make, self.display_name))) or "Unnamed car"
 
     @property
-    def stored(self) -> list[Photo]:
+    def stored(self) -> list[SimpleNamespace]:
         return [photo for photo in self.photos if photo.key]
 
 
@@ -295,17 +264,13 @@ def _end(process: subprocess.Popen[Any]) -> None:
 def _read(folder: Path) -> list[Car]:
     """All cars in the database, in the order of their ids, with their photos."""
     with contextlib.closing(sqlite3.connect(folder / "carscraper.db")) as database:
-        database.row_factory = sqlite3.Row
+        database.row_factory = lambda cursor, row: dict(zip((each[0] for each in cursor.description), row, strict=True))
         listings = database.execute("SELECT * FROM car_listings ORDER BY external_id").fetchall()
         images = database.execute("SELECT * FROM car_images ORDER BY listing_id, position").fetchall()
-    cars = {row["id"]: Car(**_fields(Car, row)) for row in listings}
+    cars = {row["id"]: Car(**row, photos=[]) for row in listings}
     for row in images:
-        cars[row["listing_id"]].photos.append(Photo(**_fields(Photo, row)))
+        cars[row["listing_id"]].photos.append(SimpleNamespace(**row))
     return list(cars.values())
-
-
-def _fields(kind: type[Car | Photo], row: sqlite3.Row) -> dict[str, Any]:
-    return {name: row[name] for name in kind.__dataclass_fields__ if name in row.keys()}  # noqa: SIM118 - not a dict
 
 
 def _prove(folder: Path, stage: Stage, cars: list[Car]) -> None:
@@ -529,7 +494,7 @@ def _article(car: Car) -> str:
 </article>"""
 
 
-def _picture(photo: Photo, what: str) -> str:
+def _picture(photo: SimpleNamespace, what: str) -> str:
     place = html.escape(quote(f"s3/{BUCKET}/{photo.key}"))
     return f'<a href="{place}"><img src="{place}" alt="{html.escape(what)}" loading="lazy"></a>'
 

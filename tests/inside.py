@@ -38,6 +38,7 @@ from carscraper.commands import crawl
 from carscraper.db import schema
 from carscraper.db.models import Base
 from carscraper.settings import environment as environment_module
+from carscraper.storage import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,6 +95,7 @@ def _execute(timeout: float, err: io.TextIOBase, left: list[str]) -> int:
             mock.patch.object(scrapy.cmdline, "AsyncCrawlerProcess", process),
             mock.patch.object(crawl.Command, "owns_process", new=False),
             mock.patch.object(schema, "_upgrade", _upgrade),
+            mock.patch.object(store, "_LAST_CHANCE", 2.0),  # a store that a test has stopped does not come back
         ):
             scrapy.cmdline.execute(sys.argv)
     except SystemExit as end:

@@ -151,27 +151,22 @@ def test_the_picture_of_the_rooms_is_what_is_imported() -> None:
     assert drawn == {(a, b) for a, b in imported if a != b and not small & {a, b}}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_downward_only(name: str) -> None:
-    own = part_of(name)
-    if name == "__init__.py":
-        assert not [module for module, _, _ in imports(TREES[name]) if module.startswith("carscraper")]
-        return
-    assert own in ALLOWED, f"{own} is new: say in ALLOWED what it may import"
-    for module, imported, line in imports(TREES[name]):
-        if not module.startswith("carscraper"):
-            continue
-        parts = module.split(".")[1:] or [imported]
-        if parts[0] in {"__version__", own}:
-            continue
-        assert parts[0] in ALLOWED[own], f"{name}:{line} imports carscraper.{parts[0]}"
+def test_imports_run_downward_only() -> None:
+    for name, tree in TREES.items():
+        own = part_of(name)
+        ours = [each for each in imports(tree) if each[0].startswith("carscraper")]
+        assert name != "__init__.py" or not ours
+        assert own in {*ALLOWED, "__init__"}, f"{own} is new: say in ALLOWED what it may import"
+        for module, imported, line in ours:
+            part = (module.split(".")[1:] or [imported])[0]
+            assert part in {"__version__", own, *ALLOWED[own]}, f"{name}:{line} imports carscraper.{part}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_each_outside_thing_is_met_in_one_room(name: str) -> None:
-    for module, _, line in imports(TREES[name]):
-        rooms = OUTSIDE.get(module.split(".")[0])
-        assert rooms is None or part_of(name) in rooms, f"{name}:{line} imports {module}"
+def test_each_outside_thing_is_met_in_one_room() -> None:
+    for name, tree in TREES.items():
+        for module, _, line in imports(tree):
+            rooms = OUTSIDE.get(module.split(".")[0])
+            assert rooms is None or part_of(name) in rooms, f"{name}:{line} imports {module}"
 
 
 def test_storage_and_db_do_not_know_each_other() -> None:
@@ -298,29 +293,24 @@ def test_there_are_spiders() -> None:
     assert "bilasolur" in SPIDER_MODULES
 
 
-@pytest.mark.parametrize("module", SPIDER_MODULES)
-class TestSpider:
-    def test_file_name_and_class_agree(self, module: str) -> None:
+def test_each_spider_is_named_like_its_file_short_and_polite() -> None:
+    for module in SPIDER_MODULES:
         (spider,) = spiders_of(module)
         assert spider.name == module
         assert spider.__name__ == "".join(word.capitalize() for word in module.split("_")) + "Spider"
-        assert spider.__doc__
-
-    def test_it_is_short(self, module: str) -> None:
-        (spider,) = spiders_of(module)
+        assert spider.__doc__, module
         lines = code_lines(MODULES[f"spiders/{module}.py"].read_text("utf-8"))
         most = 30 if issubclass(spider, DealerSpider) else 350
-        assert lines <= most, "what does not fit belongs on a base spider"
+        assert lines <= most, f"{module}: what does not fit belongs on a base spider"
+        assert rudeness(spider) == [], module
 
-    def test_it_is_polite(self, module: str) -> None:
-        (spider,) = spiders_of(module)
-        assert rudeness(spider) == []
 
-    def test_a_dealer_has_a_saved_page(self, module: str) -> None:
-        (spider,) = spiders_of(module)
+def test_each_dealer_has_a_saved_page() -> None:
+    dealers = {module: spider for module in SPIDER_MODULES for spider in spiders_of(module)}
+    for module, spider in dealers.items():
         if not issubclass(spider, DealerSpider):
-            return
-        assert spider.home.startswith("https://")
+            continue
+        assert spider.home.startswith("https://"), module
         cases = sorted({page.parent for page in (FIXTURES / module).glob("*/response.*")})
         assert cases, f"tests/fixtures/{module}/ is missing"
         for case in cases:
@@ -329,7 +319,7 @@ class TestSpider:
             for name in ("meta.json", "expected.json"):
                 assert (case / name).exists(), f"{case / name} is missing"
         read = [json.loads((case / "expected.json").read_text("utf-8")) for case in cases]
-        assert any(each.get("cars") or each.get("car") for each in read), "no saved page has a car"
+        assert any(each.get("cars") or each.get("car") for each in read), f"no saved page of {module} has a car"
 
 
 def test_the_dealers_are_short_and_each_has_a_name_of_its_own() -> None:
@@ -352,28 +342,19 @@ def test_no_request_passes_robots_txt_by() -> None:
 COMMANDS = [module.name for module in pkgutil.iter_modules(carscraper.commands.__path__)]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-class TestCommand:
-    def test_it_does_not_hide_one_of_scrapys(self, name: str) -> None:
-        if name == "crawl":  # it is Scrapy's own, which is extended by what must be true of every crawl
-            assert issubclass(
-                importlib.import_module("carscraper.commands.crawl").Command, scrapy.commands.crawl.Command
-            )
-            return
-        assert name not in {module.name for module in pkgutil.iter_modules(scrapy.commands.__path__)}
-
-    def test_it_is_the_only_class_there(self, name: str) -> None:
+def test_each_command_is_the_only_class_of_its_file_and_explains_itself() -> None:
+    scrapys = {module.name for module in pkgutil.iter_modules(scrapy.commands.__path__)}
+    for name in COMMANDS:
         # Scrapy instantiates every command class it finds, a base class too.
         module = importlib.import_module(f"carscraper.commands.{name}")
         classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, ScrapyCommand)]
-        own = [each for each in classes if each.__module__ == module.__name__]
-        assert [each.__name__ for each in own] == ["Command"]
-        assert not [base for base in own[0].__mro__[1:] if base.__module__.startswith("carscraper.commands")]
-
-    def test_it_explains_itself(self, name: str) -> None:
-        command = importlib.import_module(f"carscraper.commands.{name}").Command()
-        assert command.short_desc()
-        assert command.syntax()
+        (own,) = [each for each in classes if each.__module__ == module.__name__]
+        assert own.__name__ == "Command"
+        assert not [base for base in own.__mro__[1:] if base.__module__.startswith("carscraper.commands")], name
+        # `crawl` alone is one of Scrapy's own, extended by what must be true of every crawl.
+        assert (name in scrapys) == issubclass(own, scrapy.commands.crawl.Command), f"{name} hides one of Scrapy's"
+        assert own().short_desc(), name
+        assert own().syntax(), name
 
 
 def test_a_help_text_waits_for_no_library_that_it_does_not_need() -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
@@ -173,32 +174,9 @@ def taken(*ports: int) -> Iterator[None]:
 
 
 def test_run_again_it_fetches_nothing_even_where_all_ports_are_taken(first: Run) -> None:
+    """And the command that it prints can be repeated while its servers stay."""
     before = rows(first.folder)
-    with taken(*range(first.port, first.port + 3)):
-        again = run(first.folder, first.port)
-    assert again.code == 0, again
-    assert "from an earlier run" in again.out
-    assert "0 details pages and 0 photos, and sent 1 request to S3" in again.out
-    assert "a second time" not in again.out
-    assert f"when the public address was http://127.0.0.1:{first.port + 2}. Their rows keep that" in again.out
-    assert rows(first.folder) == before
-
-
-def test_a_photo_that_was_spoiled_is_noticed(first: Run) -> None:
-    file = first.folder / "s3" / "car-photos" / rows(first.folder)[7][0]
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1])
-    try:
-        again = run(first.folder, first.port)
-    finally:
-        file.write_bytes(whole)
-    assert again.code == 1
-    assert f"{file.name} differ" in again.err
-    assert "To begin anew: rm -r " in again.err
-
-
-def test_the_printed_command_can_be_repeated_while_the_servers_stay(first: Run) -> None:
-    with start(first.folder, first.port, "--stay") as process:
+    with taken(*range(first.port, first.port + 3)), start(first.folder, first.port, "--stay") as process:
         assert process.stdout is not None
         try:
             said = "".join(itertools.takewhile(lambda line: "servers stay until" not in line, process.stdout))
@@ -217,10 +195,28 @@ def test_the_printed_command_can_be_repeated_while_the_servers_stay(first: Run) 
             process.communicate(timeout=30)
         finally:
             process.kill()
+    assert process.returncode == 0, said
+    assert "from an earlier run" in said
+    assert "0 details pages and 0 photos, and sent 1 request to S3" in said
+    assert "a second time" not in said
+    assert f"when the public address was http://127.0.0.1:{first.port + 2}. Their rows keep that" in said
     assert done.returncode == 0, (command, done)
     assert f"success. {demo.CARS} cars (0 new, 0 gone); 0 photos stored" in done.stderr
-    assert process.returncode == 0
+    assert rows(first.folder) == before
     assert not left_running(str(first.folder), f"127.0.0.1:{first.port}")
+
+
+def test_a_photo_that_was_spoiled_is_noticed(first: Run) -> None:
+    file = first.folder / "s3" / "car-photos" / rows(first.folder)[7][0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    try:
+        with demo._stage(first.folder, first.port) as stage, pytest.raises(demo.DemoError) as caught:
+            demo._prove(first.folder, stage, demo._read(first.folder))
+    finally:
+        file.write_bytes(whole)
+    assert f"{file.name} differ" in str(caught.value)
+    assert "To begin anew: rm -r " in str(caught.value)
 
 
 def test_interrupted_it_leaves_nothing_running_and_goes_on_later(tmp_path: Path, installed: None) -> None:
@@ -251,7 +247,7 @@ def test_a_missing_program_is_one_sentence(
     def missing() -> Path:
         raise services.MissingService("rclone is not installed: make setup")
 
-    monkeypatch.setattr(services, "rclone_binary", missing)
+    monkeypatch.setattr("tests.s3_servers.rclone_binary", missing)
     assert demo.main(["--folder", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "\nThe demo stops here: rclone is not installed: make setup\n"
 
@@ -271,34 +267,12 @@ def test_a_folder_that_can_not_be_is_one_sentence(tmp_path: Path, capsys: pytest
 
 def test_the_contact_sheet_escapes_what_a_dealer_writes() -> None:
     nasty = """</h2><script>alert("1")</script>'"&{0}"""
-    photo = demo.Photo(
-        identity="1/2",
-        source_url=f"http://dealer/{nasty}",
-        status="stored",
-        reason=None,
-        key=f"bilasolur/{nasty}#?.jpg",
-        url=f"http://cdn/{nasty}",
-        sha256="0",
-        bytes=1,
-        width=None,
-        height=None,
+    photo = SimpleNamespace(
+        identity="1/2", key=f"bilasolur/{nasty}#?.jpg", url=f"http://cdn/{nasty}", bytes=1, source_url=nasty
     )
-    car = demo.Car(
-        id=1,
-        external_id=nasty,
-        url="",
-        display_make=nasty,
-        display_name=None,
-        year=None,
-        price=None,
-        price_before_offer=None,
-        price_excludes_vat=None,
-        kilometers=None,
-        fuel=nasty,
-        transmission=nasty,
-        dealer_name=nasty,
-        photos=[photo],
-    )
+    words = ("external_id", "display_make", "display_name", "fuel", "transmission", "dealer_name")
+    numbers = ("year", "price", "price_before_offer", "price_excludes_vat", "kilometers")
+    car = demo.Car(**dict.fromkeys(words, nasty), **dict.fromkeys(numbers), photos=[photo])
     sheet = Selector(demo.contact_sheet([car]))
     assert not sheet.css("script")
     assert nasty in "".join(sheet.css("h2 ::text").getall())

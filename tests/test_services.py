@@ -8,14 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import botocore.exceptions
 import psycopg
 import pytest
 import sqlalchemy
 
-from tests import services
+from tests import conftest, services
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -396,36 +397,16 @@ def test_a_real_scrapy_runs_with_its_stats_read(tmp_path: Path) -> None:
     assert done.cpu_seconds > 0
 
 
-@pytest.mark.parametrize(("ci", "outcome"), [("true", "1 error"), ("", "1 skipped")])
-def test_a_missing_service_fails_in_ci_and_is_skipped_loudly_elsewhere(tmp_path: Path, ci: str, outcome: str) -> None:
-    (tmp_path / "conftest.py").write_text(
-        "from tests import services\n"
-        "from tests.conftest import *\n"
-        "def nowhere():\n"
-        "    raise services.MissingService('PostgreSQL is not installed: install it')\n"
-        "services.postgres_binaries = nowhere\n"
-    )
-    (tmp_path / "test_it.py").write_text("def test_it(postgres_url): pass\n")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            os.devnull,
-            "--rootdir",
-            tmp_path,
-            "-p",
-            "no:cacheprovider",
-            tmp_path,
-        ],
-        env={**services.crawl_environment(tmp_path), "CI": ci},
-        cwd=services.REPO,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == (1 if ci else 0), done.stdout
-    assert "!! a service is missing !!" in done.stdout
-    assert "PostgreSQL is not installed: install it" in done.stdout
-    assert outcome in done.stdout.splitlines()[-1]
+def test_a_missing_service_fails_in_ci_and_is_skipped_loudly_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Any:
+        raise services.MissingService("PostgreSQL is not installed: install it")
+
+    monkeypatch.setattr(conftest, "_missing", {})
+    for ci, outcome in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with pytest.raises(outcome, match="PostgreSQL is not installed: install it"), conftest.service(nowhere):
+            pass
+        reporter = mock.Mock()
+        conftest.pytest_terminal_summary(reporter)
+        reporter.section.assert_called_once()
+        assert "PostgreSQL is not installed: install it" in reporter.line.call_args[0][0]

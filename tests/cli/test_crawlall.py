@@ -73,6 +73,7 @@ def test_each_dealer_has_its_outcome_and_its_log(
     )
     assert done.returncode == 3, done
     assert "Traceback" not in done.stderr, done
+    assert "\033" not in done.stderr, "it is no terminal"
     found = outcomes_of(done)
     ended = {name: (each["outcome"], each["code"]) for name, each in found.items()}
     assert ended == {"brimborg": ("failed", 4), "bilasolur": ("success", 0), "hekla": ("partial", 3)}

@@ -25,7 +25,7 @@ class UsedCars(ThreadingHTTPServer):
         """Of each car, with ``{n}`` for its number."""
         self.latency = 0.0
         """Seconds before each answer."""
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

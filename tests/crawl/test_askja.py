@@ -216,7 +216,7 @@ def test_the_browser_ends_with_the_crawl(askja_world: Callable[..., World], how:
         spider_arguments={"base_url": world.site.base_url},
     ) as running:
         services.wait_until(lambda: world.asked("list") == 3, 30)
-        family = services._family(running.pid)[1:]
+        family = services.family(running.pid)[1:]
         commands = [Path(f"/proc/{process}/cmdline").read_bytes() for process in family]
         assert any(b"--type=renderer" in command for command in commands)
         assert sum(b"--headless" in command and b"--type=" not in command for command in commands) == 1, "one browser"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from tests.crawl.legacy import OLD, Legacy, upgrade
 from tests.crawl.world import World, last_words
@@ -60,11 +59,8 @@ def naive_replay(world: World, urls: list[str]) -> int:
     return kept
 
 
-@pytest.mark.timeout(240)
-def test_a_thousand_rows_of_every_kind(
-    new_world: Callable[..., World], postgres_url: str, rclone_s3: services.S3
-) -> None:
-    world = new_world(cars=1000, photos=2, database_url=postgres_url, env=rclone_s3.env)
+def test_rows_of_every_kind(new_world: Callable[..., World], postgres_url: str, rclone_s3: services.S3) -> None:
+    world = new_world(cars=400, photos=2, database_url=postgres_url, env=rclone_s3.env)
     site, table = world.site, Legacy(world)
     kinds: dict[str, list[Car]] = {}
     rows = []
@@ -102,7 +98,7 @@ def test_a_thousand_rows_of_every_kind(
     before = {row["url"]: row for row in world.listings().values()}
     site.expire_all("404")
     dead = [row["image_url"] for row in rows if row["image_url"] and "CarImage" in row["image_url"]]
-    assert naive_replay(world, dead[::10]) == 0, "what the earlier program's addresses give"
+    assert naive_replay(world, dead[::4]) == 0, "what the earlier program's addresses give"
     site.reset()
 
     done = backfill(world, limit=0, code=3, timeout=200, alone=True, settings={"RETRY_TIMES": 0}, report="failures.csv")
@@ -134,12 +130,11 @@ def test_a_thousand_rows_of_every_kind(
     assert unasked.isdisjoint(int(path.partition("cid=")[2].partition("&")[0]) for path in pages)
     # Every car was kept but those whose pages were broken and those of a dealer that does not answer.
     assert f"{len(kinds['broken'])} details pages unreadable or missing" in last_words(done)
-    assert "50 photos failed (50 blocked-address)" in last_words(done)
+    assert "20 photos failed (20 blocked-address)" in last_words(done)
     with (world.folder / "failures.csv").open() as file:
         failures = [row for row in csv.DictReader(file) if row["reason"] != "car-gone"]
     assert {(row["source"], row["reason"]) for row in failures} == {("Hekla", "blocked-address")}
-    assert "Bilasolur" in done.stdout
-    assert "150" in done.stdout
+    assert re.search(r"Bilasolur.*\b60\b", done.stdout), done.stdout
     # A second run has only the broken pages to ask for.
     site.reset()
     backfill(world, limit=0, code=3, settings={"RETRY_TIMES": 0})

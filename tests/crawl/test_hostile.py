@@ -584,7 +584,7 @@ def test_another_host_of_the_dealer_is_asked_for_its_photos(new_world: Callable[
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         port = server.server_address[1]
         world = new_world(cars=1, photos=1)
         (car,) = world.site.cars

@@ -127,7 +127,16 @@ def assert_second_crawl(world: World, proxy: services.S3Proxy) -> None:
     )
 
 
-@pytest.mark.parametrize("layout", ["2019", "2026"])
+@pytest.mark.parametrize(
+    ("database_url", "s3", "layout"),
+    [
+        ("sqlite", "rclone", "2026"),
+        ("sqlite", "moto", "2019"),
+        ("postgresql", "rclone", "2019"),
+        ("postgresql", "moto", "2026"),
+    ],
+    indirect=["database_url", "s3"],
+)
 def test_a_crawl_keeps_every_car_and_every_photo_and_the_second_one_costs_nothing(
     new_world: Callable[..., World], database_url: str, s3: services.S3, s3_proxy: services.S3Proxy, layout: str
 ) -> None:

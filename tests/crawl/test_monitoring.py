@@ -1,23 +1,16 @@
-"""Crawls that are watched: limits, notices, metrics, JSON logs, and the display on a terminal."""
+"""Crawls that are watched: limits, notices, metrics and JSON logs."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import services
-from tests.crawl.world import IMPOLITE, World, last_words, verdict
+from tests.crawl.world import World, last_words, verdict
 from tests.runs.webhook import KEY, Webhook
 
 if TYPE_CHECKING:
@@ -172,56 +165,3 @@ def test_a_wrong_setting_is_one_sentence(new_world: Callable[..., World], settin
     done = new_world(cars=1, photos=1).crawl(settings={setting: value}, code=4)
     assert verdict(done).startswith(f"bilasolur: failed. {setting} is ")
     assert "SECRET" not in done.stderr
-
-
-def on_a_terminal(world: World, **settings: Any) -> tuple[int, str]:
-    """Crawl with a pseudo-terminal as standard error; its exit code and what was drawn."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    options = [part for name, value in (IMPOLITE | settings).items() for part in ("-s", f"{name}={value}")]
-    process = services.spawn(
-        [sys.executable, "-m", "scrapy", "crawl", "bilasolur", "-a", f"base_url={world.site.base_url}", *options],
-        env=services.crawl_environment(world.folder, {"DATABASE_URL": world.database_url, "TERM": "xterm"}),
-        cwd=world.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=its,
-    )
-    os.close(its)
-    drawn = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux's word for: nobody has the other end any more
-            break
-        if not piece:
-            break
-        drawn += piece
-    os.close(ours)
-    return process.wait(60), drawn.decode()
-
-
-def test_the_display_is_drawn_on_a_terminal_only(new_world: Callable[..., World], tmp_path: Path) -> None:
-    world = new_world(cars=6, photos=1)
-    log = tmp_path / "crawl.log"
-    code, drawn = on_a_terminal(world, LOG_FILE=log, DOWNLOAD_DELAY=0.25)
-    assert code == 0
-    assert "\r\x1b[K" in drawn, "one line that is drawn anew"
-    assert drawn.count("photos a minute") > 2
-    *_, last = drawn.splitlines()
-    assert "success. 6 cars" in last
-    assert "\x1b" not in log.read_text("utf-8")
-    assert "success. 6 cars" in log.read_text("utf-8")
-
-    # The same without a terminal: lines, and nothing is drawn.
-    done = world.crawl(settings={"LOG_FILE": log, "DOWNLOAD_DELAY": 0.25, "PROGRESS_INTERVAL": 0.2})
-    assert not set(done.stderr) & {"\x1b", "\r"}
-    *head, last = done.stderr.splitlines()
-    assert "success. 6 cars" in last
-    assert head
-    assert all(line.startswith("bilasolur: pages ") for line in head)
-
-    # A terminal that has the log on it shows the line below the log.
-    code, drawn = on_a_terminal(world)
-    assert code == 0
-    assert "\r\x1b[K" in drawn
-    assert RECORD.match(drawn.removeprefix("\r\x1b[K"))

@@ -64,7 +64,7 @@ def webhook() -> Iterator[tuple[str, list[str]]]:
             """Quietly."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://me:{HOOK_USER}@127.0.0.1:{server.server_port}/services/{HOOK}/a", told
         server.shutdown()
 

@@ -157,10 +157,9 @@ class World:
         return done
 
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> services.CompletedCrawl:
-        """Run ``scrapy …``; what starts no crawls needs no process of its own."""
+        """Run ``scrapy …``."""
         environment = {"DATABASE_URL": self.database_url} | self.env | dict(env or {})
-        alone = arguments[0] not in {"database", "runs", "storage"}
-        return services.run_scrapy(*arguments, cwd=self.folder, env=environment, alone=alone)
+        return services.run_scrapy(*arguments, cwd=self.folder, env=environment)
 
     def sql(self, statement: Any, **values: Any) -> list[Any]:
         """Run one statement (or a text), commit, and give its rows if it has any."""

@@ -67,16 +67,6 @@ class PhotoFactory:
         self.average_bytes = average_bytes
         self.labelled = labelled
 
-    @functools.cached_property
-    def grain(self) -> float:
-        """The share of noise that brings a drawing to `average_bytes`; grain makes real photos big."""
-        low, high = 0.0, 0.9
-        for _ in range(7):
-            middle = (low + high) / 2
-            sizes = [len(_jpeg(Look("Blár", "Jeppi"), view, None, middle)) for view in (0, 2, 4)]
-            low, high = (middle, high) if sum(sizes) / 3 < self.average_bytes else (low, middle)
-        return (low + high) / 2
-
     def photo(self, name: str, look: Look, view: int, w: int | None, kind: str) -> tuple[tuple[bytes, ...], str]:
         """The photo *name* as parts to be sent one after the other, and its content type.
 
@@ -87,7 +77,7 @@ class PhotoFactory:
         content_type, _ = KINDS[kind]
         if content_type != "image/jpeg":
             return (_other(look, view % VIEWS, w, kind, name),), content_type
-        before, after = _split(look, view % VIEWS, w, self.grain, kind)
+        before, after = _split(look, view % VIEWS, w, _grain(self.average_bytes), kind)
         return (before + _mark(name), after), content_type
 
     def draw_all(self) -> None:
@@ -95,7 +85,18 @@ class PhotoFactory:
         for colour in COLOURS:
             for body in BODIES:
                 for view in range(VIEWS):
-                    _split(Look(colour, body), view, FULL[0], self.grain, "jpeg")
+                    _split(Look(colour, body), view, FULL[0], _grain(self.average_bytes), "jpeg")
+
+
+@functools.cache
+def _grain(average_bytes: int) -> float:
+    """Return the share of noise that brings a drawing to this size; grain makes real photos big."""
+    low, high = 0.0, 0.9
+    for _ in range(7):
+        middle = (low + high) / 2
+        sizes = [len(_jpeg(Look("Blár", "Jeppi"), view, None, middle)) for view in (0, 2, 4)]
+        low, high = (middle, high) if sum(sizes) / 3 < average_bytes else (low, middle)
+    return (low + high) / 2
 
 
 @functools.cache

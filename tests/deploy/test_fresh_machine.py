@@ -84,9 +84,8 @@ class Machine:
     def __init__(self, folder: Path, index: str, wheels: Path) -> None:
         self.folder, self.index, self.wheels = folder, index, wheels
         self.python = folder / ".venv" / "bin" / "python"
-        self.makefile = (REPO / "Makefile").read_text("utf-8")
         folder.mkdir()
-        (folder / "Makefile").write_text(self.makefile)
+        shutil.copy(REPO / "Makefile", folder)
         (folder / "pyproject.toml").write_text(PROJECT)
 
     def lock(self, versions: Mapping[str, str]) -> None:
@@ -100,7 +99,6 @@ class Machine:
 
     def empty(self) -> None:
         """Leaves of ``.venv`` what ``python -m venv`` makes, which takes longer than all else here."""
-        (self.folder / "Makefile").write_text(self.makefile)
         if names := [line.partition("=")[0] for line in self.installed()]:
             subprocess.run([self.python, "-m", "pip", "-q", "uninstall", "-y", *names], capture_output=True, check=True)
         (self.folder / ".venv" / ".stamp").unlink(missing_ok=True)
@@ -152,7 +150,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "index")
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         made = Machine(tmp_path / "checkout", f"http://127.0.0.1:{server.server_port}/", wheels)
         made.lock(LOCKED)
         made.first = made.setup()
@@ -167,19 +165,6 @@ def test_setup_installs_the_lock_whatever_is_newer(machine: Machine) -> None:
     assert "No broken requirements found" in done.stdout
     # Nothing to do the second time.
     assert machine.setup().stdout == ""
-
-
-@pytest.mark.parametrize("flag", ["--no-deps --require-hashes", "--no-build-isolation"])
-def test_it_is_these_flags_that_do_it(machine: Machine, flag: str) -> None:
-    """The test above is able to fail."""
-    kept = "--require-hashes" if "--require-hashes" in flag else ""
-    assert flag in machine.makefile
-    machine.lock(LOCKED)
-    machine.empty()
-    (machine.folder / "Makefile").write_text(machine.makefile.replace(flag, kept))
-    done = machine.setup()
-    assert done.returncode != 0
-    assert "covered" in done.stderr if kept else "the newest build tool was fetched" in done.stdout + done.stderr
 
 
 def test_a_lock_that_is_not_whole_is_noticed(machine: Machine) -> None:

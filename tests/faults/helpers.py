@@ -62,9 +62,9 @@ class World:
         return services.start_crawl("bilasolur", **self._options(settings, env or {}))
 
     def crawl(
-        self, *, timeout: float = 60, env: Mapping[str, str] | None = None, alone: bool = True, **settings: Any
+        self, *, timeout: float = 60, env: Mapping[str, str] | None = None, alone: bool = False, **settings: Any
     ) -> Ended:
-        """A crawl to its end; as a process of its own, whose threads may hang, unless it is not to be *alone*."""
+        """A crawl to its end; *alone*, as a process of its own, where its threads may hang."""
         options = self._options(settings, env or {})
         return ended(services.crawl("bilasolur", timeout=timeout, alone=alone, **options))
 
@@ -116,7 +116,7 @@ class World:
         self.site.clear_faults()
         self.site.photo_latency = self.site.page_latency = 0
         before = Counter(self.site.served.photos)
-        done = self.crawl(alone=False, **settings)
+        done = self.crawl(**settings)
         assert done.code == 0, done
         assert_nothing_lost(self, complete=True)
         asked = {photo for photo, number in self.site.served.photos.items() if number > before[photo]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8
 """``IMAGES_MAX_IN_FLIGHT``."""
-KILLS = 10
+KILLS = 5
 
 
 class Backfilled(World):
@@ -33,8 +32,11 @@ class Backfilled(World):
     def start(self, *, env: Mapping[str, str] | None = None, **settings: Any) -> services.RunningCrawl:
         return services.start_crawl("backfill", **self._backfill(settings, env or {}))
 
-    def crawl(self, *, timeout: float = 60, env: Mapping[str, str] | None = None, **settings: Any) -> Ended:
-        return ended(services.crawl("backfill", timeout=timeout, **self._backfill(settings, env or {})))
+    def crawl(
+        self, *, timeout: float = 60, env: Mapping[str, str] | None = None, alone: bool = False, **settings: Any
+    ) -> Ended:
+        options = self._backfill(settings, env or {})
+        return ended(services.crawl("backfill", timeout=timeout, alone=alone, **options))
 
     def _backfill(self, settings: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
         options = self._options({"IMAGES_MAX_IN_FLIGHT": IN_FLIGHT} | dict(settings), env)
@@ -67,7 +69,7 @@ def ended(crawl: services.CompletedCrawl) -> Ended:
 
 @pytest.fixture
 def site() -> Iterator[SimulatedBilasolur]:
-    with SimulatedBilasolur(cars=100, photos=4, photo_bytes_average=12_000) as running:
+    with SimulatedBilasolur(cars=60, photos=4, photo_bytes_average=12_000) as running:
         yield running
 
 
@@ -102,20 +104,20 @@ def legacy(world: crawls.World) -> None:
     world.site.expire_all()
 
 
-def test_killed_at_ten_random_moments(either_world: Backfilled) -> None:
+def test_killed_again_and_again_at_random_moments(either_world: Backfilled) -> None:
     """While it starts or among the photos; the same command goes on each time."""
     world = either_world
     dice = random.Random(20261126)
     for _ in range(KILLS):
         served = world.photos_served()
-        # 4.4 s among photos in all: at 8 in 0.12 s not enough for 400, however fast the machine is.
+        # 1.1 s among photos in all: at 8 in 0.12 s not enough for 240, however fast the machine is.
         among_photos = dice.random() < 0.8
         with world.start() as running:
             if among_photos:
                 services.wait_until(lambda: world.photos_served() > served, 30, "a photo")  # noqa: B023
             time.sleep(dice.uniform(0, 0.9 if among_photos else 1.5))
             running.kill()
-            assert running.wait(10).returncode == -9, "it was done before it could be killed ten times"
+            assert running.wait(10).returncode == -9, "it was done before it could be killed"
         world.assert_no_false_rows()
     have = world.stored()
     assert 0 < len(have) < photo_count(world.site)
@@ -126,11 +128,10 @@ def test_killed_at_ten_random_moments(either_world: Backfilled) -> None:
     assert stored.total() - len(stored) <= KILLS * IN_FLIGHT, "what was safe was stored again"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_is_in_flight_and_the_same_command_goes_on(world: Backfilled, number: int) -> None:
+def test_a_signal_finishes_what_is_in_flight_and_the_same_command_goes_on(world: Backfilled) -> None:
     with world.start() as running:
         world.wait_for_photos(40, running)
-        running.send_signal(number)
+        running.terminate()
         done = ended(running.wait(20))
     assert done.code == 3, done
     assert "stopped on request; the same command goes on where this one ended" in done.said
@@ -144,6 +145,7 @@ def test_a_signal_finishes_what_is_in_flight_and_the_same_command_goes_on(world:
 
 
 def test_a_signal_while_photos_of_the_folder_are_uploaded(world: Backfilled) -> None:
+    world.site.photo_latency = 0
     done = world.crawl(env={"USE_S3_STORAGE": "false"})
     assert done.code == 0, done
     world.site.reset()
@@ -177,7 +179,7 @@ def test_the_database_is_away_for_some_seconds(postgres: PostgresCluster, postgr
         world.wait_for_puts(60, running)
         postgres.stop(sudden=True)
         running.wait_for_log("Database away")
-        time.sleep(3)
+        time.sleep(2)
         postgres.start()
         done = running.wait()
     assert_nobody_noticed(world, done)

@@ -69,7 +69,7 @@ def test_s3_is_stopped_in_mid_crawl(world: World, rclone: services.RcloneS3) -> 
 def test_s3_hangs_to_the_end(world: World) -> None:
     """The crawl goes on into the spool, and its end comes within a bounded time and says so."""
     with world.proxy.hang(skip=20):
-        done = world.crawl(timeout=180, **NARROW)
+        done = world.crawl(timeout=180, alone=True, **NARROW)
         # The last chance of the store, the grace for threads that hang, and a machine that is busy.
         assert time.monotonic() - world.site.served.requests[-1].time < 10 + 3 + 10, done
     assert done.code == 3, done

@@ -94,15 +94,15 @@ class TestBound:
 
     @pytest.fixture
     def site(self) -> Iterator[SimulatedBilasolur]:
-        with SimulatedBilasolur(cars=80, photos=6, per_page=40, photo_bytes_average=12_000) as running:
+        with SimulatedBilasolur(cars=40, photos=6, per_page=40, photo_bytes_average=12_000) as running:
             yield running
 
     def test_only_what_was_in_flight_is_fetched_again(self, world: World) -> None:
         with world.start(IMAGES_DOWNLOAD_DELAY=0.01) as running:
-            world.wait_for_photos(300, running)
+            world.wait_for_photos(180, running)
             running.kill()
             running.wait(10)
         have = world.stored()
-        assert 300 - len(have) <= IN_FLIGHT, "of 300 photos that were asked for"
+        assert 180 - len(have) <= IN_FLIGHT, "of 180 photos that were asked for"
         done = world.finish(have=have)
         assert world.photos_served() - photo_count(world.site) <= IN_FLIGHT, done

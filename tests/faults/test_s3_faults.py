@@ -122,7 +122,7 @@ def test_a_server_that_does_not_come_to_an_end(world: World, kind: str) -> None:
     options: dict[str, Any] = {"methods": "PUT", "skip": 10, "times": 8}
     fault = world.proxy.hang(**options) if kind == "hang" else world.proxy.trickle(0.2, **options)
     with fault:
-        done = world.crawl(S3_UPLOAD_TIMEOUT=2)
+        done = world.crawl(alone=True, S3_UPLOAD_TIMEOUT=2)
         assert fault.hits == 8
     assert done.code == 0, done
     assert done.crawl.seconds < 25
@@ -133,7 +133,7 @@ def test_a_server_that_does_not_come_to_an_end(world: World, kind: str) -> None:
 def test_all_uploads_hang(world: World) -> None:
     """The cars are kept, the photos wait, and the crawl ends."""
     with world.proxy.hang(methods="PUT", skip=10):
-        done = world.crawl(S3_UPLOAD_TIMEOUT=2)
+        done = world.crawl(alone=True, S3_UPLOAD_TIMEOUT=2)
     assert done.code == 3, done
     assert "photos in the spool" in done.said
     assert_nothing_lost(world)
@@ -160,7 +160,7 @@ def test_another_checksum_than_that_of_the_bytes() -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         options = S3Options(
             bucket="car-photos",
             region="eu-north-1",

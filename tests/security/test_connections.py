@@ -63,7 +63,7 @@ def address_of(text: str) -> tuple[str, int]:
 def listeners(pid: int) -> set[tuple[str, str, int]]:
     """Kind, address and port of each socket, of a process and all that it started, that takes what strangers send."""
     inodes = set()
-    for member in services._family(pid):
+    for member in services.family(pid):
         for handle in Path(f"/proc/{member}/fd").glob("*"):
             with contextlib.suppress(OSError):
                 if found := re.fullmatch(r"socket:\[(\d+)\]", str(handle.readlink())):
@@ -147,7 +147,7 @@ def test_nothing_listens_while_a_browser_runs(new_world: Callable[..., World]) -
             spider_arguments={"base_url": world.site.base_url},
         ) as running:
             watch(world, running, "list", 3)
-            family = services._family(running.pid)
+            family = services.family(running.pid)
             commands = [Path(f"/proc/{process}/cmdline").read_bytes() for process in family]
             assert any(b"--type=renderer" in command for command in commands)
 
