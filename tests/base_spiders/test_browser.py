@@ -17,8 +17,7 @@ from scrapy.http import HtmlResponse
 from carscraper.base_spiders import browser, chromium
 from carscraper.base_spiders.browser import GrowingList
 from carscraper.base_spiders.chromium import find_chromium, why_not_started
-from carscraper.base_spiders.photos import background_address
-from carscraper.base_spiders.query_ids import lasting_query, query_id
+from carscraper.base_spiders.pages import background_address, lasting_query, query_id
 from carscraper.exceptions import ConfigurationError
 from carscraper.spiders.askja import AskjaSpider
 from carscraper.state import state_of

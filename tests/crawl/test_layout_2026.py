@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_a_stock_of_110_cars_comes_whole_with_every_photo_and_field(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=110, photos=(10, 28), photo_bytes_average=9_000, layout="2026")
+def test_a_stock_of_two_pages_comes_whole_with_every_photo_and_field(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=60, photos=(10, 28), photo_bytes_average=9_000, layout="2026")
     photos = sum(len(car.photos) for car in world.site.cars)
-    assert photos > 1_800
+    assert photos > 900
     done = world.crawl(timeout=600)
 
-    assert verdict(done).startswith(f"bilasolur: success. 110 cars (110 new, 0 gone); {photos} photos stored")
+    assert verdict(done).startswith(f"bilasolur: success. 60 cars (60 new, 0 gone); {photos} photos stored")
     rows, images = world.listings(), world.images()
     assert rows.keys() == {str(car.cid) for car in world.site.cars}
     for car in world.site.cars:
@@ -62,14 +62,6 @@ def test_a_card_whose_link_names_no_car_is_read_by_its_anchor(new_world: Callabl
     world.crawl()
     truth = truth_of(car, world.site.base_url, "2026")
     assert {name: world.listing(car)[name] for name in truth} == truth
-
-
-def test_both_sentences_about_a_car_that_is_gone_are_known(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=8, photos=0, layout="2026")
-    world.crawl()
-    for car in world.site.cars[:2]:
-        world.site.sell(car.cid)
-    assert "success. 6 cars (0 new, 2 gone)" in verdict(world.crawl())
 
 
 def test_the_site_may_change_from_one_layout_to_the_other(new_world: Callable[..., World]) -> None:
