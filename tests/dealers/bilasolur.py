@@ -8,7 +8,7 @@ In process::
 
 As a process of its own, steered through ``/_control/`` (see server.py) or by `server.Remote`::
 
-    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 10-28 --layout 2026 --labelled
+    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 10-28 --layout 2026
 
 What it does as the real site was seen to do: a POST needs a ``__VIEWSTATE`` that a page view gave out
 and the whole form, and ends at ``SearchResults.aspx?page=1&id=<GUID>``; an unknown GUID goes to the home
@@ -162,12 +162,8 @@ class SimulatedBilasolur(SimulatedDealer):
     Args:
         layout: "2019" or "2026".
         per_page: cars on a result page; None for the layout's 40 or 48.
-        photo_ttl: seconds that a photo's address works after a page showing it was rendered; None for ever.
-        expired_as: the fault step a dead address answers with: "404", "403", "html200", "placeholder".
-        last_page_links_on: False: the last page has no next link.
         endless: every page past the last one is full of cars that were never seen before.
         featured: cards on the home page.
-        session_cookie: every page sets ``ASP.NET_SessionId`` for who has none.
         forms: "home" and "advanced", the search forms that are there; None for those of the layout.
         cid_leads_to: what a search for one car's number leads to, "results" or "details".
         options: those of every dealer.
@@ -187,12 +183,8 @@ class SimulatedBilasolur(SimulatedDealer):
         *,
         layout: str = LAYOUT,
         per_page: int | None = None,
-        photo_ttl: float | None = None,
-        expired_as: str = "404",
-        last_page_links_on: bool = True,
         endless: bool = False,
         featured: int = 4,
-        session_cookie: bool = True,
         forms: Iterable[str] | None = None,
         cid_leads_to: str = "results",
         **options: Any,
@@ -200,12 +192,9 @@ class SimulatedBilasolur(SimulatedDealer):
         usual = {"cars": 40, "photos": 3, "ads_every": 10, "photo_bytes_average": 60_000}
         super().__init__(per_page=per_page or PER_PAGE[layout], **usual | options)
         self.layout = layout
-        self.photo_ttl = photo_ttl
-        self.expired_as = expired_as
-        self.last_page_links_on = last_page_links_on
+        self.expired_as = "404"
         self.endless = endless
         self.featured = featured
-        self.session_cookie = session_cookie
         self.forms = list(FORMS[layout] if forms is None else forms)
         self.cid_leads_to = cid_leads_to
         self.today = invented.TODAY
@@ -288,7 +277,7 @@ class SimulatedBilasolur(SimulatedDealer):
         if kind not in answers:
             return page("404", "Síðan fannst ekki.", status=404)
         response = answers[kind](which, request)
-        if self.session_cookie and kind not in {"photo", "robots"} and SESSION not in request.header("Cookie"):
+        if kind not in {"photo", "robots"} and SESSION not in request.header("Cookie"):
             session = hashlib.sha256(f"session {next(self._numbers)}".encode()).hexdigest()[:24]
             response.headers += (("Set-Cookie", f"{SESSION}={session}; path=/; HttpOnly; SameSite=Lax"),)
         return response
@@ -419,8 +408,7 @@ class SimulatedBilasolur(SimulatedDealer):
         if asked > 1:
             cells.append(_link(f"SearchResults.aspx?page={asked - 1}&id={guid}", arrow.format("left")))
         cells.append(f"<span>{asked}</span>")
-        if asked < last or self.last_page_links_on or self.endless:
-            cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))
+        cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))  # for ever
         css = {"2019": "pagingCell", "2026": "sr-page"}[self.layout]
         paging = "".join(f'<div class="{css}">{cell}</div>' for cell in cells)
         if self.layout == "2026":
@@ -594,16 +582,11 @@ class SimulatedBilasolur(SimulatedDealer):
 
     def _photo(self, which: str, request: Request) -> Response:
         response = super()._photo(which, request)
-        if response.status == 200 and self._is_dead(*map(int, which.split("/"))):
-            return apply_step(self.expired_as, Response)
+        if response.status == 200 and self._expired_at > float("-inf"):
+            c, p = map(int, which.split("/"))
+            if self._rendered.get((c, p), float("-inf")) <= self._expired_at:
+                return apply_step(self.expired_as, Response)
         return response
-
-    def _is_dead(self, c: int, p: int) -> bool:
-        if self.photo_ttl is None and self._expired_at == float("-inf"):
-            return False
-        rendered = self._rendered.get((c, p), float("-inf"))
-        outlived = self.photo_ttl is not None and time.monotonic() - rendered > self.photo_ttl
-        return outlived or rendered <= self._expired_at
 
 
 # Markup
@@ -745,19 +728,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--photos", type=_photos, default=3, help="photos of each car, or the least and the most of them: 10-28")
     add("--layout", choices=PER_PAGE, default=LAYOUT)
     add("--per-page", type=int, help="cars on a result page; by default 40 or, in 2026, 48")
-    add("--ads-every", type=int, default=10, help="an advertisement after so many cars, 0 for none")
-    add("--seed", type=int, default=1)
     add("--photo-bytes-average", type=int, default=60_000, help="of a photo at full size")
-    add("--labelled", action="store_true", help="write each car's name on its photos")
-    add("--photo-ttl", type=float, help="seconds that a photo's address works after a page view")
-    add("--expired-as", default="404", help="what a dead address answers: 404, 403, html200, placeholder")
-    add("--endless", action="store_true", help="there is always one more page of new cars")
     add("--stop-with-stdin", action="store_true", help="end when standard input ends")
     options = vars(parser.parse_args(argv))
     stop_with_stdin = options.pop("stop_with_stdin")
     site = SimulatedBilasolur(**options)
-    if not site.factory.labelled:
-        site.factory.draw_all()
+    site.factory.draw_all()
     serve_until_stopped(site, stop_with_stdin=stop_with_stdin)
 
 
