@@ -23,27 +23,13 @@ _aggregators: set[str] = set()
 
 
 def register(source: str, *, shared_ids: str, is_aggregator: bool) -> None:
-    """Enter what a spider's class says.
-
-    Args:
-        source: the dealer's stored name.
-        shared_ids: the platform whose sites give a car the same id; empty if there is none.
-        is_aggregator: whether the site shows the cars of other dealers.
-    """
+    """Enter what the class of the spider of *source* says, see its attributes."""
     _platforms[source] = shared_ids
     (_aggregators.add if is_aggregator else _aggregators.discard)(source)
 
 
 def siblings(source: str) -> frozenset[str]:
-    """Return the sources, *source* among them, at which the same id is the same car; none if it shares its ids not.
-
-    >>> register("One", shared_ids="x", is_aggregator=True)
-    >>> register("Two", shared_ids="x", is_aggregator=False)
-    >>> sorted(siblings("One")), siblings("Nobody"), is_aggregator("One")
-    (['One', 'Two'], frozenset(), True)
-    >>> _platforms.pop("One"), _platforms.pop("Two"), _aggregators.remove("One")
-    ('x', 'x', None)
-    """
+    """Return the sources, *source* among them, at which the same id is the same car; none if it shares its ids not."""
     platform = _platforms.get(source)
     return frozenset(each for each, its in _platforms.items() if platform and its == platform)
 
@@ -69,9 +55,6 @@ def choose(known: Mapping[str, str], wanted: str | None) -> list[str]:
 
     Raises:
         ConfigurationError: one is unknown, or none is named.
-
-    >>> choose({"br": "BR", "hekla": "Hekla"}, " Hekla,br, hekla")
-    ['hekla', 'br']
     """
     if wanted is None:
         return list(known)
@@ -89,9 +72,6 @@ def distribute(arguments: Iterable[tuple[str, str]], known: Iterable[str]) -> di
 
     Raises:
         ConfigurationError: one is for an unknown dealer, or can't be the same for all.
-
-    >>> distribute([("limit", "3"), ("br.limit", "5")], ["br", "hekla"])
-    {'br': {'limit': '5'}, 'hekla': {'limit': '3'}}
     """
     of_all: dict[str, str] = {}
     own: dict[str, dict[str, str]] = {name: {} for name in known}

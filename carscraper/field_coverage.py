@@ -18,30 +18,13 @@ if TYPE_CHECKING:
     from carscraper.items import CarItem
 
 CARD_FIELDS = (
-    "title",
-    "make",
-    "model",
-    "year",
-    "registration_month",
-    "price",
-    "kilometers",
-    "fuel",
-    "transmission",
-    "drivetrain",
-    "dealer_id",
+    *("title", "make", "model", "year", "registration_month", "price", "kilometers", "fuel", "transmission"),
+    *("drivetrain", "dealer_id"),
 )
 """Fields of ``CarItem`` that a result card may show."""
 PAGE_FIELDS = (
-    "drivetrain",
-    "colour",
-    "body",
-    "doors",
-    "seats",
-    "horsepower",
-    "city_consumption",
-    "dealer_name",
-    "description",
-    "source_updated_at",
+    *("drivetrain", "colour", "body", "doors", "seats", "horsepower", "city_consumption", "dealer_name"),
+    *("description", "source_updated_at"),
 )
 """Fields that a car's own page may show."""
 PHOTO, PHOTOS = "photo", "photos_per_car"
@@ -79,12 +62,10 @@ class FieldCoverage:
     """
 
     def add_card(self, item: CarItem) -> None:
-        """Count a car as its card shows it."""
         self.cars += 1
         self._add(item, "", CARD_FIELDS)
 
     def add_page(self, item: CarItem) -> None:
-        """Count a car as its own page shows it."""
         self.pages += 1
         self._add(item, PAGE, PAGE_FIELDS)
 
@@ -145,7 +126,6 @@ class FieldCoverage:
         return self.pages if name.startswith(PAGE) else self.cars
 
     def to_json(self) -> str:
-        """Write the counts as one line of text."""
         return json.dumps({"pages": self.pages, **self.counts}, sort_keys=True)
 
     @classmethod
@@ -178,13 +158,6 @@ def drops(before: FieldCoverage, now: FieldCoverage, points: float = DROP) -> li
 
     A field is compared where both crawls looked at five cars or more, and what may be chance is allowed for: the fewer
     the cars, the deeper the fall must be. What the cards lost and the cars' own pages show now did not fall.
-
-    >>> drops(FieldCoverage(9, 0, {"price": 9, "fuel": 8}), FieldCoverage(10, 0, {"price": 1, "fuel": 8}))
-    [Drop(name='price', before=100.0, now=10.0)]
-    >>> drops(FieldCoverage(9, 0, {"price": 9}), FieldCoverage(4, 0, {"price": 0}))
-    []
-    >>> drops(FieldCoverage(9, 0, {"price": 9}), FieldCoverage(9, 9, {"price": 0, "scraped": 9, "car.price": 9}))
-    []
     """
     was, is_now = before.shares(), now.shares()
     found = []
@@ -234,14 +207,7 @@ class Expectation:
 
 
 def look_at(coverage: FieldCoverage, expected: Mapping[str, float]) -> list[Expectation]:
-    """Compare the cars as they are in the end with what is expected of their dealer; nothing with fewer than five.
-
-    >>> some = FieldCoverage(9, 0, {"scraped": 9, "car.price": 4, "ledger.price": 5})
-    >>> [each.is_met for each in look_at(some, {"price": 0.9})]
-    [True]
-    >>> [each.is_met for each in look_at(FieldCoverage(9, 0, {"scraped": 9, "car.price": 1}), {"price": 0.9})]
-    [False]
-    """
+    """Compare the cars as they are in the end with what is expected of their dealer; nothing with fewer than five."""
     cars = coverage.counts.get(_SCRAPED, 0)
     if cars < _FEWEST:
         return []
@@ -272,6 +238,8 @@ def where_read(spider: type, name: str) -> str:
     if name in {PAGE + PHOTO, PAGE + PHOTOS}:
         hook = "details_images" if getattr(spider, "details_images", "") else "read_images"
     owner = _owner(spider, hook)
+    if "facts" in getattr(getattr(spider, hook, None), "__code__", _owner.__code__).co_names:
+        owner = _owner(spider, "facts")
     card = _owner(spider, "read_card")
     if card and not name.startswith(PAGE) and (owner is None or issubclass(card, owner)) and card is not owner:
         hook, owner = "read_card", card  # it reads the whole card in a way of its own

@@ -22,8 +22,6 @@ from carscraper.parsing import clean_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_SLUG_LENGTH", "Vehicle", "canonical", "make_slug", "slug", "split_make_model", "split_title"]
-
 MAX_SLUG_LENGTH: Final = 60
 """The most characters in a slug: a part of a key must stay far below S3's 1,024 bytes."""
 
@@ -78,7 +76,7 @@ class _Catalogue:
 
 @functools.cache
 def _catalogue() -> _Catalogue:
-    """The data file; a spelling that two makes claim is a mistake in it."""
+    """Return the data file; a spelling that two makes claim is a mistake in it."""
     text = importlib.resources.files("carscraper.data").joinpath("vehicles.toml").read_text(encoding="utf-8")
     data = tomllib.loads(text)
     names: dict[str, tuple[_Make, str | None]] = {}
@@ -95,7 +93,7 @@ def _catalogue() -> _Catalogue:
     return _Catalogue(MappingProxyType(names), MappingProxyType(trims))
 
 
-# --- slugs --------------------------------------------------------------------------------------------------
+# --- slugs ---
 
 
 def _ascii(text: str) -> str:
@@ -114,15 +112,10 @@ def _key(text: str) -> str:
 
 
 def slug(text: str | None, max_length: int = MAX_SLUG_LENGTH) -> str:
-    r"""*text* as a part of a key: ``[a-z0-9-]``, 1 to *max_length* (at most 60) characters.
+    """*text* as a part of a key: ``[a-z0-9-]``, 1 to *max_length* (at most 60) characters.
 
     ``unknown`` for nothing. Icelandic letters are spelled out, accents dropped, other scripts and emoji left
     out. There is no hyphen at either end and never two in a row; the slug of a slug is itself.
-
-    >>> slug("Land Cruiser 150 GX"), slug("Þórður Ægir Ölaf"), slug("Citroën ë-C4")
-    ('land-cruiser-150-gx', 'thordur-aegir-olaf', 'citroen-e-c4')
-    >>> slug("../../etc/passwd\n"), slug("🚗"), slug(None)
-    ('etc-passwd', 'unknown', 'unknown')
     """
     length = min(max(max_length, 1), MAX_SLUG_LENGTH)
     # A run of combining marks costs its square to normalise: what can't reach the slug is cut first.
@@ -131,17 +124,13 @@ def slug(text: str | None, max_length: int = MAX_SLUG_LENGTH) -> str:
 
 
 def make_slug(make: str | None) -> str:
-    """The slug of a make, the same for all its spellings.
-
-    >>> make_slug("VW"), make_slug("Volkswagen"), make_slug("M.BENZ"), make_slug("Trabant"), make_slug(None)
-    ('volkswagen', 'volkswagen', 'mercedes-benz', 'trabant', 'unknown')
-    """
+    """Return the slug of a make, the same for all its spellings."""
     make = _clean(make, _MAX_MAKE)
     found = _find_make(make or "")
     return slug(found[0].slug if found else make)
 
 
-# --- splitting ----------------------------------------------------------------------------------------------
+# --- splitting ---
 
 
 def _find_make(text: str) -> tuple[_Make, str | None] | None:
@@ -150,7 +139,7 @@ def _find_make(text: str) -> tuple[_Make, str | None] | None:
 
 
 def _leading_make(words: list[str]) -> int:
-    """How many of the first words name a known make; 0 for none. The longest name wins."""
+    """Return how many of the first words name a known make; 0 for none. The longest name wins."""
     for count in range(min(_MAX_MAKE_WORDS, len(words)), 0, -1):
         # The last word must matter: "Kia -" is "Kia" and a stray hyphen.
         if _key(words[count - 1]) and _find_make(" ".join(words[:count])):
@@ -159,14 +148,9 @@ def _leading_make(words: list[str]) -> int:
 
 
 def split_title(title: str | None) -> tuple[str | None, str | None]:
-    """Make and model of a title such as ``LAND ROVER DEFENDER HSE``, as they are written there.
+    """Return make and model of a title such as ``LAND ROVER DEFENDER HSE``, as they are written there.
 
     Without a known make at its beginning the first word is the make.
-
-    >>> split_title("LAND ROVER DEFENDER HSE"), split_title("VW ID.5 GTX 220 KW")
-    (('LAND ROVER', 'DEFENDER HSE'), ('VW', 'ID.5 GTX 220 KW'))
-    >>> split_title("Trabant 601"), split_title("Kia"), split_title("  ")
-    (('Trabant', '601'), ('Kia', None), (None, None))
     """
     words = (_clean(title, _MAX_TITLE) or "").split()
     count = _leading_make(words) or 1
@@ -174,13 +158,7 @@ def split_title(title: str | None) -> tuple[str | None, str | None]:
 
 
 def split_make_model(make: str | None, make_and_model: str | None) -> tuple[str | None, str | None]:
-    """Make and model where the page gives the make, and the make and model together (bilasolur.is).
-
-    >>> split_make_model("TOYOTA", "TOYOTA LAND CRUISER 150 GX")
-    ('TOYOTA', 'LAND CRUISER 150 GX')
-    >>> split_make_model("VW", "VOLKSWAGEN GOLF"), split_make_model(None, "ALFA ROMEO GIULIA")
-    (('VW', 'GOLF'), ('ALFA ROMEO', 'GIULIA'))
-    """
+    """Return make and model where the page gives the make, and the make and model together (bilasolur.is)."""
     make, text = _clean(make, _MAX_MAKE), _clean(make_and_model, _MAX_TITLE)
     if make is None:
         return split_title(text)
@@ -207,7 +185,7 @@ def _without_make(make: str, text: str | None) -> str | None:
     return " ".join(words) or None
 
 
-# --- the canonical form -------------------------------------------------------------------------------------
+# --- the canonical form ---
 
 
 def _has_word(text: str) -> bool:
@@ -225,15 +203,7 @@ def _clean(text: str | None, longest: int) -> str | None:
 
 @functools.lru_cache(maxsize=4096)  # thousands of cars are of a few hundred models
 def canonical(make: str | None, model: str | None) -> Vehicle:
-    """Make and model in their one stored form; applying it to its own answer changes nothing.
-
-    >>> canonical("SKODA", "ENYAQ IV 80")
-    Vehicle(make='Skoda', model='Enyaq iV 80', display_make='Škoda', display_name='Enyaq iV 80', known=True)
-    >>> canonical("VW", "VOLKSWAGEN GOLF GTE").model, canonical("Trabant", "601").known
-    ('Golf GTE', False)
-    >>> canonical("RANGE ROVER", "SPORT HSE").model, canonical("TOYOTA", "LAND CRUISER 150 GX").model
-    ('Range Rover Sport HSE', 'Land Cruiser 150 GX')
-    """
+    """Return make and model in their one stored form; applying it to its own answer changes nothing."""
     make, model = _clean(make, _MAX_MAKE), _clean(model, _MAX_MODEL)
     if make is None:
         return Vehicle(None, model, None, model)
@@ -252,7 +222,7 @@ def canonical(make: str | None, model: str | None) -> Vehicle:
 
 
 def _mend(make: _Make, model: str | None) -> str | None:
-    """The model with the case and spacing of the known model that it begins with, and of ordinary words."""
+    """Return the model with the case and spacing of the known model that it begins with, and of ordinary words."""
     words = (model or "").split()
     start: list[str] = []
     for count in range(min(_MAX_MODEL_WORDS, len(words)), 0, -1):

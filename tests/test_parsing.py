@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carscraper import parsing
+from carscraper import parsing, words
 from carscraper.parsing import Price
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARSERS: dict[str, Callable[[str | None], Any]] = {
-    name: getattr(parsing, name) for name in parsing.__all__ if name.startswith(("parse_", "is_", "clean_"))
-} | {"parse_kilometers bare": lambda text: parsing.parse_kilometers(text, bare=True)}
+    name: parser for module in (parsing, words) for name, parser in vars(module).items() if name.startswith("parse_")
+} | {"clean_text": parsing.clean_text, "kilometers bare": lambda text: parsing.parse_kilometers(text, bare=True)}
 
 # A whole card of islandsbilar.is, and one of hekla.is with its lines joined.
 ISLANDSBILAR = "LAND ROVER DEFENDER HSE 7/2020 181 000 km. Sjálfskipting Dísil Fjórhjóladrif Verð: 8.590.000 kr."
@@ -28,47 +28,9 @@ BRIMBORG = "Árgerð (nýskráð): 09/2023 Ekinn (km): 26.460 Verð: 7.990.000 k
 
 FRAGMENTS = [
     *"0123456789.,:/- ()%+",
-    *(
-        "kr.",
-        "kr",
-        "km.",
-        "km",
-        "þ.km",
-        "þús.",
-        "þúsund",
-        "millj.",
-        "m.kr.",
-        "isk",
-        "verð",
-        "Tilboð",
-        "áður",
-        "nú",
-    ),
-    *(
-        "án vsk.",
-        "með vsk",
-        "óskast",
-        "á mánuði",
-        "afsláttur",
-        "ekinn",
-        "akstur",
-        "l/100km",
-        "hestöfl",
-        "dyra",
-    ),
-    *(
-        "manna",
-        "júní",
-        "nýskráning",
-        "2019",
-        "2.990.000",
-        "45.000",
-        "181 000",
-        "000",
-        "\xa0",
-        "\u200b",
-        "\x00",
-    ),
+    *("kr.", "kr", "km.", "km", "þ.km", "þús.", "þúsund", "millj.", "m.kr.", "isk", "verð", "Tilboð", "áður", "nú"),
+    *("án vsk.", "með vsk", "óskast", "á mánuði", "afsláttur", "ekinn", "akstur", "l/100km", "hestöfl", "dyra"),
+    *("manna", "júní", "nýskráning", "2019", "2.990.000", "45.000", "181 000", "000", "\xa0", "\u200b", "\x00"),
     *("\ud800", "·", "\n", "hvítur", "ljós", "Bensín", "Rafmagn", "Sjálfskipting", "\u0301", "🚗", "٣", "²"),
 ]
 any_text = st.text(st.characters(), max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join)
@@ -382,10 +344,7 @@ def test_every_form_of_a_mileage_gives_it_back(kilometers: int, form: str, space
     assert parsing.parse_kilometers(text) == kilometers
 
 
-@given(
-    st.integers(1, 2_000),
-    st.sampled_from(["{} þ.km", "{} þ.km. · Beinskipting", "{} þús. km", "{} þúsund km"]),
-)
+@given(st.integers(1, 2_000), st.sampled_from(["{} þ.km", "{} þ.km. · Beinskipting", "{} þús. km", "{} þúsund km"]))
 def test_thousands_of_kilometers(thousands: int, form: str) -> None:
     assert parsing.parse_kilometers(form.format(thousands)) == thousands * 1_000
 
@@ -395,25 +354,6 @@ def test_an_implausible_mileage_is_unknown(number: int, form: str) -> None:
     value = number * 1_000 if "þ" in form else number
     found = parsing.parse_kilometers(form.format(number))
     assert found == (value if 1 <= value <= 2_000_000 else None)
-
-
-NEW_CAR = [
-    ("Nýtt ökutæki · Sjálfskipting", True),
-    ("Nýtt", True),
-    ("Nýr", True),
-    ("Akstur: Nýtt", True),
-    ("Nýr og ónotaður bíll", True),
-    ("Nýskoðaður", False),
-    ("Ný tímareim", False),
-    ("Nýr rafgeymir · Beinskipting", False),
-    ("eins og nýr bíll", False),
-    ("45.000 km.", False),
-]
-
-
-def test_a_new_car() -> None:
-    for text, new in NEW_CAR:
-        assert parsing.is_new(text) is new, (text, new)
 
 
 # --- dates --------------------------------------------------------------------------------------------------
@@ -454,11 +394,7 @@ def test_year_and_month() -> None:
         assert parsing.parse_year_month(text, today=dt.date(2026, 2, 1)) == expected, (text, expected)
 
 
-@given(
-    st.integers(1900, 2028),
-    st.integers(1, 12),
-    st.sampled_from(["{m}/{y}", "{m:02}.{y}", "{m} / {y} · Bensín"]),
-)
+@given(st.integers(1900, 2028), st.integers(1, 12), st.sampled_from(["{m}/{y}", "{m:02}.{y}", "{m} / {y} · Bensín"]))
 def test_every_year_and_month(year: int, month: int, form: str) -> None:
     assert parsing.parse_year_month(form.format(y=year, m=month), today=dt.date(2026, 2, 1)) == (year, month)
 
@@ -483,20 +419,7 @@ def test_date() -> None:
 
 @given(st.dates(dt.date(1900, 1, 1), dt.date(2100, 12, 31)))
 def test_every_date(day: dt.date) -> None:
-    months = [
-        "jan",
-        "feb",
-        "mars",
-        "apríl",
-        "maí",
-        "júní",
-        "júlí",
-        "ágúst",
-        "sept",
-        "október",
-        "nóv",
-        "desember",
-    ]
+    months = ["jan", "feb", "mars", "apríl", "maí", "júní", "júlí", "ágúst", "sept", "október", "nóv", "desember"]
     assert parsing.parse_date(f"Síðast uppfært {day.day}.{day.month}.{day.year}") == day
     assert parsing.parse_date(day.isoformat()) == day
     assert parsing.parse_date(f"{day.day}. {months[day.month - 1]} {day.year}") == day
@@ -533,51 +456,58 @@ FUEL = [
 
 def test_fuel() -> None:
     for text, fuel in FUEL:
-        assert parsing.parse_fuel(text) == fuel, (text, fuel)
+        assert words.parse_fuel(text) == fuel, (text, fuel)
 
 
 TECHNICAL_WORDS = [
-    (parsing.parse_transmission, "Sjálfskiptur", "automatic"),
-    (parsing.parse_transmission, "128 þ.km · Beinskipting", "manual"),
-    (parsing.parse_transmission, "Sjálfskipting / Beinskipting", None),
-    (parsing.parse_transmission, ISLANDSBILAR, "automatic"),
-    (parsing.parse_drivetrain, "Framhjóladrif", "fwd"),
-    (parsing.parse_drivetrain, "Afturhjóladrifinn", "rwd"),
-    (parsing.parse_drivetrain, "4x4", "4wd"),
-    (parsing.parse_drivetrain, ISLANDSBILAR, "4wd"),
-    (parsing.parse_doors, "5 dyra", 5),
-    (parsing.parse_doors, "fjögurra dyra", 4),
-    (parsing.parse_doors, "4ra dyra", 4),
-    (parsing.parse_doors, "Dyr: 3", 3),
-    (parsing.parse_doors, "5", 5),
-    (parsing.parse_doors, "4/5 dyra", None),
-    (parsing.parse_doors, "0 dyra", None),
-    (parsing.parse_doors, "2019 dyra", None),
-    (parsing.parse_seats, "5 manna", 5),
-    (parsing.parse_seats, "Fjöldi sæta: 7", 7),
-    (parsing.parse_seats, "5 dyra 7 manna", 7),
-    (parsing.parse_seats, "99 manna", None),
-    (parsing.parse_horsepower, "Vél 150 hestöfl", 150),
-    (parsing.parse_horsepower, "110 kW (150 hö.)", 150),
-    (parsing.parse_horsepower, "1.020 hestöfl", 1_020),
-    (parsing.parse_horsepower, "220 KW", None),
-    (parsing.parse_horsepower, "9999 hestöfl", None),
-    (parsing.parse_consumption, "Innanbæjareyðsla 5,3 l/100km", 5.3),
-    (parsing.parse_consumption, "7 l á hundraðið", 7.0),
-    (parsing.parse_consumption, "Eyðsla (l/100km): 5,3", 5.3),
-    (parsing.parse_consumption, "0,0 l/100km", None),
-    (parsing.parse_consumption, "17,5 kWh/100km", None),
-    (parsing.parse_consumption, "99 l/100km", None),
-    (parsing.parse_colour, "Hvít", "hvítur"),
-    (parsing.parse_colour, "LJÓSGRÁR", "ljósgrár"),
-    (parsing.parse_colour, "dökk-grár (sans)", "dökkgrár"),
-    (parsing.parse_colour, "Svartsanseraður", "svartur"),
-    (parsing.parse_colour, "Silfur", "silfurgrár"),
-    (parsing.parse_colour, "svört leðursæti, hvítur", "hvítur"),
-    (parsing.parse_colour, "Nýr og fínn, litur: rauður, blár miði", "rauður"),
-    (parsing.parse_colour, "með rauðum og bláum röndum", None),
-    (parsing.parse_colour, "Vel með farinn", None),
-    (parsing.parse_colour, HEKLA, None),
+    (words.parse_transmission, "Sjálfskiptur", "automatic"),
+    (words.parse_transmission, "128 þ.km · Beinskipting", "manual"),
+    (words.parse_transmission, "Sjálfskipting / Beinskipting", None),
+    (words.parse_transmission, ISLANDSBILAR, "automatic"),
+    (words.parse_drivetrain, "Framhjóladrif", "fwd"),
+    (words.parse_drivetrain, "Afturhjóladrifinn", "rwd"),
+    (words.parse_drivetrain, "4x4", "4wd"),
+    (words.parse_drivetrain, ISLANDSBILAR, "4wd"),
+    (words.parse_doors, "5 dyra", 5),
+    (words.parse_doors, "fjögurra dyra", 4),
+    (words.parse_doors, "4ra dyra", 4),
+    (words.parse_doors, "Dyr: 3", 3),
+    (words.parse_doors, "5", 5),
+    (words.parse_doors, "4/5 dyra", None),
+    (words.parse_doors, "0 dyra", None),
+    (words.parse_doors, "2019 dyra", None),
+    (words.parse_seats, "5 manna", 5),
+    (words.parse_seats, "Fjöldi sæta: 7", 7),
+    (words.parse_seats, "5 dyra 7 manna", 7),
+    (words.parse_seats, "99 manna", None),
+    (words.parse_horsepower, "Vél 150 hestöfl", 150),
+    (words.parse_horsepower, "110 kW (150 hö.)", 150),
+    (words.parse_horsepower, "1.020 hestöfl", 1_020),
+    (words.parse_horsepower, "220 KW", None),
+    (words.parse_horsepower, "9999 hestöfl", None),
+    (words.parse_consumption, "Innanbæjareyðsla 5,3 l/100km", 5.3),
+    (words.parse_consumption, "7 l á hundraðið", 7.0),
+    (words.parse_consumption, "Eyðsla (l/100km): 5,3", 5.3),
+    (words.parse_consumption, "0,0 l/100km", None),
+    (words.parse_consumption, "17,5 kWh/100km", None),
+    (words.parse_consumption, "99 l/100km", None),
+    (words.parse_colour, "Hvít", "hvítur"),
+    (words.parse_colour, "LJÓSGRÁR", "ljósgrár"),
+    (words.parse_colour, "dökk-grár (sans)", "dökkgrár"),
+    (words.parse_colour, "Svartsanseraður", "svartur"),
+    (words.parse_colour, "Silfur", "silfurgrár"),
+    (words.parse_colour, "svört leðursæti, hvítur", "hvítur"),
+    (words.parse_colour, "Nýr og fínn, litur: rauður, blár miði", "rauður"),
+    (words.parse_colour, "með rauðum og bláum röndum", None),
+    (words.parse_colour, "Vel með farinn", None),
+    (words.parse_colour, HEKLA, None),
+    (words.parse_colour, "Kampavín", "kampavínslitaður"),
+    (words.parse_colour, "Dökkblár (sans)", "dökkblár"),
+    (words.parse_body, "Yfirbygging: Jeppi", "jeppi"),
+    (words.parse_body, "Litur: Blár", None),
+    (words.parse_kilowatt_hours, "Stærð rafhlöðu 80 kWh", 80.0),
+    (words.parse_kilowatt_hours, "13,8 kWh", 13.8),
+    (words.parse_kilowatt_hours, "17 kWh/100km", None),
 ]
 
 
@@ -599,41 +529,30 @@ def test_clean_text() -> None:
         assert parsing.clean_text(text) == expected, (text, expected)
 
 
-class TestRegistrationPlate:
-    @pytest.mark.parametrize(
-        ("text", "plate"),
-        [
-            ("Fastanúmer AB123", "AB123"),
-            ("Fastanúmer: AB-123", "AB123"),
-            ("FASTANÚMER\nab 123\nLitur", "AB123"),
-            ("Fastanr. MKL45", "MKL45"),
-            ("Fastnr.: MK L45", "MKL45"),
-            ("Skráningarnúmer\xa0ÞK\xa0B45", "ÞKB45"),
-            ("Raðnúmer 123456 Fastanúmer AB123.", "AB123"),
-            ("Fastanúmer AB123 Skráningarnúmer AB 123", "AB123"),
-        ],
-    )
-    def test_forms(self, text: str, plate: str) -> None:
-        assert parsing.parse_registration_plate(text) == plate
+PLATES = {
+    "Fastanúmer AB123": "AB123",
+    "Fastanúmer: AB-123": "AB123",
+    "FASTANÚMER\nab 123\nLitur": "AB123",
+    "Fastanr. MKL45": "MKL45",
+    "Fastnr.: MK L45": "MKL45",
+    "Skráningarnúmer\xa0ÞK\xa0B45": "ÞKB45",
+    "Raðnúmer 123456 Fastanúmer AB123.": "AB123",
+    "Fastanúmer AB123 Skráningarnúmer AB 123": "AB123",
+    "Fastanúmer AB123 Fastanúmer AB124": None,
+}
+NO_PLATES = [
+    *("AB123", "Raðnúmer 290003", "ID 350", "Kia EV6 GT", "Fastanúmer", "Fastanúmer: -", ""),
+    *("Fastanúmer A1234", "Fastanúmer R 1234", "Fastanúmer AB1234", "Fastanúmer AB12", "Fastanúmer ABC123"),
+    *("Fastanúmer AB1C2", "Fastanúmer AB123-4", "Skráningarnúmer GISLI", "Skráningarnúmer RÚTA1"),
+]
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            *("AB123", "Raðnúmer 290003", "ID 350", "Kia EV6 GT", "Fastanúmer", "Fastanúmer: -", ""),
-            *("Fastanúmer A1234", "Fastanúmer R 1234", "Fastanúmer AB1234", "Fastanúmer AB12", "Fastanúmer ABC123"),
-            *("Fastanúmer AB1C2", "Fastanúmer AB123-4", "Skráningarnúmer GISLI", "Skráningarnúmer RÚTA1"),
-            "Fastanúmer AB123 Fastanúmer AB124",
-        ],
-    )
-    def test_what_is_none(self, text: str) -> None:
-        assert parsing.parse_registration_plate(text) is None
 
-    @given(any_text, st.sampled_from(["Fastanúmer", "Skráningarnúmer:", "Fastnr.", ""]), any_text)
-    def test_never_an_exception_and_never_another_form(self, before: str, label: str, after: str) -> None:
-        found = parsing.parse_registration_plate(f"{before}{label} {after}")
-        assert found is None or re.fullmatch(r"[^\W\d_]{2}(?:[^\W\d_]|\d)[0-9]{2}", found)
+def test_registration_plate() -> None:
+    for text, plate in (PLATES | dict.fromkeys(NO_PLATES)).items():
+        assert words.parse_registration_plate(text) == plate, text
 
-    @given(st.from_regex(r"[A-ZÞ]{2}[A-Z0-9][0-9]{2}", fullmatch=True), st.sampled_from(["", " ", "-"]))
-    def test_a_labelled_one_is_found(self, plate: str, gap: str) -> None:
-        text = f"Raðnúmer 290003 Fastanúmer: {plate[:2]}{gap}{plate[2:]} Litur"
-        assert parsing.parse_registration_plate(text) == plate
+
+@given(any_text, st.sampled_from(["Fastanúmer", "Skráningarnúmer:", "Fastnr.", ""]), any_text)
+def test_a_plate_has_a_plates_form(before: str, label: str, after: str) -> None:
+    found = words.parse_registration_plate(f"{before}{label} {after}")
+    assert found is None or re.fullmatch(r"[^\W\d_]{2}(?:[^\W\d_]|\d)[0-9]{2}", found)

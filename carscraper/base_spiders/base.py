@@ -71,7 +71,6 @@ class CarscraperSpider(Spider):
 
     @property
     def ledger(self) -> Ledger:
-        """The database of this crawl."""
         from carscraper.db.ledger import Ledger  # noqa: PLC0415 - `scrapy list` and help texts need no SQLAlchemy
 
         return Ledger.of(self.crawler)
@@ -91,7 +90,7 @@ class CarscraperSpider(Spider):
         return item.url
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
-        """Read the photos of *item* from its own page."""
+        """Return the photos of *item* on its own page."""
         raise NotImplementedError
 
     def not_in_store(self, item: CarItem) -> None:
@@ -121,7 +120,6 @@ class CarscraperSpider(Spider):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the crawl is to end early."""
         return state_of(self.crawler).stopping is not None
 
     def end_as_failed(self, why: str) -> None:

@@ -24,7 +24,7 @@ from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http import HtmlResponse
 
-from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.cards import MANY, CardSpider
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ _LOADED = frozenset({"document", "script", "stylesheet", "xhr", "fetch"})
 _DATA = frozenset({"script", "xhr", "fetch"})
 _LOOK_EVERY = 0.2  # seconds between two looks at the page
 _QUIET = 2.0  # seconds without a request and without a new card after which none will come
-_LOOKUPS = 50  # of missing cars
-_MANY = 5  # cars that are not all without a photo by chance
 
 # Returns the cards that are new or look different since it was last called: the link's address and the card's HTML.
 _COLLECT = """([card, link]) => {
@@ -71,12 +69,10 @@ class BrowserSpider(CardSpider):
     browser_hosts: ClassVar[tuple[str, ...]] = ()
     """Further hosts that the list's scripts or data come from; from others nothing is loaded."""
 
-    def configure(self) -> None:
-        """Turn the arguments into attributes, and set up the browser.
+    # Most such sites answer 200 for every address, so that only 404 tells.
+    most_lookups = 50
 
-        Raises:
-            ConfigurationError: an argument is unknown or wrong, or there is no Chromium.
-        """
+    def configure(self) -> None:
         super().configure()
         self.refused: dict[str, str] = {}
         """Addresses that a page wanted and did not get, and why."""
@@ -155,7 +151,6 @@ class BrowserSpider(CardSpider):
         return bool(why)
 
     async def _is_forbidden(self, url: str) -> bool:
-        """Ask robots.txt, as for every other request."""
         robots = self.crawler.get_downloader_middleware(RobotsTxtMiddleware)
         try:
             if robots is not None:
@@ -165,7 +160,6 @@ class BrowserSpider(CardSpider):
         return False
 
     def start_search(self) -> Iterator[Request]:
-        """Begin at the list, in the browser."""
         timeout = self.settings.getfloat("DOWNLOAD_TIMEOUT") * 1000
         for request in super().start_search():
             request.meta.update(
@@ -184,13 +178,11 @@ class BrowserSpider(CardSpider):
             yield request
 
     async def _watch(self, page: Page, request: Request) -> None:
-        """Note what the page asks for from its beginning."""
         request.meta["carscraper_list"] = GrowingList(page, self)
 
     # --- the list ---
 
     def parse(self, response: Response) -> NoReturn:
-        """Say why ``scrapy parse`` has nothing to read here."""
         self.fail(
             f"Scripts make the list of {self.name}, and `scrapy parse` runs none: use "
             f"`scrapy crawl {self.name} -a limit=3`."
@@ -230,30 +222,21 @@ class BrowserSpider(CardSpider):
                 return
             await asyncio.sleep(self.settings.getfloat("DOWNLOAD_DELAY") * random.uniform(0.5, 1.5))  # noqa: S311
 
-    def lead(self, response: Response, page: int) -> tuple[None, bool]:
+    def next_request(self, response: Response, make: str | None, page: int) -> None:
         """Return none: the list was read to its end."""
-        return None, False
 
     def _again(self, request: Request, make: str | None, page: int) -> None:
         """Return none: the browser has tried what there is to try."""
 
     def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
         """Return what no car of the list has; photos need no ``img`` here."""
-        if len(cards) >= _MANY and not any(card.images for card in cards):
+        if len(cards) >= MANY and not any(card.images for card in cards):
             return f"a photo (card_images = {self.card_images!r})"
         return super()._missing_from_all(response, cards)
 
-    # --- the car's own page, of which nothing is known ---
-
     def page_url(self, item: CarItem) -> str | None:
-        """Return none: without the browser the page is empty."""
+        """Return none: without the browser the car's own page is empty."""
         return None
-
-    async def conclude(self) -> list[Request]:
-        """Look up a few of the missing cars: most such sites answer 200 for every address, so that only 404 tells."""
-        requests = await super().conclude()
-        self.lookups = min(len(requests), _LOOKUPS)
-        return random.sample(requests, self.lookups)
 
 
 class GrowingList:

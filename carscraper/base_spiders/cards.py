@@ -13,19 +13,16 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urljoin, urlsplit
 
-from scrapy.http import TextResponse
-
-from carscraper import parsing
-from carscraper.base_spiders import card_bounds
+from carscraper import parsing, words
+from carscraper.base_spiders import pages
 from carscraper.base_spiders.listing import ListSpider
-from carscraper.base_spiders.pages import join, says, text_of
+from carscraper.base_spiders.pages import first_of, join, number_images, says, text_of
 from carscraper.base_spiders.paging import last_of_pager
-from carscraper.base_spiders.photos import image_at, picture_address
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from parsel import Selector
     from scrapy.http import Response
@@ -35,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MANY = 5
+"""Cards that do not all lack the same by chance."""
 _TITLE_LINES = 8  # of a card, among which the title is
 # Where a title ends that has the facts on its line: "DEFENDER HSE 7/2020 181 000 km."
 _FACTS = re.compile(
@@ -43,13 +42,10 @@ _FACTS = re.compile(
     r"|[0-9]{1,3}[. ][0-9]{3}\s?km|verð\b|tilboð\b|árgerð|ekinn?\b|akstur|sjálfskipt|beinskipt)",
     re.IGNORECASE,
 )
-_MANY = 5  # cards that do not all lack the same by chance
 
 
 class Card:
     """A card as the ``get_…`` methods see it: its texts, each looked up once."""
-
-    __slots__ = ("_texts", "link", "selector")
 
     def __init__(self, selector: Selector, link: str) -> None:
         self.selector = selector
@@ -57,36 +53,31 @@ class Card:
         """The whole address of the car's own page."""
         self._texts: dict[str, list[str | None]] = {}
 
-    def texts(self, css: str) -> list[str | None]:
-        """Return the text of each element at *css*."""
+    def texts(self, css: str = "") -> list[str | None]:
+        """Return the text of each element at *css*; of the whole card without it."""
         if css not in self._texts:
-            self._texts[css] = [text_of(each) for each in self.selector.css(css)]
+            self._texts[css] = [text_of(each) for each in (self.selector.css(css) if css else [self.selector])]
         return self._texts[css]
+
+    def text(self, css: str = "") -> str | None:
+        """Return the text of the first element at *css*, or of the whole card; ``None`` if it is not there."""
+        return next(iter(self.texts(css)), None)
 
     def lines(self) -> list[str]:
         """Return the card's text, a line for each of its elements."""
-        cleaned = (parsing.clean_text(text) for text in self.selector.css("::text").getall())
-        return [text for text in cleaned if text]
-
-    def text(self, css: str = "", number: int = 0) -> str | None:
-        """Return the text of the element *number* at *css*, or of the whole card; ``None`` if it is not there."""
-        if css:
-            found = self.texts(css)
-            return found[number] if number < len(found) else None
-        if "" not in self._texts:
-            self._texts[""] = [text_of(self.selector)]
-        return self._texts[""][0]
+        return [text for each in self.selector.css("::text").getall() if (text := parsing.clean_text(each))]
 
 
 class CardSpider(ListSpider):
     """A site of result pages with cards."""
 
     card: ClassVar[str] = ""
-    """A car on a result page; empty: what is around a link to a car's page, see :mod:`card_bounds`."""
+    """A car on a result page; empty: what is around a link to a car's page, see :func:`pages.guess_cards`."""
     card_link: ClassVar[str]
     """In a card, the link to the car's own page. A card without one is an advertisement."""
     car_in_address: ClassVar[str] = ""
-    """What of the address of a car's page is the car's id: a pattern with one group, such as ``/bilar/(\\d+)``."""
+    """What of the address of a car's page is the car's id: a pattern with one group, such as ``/bilar/(\\d+)``.
+    Empty: its query, see :func:`pages.query_id`."""
     card_images: ClassVar[str] = "img"
     """In a card, the photos."""
     card_mark: ClassVar[str] = ""
@@ -111,16 +102,10 @@ class CardSpider(ListSpider):
     # --- the cards of a page ---
 
     def missing_sign(self) -> str:
-        """Return the attributes that find the cars of a page, for messages."""
         link = f"card_link = {self.card_link!r}"
         return f"card = {self.card!r} with {link}" if self.card else link
 
     def read_cards(self, response: Response) -> tuple[list[CarItem], int]:
-        """Read every card of the page.
-
-        Returns:
-            The cars, and how many cards could not be read.
-        """
         cards: list[CarItem] = []
         unreadable = 0
         known: dict[str, CarItem] = {}
@@ -145,9 +130,9 @@ class CardSpider(ListSpider):
         own = [link for link in response.css(self.card_link) if self.is_ours(join(response, link.attrib["href"]))]
         cars = {link.root: self.car_id(join(response, link.attrib["href"])) for link in own}
         if not self.card:
-            yield from card_bounds.guess_cards(own, cars, self._shows_photo)
+            yield from pages.guess_cards(own, cars, self._shows_photo)
             return
-        card_bounds.part_cards(response.css(self.card), cars)
+        pages.part_cards(response.css(self.card), cars)
         for selector in response.css(self.card):
             if link := next((each for each in selector.css(self.card_link) if each.root in cars), None):
                 yield selector, link.attrib["href"]
@@ -160,11 +145,6 @@ class CardSpider(ListSpider):
         )
 
     def check_page(self, response: Response, page: int, cards: list[CarItem], unreadable: int) -> None:
-        """Compare the cards of a page with what else it says of them.
-
-        Raises:
-            CloseSpider: all of them lack the same.
-        """
         if missing := self._missing_from_all(response, cards):
             self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
         marks = len(response.css(self.card_mark)) if self.card_mark else 0
@@ -177,7 +157,7 @@ class CardSpider(ListSpider):
 
     def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
         """Return what no car of the page has: one without a price is ordinary, a page full of them another layout."""
-        if len(cards) >= _MANY:
+        if len(cards) >= MANY:
             if not any(card.make for card in cards):
                 return "a make (get_make_model)"
             if not any(card.model for card in cards):
@@ -186,22 +166,20 @@ class CardSpider(ListSpider):
                 return "a price, a year or a distance (get_price, get_year_month, get_kilometers)"
         if len(cards) > 1 and not any(card.images for card in cards):
             shown = (picture for selector, _ in self.select_cards(response) for picture in selector.css("img"))
-            if any(self.picture_address(picture) for picture in shown):
+            if any(map(self.picture_address, shown)):
                 return f"a photo (card_images = {self.card_images!r}), though there are pictures"
         return None
 
     def linked_cars(self, response: Response) -> set[str]:
-        """Return the ids of all cars that a page leads to, in cards or not."""
         if not self.car_in_address:
             return set()
         urls = (join(response, href) for href in response.css("a::attr(href)").getall())
         return {car for url in urls if self.is_ours(url) and (car := self.car_id(url))}
 
     def pager_ends(self, response: Response, page: int) -> bool:
-        """Return whether a pager says that this page is the last one; cards count their photos in the same way."""
-        if not isinstance(response, TextResponse) or not (found := [*last_of_pager(response, page)]):
+        if not (found := [*last_of_pager(response, page)]):
             return False
-        cards = {selector.root for selector, _ in self.select_cards(response)}
+        cards = {selector.root for selector, _ in self.select_cards(response)}  # which count their photos in this way
         return any(not {each.root for each in element.xpath("ancestor-or-self::*")} & cards for element in found)
 
     def is_asked_for(self, card: CarItem) -> bool:
@@ -252,11 +230,10 @@ class CardSpider(ListSpider):
         seen = [shown, *(image.identity for image in images)]
         item = CarItem(
             source=self.source,
-            images=images,
-            image_urls=[image.source_url for image in images],
             card_hash=hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32],
             **fields,
         )
+        set_images(item, images)
         set_vehicle(item, vehicle)
         return item
 
@@ -273,29 +250,29 @@ class CardSpider(ListSpider):
         known = (pair for pair in split if pair[1] and canonical(*pair).known)
         return next(known, split[0] if split else (None, None))
 
+    def facts(self, card: Card) -> list[str]:
+        """Return the texts that year, distance, fuel, gears and driven wheels are read from, the first that has it."""
+        return [card.text() or ""]
+
     def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
         """Read the year, and the month of the first registration."""
-        return parsing.parse_year_month(card.text())
+        found = map(parsing.parse_year_month, self.facts(card))
+        return next((each for each in found if each[0]), (None, None))
 
     def get_kilometers(self, card: Card) -> int | None:
-        """Read the distance driven."""
-        return parsing.parse_kilometers(card.text())
+        return first_of(map(parsing.parse_kilometers, self.facts(card)))
 
     def get_price(self, card: Card) -> Price:
-        """Read the price, and the one before an offer."""
         return parsing.parse_price(card.text())
 
     def get_fuel(self, card: Card) -> str | None:
-        """Read what the car runs on."""
-        return parsing.parse_fuel(card.text())
+        return first_of(map(words.parse_fuel, self.facts(card)))
 
     def get_transmission(self, card: Card) -> str | None:
-        """Read the kind of gear."""
-        return parsing.parse_transmission(card.text())
+        return first_of(map(words.parse_transmission, self.facts(card)))
 
     def get_drivetrain(self, card: Card) -> str | None:
-        """Read which wheels are driven."""
-        return parsing.parse_drivetrain(card.text())
+        return first_of(map(words.parse_drivetrain, self.facts(card)))
 
     def get_dealer_id(self, card: Card) -> str | None:
         """Read whose car it is, where a site shows cars of several dealers."""
@@ -305,7 +282,9 @@ class CardSpider(ListSpider):
 
     def car_id(self, url: str) -> str | None:
         """Read the car's id where ``car_in_address`` says; what can't be an id is none."""
-        found = re.search(self.car_in_address, url) if self.car_in_address else None
+        if not self.car_in_address:
+            return pages.query_id(url)
+        found = re.search(self.car_in_address, url)
         if not found or not re.fullmatch("[A-Za-z0-9_-]{1,40}", found[1]):
             return None
         # A pattern that ends with the id must find all of it; after a number the car's name may follow.
@@ -314,10 +293,11 @@ class CardSpider(ListSpider):
 
     def canonical_url(self, url: str) -> str:
         """Leave out what only names the search."""
-        return urlsplit(url)._replace(query="", fragment="").geturl()
+        return (
+            urlsplit(url)._replace(query="", fragment="").geturl() if self.car_in_address else pages.lasting_query(url)
+        )
 
     def read_images(self, response: Response, external_id: str) -> list[CarImage]:
-        """Read the photos of the car from its own page."""
         return self.images_of(response, response.css(self.details_images or self.card_images), external_id)
 
     def parse_details(self, response: Response, item: CarItem) -> Iterator[CarItem]:
@@ -329,44 +309,33 @@ class CardSpider(ListSpider):
         images = self.read_images(response, item.external_id)
         if not images and item.images:
             raise ValueError(f"no photo is on its page (details_images = {self.details_images!r})")
-        self.set_images(item, images, keep=False)
+        set_images(item, images)
         yield item
 
-    @staticmethod
-    def set_images(item: CarItem, images: list[CarImage], *, keep: bool) -> None:
-        """Let *item* have the photos of its own page, and with *keep* behind them what only the card shows."""
-        known = {image.identity for image in images}
-        item.images = images + [image for image in item.images if keep and image.identity not in known]
-        for position, image in enumerate(item.images):
-            image.position = position
-        item.image_urls = [image.source_url for image in item.images]
-
     def is_gone(self, response: Response) -> bool:
-        """Return whether the page says that the car is sold or removed; sites that answer 404 say it so."""
-        return any(says(response, words) for words in self.gone_texts)
+        return says(response, *self.gone_texts)
 
     # --- photos ---
 
     def images_of(self, response: Response, pictures: Any, external_id: str) -> list[CarImage]:
         """Return the photos that *pictures*, elements of the page, show of the car *external_id*."""
-        images: dict[str, CarImage] = {}
-        for picture in pictures:
-            address = self.picture_address(picture)
-            image = self.image(response.urljoin, address, external_id) if address else None
-            if image and image.identity not in images:
-                image.position = len(images)
-                images[image.identity] = image
-        return list(images.values())
+        addresses = filter(None, map(self.picture_address, pictures))
+        return number_images(self.image(response.urljoin, address, external_id) for address in addresses)
 
     def picture_address(self, picture: Selector) -> str | None:
         """Read the address that an element of the page has."""
-        return picture_address(picture)
+        return pages.picture_address(picture)
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
-        """Return the photo that an address names."""
         if self.images_home and re.fullmatch(r"[\w.%-]+", address):
             address = urljoin(self.images_home if self.base_url == self.home else self.base_url, address)
-        return image_at(join, address, external_id)
+        return pages.read_image(join, address, lambda url: pages.image_of_path(url, external_id))
+
+
+def set_images(item: CarItem, images: Iterable[CarImage]) -> None:
+    """Write the photos into *item*, each once."""
+    item.images = number_images(images)
+    item.image_urls = [image.source_url for image in item.images]
 
 
 def set_vehicle(item: CarItem, vehicle: Vehicle) -> None:

@@ -10,7 +10,7 @@ from scrapy_playwright.handler import ScrapyPlaywrightDownloadHandler
 
 from carscraper.base_spiders.browser import close_page, first_words
 from carscraper.exceptions import ConfigurationError
-from carscraper.middlewares.answers import read_leniently
+from carscraper.middlewares.handlers import read_leniently
 
 if TYPE_CHECKING:
     import scrapy
@@ -28,7 +28,6 @@ class ChromiumHandler(ScrapyPlaywrightDownloadHandler):  # type: ignore[misc]  #
     """scrapy-playwright's handler, whose errors are one line and leave no page open."""
 
     def __init__(self, crawler: Crawler) -> None:
-        """Accept the crawler."""
         super().__init__(crawler)
         read_leniently(self._pool)
 

@@ -15,6 +15,7 @@ from scrapy import Request
 from carscraper import dealers
 from carscraper.base_spiders.base import allow_host, forget_tree, read_address, read_count, read_flag, reason_of
 from carscraper.base_spiders.missing import ConcludingSpider
+from carscraper.base_spiders.pages import is_whole
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem
 from carscraper.state import state_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DAY = timedelta(days=1)
 _CONTRADICTIONS = 3  # pages of listed cars that say "gone"; fewer may have been sold this minute
 
 
@@ -69,11 +69,6 @@ class DealerSpider(ConcludingSpider):
             cls.expected = {name: share for name, share in cls.expected.items() if name not in cls.not_shown}
 
     def configure(self) -> None:
-        """Turn the arguments into attributes.
-
-        Raises:
-            ConfigurationError: an argument is unknown or wrong.
-        """
         super().configure()
         arguments = dict(self.arguments)
         self.base_url = read_address("base_url", arguments.pop("base_url", self.home))
@@ -111,7 +106,6 @@ class DealerSpider(ConcludingSpider):
         return int(value) if value else None
 
     async def start(self) -> AsyncIterator[Any]:
-        """Begin at the site's first page."""
         for request in self.start_search():
             yield request
 
@@ -143,7 +137,7 @@ class DealerSpider(ConcludingSpider):
 
     def is_whole(self, response: Response) -> bool:
         """Return whether a page came to its end."""
-        return True
+        return is_whole(response)
 
     def find_car(
         self,
@@ -158,19 +152,15 @@ class DealerSpider(ConcludingSpider):
     # --- what the pipelines ask ---
 
     def spooled_sources(self) -> list[str] | None:
-        """Return this dealer's."""
         return [self.source]
 
     def key_folder(self, source: str) -> str:
-        """Return the spider's name."""
         return self.name
 
     def page_url(self, item: CarItem) -> str | None:
-        """Return the car's own page, if anything is known of it."""
         return item.url if self.has_details else None
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
-        """Return the photos of *item* from its own page."""
         return self.read_images(response, item.external_id)
 
     # --- from a page of cards to items ---
@@ -197,7 +187,9 @@ class DealerSpider(ConcludingSpider):
         for card in fresh:
             state = states.get(card.external_id)
             if self._needs_details(card, state):
-                results.append(self.details_request(card))
+                ask: dict[str, Any] = {"callback": self.parse_details_safely, "errback": self.details_failed}
+                # Two cars under one address must both be kept.
+                results.append(Request(card.url, cb_kwargs={"item": card}, dont_filter=True, **ask))
                 continue
             if state is not None and self.has_details:
                 self.known_fields[card.external_id] = state.fields
@@ -213,16 +205,6 @@ class DealerSpider(ConcludingSpider):
             for card in unchanged:
                 card.images = known.get(card.external_id, card.images)
         return results
-
-    def details_request(self, item: CarItem) -> Request:
-        """Return the request for the car's own page."""
-        return Request(
-            item.url,
-            callback=self.parse_details_safely,
-            errback=self.details_failed,
-            cb_kwargs={"item": item},
-            dont_filter=True,  # two cars under one address must both be kept
-        )
 
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
         if not self.with_details or not self.has_details:
@@ -305,13 +287,6 @@ def is_stale(external_id: str, details_at: datetime, *, now: datetime, max_age: 
 
     After the first crawl all details are of one day; every car has its own phase, so that the visits spread evenly
     over the days. A visit less than a seventh of *max_age* ago is never repeated.
-
-    >>> day = datetime(2026, 1, 1)
-    >>> due = [n for n in range(700) if is_stale(str(n), day, now=day + _DAY * 3.5, max_age=_DAY * 7)]
-    >>> 300 < len(due) < 400
-    True
-    >>> is_stale("1", day, now=day + _DAY * 7, max_age=_DAY * 7), is_stale("1", day, now=day, max_age=_DAY * 7)
-    (True, False)
     """
     age = now - details_at
     if age >= max_age:

@@ -10,6 +10,9 @@ import asyncio
 import hashlib
 import logging
 import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,37 +20,53 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from scrapy import Request
 
-from carscraper import parsing
+from carscraper import parsing, words
 from carscraper.base_spiders.base import is_web_address, reason_of, status_of
-from carscraper.base_spiders.feed_xml import KeptCodes, Vehicle, number_of, place_of_photo, read_xml, with_unit
-from carscraper.base_spiders.rogg import RoggSpider
+from carscraper.base_spiders.cards import MANY
+from carscraper.base_spiders.pages import number_images, read_xml
+from carscraper.base_spiders.rogg_details import RoggDetailsSpider
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem
 from carscraper.vehicles import canonical, split_make_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
     from typing import ClassVar
 
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from carscraper.base_spiders.feed_xml import Codes
-    from carscraper.base_spiders.paging import Walk
     from carscraper.items import CarImage
     from carscraper.settings import Secret
 
+    Codes = Mapping[str, Mapping[str, str]]
+    """Names by group (``eldsneyti``) and id."""
+
 logger = logging.getLogger(__name__)
 
+_DAY = 24 * 3600.0
 _MISSES = 3  # pages in a row that do not come: then the rest is not asked for
-_MANY = 5  # cars that can't all lack the same by chance
-_REFUSED = {401, 403}
-_HANDLER = "carscraper.middlewares.apikey.KeyedDownloadHandler"
+_HANDLER = "carscraper.middlewares.handlers.KeyedDownloadHandler"
 _PLACEHOLDER = re.compile(r"\{(?:(?P<of>[vp])\.)?(?P<name>\w+)\}", re.IGNORECASE)
 
 
-class RoggFeedSpider(RoggSpider):
+@dataclass(frozen=True, slots=True)
+class FeedCar:
+    """A car of the feed: its fields by name, and the ids of its photos in their order."""
+
+    fields: Mapping[str, str]
+    photos: list[str]
+    image_address: str
+    """The feed's template of a photo's address."""
+
+    def text(self, *names: str) -> str | None:
+        """Return the first of the fields *names* that is not empty; ``EXT_…`` goes before the plain one."""
+        texts = (parsing.clean_text(self.fields.get(each)) for name in names for each in (f"EXT_{name}", name))
+        return next(filter(None, texts), None)
+
+
+class RoggFeedSpider(RoggDetailsSpider):
     """A feed on the Rögg platform. A subclass says which settings hold its address, its key and leave to store photos.
 
     ``base_url`` overrides the setting with the address; all other arguments are as everywhere. There are no details
@@ -64,34 +83,23 @@ class RoggFeedSpider(RoggSpider):
     codes_page = "codes.aspx"
     key_parameter = "apikey"
     page_size = 50
-    vehicle = "vs/v"
-    photo = "ps/p"
-    codes_of: ClassVar[Mapping[str, str]] = {
-        "eldsneyti": "e",
-        "girartegund": "g",
-        "drif": "d",
-        "litir": "l",
-        "flokkar": "f",
-        "aukahlutir": "a",
-    }
+    codes_of: ClassVar = ("eldsneyti/e", "girartegund/g", "drif/d", "litir/l", "flokkar/f", "aukahlutir/a")
 
     # DealerSpider
     has_details = False
-    changes_within = ()
-
-    codes: Codes = MappingProxyType({})
-    pages: int | None = None
-    """How many there are, as the last one said."""
-    records = 0
-    """How many cars there are, as the last page said."""
-    _last_page = 0
-    _shown_photos = 0
-    _lacks_codes = False
 
     # CardSpider
     card = "vs/v"
     card_link = "meta fields"
-    card_mark = ""
+    card_images = "ps/p"
+
+    codes: Codes = MappingProxyType({})
+    pages: int | None = None
+    records = 0
+    """How many pages and cars there are, as the last page said."""
+    _missed = 0  # pages in a row that did not come
+    _shown_photos = 0
+    _lacks_codes = False
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -101,11 +109,6 @@ class RoggFeedSpider(RoggSpider):
         settings.set("DOWNLOAD_HANDLERS", handlers, priority="spider")
 
     def configure(self) -> None:
-        """Turn arguments and settings into attributes.
-
-        Raises:
-            ConfigurationError: an argument is wrong, or the feed's address or key is missing.
-        """
         given = self.arguments
         address = given.get("base_url") or self.settings.get(self.address_setting)
         if "?" in given.get("base_url", ""):
@@ -127,49 +130,60 @@ class RoggFeedSpider(RoggSpider):
         own = {f"{self.base_url}{page}".lower() for page in (self.feed_page, self.codes_page)}
         return (self.key_parameter, self.settings[self.key_setting]) if path in own else None
 
-    # --- codes ---
+    # --- codes, which are kept for a day in a file ---
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the codes unless they were fetched within a day, then for the first page."""
         if self.argument_problem:
             return
         if not self.settings.getbool(self.store_setting):
-            logger.warning(
-                "The feed's photos are linked and not stored, as its terms are said to ask; "
-                "%s=true stores them for who has leave.",
-                self.store_setting,
-            )
+            why = "The feed's photos are linked and not stored, as its terms are said to ask"
+            logger.warning("%s; %s=true stores them for who has leave.", why, self.store_setting)
         feed = hashlib.sha256(self.base_url.encode()).hexdigest()[:8]
-        folder = Path(self.settings.get("SPOOL_DIR")).parent
-        self._kept_codes = KeptCodes(folder / f"{self.name}-codes-{feed}.xml", self.codes_of)
-        self.codes, is_fresh = await asyncio.to_thread(self._kept_codes.read)
-        if is_fresh:
+        self._kept_codes = Path(self.settings.get("SPOOL_DIR")).parent / f"{self.name}-codes-{feed}.xml"
+        if await asyncio.to_thread(self._read_codes):
             yield self._first_page()
             return
-        yield Request(
-            urljoin(self.base_url, self.codes_page),
-            callback=self.parse_codes,
-            errback=self.codes_failed,
-            dont_filter=True,
-            priority=20,
-        )
+        url = urljoin(self.base_url, self.codes_page)
+        yield Request(url, callback=self.parse_codes, errback=self.codes_failed, dont_filter=True, priority=20)
+
+    def _read_codes(self) -> bool:
+        """Read the codes that were kept; true if they are less than a day old."""
+        try:
+            age = time.time() - self._kept_codes.stat().st_mtime
+            self.codes = self._codes_in(self._kept_codes.read_bytes())
+        except (OSError, ValueError):  # none yet, or broken: fetched anew
+            return False
+        return 0 <= age < _DAY
+
+    def _codes_in(self, data: bytes) -> Codes:
+        root = read_xml(data)
+        codes = {
+            path.partition("/")[0]: {each.get("id", ""): each.get("n", "") for each in root.iterfind(f".//{path}")}
+            for path in self.codes_of
+        }
+        if not any(codes.values()):
+            raise ValueError(f"it has none of {', '.join(self.codes_of)}")
+        return codes
 
     async def parse_codes(self, response: Response) -> AsyncIterator[Request]:
-        """Keep the codes for a day."""
         data = self._redacted(response)
         try:
-            self.codes = self._kept_codes.parse(data)
+            self.codes = self._codes_in(data)
+            await asyncio.to_thread(self._keep_codes, data)
         except ValueError as error:
             self._without_codes(str(error))
-        else:
-            try:
-                await asyncio.to_thread(self._kept_codes.write, data)
-            except OSError as error:
-                logger.warning("The feed's codes can't be kept in %s: %s", self._kept_codes.path, error.strerror)
+        except OSError as error:
+            logger.warning("The feed's codes can't be kept in %s: %s", self._kept_codes, error.strerror)
         yield self._first_page()
 
+    def _keep_codes(self, data: bytes) -> None:
+        self._kept_codes.parent.mkdir(parents=True, exist_ok=True)
+        part = self._kept_codes.with_suffix(".part")
+        part.write_bytes(data)
+        part.replace(self._kept_codes)
+
     def codes_failed(self, failure: Failure) -> Iterator[Request]:
-        """Go on without codes, or with those of an earlier day."""
         self._without_codes(reason_of(failure))
         yield self._first_page()
 
@@ -180,69 +194,67 @@ class RoggFeedSpider(RoggSpider):
         self._lacks_codes = True
         logger.error("The feed's codes do not come (%s): fuel, gears, drive, colour and equipment stay unknown", why)
 
-    # --- pages ---
+    # --- pages: the feed says how many there are ---
 
     def _address_of(self, page: int) -> str:
         return f"{urljoin(self.base_url, self.feed_page)}?page={page}&pagesize={self.page_size}"
 
     def _first_page(self) -> Request:
-        return Request(
-            self._address_of(1), callback=self.parse_results, errback=self.search_failed, dont_filter=True, priority=20
-        )
-
-    def searches(self) -> list[str | None]:
-        """One: the feed has no search."""
-        return [None]
+        url = self._address_of(1)
+        return Request(url, callback=self.parse_results, errback=self.search_failed, dont_filter=True, priority=20)
 
     def search_failed(self, failure: Failure) -> Iterator[Request]:
-        """End the crawl: the feed can't be had."""
         yield from ()  # Scrapy logs what a plain function raises here with a traceback
-        url = failure.request.url  # type: ignore[attr-defined]
-        if status_of(failure) in _REFUSED:
+        url, status = failure.request.url, status_of(failure)  # type: ignore[attr-defined]
+        if status in {401, 403}:
             self.fail(
-                f"{url} refuses the key (HTTP {status_of(failure)}): {self.key_setting} is wrong, "
+                f"{url} refuses the key (HTTP {status}): {self.key_setting} is wrong, "
                 "or this machine's address is not on the key's list."
             )
         self.fail(f"{url} can't be reached ({reason_of(failure)}).")
 
+    async def parse_results(
+        self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
+    ) -> AsyncIterator[CarItem | Request]:
+        """Read one page, and go on to the last one."""
+        cards, unreadable = self.read_cards(response)
+        if page == 1 and not cards:
+            what = f"has no car that can be read ({self.missing_sign()})" if unreadable else "is an empty feed"
+            self.fail(f"{response.url} {what} (records={self.records}).")
+        self.check_page(response, page, cards, unreadable)
+        self.count("pages/results")
+        self._missed = 0
+        if not {card.external_id for card in cards} - self.seen:
+            self.incomplete(f"Page {page} of the feed ({response.url}) has no car that pages before it had not.")
+        for result in await self.follow_cards([card for card in cards if self.is_asked_for(card)]):
+            yield result
+        self.seen.update(card.external_id for card in cards)
+        for each in await self._following(page):
+            yield each
+
     async def page_failed(self, failure: Failure) -> AsyncIterator[Request]:
         """Count a page that does not come, and go on: how many there are is known. Nothing is concluded."""
+        request: Request = failure.request  # type: ignore[attr-defined]
+        page = request.cb_kwargs["page"]
         self.is_partial = True
         self.count("pages/failed")
-        request: Request = failure.request  # type: ignore[attr-defined]
-        page, misses = request.cb_kwargs["page"], request.cb_kwargs.get("tries", 1)
         logger.error("Page %d of the feed does not come: %r (%s)", page, request.url, reason_of(failure))
-        if misses < _MISSES and page < (self.pages or 0) and page != self.max_pages:
-            yield request.replace(url=self._address_of(page + 1), cb_kwargs={"page": page + 1, "tries": misses + 1})
+        self._missed += 1
+        for each in await self._following(page) if self._missed < _MISSES else ():
+            yield each
 
-    def lead(self, response: Response, page: int) -> tuple[str | None, bool]:
-        """Return the address of the next page; the feed says how many there are."""
-        self._last_page = page
-        return (self._address_of(page + 1), True) if self.pages is None or page < self.pages else (None, False)
+    async def _following(self, page: int) -> list[Any]:
+        following = self.next_request(None, None, page)
+        return [following] if following else await self.at_end()
 
-    def _not_results(self, response: Response, walk: Walk, page: int) -> str:
-        """Return nothing: what is no page of the feed, or was cut, is no XML that could be read."""
-        return ""
-
-    def _again(self, request: Request, make: str | None, page: int) -> None:
-        """Return none: the feed has no search that could be begun afresh."""
-
-    def linked_cars(self, response: Response) -> set[str]:
-        """Return none: a feed has no links."""
-        return set()
-
-    def says_empty(self, response: Response) -> bool:
-        """Return whether the page says that there is no car."""
-        return self.records == 0
-
-    def _may_be_empty(self, response: Response, page: int) -> bool:
-        if page == 1:
-            self.fail(f"{response.url} is an empty feed (records={self.records}).")
-        return True
+    def next_request(self, response: Response | None, make: str | None, page: int) -> Request | None:
+        if self.pages is not None and page >= self.pages:
+            return None
+        return next(iter(self._ask(self._address_of(page + 1), None, page + 1)), None)
 
     def _missing_from_all(self, response: Response, cards: list[CarItem]) -> str | None:
         """Return what no car of a full page has: then the feed has other fields."""
-        if len(cards) < _MANY:
+        if len(cards) < MANY:
             return None
         wanted = {
             "EXT_MODFRAMLEIDANDI": any(card.make for card in cards),
@@ -251,16 +263,14 @@ class RoggFeedSpider(RoggSpider):
         }
         return next((name for name, is_there in wanted.items() if not is_there), None)
 
-    async def conclude(self) -> list[Request]:
+    async def at_end(self) -> list[CarItem | Request]:
         """Look up the cars that are no longer in the feed; nothing is concluded from one that lacks some."""
         if not self.is_partial and len(self.seen) < self.records:
             self.is_partial = True
             logger.warning(
                 "The feed says that it has %d cars and showed %d: nothing is concluded", self.records, len(self.seen)
             )
-            if missing := (self.pages or 0) - self._last_page:
-                self.count("pages/failed", missing)
-        return await super().conclude()
+        return await super().at_end()
 
     async def unseen_photos(self) -> list[CarItem]:
         """Return none without leave to store the feed's photos."""
@@ -268,39 +278,37 @@ class RoggFeedSpider(RoggSpider):
 
     # --- what a page says ---
 
-    @property
-    def _likely(self) -> str:
-        return (
-            f"Either {self.key_setting} is wrong, or this machine's address is not on the key's list, "
-            "or the feed has changed."
-        )
-
     def _redacted(self, response: Response) -> bytes:
         """Return the answer without the key, should it repeat it."""
         key: Secret | None = self.settings.get(self.key_setting)
         return key.redact(response.body) if key else response.body
 
+    def _no_feed(self, response: Response, why: str) -> None:
+        self.fail(
+            f"{response.url} is no page of the feed: {why}. Either {self.key_setting} is wrong, or this machine's "
+            "address is not on the key's list, or the feed has changed."
+        )
+
     def select_cards(self, response: Response) -> Iterator[tuple[Any, str]]:
         try:
             root = read_xml(self._redacted(response))
         except ValueError as error:
-            self.fail(f"{response.url} is no page of the feed: {error}. {self._likely}")
+            self._no_feed(response, str(error))
         meta = root.find("meta")
         names = [] if meta is None else [name.strip().upper() for name in meta.get("fields", "").split(",")]
         image_address = "" if meta is None else meta.get("imgurl", "")
         asked = {found["name"].upper() for found in _PLACEHOLDER.finditer(image_address) if found["of"] in {"v", "V"}}
-        found = {"fields": "ID" in names, "imgurl": bool(image_address) and asked <= set(names)}
-        missing = [f"good <meta {name}=…>" for name, is_there in found.items() if not is_there]
-        if missing:
-            self.fail(f"{response.url} is no page of the feed: there is no {' and no '.join(missing)}. {self._likely}")
+        good = {"fields": "ID" in names, "imgurl": bool(image_address) and asked <= set(names)}
+        if missing := [f"good <meta {name}=…>" for name, is_good in good.items() if not is_good]:
+            self._no_feed(response, f"there is no {' and no '.join(missing)}")
         if self._lacks_codes:
             self._lacks_codes = False
             self.count("pages/failed")
         self.pages, self.records = number_of(meta.get("pages")), number_of(meta.get("records")) or 0
-        for element in root.iterfind(self.vehicle):
+        for element in root.iterfind(self.card):
             fields = {name: element.get(f"F{number}") or "" for number, name in enumerate(names)}
-            photos = sorted(element.iterfind(self.photo), key=place_of_photo)
-            yield Vehicle(fields, [each.get("id", "") for each in photos], image_address), ""
+            photos = sorted(element.iterfind(self.card_images), key=_place_of_photo)
+            yield FeedCar(fields, [each.get("id", "") for each in photos], image_address), ""
 
     def read_card(self, response: Response, selector: Any, link: str) -> CarItem:
         """Read a car of the feed.
@@ -308,53 +316,41 @@ class RoggFeedSpider(RoggSpider):
         Raises:
             ValueError: it has no id.
         """
-        vehicle: Vehicle = selector
-        external_id = vehicle.fields["ID"].strip()
+        car: FeedCar = selector
+        external_id = car.fields["ID"].strip()
         if not re.fullmatch("[A-Za-z0-9]{1,40}", external_id):
             raise ValueError(f"no car with the id {external_id!r}")
-        make, model = vehicle.text("MODFRAMLEIDANDI", "FRAMLEIDANDI"), vehicle.text("MODGERD", "GERD")
+        names = self.codes.get("aukahlutir", {})
+        equipment = [names.get(code.strip(), "") for code in (car.text("AUKAHLUTIR") or "").split("$")]
+        make, model = car.text("MODFRAMLEIDANDI", "FRAMLEIDANDI"), car.text("MODGERD", "GERD")
         # Without a make the model's first word is not taken for one: the feed has a field for it.
         named = canonical(*split_make_model(make, f"{make} {model or ''}")) if make else canonical(None, model)
-        year, month = parsing.parse_year_month(vehicle.text("ARGERD"))
+        year, month = parsing.parse_year_month(car.text("ARGERD"))
         fields = {
-            "url": self._page_of(response, vehicle, external_id),
+            "url": self._page_of(response, car, external_id),
             "year": year,
             "registration_month": month,
-            "price": parsing.parse_price(with_unit(vehicle.text("VERD"), "þús. kr.")).amount,
-            "kilometers": parsing.parse_kilometers(with_unit(vehicle.text("EKINNKM", "EKINN"), "km")),
-            "fuel": parsing.parse_fuel(self._coded(vehicle, "ELDSNEYTI", "eldsneyti")),
-            "transmission": parsing.parse_transmission(self._coded(vehicle, "GIRARTEGUND", "girartegund")),
-            "drivetrain": parsing.parse_drivetrain(self._coded(vehicle, "DRIF", "drif")),
-            "colour": parsing.parse_colour(self._coded(vehicle, "LITUR", "litir")),
-            "body": parsing.parse_body(self._coded(vehicle, "FLOKKUR", "flokkar")),
-            "doors": parsing.parse_doors(vehicle.text("DYR")),
-            "seats": parsing.parse_seats(vehicle.text("MANNA")),
-            "horsepower": parsing.parse_horsepower(vehicle.text("HESTOFL")),
-            "dealer_id": vehicle.text("BILASALAID"),
-            "description": self._equipment(vehicle),
+            "price": parsing.parse_price(with_unit(car.text("VERD"), "þús. kr.")).amount,
+            "kilometers": parsing.parse_kilometers(with_unit(car.text("EKINNKM", "EKINN"), "km")),
+            "fuel": words.parse_fuel(self._coded(car, "ELDSNEYTI", "eldsneyti")),
+            "transmission": words.parse_transmission(self._coded(car, "GIRARTEGUND", "girartegund")),
+            "drivetrain": words.parse_drivetrain(self._coded(car, "DRIF", "drif")),
+            "colour": words.parse_colour(self._coded(car, "LITUR", "litir")),
+            "body": words.parse_body(self._coded(car, "FLOKKUR", "flokkar")),
+            "doors": words.parse_doors(car.text("DYR")),
+            "seats": words.parse_seats(car.text("MANNA")),
+            "horsepower": words.parse_horsepower(car.text("HESTOFL")),
+            "dealer_id": car.text("BILASALAID"),
+            "description": parsing.clean_text(", ".join(filter(None, equipment))),
         }
-        images = self._images(response, vehicle, external_id)
-        return self.item_of(named, images, shown=repr((named, fields)), external_id=external_id, **fields)
+        self._shown_photos += len(car.photos)
+        shown = (self.image(response.urljoin, self._fill(car, each), external_id) for each in car.photos if each)
+        return self.item_of(named, number_images(shown), shown=repr((named, fields)), external_id=external_id, **fields)
 
-    def _coded(self, vehicle: Vehicle, field: str, group: str) -> str | None:
+    def _coded(self, car: FeedCar, field: str, group: str) -> str | None:
         """Return the name of a field's code; a name that stands there itself is good, too."""
-        text = vehicle.text(field)
+        text = car.text(field)
         return self.codes.get(group, {}).get(text or "", text)
-
-    def _equipment(self, vehicle: Vehicle) -> str | None:
-        names = self.codes.get("aukahlutir", {})
-        found = [names.get(code.strip(), "") for code in (vehicle.text("AUKAHLUTIR") or "").split("$")]
-        return parsing.clean_text(", ".join(filter(None, found)))
-
-    def _images(self, response: Response, vehicle: Vehicle, external_id: str) -> list[CarImage]:
-        images: dict[str, CarImage] = {}
-        self._shown_photos += len(vehicle.photos)
-        for photo in vehicle.photos:
-            image = self.image(response.urljoin, self._fill(vehicle, photo), external_id) if photo else None
-            if image and image.identity not in images:
-                image.position = len(images)
-                images[image.identity] = image
-        return list(images.values())
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Return the photo that an address names; without leave to store it, it is linked only."""
@@ -363,26 +359,43 @@ class RoggFeedSpider(RoggSpider):
             image.reason = "terms"
         return image
 
-    def _fill(self, vehicle: Vehicle, photo: str) -> str:
+    def _fill(self, car: FeedCar, photo: str) -> str:
         """Write a photo's address by the feed's template."""
 
         def value(found: re.Match[str]) -> str:
             of, name = (found["of"] or "").lower(), found["name"].upper()
             if of == "v":
-                return quote(vehicle.fields.get(name, "").strip(), safe="")
+                return quote(car.fields.get(name, "").strip(), safe="")
             if of == "p":
                 return quote(photo, safe="") if name == "ID" else ""
             return str(self.settings.getint("IMAGES_WIDTH")) if name == "WIDTH" else ""
 
-        return _PLACEHOLDER.sub(value, vehicle.image_address)
+        return _PLACEHOLDER.sub(value, car.image_address)
 
-    def _page_of(self, response: Response, vehicle: Vehicle, external_id: str) -> str:
+    def _page_of(self, response: Response, car: FeedCar, external_id: str) -> str:
         """Return the address of the car's own page, on the site that shows its photos."""
-        site = response.urljoin(vehicle.image_address.partition("?")[0])
+        site = response.urljoin(car.image_address.partition("?")[0])
         if not is_web_address(site):
-            raise ValueError(f"no site in imgurl={vehicle.image_address!r}")
-        parts = urlsplit(site)
-        dealer = vehicle.text("BILASALAID")
-        return self.car_page(
-            ({"bid": dealer} if dealer else {}) | {"cid": external_id}, f"{parts.scheme}://{parts.netloc}/"
-        )
+            raise ValueError(f"no site in imgurl={car.image_address!r}")
+        parts, dealer = urlsplit(site), car.text("BILASALAID")
+        named = ({"bid": dealer} if dealer else {}) | {"cid": external_id}
+        return self.car_page(named, f"{parts.scheme}://{parts.netloc}/")
+
+
+def number_of(text: str | None) -> int | None:
+    """Read a whole number; ``None`` if it is none."""
+    return int(text) if text and re.fullmatch(r"\s*[0-9]{1,9}\s*", text, re.ASCII) else None
+
+
+def _place_of_photo(photo: Any) -> float:
+    place = number_of(photo.get("so"))
+    return float("inf") if place is None else place
+
+
+def with_unit(text: str | None, unit: str) -> str | None:
+    """Add the unit to a number that stands alone.
+
+    >>> with_unit("2990", "þús. kr."), with_unit("45000 km", "km"), with_unit(None, "km")
+    ('2990 þús. kr.', '45000 km', None)
+    """
+    return f"{text} {unit}" if text and re.fullmatch(r"[0-9.,]+", text) else text

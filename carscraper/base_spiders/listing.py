@@ -17,7 +17,7 @@ from scrapy.http import TextResponse
 from carscraper.base_spiders.base import forget_tree, is_web_address, reason_of, status_of
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.base_spiders.missing import NOT_THERE
-from carscraper.base_spiders.pages import is_whole, says, shows_price, title_of, visible_text
+from carscraper.base_spiders.pages import says, shows_price, title_of, visible_text
 from carscraper.base_spiders.paging import Walk, find_next, numbered, place_of
 from carscraper.items import CarItem
 
@@ -52,11 +52,7 @@ class ListSpider(DealerSpider):
     _finished_searches = 0
 
     def configure(self) -> None:
-        """Take the address of the list for ``base_url``, too.
-
-        Raises:
-            ConfigurationError: an argument is unknown or wrong.
-        """
+        """Take the address of the list for ``base_url``, too."""
         super().configure()
         self._walks: dict[str | None, Walk] = {}
         self._linked: dict[str, str] = {}
@@ -81,7 +77,7 @@ class ListSpider(DealerSpider):
         raise NotImplementedError
 
     def check_page(self, response: Response, page: int, cards: list[CarItem], unreadable: int) -> None:
-        """Compare the cars of a page with what else it says of them."""
+        """Compare the cars of a page with what else it says of them; end the crawl if all of them lack the same."""
 
     def pager_ends(self, response: Response, page: int) -> bool:
         """Return whether a pager says that this page is the last one."""
@@ -90,7 +86,6 @@ class ListSpider(DealerSpider):
     # --- the search ---
 
     def start_search(self) -> Iterator[Request]:
-        """Begin at the first result page."""
         yield Request(
             urljoin(self.base_url, self.results_path),
             callback=self.parse_results,
@@ -180,10 +175,6 @@ class ListSpider(DealerSpider):
             self.incomplete(f"Result page {page} ({response.url}) was cut off, twice: some of its cars may be missing.")
         return ""
 
-    def is_whole(self, response: Response) -> bool:
-        """Return whether a page came to its end."""
-        return is_whole(response)
-
     def is_result_page(self, response: Response, page: int) -> bool:
         """Return whether *response* is what was asked for, and no other page that the site leads to instead."""
         if page == 1 or response.request is None:
@@ -215,8 +206,7 @@ class ListSpider(DealerSpider):
         return not shows_price(visible_text(response))
 
     def says_empty(self, response: Response) -> bool:
-        """Return whether the page says that there is no car."""
-        return bool(self.no_results) and says(response, self.no_results)
+        return says(response, self.no_results)
 
     # --- from page to page ---
 
@@ -335,21 +325,16 @@ class ListSpider(DealerSpider):
                 f"Result pages link to {len(unread)} cars of which no card could be read ({self.missing_sign()}), such "
                 f"as {first} on {self._linked[first]}: the site has changed."
             )
-        return [*await self.unseen_photos(), *await self.conclude()]
+        return await self.at_end()
 
     def next_request(self, response: Response, make: str | None, page: int) -> Request | None:
-        """Return the request for the page after this one; ``None`` where an argument or a cap ends the list."""
-        found, self.walk(make).linked = self.lead(response, page)
-        return next(iter(self._ask(found, make, page + 1)), None) if found else None
+        """Return the request for the page after this one, which leads to it or not.
 
-    def lead(self, response: Response, page: int) -> tuple[Request | str | None, bool]:
-        """Return what asks for the page after this one, and whether this one leads to it; else it is a guess."""
-        found, leads = None, False
-        if isinstance(response, TextResponse):
-            found, leads = find_next(response, page, self.next_page, self._is_no_car)
-        if found is None:
-            return numbered(response.url, page + 1), leads
-        return found.replace(url=self.at_base(found.url)), leads
+        It is ``None`` where an argument or a cap ends the list.
+        """
+        found, self.walk(make).linked = find_next(response, page, self.next_page, self._is_no_car)
+        following = found.replace(url=self.at_base(found.url)) if found else numbered(response.url, page + 1)
+        return next(iter(self._ask(following, make, page + 1)), None)
 
     def _ask(self, address: Request | str, make: str | None, page: int) -> list[Request]:
         """Return the request for a result page; none where the crawl's arguments or a cap end the list."""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+import sys
 from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy import Request
+from scrapy.exceptions import NotSupported
 
-from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address, reason_of, status_of
+from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from scrapy.http import Response
-    from twisted.python.failure import Failure
-
-    from carscraper.db.queries import ActiveCar
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ NOT_THERE = frozenset({404, 410})
 _CONTROLS = 5  # pages of listed cars that show whether the site tells the truth about its cars
 _LATE, _LATE_SHARE = 2, 0.02  # cars off the list whose pages show them: a few move while the list is read
 _TRUSTED = 0.8  # of them that must show their car: one may have been sold this minute
+_AT_ONCE = 8  # pages that are looked up
+
+GONE, SHOWN, UNCLEAR, UNANSWERED = "gone", "shown", "unclear", "unanswered"
+"""What a car's own page says of it."""
 
 
 class ConcludingSpider(CarscraperSpider):
@@ -51,17 +55,13 @@ class ConcludingSpider(CarscraperSpider):
     """The ids of the cars that were on the list."""
     controls: deque[tuple[str, str]]
     """The cars that were on the list last: id and address."""
-    lookups: int
-    """Pages of missing cars that are still to come."""
+    most_lookups: ClassVar[int] = sys.maxsize
+    """Missing cars that are looked up; ``CRAWL_MAX_LOOKUPS`` bounds them as well."""
 
     def configure(self) -> None:
         """Begin with a list of which nothing was seen."""
         self.seen = set()
         self.controls = deque(maxlen=_CONTROLS)
-        self.lookups = 0
-        self._said_gone: list[GoneCar] = []
-        self._still_for_sale: list[str] = []
-        """Cars that the list did not show and whose own pages do."""
 
     def car_id(self, url: str) -> str | None:
         """Return the car's lasting id from the address of its page; ``None`` if it names no car."""
@@ -76,43 +76,20 @@ class ConcludingSpider(CarscraperSpider):
         raise NotImplementedError
 
     def incomplete(self, why: str) -> None:
-        """Make the crawl partial: a part of the site's list was not seen.
-
-        Args:
-            why: a sentence for the last lines, with the page and what was expected there.
-        """
+        """Make the crawl partial; *why* is a sentence for its last lines, with the page and what was expected there."""
         self.is_partial = True
         sentences = state_of(self.crawler).incomplete
         if why not in sentences:
             logger.warning("%s", why)
             sentences.append(why)
 
-    async def conclude(self) -> list[Request]:
-        """Look up at their own pages the cars that a complete crawl did not see.
-
-        Returns:
-            The requests; none after a partial crawl, which concludes nothing.
-        """
+    async def at_end(self) -> list[CarItem | Request]:
+        """Return what is to be done about the cars that were not seen, once the list is read."""
         if self.is_partial:
-            return []
-        active = await self.ask(self.ledger.active_cars(self.source))
-        # Cars that an earlier program left as active for months say nothing about what the site shows today.
-        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
-        usual = {car.external_id for car in active if car.last_seen_at and car.last_seen_at > since}
-        seen = len(self.seen & usual)
-        if seen < self.settings.getfloat("CRAWL_MIN_SHARE") * len(usual):
-            self.end_as_failed(
-                f"Only {seen} of {len(usual)} known cars were on the site, fewer than CRAWL_MIN_SHARE allows: "
-                "the site has changed or shows only a part; no car was marked as gone.",
-            )
-            return []
-        missing = [car for car in active if car.external_id not in self.seen]
-        most = self.settings.getint("CRAWL_MAX_LOOKUPS")
-        # By chance, not by age: cars whose pages never answer must not take the turns of the others.
-        chosen = random.sample(missing, most) if len(missing) > most else missing
-        requests = [request for car in chosen if (request := self._lookup(car))]
-        self.lookups = len(requests)
-        return requests
+            return [*await self.unseen_photos()]
+        # The last request of all: by then most pages of listed cars were read, and what they say counts.
+        last: dict[str, Any] = {"meta": {"carried": True}, "priority": -10, "dont_filter": True}
+        return [*await self.unseen_photos(), Request("carried://end", callback=self.conclude, **last)]
 
     async def unseen_photos(self) -> list[CarItem]:
         """Return the cars that this crawl did not see, with their photos that are due: a sold car's die first.
@@ -133,73 +110,76 @@ class ConcludingSpider(CarscraperSpider):
             items.append(replace(car.item, images=images, gone=not car.is_active))
         return items
 
-    def _lookup(self, car: ActiveCar) -> Request | None:
-        if not is_web_address(car.url):
-            logger.warning("The missing car %s has no address that could be looked up: %r", car.external_id, car.url)
-            return None
-        return Request(
-            car.url,
-            callback=self.parse_missing,
-            errback=self.missing_failed,
-            cb_kwargs={"external_id": car.external_id},
-            dont_filter=True,
-        )
+    async def conclude(self, _: Response) -> AsyncIterator[GoneCar]:
+        """Look up the cars that a complete crawl did not see; a partial one concludes nothing.
 
-    def parse_missing(self, response: Response, external_id: str) -> Iterator[Request]:
-        """Read what a missing car's own page says of it."""
-        says_gone = self.is_gone(response)
-        if not says_gone and self.has_details and self.shows_car(response, external_id):
-            self._still_for_sale.append(external_id)
-        yield from self._looked_up(external_id, response.url, says_gone=says_gone)
-
-    def missing_failed(self, failure: Failure) -> Iterator[Request]:
-        """Conclude nothing from a page that does not come, unless the site says so that there is none."""
-        request: Request = failure.request  # type: ignore[attr-defined]
-        says_gone = self.gone_by_status and status_of(failure) in NOT_THERE
-        if not says_gone:
-            self.count("missing/unanswered")
-            logger.info("A missing car's page does not come: %r (%s)", request.url, reason_of(failure))
-        yield from self._looked_up(request.cb_kwargs["external_id"], request.url, says_gone=says_gone)
-
-    def _looked_up(self, external_id: str, url: str, *, says_gone: bool) -> Iterator[Request]:
-        """After the last lookup ask for pages of cars that are on the list: what do they say?"""
-        if says_gone:
-            self.count("details/gone")
-            self._said_gone.append(GoneCar(source=self.source, external_id=external_id, url=url))
-        self.lookups -= 1
-        if not self.lookups and len(self._still_for_sale) > max(_LATE, _LATE_SHARE * len(self.seen)):
+        Those whose pages say so are gone, if the pages of listed cars show theirs.
+        """
+        missing = {} if self.is_partial else await self._missing()
+        answers = await self._look_up(missing)
+        shown = [car for car, answer in answers.items() if answer == SHOWN and self.has_details]
+        if len(shown) > max(_LATE, _LATE_SHARE * len(self.seen)):
             self.incomplete(
-                f"{len(self._still_for_sale)} cars that the list did not show are for sale by their own pages, such as "
-                f"{self._still_for_sale[0]}: the list was not whole."
+                f"{len(shown)} cars that the list did not show are for sale by their own pages, such as {shown[0]}: "
+                "the list was not whole."
             )
-        if self.lookups or not self._said_gone:
+        self.count("missing/unanswered", [*answers.values()].count(UNANSWERED))
+        gone = [car for car, answer in answers.items() if answer == GONE]
+        if not gone or self.is_stopping:
             return
-        controls = list(self.controls)[-len(self._said_gone) :]
-        answers: list[bool | None] = []
-        for listed, address in controls:
-            yield Request(
-                address,
-                callback=self.parse_control,
-                errback=self.control_failed,
-                cb_kwargs={"external_id": listed, "answers": answers, "wanted": len(controls)},
-                dont_filter=True,
+        self.count("details/gone", len(gone))
+        said = [*(await self._look_up(dict([*self.controls][-len(gone) :]))).values()]
+        if said.count(SHOWN) < max(1, _TRUSTED * (said.count(SHOWN) + said.count(GONE))):
+            self.incomplete(
+                f"The pages of {len(gone)} missing cars said that they are gone, but of {len(said)} cars on the list "
+                f"only {said.count(SHOWN)} showed theirs: the site has a fault, and no car was marked as gone."
             )
+        for car in gone if not self.is_partial else ():
+            yield GoneCar(source=self.source, external_id=car, url=missing[car])
 
-    def parse_control(
-        self, response: Response, external_id: str, answers: list[bool | None], wanted: int
-    ) -> Iterator[GoneCar]:
-        """See whether the page shows a car that is for sale."""
-        answers.append(not self.is_gone(response) and (self.shows_car(response, external_id) or None))
-        if len(answers) == wanted:
-            yield from self._conclude_gone(answers)
+    async def _missing(self) -> dict[str, str]:
+        """Return id and address of the cars for sale that were not seen; none if suspiciously few were seen."""
+        active = await self.ask(self.ledger.active_cars(self.source))
+        # Cars that an earlier program left as active for months say nothing about what the site shows today.
+        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        usual = {car.external_id for car in active if car.last_seen_at and car.last_seen_at > since}
+        seen = len(self.seen & usual)
+        if seen < self.settings.getfloat("CRAWL_MIN_SHARE") * len(usual):
+            self.end_as_failed(
+                f"Only {seen} of {len(usual)} known cars were on the site, fewer than CRAWL_MIN_SHARE allows: "
+                "the site has changed or shows only a part; no car was marked as gone.",
+            )
+            return {}
+        missing = {car.external_id: car.url for car in active if car.external_id not in self.seen}
+        for car in [car for car, url in missing.items() if not is_web_address(url)]:
+            logger.warning("The missing car %s has no address to be looked up: %r", car, missing.pop(car))
+        most = min(self.settings.getint("CRAWL_MAX_LOOKUPS"), self.most_lookups)
+        # By chance, not by age: cars whose pages never answer must not take the turns of the others.
+        return dict(random.sample([*missing.items()], most)) if len(missing) > most else missing
 
-    def control_failed(self, failure: Failure) -> Iterator[GoneCar]:
-        """Count a page that is not there as a contradiction; one that does not come says nothing."""
-        arguments = failure.request.cb_kwargs  # type: ignore[attr-defined]
-        answers: list[bool | None] = arguments["answers"]
-        answers.append(False if self.gone_by_status and status_of(failure) in NOT_THERE else None)
-        if len(answers) == arguments["wanted"]:
-            yield from self._conclude_gone(answers)
+    async def _look_up(self, cars: dict[str, str]) -> dict[str, str]:
+        """Return what the pages of *cars* (address by id) say of each, unless the crawl is to end early."""
+        answers: dict[str, str] = {}
+        for start in range(0, len(cars), _AT_ONCE):
+            if self.is_stopping or not self.crawler.engine.running:
+                break
+            some = [*cars][start : start + _AT_ONCE]
+            said = await asyncio.gather(*(self._answer(car, cars[car]) for car in some))
+            answers |= dict(zip(some, said, strict=True))
+        return answers
+
+    async def _answer(self, external_id: str, url: str) -> str:
+        try:
+            response = await self.crawler.engine.download_async(Request(url, dont_filter=True))
+        except Exception as error:
+            logger.info("A missing car's page does not come: %r (%s)", url, error)
+            return UNANSWERED
+        if not 200 <= response.status < 300:
+            return GONE if self.gone_by_status and response.status in NOT_THERE else UNANSWERED
+        try:
+            return GONE if self.is_gone(response) else SHOWN if self.shows_car(response, external_id) else UNCLEAR
+        except (AttributeError, NotSupported):  # bytes in place of a page
+            return UNCLEAR
 
     def shows_car(self, response: Response, external_id: str) -> bool:
         """Return whether *response* is the own page of a car that is for sale, as far as a page tells it."""
@@ -215,14 +195,3 @@ class ConcludingSpider(CarscraperSpider):
             return False
         finally:
             forget_tree(response)
-
-    def _conclude_gone(self, answers: list[bool | None]) -> Iterator[GoneCar]:
-        """Mark the cars whose pages say so, if the pages of listed cars show theirs."""
-        shown, gone = answers.count(True), answers.count(False)
-        if not shown or shown < _TRUSTED * (shown + gone):
-            self.incomplete(
-                f"The pages of {len(self._said_gone)} missing cars said that they are gone, but of {len(answers)} cars "
-                f"on the list only {shown} showed theirs: the site has a fault, and no car was marked as gone."
-            )
-        elif not self.is_partial:
-            yield from self._said_gone

@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from form2request import form2request
 from scrapy import Request
-from scrapy.http import TextResponse
 
 from carscraper import parsing
 from carscraper.base_spiders.base import is_web_address
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parsel import Selector
+    from scrapy.http import Response
 
 _PAGE = "page"
 _IN_PATH = re.compile(r"/(?:page|sida|s%c3%ad%c3%b0a)/([0-9]{1,6})/?$", re.IGNORECASE)
@@ -36,59 +36,32 @@ _PAGER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What an address of a result page says, whatever its spelling."""
-
-    path: str
-    search: frozenset[tuple[str, str]]
-    """All parameters but the page's number."""
-    number: int | None
-
-    def is_list_of(self, other: Place) -> bool:
-        """Return whether both are pages of the same list."""
-        return (self.path, self.search) == (other.path, other.search)
-
-
 @dataclass(slots=True)
 class Walk:
     """How far one list has been read."""
 
-    url: str = ""
-    """Of the last page that was read."""
-    sizes: dict[int, int] = field(default_factory=dict)
-    """The number of cars of each page that had a new one."""
-    last: set[str] = field(default_factory=set)
-    """The cars of the last of those."""
-    linked: bool = False
-    """Whether a page led to the one that is asked for now; else its address is a guess."""
-    past: int = 0
-    """Pages in a row that say that the list has ended."""
-    echoed: bool = False
-    """Whether a guess led to the cars of the page before."""
-    barren: list[int] = field(default_factory=list)
-    """Pages in a row without a new car, whatever else they say."""
-    lost: int = 0
-    """Pages that could not be read, in all."""
-    missing: int = 0
-    """Pages in a row that could not be read."""
-    repeated: bool = False
-    """Whether the page that is asked for now was asked for before."""
-    restarted: int = 0
-    """The page at which the search was last begun afresh: never twice at the same one."""
-    resume: int = 0
-    """Where to go on after the first page of a search that was begun afresh."""
-    again: int = 0
-    """Cars of later pages that an earlier one had shown."""
-    shifted: int = 0
-    """Those before the last new car: as many have come in at the front meanwhile."""
-    doubtful: set[int] = field(default_factory=set)
-    """Pages without a new car that were not past the end after all."""
-    second_look: list[int] | None = None
-    """The pages that are still to be read once more after the end; ``None`` before it."""
+    url: str = ""  # of the last page that was read
+    linked: bool = False  # a page led to the one that is asked for now; else its address is a guess
+    # The cars.
+    sizes: dict[int, int] = field(default_factory=dict)  # of each page that had a new one
+    last: set[str] = field(default_factory=set)  # those of the last of these pages
+    again: int = 0  # those of later pages that an earlier one had shown
+    shifted: int = 0  # of these, before the last new car: as many have come in at the front meanwhile
+    # The end.
+    past: int = 0  # pages in a row that say that the list has ended
+    echoed: bool = False  # a guess led to the cars of the page before
+    barren: list[int] = field(default_factory=list)  # pages in a row without a new car, whatever else they say
+    doubtful: set[int] = field(default_factory=set)  # such pages that were not past the end after all
+    second_look: list[int] | None = None  # those still to be read once more after the end; None before it
+    # Pages that could not be read.
+    lost: int = 0  # in all
+    missing: int = 0  # in a row
+    repeated: bool = False  # the page that is asked for now was asked for before
+    restarted: int = 0  # the page at which the search was last begun afresh: never twice at the same one
+    resume: int = 0  # where to go on after the first page of a search that was begun afresh
 
     def note(self, page: int, shown: set[str], new: set[str], *, shown_as: int | None) -> None:
-        """Note what a page says of the list's end.
+        """Note what page number *page* says of the list's end.
 
         Args:
             page: its number.
@@ -140,6 +113,20 @@ class Walk:
         return [number for number in numbers[:-1] if self.sizes[number] * 4 <= full * 3]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an address of a result page says, whatever its spelling."""
+
+    path: str
+    search: frozenset[tuple[str, str]]
+    """All parameters but the page's number."""
+    number: int | None
+
+    def is_list_of(self, other: Place) -> bool:
+        """Return whether both are pages of the same list."""
+        return (self.path, self.search) == (other.path, other.search)
+
+
 def place_of(url: str) -> Place:
     """Return what the address *url* says.
 
@@ -150,15 +137,20 @@ def place_of(url: str) -> Place:
     >>> place_of("/soluskra/").is_list_of(place_of("/soluskra/page/2/")), place_of("/a?id=1").is_list_of(place_of("/a"))
     (True, False)
     """
-    parts = urlsplit(html.unescape(url))
-    parameters: dict[str, str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True, errors="replace"):
-        parameters.setdefault(name.lower().removeprefix("amp;"), value.strip().lower())
-    number, path = parameters.pop(_PAGE, ""), re.sub("/{2,}", "/", parts.path)
+    parameters = {name: value.lower() for name, value in parameters_of(url).items()}
+    number, path = parameters.pop(_PAGE, ""), re.sub("/{2,}", "/", html.unescape(urlsplit(url).path))
     if found := _IN_PATH.search(path):
         number, path = found[1], path[: found.start()]
     read = int(number) if re.fullmatch("[0-9]{1,6}", number) else None
     return Place(path.lower().rstrip("/"), frozenset(parameters.items()), read)
+
+
+def parameters_of(url: str) -> dict[str, str]:
+    """Return the query of *url* by lower-case name; of several values the first."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(html.unescape(urlsplit(url).query), keep_blank_values=True, errors="replace"):
+        found.setdefault(name.lower().removeprefix("amp;"), value.strip())
+    return found
 
 
 def numbered(url: str, number: int) -> str:
@@ -178,9 +170,7 @@ def numbered(url: str, number: int) -> str:
     return parts._replace(query=urlencode(query | {name: str(number)}), fragment="").geturl()
 
 
-def find_next(
-    response: TextResponse, page: int, own: str, is_page: Callable[[str], bool]
-) -> tuple[Request | None, bool]:
+def find_next(response: Response, page: int, own: str, is_page: Callable[[str], bool]) -> tuple[Request | None, bool]:
     """Find what leads from result page number *page* to the next one.
 
     Args:
@@ -194,15 +184,11 @@ def find_next(
     """
     here = place_of(response.url)
     links = [(link, join(response, link.attrib["href"])) for link in response.css("a[href], link[rel~='next'][href]")]
-    for link, url in links:
-        there = place_of(url)
-        # Some sites count their pages from 0: what says that it is the next page is asked before a number is.
-        if _says_next(link) and is_page(url) and there.is_list_of(here) and there.number == (here.number or 0) + 1:
-            return Request(url), True
-    for _, url in links:
-        there = place_of(url)
-        if is_page(url) and there.is_list_of(here) and there.number == page + 1:
-            return Request(url), True
+    of_list = [(link, url, place_of(url)) for link, url in links if is_page(url) and place_of(url).is_list_of(here)]
+    # Some sites count their pages from 0: what says that it is the next page is asked before a number is.
+    said = [url for link, url, place in of_list if place.number == (here.number or 0) + 1 and _says_next(link)]
+    if found := next((url for url in (*said, *(url for _, url, place in of_list if place.number == page + 1))), None):
+        return Request(found), True
 
     def leads(url: str, *, anywhere: bool = False) -> bool:
         there = place_of(url)
@@ -216,11 +202,10 @@ def find_next(
 
     # :has() would need a paging cell to hold nothing else; the ancestor is what an arrow belongs to.
     hrefs = response.css(own).xpath("ancestor-or-self::a[@href][1]/@href").getall() if own else []
-    if found := next((url for url in (join(response, href) for href in hrefs) if leads(url, anywhere=True)), None):
-        return Request(found), True
     signs = [(link, url) for link, url in links if _says_next(link)]
     signs += [(link, url) for link, url in links if _label(link) == str(page + 1)]
-    if found := next((url for _, url in signs if leads(url)), None):
+    own_links = [url for url in (join(response, href) for href in hrefs) if leads(url, anywhere=True)]
+    if found := next((url for url in (*own_links, *(url for _, url in signs if leads(url)))), None):
         return Request(found), True
     for request in _buttons(response, page):
         if leads(request.url):
@@ -228,7 +213,7 @@ def find_next(
     return None, any(_POSTBACK.match(link.attrib["href"]) for link, _ in signs)
 
 
-def _buttons(response: TextResponse, page: int) -> Iterator[Request]:
+def _buttons(response: Response, page: int) -> Iterator[Request]:
     """Yield the request of each button that says that it leads to the next page."""
     for form in response.css("form"):
         for button in form.xpath(".//button | .//input[@type='submit' or @type='image']"):
@@ -262,17 +247,12 @@ def _says_next(element: Selector) -> bool:
     words = (attributes.get("aria-label", ""), attributes.get("title", ""), _label(element))
     if any(_NEXT.fullmatch(word.strip()) for word in words):
         return True
-    classes = (
-        attributes.get("class", "").lower().split() + element.xpath("string(parent::li/@class)").get("").lower().split()
-    )
+    classes = f"{attributes.get('class', '')} {element.xpath('string(parent::li/@class)').get('')}".lower().split()
     return bool({"next", "pagination__next", "pagination-next", "page-next"} & set(classes))
 
 
-def last_of_pager(response: TextResponse, page: int) -> Iterator[Selector]:
-    """Yield the elements of a pager that say ``N / N`` of page number *page*: it is the last one.
-
-    Cards count their photos in the same way.
-    """
+def last_of_pager(response: Response, page: int) -> Iterator[Selector]:
+    """Yield the elements of a pager that say ``N / N`` of page number *page*: it is the last one."""
     for element in response.xpath(f"//{_PAGER}/descendant-or-self::*[string-length(normalize-space()) < 24]"):
         found = _OF.fullmatch(parsing.clean_text(element.xpath("string()").get("")) or "")
         if found and int(found[1]) == int(found[2]) == page:

@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from carscraper import parsing
 from carscraper.base_spiders.base import reason_of
 from carscraper.base_spiders.pages import text_of, title_of
-from carscraper.base_spiders.rogg_details import CAR_PARAMETERS, RoggDetailsSpider, first_of, parameters_of
+from carscraper.base_spiders.paging import parameters_of
+from carscraper.base_spiders.rogg_details import CAR_PARAMETERS, RoggDetailsSpider
 from carscraper.vehicles import make_slug, split_make_model
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ class RoggSpider(RoggDetailsSpider):
             yield self._home(make)
 
     def searches(self) -> list[str | None]:
-        """One for everything, or one for each of ``makes``."""
         return [*self.makes] or [None]
 
     def _home(self, make: str | None, *, tries: int = 1, advanced: bool = False) -> Request:
@@ -96,20 +96,20 @@ class RoggSpider(RoggDetailsSpider):
         return self._home(make, tries=2)
 
     def is_result_page(self, response: Response, page: int) -> bool:
-        """Return whether *response* shows results of this search, not the cars that home shows."""
         if page == 1 and not self._is_results(response):
             return False
         if not super().is_result_page(response, page):
             return False
-        shown = [self.car_id(response.urljoin(href)) for _, href in self.select_cards(response)]
+        shown = self._shown(response)
         # A small site may have all its cars at home, too: then the first page shows them as well.
         is_home = bool(shown) and self._home_shows == (title_of(response), shown)
         return not is_home or page == 1 or any(walk.last == {*shown} for walk in self._walks.values())
 
+    def _shown(self, response: Response) -> list[str | None]:
+        return [self.car_id(response.urljoin(href)) for _, href in self.select_cards(response)]
+
     def linked_cars(self, response: Response) -> set[str]:
-        """Return the ids of all cars that a page leads to, wherever their addresses stand."""
-        text = response.text if isinstance(response, TextResponse) else ""
-        found = re.findall(r"CarDetails\.aspx\?[^\"'\s<>]+", text, re.IGNORECASE)
+        found = re.findall(r"CarDetails\.aspx\?[^\"'\s<>]+", response.text, re.IGNORECASE)
         return {car for url in found if (car := self.car_id(url))}
 
     def _is_results(self, response: Response) -> bool:
@@ -126,8 +126,7 @@ class RoggSpider(RoggDetailsSpider):
             return
         forms = self._forms(response)
         if not self._is_advanced(response.url):
-            cars = [self.car_id(response.urljoin(href)) for _, href in self.select_cards(response)]
-            self._home_shows = title_of(response), cars
+            self._home_shows = title_of(response), self._shown(response)
             if not forms:
                 yield self._home(make, tries=tries, advanced=True)
                 return
@@ -140,16 +139,20 @@ class RoggSpider(RoggDetailsSpider):
         try:
             request = self._filled_form(response, chosen)
         except ValueError as error:
-            if self.walk(make).url:
-                self.incomplete(f"The search could not be begun afresh. {error}")
-                return
-            self.fail(str(error))
+            self._without_search(make, str(error))
+            return
         yield request.replace(
             callback=self.parse_results,
             errback=self.search_failed,
             cb_kwargs={"make": make, "page": 1, "tries": tries},
             priority=20,
         )
+
+    def _without_search(self, make: str | None, why: str) -> None:
+        """End the crawl; a list that was read in part is kept."""
+        if not self.walk(make).url:
+            self.fail(why)
+        self.incomplete(f"The search could not be begun afresh. {why}")
 
     def _is_advanced(self, url: str) -> bool:
         return urlsplit(url).path.lower().endswith(self.advanced_path.lower())
@@ -218,31 +221,26 @@ class RoggSpider(RoggDetailsSpider):
     def search_failed(self, failure: Failure) -> Iterator[Request]:
         """Begin the search once more with a fresh page state; then the site counts as unreachable."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        arguments = request.cb_kwargs
-        why = reason_of(failure)
-        if self.walk(arguments["make"]).url:
-            self.incomplete(f"The search could not be begun afresh: {request.url} can't be reached ({why}).")
+        make, tries = request.cb_kwargs["make"], request.cb_kwargs["tries"]
+        is_form = request.callback == self.parse_home
+        if not is_form and tries == 1 and not self.walk(make).url:
+            logger.warning("The search was refused (%s); once more with a fresh form", reason_of(failure))
+            yield self._home(make, tries=2)
             return
-        if request.callback == self.parse_home and self._is_advanced(request.url):
-            self.fail(
-                f"changed_days needs the advanced search form, and {request.url} can't be reached ({why})."
+        why = f"{request.url} can't be reached ({reason_of(failure)})."
+        if is_form and self._is_advanced(request.url):
+            home = urljoin(self.base_url, self.home_path)
+            why = (
+                f"changed_days needs the advanced search form, and {why}"
                 if self.changed_days
-                else f"The search form ({self.form}) is neither on {urljoin(self.base_url, self.home_path)} "
-                f"nor on {request.url} ({why}): the site has changed or is closed."
+                else f"The search form ({self.form}) is neither on {home} nor on {request.url} ({reason_of(failure)}): "
+                "the site has changed or is closed."
             )
-        if arguments["tries"] > 1 or request.callback == self.parse_home:
-            self.fail(f"{request.url} can't be reached ({why}).")
-        logger.warning("The search was refused (%s); once more with a fresh form", why)
-        yield self._home(arguments["make"], tries=arguments["tries"] + 1)
+        self._without_search(make, why)
 
     # --- a card ---
 
     def read_card(self, response: Response, selector: Selector, link: str) -> CarItem:
-        """Read a result card; an anchor right before it names the car as well as its link.
-
-        Raises:
-            ValueError: neither names a car.
-        """
         mark = selector.xpath("preceding-sibling::*[1]").css(self.card_mark) or selector.css(self.card_mark)
         if self.car_id(link) is None and mark:
             names = dict(zip(CAR_PARAMETERS, mark[0].attrib["name"].split("_")[1:], strict=False))
@@ -256,36 +254,12 @@ class RoggSpider(RoggDetailsSpider):
         return [part for text in card.texts(self.card_facts) for part in (text or "").split("·")]
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
-        """Read the make, and the model that follows it."""
         return split_make_model(card.text(self.card_make), card.text(self.card_make_and_model))
 
-    def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
-        """Read ``6/2019``."""
-        found = map(parsing.parse_year_month, self.facts(card))
-        return next((each for each in found if each[0]), (None, None))
-
-    def get_fuel(self, card: Card) -> str | None:
-        """Read ``Bensín / Rafmagn``."""
-        return first_of(map(parsing.parse_fuel, self.facts(card)))
-
-    def get_kilometers(self, card: Card) -> int | None:
-        """Read ``45.000 km.`` or ``128 þ.km``; ``270 klst.`` are hours."""
-        return first_of(map(parsing.parse_kilometers, self.facts(card)))
-
-    def get_transmission(self, card: Card) -> str | None:
-        """Read ``Sjálfskipting``."""
-        return first_of(map(parsing.parse_transmission, self.facts(card)))
-
-    def get_drivetrain(self, card: Card) -> str | None:
-        """Read ``Fjórhjóladrif``."""
-        return first_of(map(parsing.parse_drivetrain, self.facts(card)))
-
     def get_price(self, card: Card) -> parsing.Price:
-        """Read the price's own element."""
         return parsing.parse_price(card.text(self.card_price))
 
     def get_dealer_id(self, card: Card) -> str | None:
-        """Read ``bid``."""
         return parameters_of(card.link).get("bid")
 
 
@@ -310,22 +284,15 @@ class RoggTileSpider(RoggSpider):
     is_numbered = False  # nobody has seen it on a site that scrolls
 
     def configure(self) -> None:
-        """Turn the arguments into attributes; the fuel is on the cars' own pages.
-
-        Raises:
-            ConfigurationError: an argument is unknown or wrong.
-        """
         super().configure()
-        if not self.with_details:
+        if not self.with_details:  # the fuel is on the cars' own pages
             self.expected = {name: share for name, share in self.expected.items() if name != "fuel"}
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
-        """Read make and model from elements of their own, else from the title."""
         make, model = card.text(self.card_make), card.text(self.card_model)
         return split_make_model(make, " ".join(filter(None, (make, model))) if model else card.text(self.card_title))
 
     def get_year_month(self, card: Card) -> tuple[int | None, int | None]:
-        """Read ``4/2022``."""
         return parsing.parse_year_month(card.text(self.card_year))
 
     def get_kilometers(self, card: Card) -> int | None:

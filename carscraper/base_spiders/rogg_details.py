@@ -5,26 +5,23 @@ from __future__ import annotations
 import html
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from scrapy.http import TextResponse
-
-from carscraper import parsing
+from carscraper import parsing, words
 from carscraper.base_spiders.base import by_address
-from carscraper.base_spiders.cards import CardSpider, set_vehicle
-from carscraper.base_spiders.pages import text_of, visible_text
-from carscraper.base_spiders.photos import refused
+from carscraper.base_spiders.cards import CardSpider, set_images, set_vehicle
+from carscraper.base_spiders.pages import first_of, number_images, read_image, text_of, visible_text
+from carscraper.base_spiders.paging import parameters_of
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, split_title
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from scrapy.http import Response
 
 T = TypeVar("T")
 
-_IDENTITY_PARAMETERS = ("s", "c", "p")
 CAR_PARAMETERS = ("bid", "cid", "sid")
 """What names a car and its sale in the address of its page."""
 _PERHAPS_PLUGGED = frozenset({"petrol/electric", "diesel/electric", "hybrid"})
@@ -46,10 +43,7 @@ class RoggDetailsSpider(CardSpider):
     dealer_name = ".seller-name, a[href*='BilasalaDetails.aspx' i], .dealer-name"
 
     # Words that the platform itself uses.
-    gone_texts = (
-        "Engar upplýsingar fundust um ökutæki",
-        "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum",
-    )
+    gone_texts = ("Engar upplýsingar fundust um ökutæki", "Ökutæki gæti verið selt eða finnst ekki af öðrum ástæðum")
     number_label = "Raðnúmer"
     price_before = "Verð áður"
     plug_texts = ("Tegund hleðslutengils", "Tengill fyrir heimahleðslu")
@@ -62,74 +56,54 @@ class RoggDetailsSpider(CardSpider):
     # --- addresses ---
 
     def own_url(self, link: str) -> str:
-        """Keep to the crawl's own site, whatever host a card names."""
         return self.car_page(parameters_of(link), self.base_url)
 
     def car_page(self, parameters: dict[str, str], base_url: str) -> str:
-        kept = {name: parameters[name] for name in CAR_PARAMETERS if name in parameters}
+        kept = {name: parameters[name] for name in CAR_PARAMETERS if parameters.get(name)}
         return f"{base_url}CarDetails.aspx?{urlencode(kept)}"
 
     def car_id(self, url: str) -> str | None:
-        """Read ``cid``."""
         found = parameters_of(url).get("cid", "")
         return found if found.isalnum() else None
 
     def car_of_image(self, address: str) -> str | None:
-        """Read ``c``."""
         found = parameters_of(address).get("c", "") if "carimage.aspx" in address.lower() else ""
         return found if found.isalnum() else None
 
     def canonical_url(self, url: str) -> str:
-        """Keep only the parameters that name the car."""
         parts = urlsplit(url)
         return self.car_page(parameters_of(url), f"{parts.scheme}://{parts.netloc}/")
 
     # --- photos ---
 
     def read_images(self, response: Response, external_id: str) -> list[CarImage]:
-        """Read the car's photos from its own page; other cars' photos there (offers, "similar cars") are left out."""
-        images = self.images_of(response, response.css(self.details_images), external_id)
-        known = {image.identity for image in images}
+        """Return the car's photos on its own page; other cars' photos there (offers, "similar cars") are left out."""
+        shown = self.images_of(response, response.css(self.details_images), external_id)
         # Photos that stand elsewhere: in a <picture>, a link, a background, the data of a script.
-        text = html.unescape(response.text).replace("\\/", "/") if isinstance(response, TextResponse) else ""
-        for address in re.findall(r"[^\"'\s<>()=,]*CarImage\.aspx\?[^\"'\s<>()\\]+", text, re.IGNORECASE):
-            image = self.image(response.urljoin, address, external_id)
-            if image and image.identity.startswith(f"{external_id}/") and image.identity not in known:
-                known.add(image.identity)
-                image.position = len(images)
-                images.append(image)
-        return images
+        text = html.unescape(response.text).replace("\\/", "/")
+        addresses = re.findall(r"[^\"'\s<>()=,]*CarImage\.aspx\?[^\"'\s<>()\\]+", text, re.IGNORECASE)
+        elsewhere = (self.image(response.urljoin, address, external_id) for address in addresses)
+        own = (image for image in elsewhere if image and image.identity.startswith(f"{external_id}/"))
+        return number_images([*shown, *own])
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
-        """Return the photo that an address names; ``None`` if it is another car's.
-
-        The identity of a photo is (c, p); spelling, width and every other parameter vary. An ambiguous address is
-        refused with the raw text kept.
-        """
-        raw = html.unescape(address)
-        try:
-            is_ambiguous = "\\" in raw or "@" in urlsplit(raw).netloc
-            return refused(raw) if is_ambiguous else self._image(join, raw, external_id)
-        except ValueError:  # brackets that hold no IPv6 address, and the like
-            return refused(raw)
-
-    def _image(self, join: Any, raw: str, external_id: str) -> CarImage | None:
         # Older addresses were joined without a slash: https://bilasolur.isCarImage.aspx?…
-        raw = re.sub(r"^(https?://[^/?#]*?)/*(CarImage\.aspx)", r"\1/\2", raw, flags=re.IGNORECASE)
-        url = join(raw)
-        parts = urlsplit(url)
-        parameters = parameters_of(url)
-        if not parts.path.lower().endswith("carimage.aspx") or not {"c", "p"} <= parameters.keys():
-            return CarImage(identity=by_address(url), source_url=url)
-        if parameters["c"] != external_id:
+        raw = re.sub(r"^(https?://[^/?#]*?)/*(CarImage\.aspx)", r"\1/\2", html.unescape(address), flags=re.IGNORECASE)
+        return read_image(join, raw, lambda url: self._image_at(url, external_id))
+
+    def _image_at(self, url: str, external_id: str) -> CarImage | None:
+        """Return the photo of the car at *url*; its identity is (c, p), whatever its width and other parameters are."""
+        parts, parameters = urlsplit(url), parameters_of(url)
+        is_ours = parts.path.lower().endswith("carimage.aspx") and {"c", "p"} <= parameters.keys()
+        if is_ours and parameters["c"] != external_id:
             return None
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", parameters["p"]):
-            # No id of a photo: a NUL or five kilobytes in the identity would cost the car its row.
+        # What is no id of a photo, such as a NUL or five kilobytes, would cost the car its row.
+        if not is_ours or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", parameters["p"]):
             return CarImage(identity=by_address(url), source_url=url)
-        query = {name: parameters[name] for name in _IDENTITY_PARAMETERS if name in parameters}
+        query = {name: parameters[name] for name in ("s", "c", "p") if parameters.get(name)}
         query["w"] = str(self.settings.getint("IMAGES_WIDTH"))
-        path = re.sub(r"/{2,}", "/", parts.path)
-        source_url = f"{parts.scheme}://{parts.netloc}{quote(path, safe='/%')}?{urlencode(query)}"
+        path = quote(re.sub(r"/{2,}", "/", parts.path), safe="/%")
+        source_url = f"{parts.scheme}://{parts.netloc}{path}?{urlencode(query)}"
         return CarImage(identity=f"{parameters['c']}/{parameters['p']}", source_url=source_url)
 
     # --- the car's own page ---
@@ -155,26 +129,22 @@ class RoggDetailsSpider(CardSpider):
         lines = visible_text(response, without=self.description).split("\n")
         self._read_name_and_price(response, lines, item)
         self._read_facts(response, lines, item)
-        item.horsepower = _labelled(lines, "Hestöfl", parsing.parse_horsepower) or _alone(
-            lines, parsing.parse_horsepower
-        )
-        item.city_consumption = _labelled(lines, "Innanbæjareyðsla", parsing.parse_consumption)
+        item.horsepower = _labelled(lines, "Hestöfl", words.parse_horsepower) or _alone(lines, words.parse_horsepower)
+        item.city_consumption = _labelled(lines, "Innanbæjareyðsla", words.parse_consumption)
         item.source_updated_at = _labelled(lines, "Síðast uppfært", parsing.parse_date)
-        item.doors = _alone(lines, parsing.parse_doors)
-        item.seats = _alone(lines, parsing.parse_seats)
-        item.body = _labelled(lines, "Yfirbygging", parsing.parse_body) or _labelled(
-            lines, "Flokkur", parsing.parse_body
-        )
-        item.colour = _labelled(lines, "Litur", parsing.parse_colour)
+        item.doors = _alone(lines, words.parse_doors)
+        item.seats = _alone(lines, words.parse_seats)
+        item.body = _labelled(lines, "Yfirbygging", words.parse_body) or _labelled(lines, "Flokkur", words.parse_body)
+        item.colour = _labelled(lines, "Litur", words.parse_colour)
         notes = " ".join(response.css(self.description).css("::text").getall())
         item.description = parsing.clean_text(notes) or item.description
         item.dealer_name = text_of(response.css(self.dealer_name))
-        item.registration_plate = parsing.parse_registration_plate(text)
-        self.set_images(item, images, keep=True)  # what only the card shows was seen, too
+        item.registration_plate = words.parse_registration_plate(text)
+        set_images(item, [*images, *item.images])  # what only the card shows was seen, too
         yield item
 
     def _read_name_and_price(self, response: Response, lines: list[str], item: CarItem) -> None:
-        """Add to *item* the name and the price, as far as the card did not have them."""
+        """Read what the card did not say."""
         name = text_of(response.css(self.details_name))
         if item.make is None and name:
             set_vehicle(item, canonical(*split_title(name)))
@@ -196,42 +166,24 @@ class RoggDetailsSpider(CardSpider):
             item.kilometers = _labelled(lines, "Akstur", parsing.parse_kilometers)
         if item.fuel is None:
             item.fuel = (
-                first_of(parsing.parse_fuel(each) for each in _texts(response, self.details_fuel))
-                or _labelled(lines, "Eldsneyti", parsing.parse_fuel)
-                or _labelled(lines, "Vél", parsing.parse_fuel)
+                first_of(map(words.parse_fuel, map(text_of, response.css(self.details_fuel))))
+                or _labelled(lines, "Eldsneyti", words.parse_fuel)
+                or _labelled(lines, "Vél", words.parse_fuel)
             )
         if item.fuel in _PERHAPS_PLUGGED and self._has_plug(lines):
             item.fuel = "plug-in-hybrid"
         if item.transmission is None:
-            item.transmission = first_of(
-                parsing.parse_transmission(each) for each in _texts(response, self.details_gears)
-            ) or _alone(lines, parsing.parse_transmission, words=4)
-        item.drivetrain = item.drivetrain or _alone(lines, parsing.parse_drivetrain, words=4)
+            gears = map(text_of, response.css(self.details_gears))
+            found = first_of(map(words.parse_transmission, gears))
+            item.transmission = found or _alone(lines, words.parse_transmission, words=4)
+        item.drivetrain = item.drivetrain or _alone(lines, words.parse_drivetrain, words=4)
 
     def _has_plug(self, lines: list[str]) -> bool:
         """Return whether the equipment names a plug, or a battery that is too large for a hybrid without one."""
         if any(line.startswith(self.plug_texts) for line in lines):
             return True
-        capacity = _labelled(lines, "Stærð rafhlöðu", parsing.parse_kilowatt_hours)
+        capacity = _labelled(lines, "Stærð rafhlöðu", words.parse_kilowatt_hours)
         return capacity is not None and capacity >= _LEAST_PLUGGED
-
-
-def parameters_of(url: str) -> dict[str, str]:
-    """Return the query of *url* by lower-case name; of several values the first."""
-    found: dict[str, str] = {}
-    for name, value in parse_qsl(html.unescape(urlsplit(url).query)):
-        found.setdefault(name.lower().removeprefix("amp;"), value.strip())
-    return found
-
-
-def first_of(values: Iterable[T | None]) -> T | None:
-    """Return the first value that is not ``None``."""
-    return next((value for value in values if value is not None), None)
-
-
-def _texts(response: Response, css: str) -> list[str]:
-    """Return the text of each element at *css*."""
-    return [text_of(each) or "" for each in response.css(css)]
 
 
 def _year_month(text: str) -> tuple[int | None, int | None] | None:
@@ -242,11 +194,11 @@ def _year_month(text: str) -> tuple[int | None, int | None] | None:
 def _labelled(lines: list[str], label: str, parse: Callable[[str], T | None]) -> T | None:
     """Read what follows *label*, a pattern, on its line or else on the next one.
 
-    >>> _labelled(["Hestöfl frá", "Vél", "Hestöfl", "177 hö.", "Litur: Blár"], "Hestöfl", parsing.parse_horsepower)
+    >>> _labelled(["Hestöfl frá", "Vél", "Hestöfl", "177 hö.", "Litur: Blár"], "Hestöfl", words.parse_horsepower)
     177
     >>> _labelled(["Verð kr.", "3.300", ".000"], "Verð", lambda text: parsing.parse_price(text).amount)
     3300000
-    >>> _labelled(["Litur: Blár"], "Litur", parsing.parse_colour)
+    >>> _labelled(["Litur: Blár"], "Litur", words.parse_colour)
     'blár'
     """
     for number, line in enumerate(lines):
@@ -267,7 +219,7 @@ def _alone(lines: list[str], parse: Callable[[str], T | None], *, words: int = 2
     A number alone says nothing, and neither does a fact in a sentence: a line of more than *words*.
 
     >>> lines = ["Um 400 hestöfl eftir breytingu", "5", "150", "hestöfl", "7 manna"]
-    >>> _alone(lines, parsing.parse_horsepower), _alone(lines, parsing.parse_seats), _alone(lines, parsing.parse_doors)
+    >>> _alone(lines, words.parse_horsepower), _alone(lines, words.parse_seats), _alone(lines, words.parse_doors)
     (150, 7, None)
     """
     for before, line in zip(["", *lines], lines, strict=False):

@@ -38,7 +38,6 @@ class Check:
 
     @property
     def failed(self) -> bool:
-        """Whether the last crawl failed."""
         return self.now is not None and self.now.why is not None
 
     @property
@@ -47,7 +46,6 @@ class Check:
         return self.now is not None and self.before is not None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON shows it."""
         return {
             "dealer": self.dealer,
             "now": _as_json(self.now),

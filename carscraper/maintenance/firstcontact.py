@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
@@ -59,6 +60,7 @@ SETTINGS: dict[str, Any] = {
 _KINDS = {"parse_home": "home", "parse_results": "results", "parse_details_safely": "details"}
 _KIND = "sample_kind"
 _PAGER = re.compile(r"(?<![\d/.])(\d{1,4})\s?(?:/|af)\s?(\d{1,4})(?![\d/.])")
+_SHOWN = "//body//text()[not(ancestor::script or ancestor::style or ancestor::select)]"
 _MANY = 10  # cars; a list of fewer may well have one page
 
 
@@ -80,8 +82,7 @@ class Sample:
         super().configure()  # type: ignore[misc]
         self.max_pages = PAGES
         self.is_part = self.is_partial = True
-        self._cars = 0
-        self._photos = 0
+        self._cars = self._photos = 0
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the site's home, too, if the search does not begin there."""
@@ -94,16 +95,14 @@ class Sample:
             yield self._sample(self.base_url, "home")  # type: ignore[attr-defined]
 
     def _sample(self, url: str, kind: str) -> Request:
-        meta: dict[str, Any] = {_KIND: kind, "allow_offsite": True}
-        if kind == "photo":
-            meta["download_slot"] = "images"
+        slot = {"download_slot": "images"} if kind == "photo" else {}
+        meta = {_KIND: kind, "allow_offsite": True} | slot
         return Request(url, callback=self.kept, errback=self.missed, meta=meta, dont_filter=True)
 
     def kept(self, response: Response) -> None:
         """Leave it to :class:`Contact`, which hears of every answer."""
 
     def missed(self, failure: Failure) -> None:
-        """Note what did not come."""
         request: Request = failure.request  # type: ignore[attr-defined]
         if request.meta[_KIND] == "photo":  # nothing is read from the other pages that are asked for here
             self.contact.missed.append(f"{request.url}: {failure.getErrorMessage()}")
@@ -116,10 +115,9 @@ class Sample:
 
     async def follow_cards(self, cards: list[CarItem]) -> list[CarItem | Request]:
         """Note the cards; the first cars' own pages are asked for even where the spider does not read them."""
-        spider: Any = self
         for card in cards:
-            if card.external_id not in spider.seen:
-                self.contact.add_card(card)
+            if card.external_id not in self.seen:  # type: ignore[attr-defined]
+                self.contact.add(card, "", CARD_FIELDS)
         results: list[CarItem | Request] = []
         for result in await super().follow_cards(cards):  # type: ignore[misc]
             results.append(result)
@@ -135,12 +133,10 @@ class Sample:
         return True
 
     def parse_details_safely(self, response: Response, item: CarItem) -> Iterator[Any]:
-        """Ask for the first photo of a car whose own page came."""
         yield from super().parse_details_safely(response, item)  # type: ignore[misc]
         yield from self._photo(item)
 
     def details_failed(self, failure: Failure) -> Iterator[Any]:
-        """Ask for the photo that the card shows."""
         yield from super().details_failed(failure)  # type: ignore[misc]
         yield from self._photo(failure.request.cb_kwargs["item"])  # type: ignore[attr-defined]
 
@@ -150,8 +146,7 @@ class Sample:
             yield self._sample(item.images[0].source_url, "photo")
 
 
-@dataclass(slots=True)
-class _List:
+class _List(NamedTuple):
     """A page of the list."""
 
     url: str
@@ -161,8 +156,7 @@ class _List:
     text: str
 
 
-@dataclass(slots=True)
-class Line:
+class Line(NamedTuple):
     """One thing that was looked at."""
 
     mark: str
@@ -170,8 +164,7 @@ class Line:
     said: str
 
 
-@dataclass(slots=True)
-class _Page:
+class _Page(NamedTuple):
     kind: str
     url: str
     status: int
@@ -197,16 +190,14 @@ class Contact:  # no slots: signals hold their receivers by weak references
     user_agent: str = ""
     at: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     _ids: set[str] = field(default_factory=set)
+    _crawler: Any = None
 
     def watch(self, crawler: Crawler) -> None:
-        """Note all that the crawl gets."""
         self._crawler = crawler
         crawler.signals.connect(self.opened, signal=signals.spider_opened)
         crawler.signals.connect(self.received, signal=signals.response_received)
         crawler.signals.connect(self.scraped, signal=signals.item_scraped)
         crawler.signals.connect(self.closed, signal=signals.spider_closed)
-
-    _crawler: Any = None
 
     def opened(self, spider: Any) -> None:
         """End the crawl if a setting or an argument is wrong, as the pipelines do elsewhere."""
@@ -216,7 +207,6 @@ class Contact:  # no slots: signals hold their receivers by weak references
             state_of(self._crawler).addresses.allow_all(self._crawler.settings.getlist("IMAGES_ALLOWED_HOSTS"))
 
     def closed(self) -> None:
-        """Note why it failed, and what it did not see."""
         state = state_of(self._crawler)
         self.failed, self.incomplete = state.failed, state.incomplete
 
@@ -231,15 +221,10 @@ class Contact:  # no slots: signals hold their receivers by weak references
             self.pages.append(_Page(kind, response.url, response.status, response.text))
 
     def _look_at_photo(self, response: Response) -> tuple[str, bool]:
-        settings = self._crawler.settings
+        names = ("min_width", "min_height", "max_pixels", "max_bytes")
+        bounds = {name: self._crawler.settings.getint(f"IMAGES_{name.upper()}") for name in names}
         try:
-            photo = inspect(
-                response.body,
-                min_width=settings.getint("IMAGES_MIN_WIDTH"),
-                min_height=settings.getint("IMAGES_MIN_HEIGHT"),
-                max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
-                max_bytes=settings.getint("IMAGES_MAX_BYTES"),
-            )
+            photo = inspect(response.body, **bounds)
         except ImageRejectedError as error:
             return f"HTTP {response.status}, {len(response.body)} bytes: {error}", False
         said = f"{photo.format} of {photo.width} × {photo.height} pixels, {len(response.body)} bytes"
@@ -250,69 +235,55 @@ class Contact:  # no slots: signals hold their receivers by weak references
         if response.url in {each.url for each in self.lists}:
             return
         ids = {card.external_id for card in cards}
-        text = response.text if isinstance(response, TextResponse) else ""
-        self.lists.append(_List(response.url, len(ids), len(ids - self._ids), unreadable, _visible(response)))
+        is_text = isinstance(response, TextResponse)
+        text = " ".join(" ".join(response.xpath(_SHOWN).getall()).split()) if is_text else ""
+        self.lists.append(_List(response.url, len(ids), len(ids - self._ids), unreadable, text))
         self._ids |= ids
-        if text and response.url not in {each.url for each in self.pages if each.kind == "results"}:
-            self.pages.append(_Page("results", response.url, response.status, text))
-
-    def add_card(self, card: CarItem) -> None:
-        """Count a card."""
-        self.coverage.add_card(card)
-        self._add_examples(card, "", CARD_FIELDS)
+        if is_text and response.url not in {each.url for each in self.pages if each.kind == "results"}:
+            self.pages.append(_Page("results", response.url, response.status, response.text))
 
     def scraped(self, item: Any) -> None:
         """Count a car whose own page was read."""
         if isinstance(item, CarItem) and item.details_at is not None:
-            self.coverage.add_page(item)
             self.coverage.add_car(item)
-            self._add_examples(item, PAGE, (*PAGE_FIELDS, *CARD_FIELDS))
+            self.add(item, PAGE, (*PAGE_FIELDS, *CARD_FIELDS))
 
-    def _add_examples(self, item: CarItem, prefix: str, names: Iterable[str]) -> None:
+    def add(self, item: CarItem, prefix: str, names: Iterable[str]) -> None:
+        """Count a car as its card or (with the prefix ``page.``) its own page shows it, and note an example of each."""
+        (self.coverage.add_page if prefix else self.coverage.add_card)(item)
         values = {prefix + name: getattr(item, name) for name in names}
         values[prefix + PHOTO] = item.images[0].source_url if item.images else None
-        for name, value in values.items():
-            if value is not None:
-                self.examples.setdefault(name, value)
+        self.examples = {name: value for name, value in values.items() if value is not None} | self.examples
 
     # --- what is to be said ---
 
     @property
-    def was_asked(self) -> bool:
-        """Whether any page but robots.txt came."""
-        return any(page.status == 200 and page.kind != "robots" for page in self.pages)
-
-    @property
     def exit_code(self) -> int:
         """0: all is as expected. 3: something is missing. 4: the site could not be asked."""
-        if not self.was_asked:
+        if not any(page.status == 200 and page.kind != "robots" for page in self.pages):
             return 4
         return 3 if any(line.mark == MISSING for line in self.lines()) else 0
 
     def lines(self) -> list[Line]:
-        """Return what was looked at, and what was found."""
         found = [*self._site(), *self._fields()]
-        if self.failed:
-            found.append(Line(MISSING, "the crawl", self.failed))
+        found += [Line(MISSING, "the crawl", self.failed)] if self.failed else []
         found += [Line(MISSING, "the list", why) for why in self.incomplete]
-        found += [Line(MISSING, "photo not fetched", why) for why in self.missed]
-        return found
+        return found + [Line(MISSING, "photo not fetched", why) for why in self.missed]
 
     def _site(self) -> Iterator[Line]:
         robots = [page for page in self.pages if page.kind == "robots"]
         yield Line(GOOD if robots else UNKNOWN, "robots.txt", f"HTTP {robots[0].status}" if robots else "not asked for")
-        home = [page for page in self.pages if page.kind == "home"]
-        if home:
+        if home := next((page for page in self.pages if page.kind == "home"), None):
             # If the search begins elsewhere it is not needed; else the crawl says what is wrong with it.
-            yield Line(GOOD if home[0].status == 200 else UNKNOWN, "home", f"HTTP {home[0].status}, {home[0].url}")
+            yield Line(GOOD if home.status == 200 else UNKNOWN, "home", f"HTTP {home.status}, {home.url}")
         for number, each in enumerate(self.lists[:PAGES], 1):
             said = f"{each.cars} cars, {each.new} of them new, {each.unreadable} unreadable cards, {each.url}"
             yield Line(GOOD if each.cars and not each.unreadable else MISSING, f"result page {number}", said)
-        if not self.lists:
-            yield Line(MISSING, "result page 1", "no page of the list came")
-        else:
+        if self.lists:
             yield self._next_page()
             yield self._end()
+        else:
+            yield Line(MISSING, "result page 1", "no page of the list came")
         if getattr(self.spider, "has_details", False):
             read = self.coverage.pages
             yield Line(GOOD if read else MISSING, "cars' own pages", f"{read} read")
@@ -328,9 +299,9 @@ class Contact:  # no slots: signals hold their receivers by weak references
             if second.new:
                 return Line(GOOD, name, f"found, with {second.new} further cars")
             return Line(UNKNOWN, name, "it repeats the first" if second.cars else "no car could be read there")
-        where = getattr(self.spider, "next_page", "") or "?page=2"
         if "more_button" in dir(self.spider):
             return Line(UNKNOWN, name, "a browser lets the list grow")
+        where = getattr(self.spider, "next_page", "") or "?page=2"
         return Line(MISSING if self.lists[0].cars >= _MANY else UNKNOWN, name, f"not found: see next_page = {where!r}")
 
     def _end(self) -> Line:
@@ -356,11 +327,11 @@ class Contact:  # no slots: signals hold their receivers by weak references
             said = f"{having} of {cars} cards"
             if later and not having:
                 said += f", {later} of {pages} own pages"
-            is_there = later == pages > 0 and not having
+            is_there = None
             if least is not None:
                 said += f" ({per_cent(least)} are expected)"
-                is_there = is_there or Expectation(name, cars, having, least).is_met
-            yield self._field(name, said, None if least is None else is_there)
+                is_there = later == pages > 0 == having or Expectation(name, cars, having, least).is_met
+            yield self._field(name, said, is_there)
         for name in PAGE_FIELDS if pages else ():
             yield self._field(PAGE + name, f"{self.coverage.having(PAGE + name)} of {pages} own pages", None)
 
@@ -380,8 +351,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
         return [mask(each) for each in (head, *(f"  {each.mark} {each.name:{width}}  {each.said}" for each in lines))]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON shows it."""
-        lines = [{"mark": each.mark, "name": each.name, "said": mask(each.said)} for each in self.lines()]
+        lines = [line._asdict() | {"said": mask(line.said)} for line in self.lines()]
         return {"dealer": self.dealer, "exit_code": self.exit_code, "lines": lines}
 
     def save(self, within: Path) -> Path:
@@ -391,30 +361,20 @@ class Contact:  # no slots: signals hold their receivers by weak references
             ConfigurationError: it can't be written.
         """
         folder = within / f"{self.dealer}-{self.at:%Y%m%d-%H%M%S}"
+        numbers: Counter[str] = Counter()
         try:
-            self._save(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            for page in self.pages:
+                if page.kind == "robots":
+                    (folder / "robots.txt").write_text(mask(page.text), "utf-8")
+                    continue
+                numbers[page.kind] += 1
+                case = folder / f"{page.kind}-{numbers[page.kind]}"
+                case.mkdir(exist_ok=True)
+                meta = {"url": mask(page.url), "now": f"{self.at:%Y-%m-%dT%H:%M:%S}", "kind": page.kind}
+                (case / "response.html").write_text(mask(page.text), "utf-8", errors="replace")
+                (case / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+            (folder / "report.txt").write_text("\n".join(self.report()) + "\n", "utf-8")
         except OSError as error:
             raise ConfigurationError(f"{folder} can't be written ({error.strerror}): name another --save.") from None
         return folder
-
-    def _save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        numbers: dict[str, int] = {}
-        for page in self.pages:
-            numbers[page.kind] = numbers.get(page.kind, 0) + 1
-            if page.kind == "robots":
-                (folder / "robots.txt").write_text(mask(page.text), "utf-8")
-                continue
-            case = folder / f"{page.kind}-{numbers[page.kind]}"
-            case.mkdir(exist_ok=True)
-            meta = {"url": mask(page.url), "now": f"{self.at:%Y-%m-%dT%H:%M:%S}", "kind": page.kind}
-            (case / "response.html").write_text(mask(page.text), "utf-8", errors="replace")
-            (case / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
-        (folder / "report.txt").write_text("\n".join(self.report()) + "\n", "utf-8")
-
-
-def _visible(response: Response) -> str:
-    if not isinstance(response, TextResponse):
-        return ""
-    texts = response.xpath("//body//text()[not(ancestor::script or ancestor::style or ancestor::select)]").getall()
-    return " ".join(" ".join(texts).split())

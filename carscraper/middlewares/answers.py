@@ -1,33 +1,20 @@
-"""What servers send that they should not: a wrong header costs no photo, and no library asks anyone else about it."""
+"""What servers send that they should not: a wrong header costs no photo and no page, and nobody else is asked of it."""
 
 from __future__ import annotations
 
 import logging
 import re
 import zlib
-from typing import TYPE_CHECKING, Any
 
-from scrapy.core.downloader.handlers.http11 import (
-    HTTP11DownloadHandler,
-    _LenientHTTP11ClientFactory,
-    _LenientHTTP11ClientProtocol,
-    _LenientHTTPClientParser,
-)
 from scrapy.downloadermiddlewares import cookies
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
 from scrapy.downloadermiddlewares.redirect import RedirectMiddleware
 from scrapy.exceptions import IgnoreRequest
-from scrapy.http import Request, Response, TextResponse
+from scrapy.http import HtmlResponse, Request, Response, TextResponse
 from tldextract import TLDExtract
-from twisted.web.http_headers import InvalidHeaderName
-
-if TYPE_CHECKING:
-    from scrapy.crawler import Crawler
-    from twisted.web.client import HTTPConnectionPool
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_HEADER = 256 * 1024  # bytes; Twisted's own limit is 16 KB
 _SAME_ADDRESS = 2  # times: the second one may bring the cookie that the first one set
 _HEAD = 4096  # characters, in which Scrapy looks for <base href>
 _BASE = re.compile(rb"<base\s[^>]*href\s*=[^>]*>", re.IGNORECASE)
@@ -35,72 +22,7 @@ _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEAD_TAG = re.compile(rb"<head(\s[^>]*)?>", re.IGNORECASE)
 
 
-# --- headers ----------------------------------------------------------------------------------------------------
-
-
-class _Parser(_LenientHTTPClientParser):
-    """Twisted's parser gives up on an answer with one header that it does not understand; browsers do not."""
-
-    MAX_LENGTH = _LONGEST_HEADER
-
-    def headerReceived(self, name: bytes, value: bytes) -> None:  # noqa: N802 - Twisted's name
-        """Accept a header as browsers do, or leave it out."""
-        name = name.rstrip(b" \t")  # RFC 9112, 5.1
-        if name.lower() == b"transfer-encoding" and value.lower() == b"identity":
-            return  # RFC 2616 had it for "no encoding"
-        try:
-            super().headerReceived(name, value)  # type: ignore[no-untyped-call]
-        except InvalidHeaderName:
-            logger.debug("A header without a proper name is left out: %r", name[:100])
-
-    def allHeadersReceived(self) -> None:  # noqa: N802 - Twisted's name
-        """Begin with the body.
-
-        Raises:
-            ValueError: nobody knows how the body is encoded.
-        """
-        try:
-            super().allHeadersReceived()  # type: ignore[no-untyped-call]
-        except KeyError as error:
-            raise ValueError(f"the answer has the unknown Transfer-Encoding {error}") from None
-
-    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802 - Twisted's name
-        """End the answer.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"a header of the answer has more than {_LONGEST_HEADER // 1024} kB: {line[:40]!r}…")
-
-
-class _Protocol(_LenientHTTP11ClientProtocol):
-    def request(self, request: Any) -> Any:
-        """Send *request*, and read the answer with our parser (in the way in which Scrapy puts in its own)."""
-        answer = super().request(request)
-        self._parser.__class__ = _Parser
-        return answer
-
-
-class _Factory(_LenientHTTP11ClientFactory):
-    def buildProtocol(self, _addr: Any) -> _Protocol:  # noqa: N802 - Twisted's name
-        return _Protocol(self._quiescentCallback)  # type: ignore[no-untyped-call]
-
-
-def read_leniently(pool: HTTPConnectionPool) -> None:
-    """Let the connections of *pool* read answers with odd headers."""
-    pool._factory = _Factory  # noqa: SLF001 - Scrapy sets it in the same way
-
-
-class LenientDownloadHandler(HTTP11DownloadHandler):
-    """Scrapy's handler for http and https, which an odd header does not cost the answer."""
-
-    def __init__(self, crawler: Crawler) -> None:
-        """Accept the crawler."""
-        super().__init__(crawler)
-        read_leniently(self._pool)
-
-
-# --- bodies -----------------------------------------------------------------------------------------------------
+# --- bodies ---
 
 
 class LenientCompressionMiddleware(HttpCompressionMiddleware):
@@ -144,7 +66,6 @@ class BaseAddressMiddleware:
     """Puts a ``<base href>`` that stands late in the page where Scrapy looks for it, at the page's beginning."""
 
     def process_response(self, request: Request, response: Response) -> Response:
-        """Hand on *response*, its ``<base>`` in the head."""
         if not isinstance(response, TextResponse) or b"<base" not in response.body.lower():
             return response
         if _BASE.search(_COMMENT.sub(b"", response.body[:_HEAD])):
@@ -157,7 +78,57 @@ class BaseAddressMiddleware:
         return response.replace(body=response.body[:place] + found[0] + response.body[place:])
 
 
-# --- redirects --------------------------------------------------------------------------------------------------
+# --- encodings ---
+
+_BINARY = 1024  # bytes, of which one is NUL in every photo and in UTF-16, whatever they are sent as
+# A character of UTF-8 that is no ASCII, or (in the group) a byte that is part of none.
+_HIGH = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]"
+    rb"|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
+    rb"|\xf4[\x80-\x8f][\x80-\xbf]{2}|([\x80-\xff])"
+)
+
+
+class PageEncodingMiddleware:
+    """Corrects the encoding of pages whose header or ``<meta>`` is missing or wrong."""
+
+    def process_response(self, request: Request, response: Response) -> Response:
+        if not isinstance(response, HtmlResponse) or b"\0" in response.body[:_BINARY]:
+            return response
+        encoding, body = encoding_of(response.body)
+        if encoding == response.encoding and body is response.body:
+            return response
+        return response.replace(encoding=encoding, body=body)
+
+
+def encoding_of(body: bytes) -> tuple[str, bytes]:
+    r"""Return the encoding of a page, and its bytes in that encoding.
+
+    What is whole UTF-8 is UTF-8: no Icelandic text in windows-1252 looks like it. A page that is UTF-8 but for a few
+    bytes (a seller's text of another origin) stays it, and those bytes are read as windows-1252, like a whole page that
+    is none: no other encoding of one byte a character is in use on Icelandic sites, whatever a library guesses.
+
+    >>> encoding_of("Þór".encode())[0], encoding_of("Þór".encode("cp1252"))[0]
+    ('utf-8', 'cp1252')
+    >>> encoding_of("Þór ð ".encode() + b"\xf0")[1].decode()
+    'Þór ð ð'
+    """
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        strays = sum(1 for match in _HIGH.finditer(body) if match[1])
+        characters = sum(1 for match in _HIGH.finditer(body) if not match[1])
+        if characters > strays:
+            return "utf-8", _HIGH.sub(_as_utf8, body)
+        return "cp1252", body
+    return "utf-8", body
+
+
+def _as_utf8(match: re.Match[bytes]) -> bytes:
+    return match[1].decode("cp1252", "ignore").encode() if match[1] else match[0]
+
+
+# --- redirects ---
 
 
 class BoundedRedirectMiddleware(RedirectMiddleware):
@@ -177,7 +148,7 @@ class BoundedRedirectMiddleware(RedirectMiddleware):
         return following
 
 
-# --- cookies ----------------------------------------------------------------------------------------------------
+# --- cookies ---
 
 
 # With the first cookie Scrapy would fetch the newest list of public suffixes: on the event loop, without a time limit

@@ -33,13 +33,6 @@ class PatientRetryMiddleware(RetryMiddleware):
     """Scrapy's retries, each after a pause; a host that names a pause gets it from every request."""
 
     def __init__(self, crawler: Crawler, *, backoff: float, retry_after_max: float) -> None:
-        """Take plain values.
-
-        Args:
-            crawler: for Scrapy's own retry settings.
-            backoff: seconds before the first retry; three times longer each time.
-            retry_after_max: the longest ``Retry-After`` in seconds that is waited for.
-        """
         super().__init__(crawler.settings)
         self.crawler = crawler
         self._state = state_of(crawler)
@@ -49,14 +42,11 @@ class PatientRetryMiddleware(RetryMiddleware):
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Read the settings."""
         if not crawler.settings.getbool("RETRY_ENABLED"):
             raise NotConfigured
         settings = crawler.settings
         return cls(
-            crawler,
-            backoff=settings.getfloat("RETRY_BACKOFF"),
-            retry_after_max=settings.getfloat("RETRY_AFTER_MAX"),
+            crawler, backoff=settings.getfloat("RETRY_BACKOFF"), retry_after_max=settings.getfloat("RETRY_AFTER_MAX")
         )
 
     async def process_request(self, request: Request) -> None:

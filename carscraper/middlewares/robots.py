@@ -48,13 +48,11 @@ class PatientRobotsTxtMiddleware(RobotsTxtMiddleware):
     """
 
     def __init__(self, crawler: Crawler) -> None:
-        """Read ``RETRY_AFTER_MAX``, the longest pause that a host is given."""
         super().__init__(crawler)
         self._longest = crawler.settings.getfloat("RETRY_AFTER_MAX")
         self._delays: dict[str, float] = {}
 
     async def process_request(self, request: Request) -> None:  # type: ignore[override]
-        """Hold back what the host does not allow, and slow down what it does."""
         parts = urlparse_cached(request)
         known = self._parsers.get(parts.netloc)
         if isinstance(known, _NoAnswer) and time.monotonic() - known.since > self._longest:
@@ -73,12 +71,6 @@ class PatientRobotsTxtMiddleware(RobotsTxtMiddleware):
         return self._parsers[urlparse_cached(request).netloc]  # type: ignore[return-value]  # it has come by now
 
     def process_request_2(self, rp: RobotParser | None, request: Request) -> None:
-        """Refuse *request* if the file forbids it.
-
-        Raises:
-            RobotsUnreachableError: the file did not come.
-            IgnoreRequest: it does.
-        """
         if isinstance(rp, _NoAnswer):
             raise RobotsUnreachableError(rp.why)
         super().process_request_2(rp, request)

@@ -85,7 +85,7 @@ DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,
     # As soon as a page is unpacked (HttpCompressionMiddleware is 590) and before anybody reads it.
-    "carscraper.middlewares.encoding.PageEncodingMiddleware": 580,
+    "carscraper.middlewares.answers.PageEncodingMiddleware": 580,
     # Ours know what servers do wrong: see middlewares.robots and middlewares.answers.
     "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
     "carscraper.middlewares.robots.PatientRobotsTxtMiddleware": 100,
@@ -134,8 +134,8 @@ REMOTE_CONTROL_ENABLED = False  # True: it accepts code from the network
 DOWNLOAD_VERIFY_CERTIFICATES = True  # False: anybody on the way could replace a photo
 TWISTED_DNS_RESOLVER = "carscraper.network.GuardedResolver"  # Scrapy's, without addresses inside private networks
 DOWNLOAD_HANDLERS = {  # ours reads answers with odd headers; a page must not make the crawl read local files
-    "http": "carscraper.middlewares.answers.LenientDownloadHandler",
-    "https": "carscraper.middlewares.answers.LenientDownloadHandler",
+    "http": "carscraper.middlewares.handlers.LenientDownloadHandler",
+    "https": "carscraper.middlewares.handlers.LenientDownloadHandler",
     "data": None,
     "file": None,
     "ftp": None,

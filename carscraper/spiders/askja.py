@@ -5,8 +5,7 @@ from parsel import Selector
 from carscraper import parsing
 from carscraper.base_spiders.browser import BrowserSpider
 from carscraper.base_spiders.cards import Card
-from carscraper.base_spiders.photos import background_address
-from carscraper.base_spiders.query_ids import lasting_query, query_id
+from carscraper.base_spiders.pages import background_address
 
 
 class AskjaSpider(BrowserSpider):
@@ -27,21 +26,10 @@ class AskjaSpider(BrowserSpider):
     more_button = "button:has-text('Sjá fleiri'), [role='button']:has-text('Sjá fleiri'), a:text-is('Sjá fleiri')"
 
     def get_make_model(self, card: Card) -> tuple[str | None, str | None]:
-        """Read two elements."""
         return card.text("h4.vehicle__title"), card.text("p.vehicle__subtitle")
 
     def get_price(self, card: Card) -> parsing.Price:
-        """Read the price's own element, or the two of an offer."""
         return parsing.parse_price(" ".join(filter(None, card.texts("em span"))))
 
     def picture_address(self, picture: Selector) -> str | None:
-        """Read the link's background."""
         return background_address(picture.attrib.get("style"))
-
-    def car_id(self, url: str) -> str | None:
-        """Read the query."""
-        return query_id(url)
-
-    def canonical_url(self, url: str) -> str:
-        """Keep the query."""
-        return lasting_query(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import socket
@@ -17,8 +18,7 @@ from scrapy.http import HtmlResponse
 from carscraper.base_spiders import browser, chromium
 from carscraper.base_spiders.browser import GrowingList
 from carscraper.base_spiders.chromium import find_chromium, why_not_started
-from carscraper.base_spiders.photos import background_address
-from carscraper.base_spiders.query_ids import lasting_query, query_id
+from carscraper.base_spiders.pages import background_address, lasting_query, query_id
 from carscraper.exceptions import ConfigurationError
 from carscraper.spiders.askja import AskjaSpider
 from carscraper.state import state_of
@@ -63,6 +63,9 @@ UNSURE = ["make=12&model=34", "car=ev6", "id=../../etc", "id=kia", "x=78a91", "a
 def test_an_id_in_a_query_or_a_digest_where_no_parameter_is_surely_one() -> None:
     for query, external_id in SURE.items():
         assert query_id(f"https://notadir.is/soluskra?{query}") == external_id, query
+    assert query_id("https://x.is/soluskra?utm_source=a") is None
+    digest = hashlib.sha256(b"a=ev6&b=kia").hexdigest()[:16]
+    assert query_id("https://x.is/soluskra?b=kia&a=ev6") == digest, "half of a car's identity: never another"
     for query in UNSURE:
         found = query_id(f"https://notadir.is/soluskra?{query}")
         assert re.fullmatch("[0-9a-f]{16}", found or ""), query

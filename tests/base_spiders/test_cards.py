@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import Any
 from urllib.parse import urljoin
@@ -10,16 +11,13 @@ from urllib.parse import urljoin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scrapy import Request
 from scrapy.exceptions import CloseSpider
 from scrapy.http import HtmlResponse, Response
-from scrapy.spidermiddlewares.httperror import HttpError
-from twisted.python.failure import Failure
 
 from carscraper.base_spiders.cards import CardSpider
+from carscraper.base_spiders.pages import largest_of
 from carscraper.base_spiders.paging import find_next, place_of
-from carscraper.base_spiders.photos import largest_of
-from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.items import CarImage, CarItem
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.brimborg import BrimborgSpider
 from carscraper.spiders.hekla import HeklaSpider
@@ -68,20 +66,16 @@ def run(spider: Any, response: Response, **arguments: Any) -> str:
 # --- where the list is ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cls", "path"),
-    [(HeklaSpider, "is/bilar/notadir-bilar"), (BrimborgSpider, "is"), (IslandsbilarSpider, "soluskra/")],
-)
-@pytest.mark.parametrize("end", ["", "/", "?page=1", "/?page=3#top"])
-@pytest.mark.parametrize("root", ["http://127.0.0.1:1234", "https://www.example.is/mirror"])
-def test_the_sites_root_and_the_lists_address_are_the_same(
-    cls: type[CardSpider], path: str, end: str, root: str
-) -> None:
-    whole = make_spider(cls, base_url=f"{root}/{path.rstrip('/')}{end}")
-    for spider in (whole, make_spider(cls, base_url=root), make_spider(cls, base_url=f"{root}/")):
-        assert spider.argument_problem is None
-        assert spider.base_url == f"{root}/"
-        assert [request.url for request in spider.start_search()] == [f"{root}/{path}"]
+def test_the_sites_root_and_the_lists_address_are_the_same() -> None:
+    paths = {HeklaSpider: "is/bilar/notadir-bilar", BrimborgSpider: "is", IslandsbilarSpider: "soluskra/"}
+    for (cls, path), root in itertools.product(
+        paths.items(), ("http://127.0.0.1:1234", "https://www.example.is/mirror")
+    ):
+        for end in (f"/{path.rstrip('/')}{each}" for each in ("", "/", "?page=1", "/?page=3#top")):
+            for address in (root + end, root, f"{root}/"):
+                spider = make_spider(cls, base_url=address)
+                assert (spider.argument_problem, spider.base_url) == (None, f"{root}/"), address
+                assert [request.url for request in spider.start_search()] == [f"{root}/{path}"]
 
 
 def test_an_address_that_only_ends_alike_is_another() -> None:
@@ -145,28 +139,28 @@ def test_a_link_to_another_site_is_an_advertisement() -> None:
     assert len(read(islandsbilar, page(cards.format(""), url=home))) == 1
 
 
-@pytest.mark.parametrize("number", ["", "../..", "9" * 41, "a%00b", "ð"])
-def test_a_link_that_names_no_car_is_told(number: str) -> None:
-    spider = make_spider()
-    broken = card(2).replace(f"{VIEW}2", f"{VIEW}{number}")
-    cars, unreadable = spider.read_cards(page(card(1) + broken + card(3)))
-    assert ([car.external_id for car in cars], unreadable) == (["1", "3"], 1)
-    assert spider.is_partial
+def test_a_link_that_names_no_car_is_told() -> None:
+    for number in ("", "../..", "9" * 41, "a%00b", "ð"):
+        spider = make_spider()
+        broken = card(2).replace(f"{VIEW}2", f"{VIEW}{number}")
+        cars, unreadable = spider.read_cards(page(card(1) + broken + card(3)))
+        assert ([car.external_id for car in cars], unreadable) == (["1", "3"], 1), number
+        assert spider.is_partial
 
 
-@pytest.mark.parametrize(
-    ("title", "expected"),
-    [
-        ("VW ID.5 GTX 220 KW", ("Volkswagen", "ID.5 GTX 220 KW")),
-        ("<b>VW</b> <i>ID.5 GTX</i>", ("Volkswagen", "ID.5 GTX")),
-        ("<em>Nýtt á skrá</em>ALFA ROMEO <span>GIULIA</span>", ("Alfa Romeo", "Giulia")),
-        ("Land Rover", ("Land Rover", None)),
-        ("TRABANT 601", ("Trabant", "601")),
-    ],
-)
-def test_a_title_may_be_in_pieces(title: str, expected: tuple[str, str | None]) -> None:
-    (item,) = read(make_spider(), page(card(1, title=title)))
-    assert (item.make, item.model) == expected
+TITLES = {
+    "VW ID.5 GTX 220 KW": ("Volkswagen", "ID.5 GTX 220 KW"),
+    "<b>VW</b> <i>ID.5 GTX</i>": ("Volkswagen", "ID.5 GTX"),
+    "<em>Nýtt á skrá</em>ALFA ROMEO <span>GIULIA</span>": ("Alfa Romeo", "Giulia"),
+    "Land Rover": ("Land Rover", None),
+    "TRABANT 601": ("Trabant", "601"),
+}
+
+
+def test_a_title_may_be_in_pieces() -> None:
+    for title, expected in TITLES.items():
+        (item,) = read(make_spider(), page(card(1, title=title)))
+        assert (item.make, item.model) == expected, title
 
 
 def test_a_bare_year_is_no_distance() -> None:
@@ -299,58 +293,51 @@ RESULTS = f"https://bilasolur.is/SearchResults.aspx?page=1&id={GUID}"
 SECOND = f"SearchResults.aspx?page=2&id={GUID}"
 
 
-@pytest.mark.parametrize(
-    "pager",
-    [
-        f'<a href="SearchResults.aspx?page=2&amp;id={GUID}"><i class="bisicon bi-chevron-right"></i></a>',
-        f'<a href="SearchResults.aspx?id={GUID}&page=2">Næsta</a>',
-        f'<a href="/searchresults.aspx?ID={GUID.upper()}&amp;PAGE=2">2</a>',
-        f'<a href="https://www.bilasolur.is/SearchResults.aspx?page=2&amp;id={GUID}"></a>',
-        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a><a href="./{SECOND}#top">&raquo;</a>',
-        f'<link rel="next" href="{SECOND}">',
-        f'<form action="?"><input name="id" value="{GUID}"><button name="page" value="2">2</button></form>',
-        """<a href="javascript:__doPostBack('ctl00$pager','next')">Næsta</a>""",
-        """<a href="javascript:__doPostBack('ctl00$pager','2')">2</a><a href="SearchResults.aspx?page=2&id=0">x</a>""",
-    ],
-)
-def test_the_next_page_is_found_by_its_address_however_it_is_written(pager: str) -> None:
-    url, leads = following(BilasolurSpider, pager, url=RESULTS)
-    assert leads
-    assert place_of(url) == place_of(RESULTS.replace("page=1", "page=2"))
+ONWARDS = [
+    f'<a href="SearchResults.aspx?page=2&amp;id={GUID}"><i class="bisicon bi-chevron-right"></i></a>',
+    f'<a href="SearchResults.aspx?id={GUID}&page=2">Næsta</a>',
+    f'<a href="/searchresults.aspx?ID={GUID.upper()}&amp;PAGE=2">2</a>',
+    f'<a href="https://www.bilasolur.is/SearchResults.aspx?page=2&amp;id={GUID}"></a>',
+    f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a><a href="./{SECOND}#top">&raquo;</a>',
+    f'<link rel="next" href="{SECOND}">',
+    f'<form action="?"><input name="id" value="{GUID}"><button name="page" value="2">2</button></form>',
+    """<a href="javascript:__doPostBack('ctl00$pager','next')">Næsta</a>""",
+    """<a href="javascript:__doPostBack('ctl00$pager','2')">2</a><a href="SearchResults.aspx?page=2&id=0">x</a>""",
+]
+ELSEWHERE = [
+    "",
+    f'<a href="SearchResults.aspx?page=1&amp;id={GUID}"><i class="fa fa-angle-left"></i></a>',
+    '<a href="SearchResults.aspx?page=2&amp;id=another">2 dyra</a>',
+    f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a>',
+    """<a href="javascript:__doPostBack('ctl00$sort','price')">Verð</a>""",
+    "<form><input type=submit value=Leita></form>",
+]
 
 
-@pytest.mark.parametrize(
-    "pager",
-    [
-        "",
-        f'<a href="SearchResults.aspx?page=1&amp;id={GUID}"><i class="fa fa-angle-left"></i></a>',
-        '<a href="SearchResults.aspx?page=2&amp;id=another">2 dyra</a>',
-        f'<a href="SearchResults.aspx?page=7&amp;id={GUID}">7</a>',
-        """<a href="javascript:__doPostBack('ctl00$sort','price')">Verð</a>""",
-        "<form><input type=submit value=Leita></form>",
-    ],
-)
-def test_what_leads_elsewhere_is_no_next_page(pager: str) -> None:
-    assert following(BilasolurSpider, pager, url=RESULTS) == (RESULTS.replace("page=1", "page=2"), False)
+def test_the_next_page_is_found_by_its_address_however_it_is_written() -> None:
+    second = RESULTS.replace("page=1", "page=2")
+    for pager in ONWARDS:
+        url, leads = following(BilasolurSpider, pager, url=RESULTS)
+        assert leads, pager
+        assert place_of(url) == place_of(second), pager
+    for pager in ELSEWHERE:
+        assert following(BilasolurSpider, pager, url=RESULTS) == (second, False), pager
 
 
-@pytest.mark.parametrize(
-    ("pager", "ends"),
-    [
-        ('<div class="paging"><span>5 / 5</span></div>', True),
-        ("<nav><b>5</b> / <b>5</b></nav>", True),
-        ('<p class="pagination">Síða 5 af 5</p>', True),
-        ('<p class="pagination">Síða 5 af 6</p>', False),
-        ('<p class="pagination">4 / 4</p>', False),
-        ("<p>5 / 5</p>", False),
-        (
-            '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>',
-            False,
-        ),
-    ],
-)
-def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not(pager: str, ends: bool) -> None:
-    assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends
+ENDS = {
+    '<div class="paging"><span>5 / 5</span></div>': True,
+    "<nav><b>5</b> / <b>5</b></nav>": True,
+    '<p class="pagination">Síða 5 af 5</p>': True,
+    '<p class="pagination">Síða 5 af 6</p>': False,
+    '<p class="pagination">4 / 4</p>': False,
+    "<p>5 / 5</p>": False,
+    '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>': False,
+}
+
+
+def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not() -> None:
+    for pager, ends in ENDS.items():
+        assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends, pager
 
 
 # --- the site is not what it was --------------------------------------------------------------------------------
@@ -363,13 +350,12 @@ OTHER_PAGES = {
 }
 
 
-@pytest.mark.parametrize("cls", [HeklaSpider, BrimborgSpider, IslandsbilarSpider])
-@pytest.mark.parametrize("body", OTHER_PAGES.values(), ids=OTHER_PAGES)
-def test_a_first_page_without_cars_names_what_is_missing(cls: type[CardSpider], body: str) -> None:
-    spider = make_spider(cls)
-    why = run(spider, page(body, url=spider.base_url))
-    assert cls.card_link in why
-    assert spider.base_url in why
+def test_a_first_page_without_cars_names_what_is_missing() -> None:
+    for cls, name in itertools.product((HeklaSpider, BrimborgSpider, IslandsbilarSpider), OTHER_PAGES):
+        spider = make_spider(cls)
+        why = run(spider, page(OTHER_PAGES[name], url=spider.base_url))
+        assert cls.card_link in why, (cls, name)
+        assert spider.base_url in why
 
 
 def test_a_page_of_bytes_names_what_is_missing() -> None:
@@ -423,57 +409,9 @@ def test_pictures_that_the_selector_does_not_find_are_noticed() -> None:
     assert spider._missing_from_all(icons, read(spider, icons)) is None
 
 
-# --- cars that are missing --------------------------------------------------------------------------------------
-
-
-def failed(status: int) -> Failure:
-    request = Request(f"https://www.hekla.is{VIEW}7", cb_kwargs={"external_id": "7"})
-    failure = Failure(HttpError(Response(request.url, status=status, request=request)))
-    failure.request = request  # type: ignore[attr-defined]
-    return failure
-
-
-@pytest.mark.parametrize("status", [404, 410])
-def test_a_page_that_is_not_there_says_that_the_car_is_gone(status: int) -> None:
-    spider = make_spider()
-    spider.lookups = 1
-    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
-    (control,) = spider.missing_failed(failed(status))
-    assert control.url == f"https://www.hekla.is{VIEW}8"
-    listed = Response(control.url, status=200, request=control)
-    assert list(spider.parse_control(listed, **control.cb_kwargs)) == [
-        GoneCar(source="Hekla", external_id="7", url=f"https://www.hekla.is{VIEW}7")
-    ]
-    assert spider.crawler.stats.get_value("carscraper/details/gone") == 1
-
-
-@pytest.mark.parametrize("status", [404, 410])
-def test_where_listed_cars_have_no_page_either_nothing_is_concluded(status: int) -> None:
-    spider = make_spider()
-    spider.lookups = 1
-    spider.controls.append(("8", f"https://www.hekla.is{VIEW}8"))
-    (control,) = spider.missing_failed(failed(status))
-    failure = Failure(HttpError(Response(control.url, status=status, request=control)))
-    failure.request = control  # type: ignore[attr-defined]
-    assert list(spider.control_failed(failure)) == []
-    (sentence,) = state_of(spider.crawler).incomplete
-    assert "no car was marked as gone" in sentence
-
-
 def test_a_page_of_which_nothing_is_known_is_not_asked_for_fresh_addresses() -> None:
     item = CarItem(source="Hekla", external_id="7", url=f"https://www.hekla.is{VIEW}7")
     assert make_spider().page_url(item) is None
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
-def test_another_answer_says_nothing(status: int) -> None:
-    assert list(make_spider().missing_failed(failed(status))) == []
-
-
-def test_a_page_that_broke_says_nothing() -> None:
-    failure = Failure(TimeoutError("never"))
-    failure.request = failed(404).request  # type: ignore[attr-defined]
-    assert list(make_spider().missing_failed(failure)) == []
 
 
 # --- cards that were not closed -----------------------------------------------------------------------------------

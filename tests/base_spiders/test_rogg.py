@@ -71,90 +71,58 @@ ONE_PHOTO = [
 ]
 
 
-@pytest.mark.parametrize("address", ONE_PHOTO)
-def test_all_spellings_are_one_photo(spider: BilasolurSpider, address: str) -> None:
-    found = image(spider, address)
-    assert found
-    assert (found.identity, found.status, found.reason) == ("789541/3777561", "pending", None)
-    parts = urlsplit(found.source_url)
-    query = parse_qs(parts.query)
-    assert (query["c"], query["p"], query["w"]) == (["789541"], ["3777561"], ["1280"])
-    assert set(query) <= {"s", "c", "p", "w"}
-    assert parts.path.lower() == "/carimage.aspx"
-    assert not parts.fragment
+def test_all_spellings_are_one_photo_and_so_is_the_address_that_is_asked_for(spider: BilasolurSpider) -> None:
+    for address in ONE_PHOTO:
+        found = image(spider, address)
+        assert found, address
+        assert (found.identity, found.status, found.reason) == ("789541/3777561", "pending", None), address
+        parts = urlsplit(found.source_url)
+        query = parse_qs(parts.query)
+        assert (query["c"], query["p"], query["w"]) == (["789541"], ["3777561"], ["1280"]), address
+        assert set(query) <= {"s", "c", "p", "w"}
+        assert (parts.path.lower(), parts.fragment) == ("/carimage.aspx", "")
+        assert image(spider, found.source_url) == found, address
 
 
-@pytest.mark.parametrize("address", ONE_PHOTO)
-def test_the_address_that_is_asked_for_names_the_same_photo(spider: BilasolurSpider, address: str) -> None:
-    first = image(spider, address)
-    assert first
-    again = image(spider, first.source_url)
-    assert again
-    assert (again.identity, again.source_url) == (first.identity, first.source_url)
+def test_the_dealer_stays_in_the_address_and_the_width_is_the_settings() -> None:
+    for width in ("400", "784"):
+        found = image(make_spider(IMAGES_WIDTH=width), "CarImage.aspx?w=1&s=16&c=789541&p=3777561")
+        assert found
+        assert found.source_url == f"https://bilasolur.is/CarImage.aspx?s=16&c=789541&p=3777561&w={width}"
 
 
-def test_the_dealer_stays_in_the_address(spider: BilasolurSpider) -> None:
-    found = image(spider, "CarImage.aspx?w=400&s=16&c=789541&p=3777561")
-    assert found
-    assert found.source_url == "https://bilasolur.is/CarImage.aspx?s=16&c=789541&p=3777561&w=1280"
+OTHERS = ["CarImage.aspx?c=789542&p=3777561", "CarImage.aspx?c=0789541&p=1", "CarImage.aspx?c=&p=1&c=1"]
+AMBIGUOUS = [
+    r"CarImage.aspx?c=789541\&p=3777561",
+    r"https:\\bilasolur.is\CarImage.aspx?c=789541&p=3777561",
+    r"\\evil.is\share\x.jpg",
+    "https://evil.is@bilasolur.is/CarImage.aspx?c=789541&p=3777561",
+    "https://bilasolur.is@evil.is/CarImage.aspx?c=789541&p=3777561",
+    "//user:password@bilasolur.is/CarImage.aspx?c=789541&p=3777561",
+    "https://[broken/CarImage.aspx?c=789541&p=3777561",
+    "https://bilasolur.is&#64;evil.is/CarImage.aspx?c=789541&amp;p=1",
+]
+NOT_THE_PLATFORMS = [
+    *("photo.jpg", "https://assets.mango.is/a/b.jpg", "CarImage.aspx?c=789541", "CarImage.aspx?p=3777561"),
+    *("CarImage.aspx?c=789541&p=", "CarImage.aspx?c=789541&p=%00", "CarImage.aspx?c=789541&p=../../etc/passwd"),
+    *("CarImage.aspx?c=789541&p=" + "9" * 5000, "CarImage.aspx?c=789541&p=%F0%9F%9A%97"),
+]
 
 
-@pytest.mark.parametrize("width", ["400", "784"])
-def test_one_width_whatever_the_page_shows(width: str) -> None:
-    found = image(make_spider(IMAGES_WIDTH=width), ONE_PHOTO[0])
-    assert found
-    assert parse_qs(urlsplit(found.source_url).query)["w"] == [width]
-
-
-@pytest.mark.parametrize(
-    "address", ["CarImage.aspx?c=789542&p=3777561", "CarImage.aspx?c=0789541&p=1", "CarImage.aspx?c=&p=1&c=1"]
-)
-def test_another_cars_photo_is_left_out(spider: BilasolurSpider, address: str) -> None:
-    found = image(spider, address)
-    assert found is None or found.identity.startswith("url:")
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        r"CarImage.aspx?c=789541\&p=3777561",
-        r"https:\\bilasolur.is\CarImage.aspx?c=789541&p=3777561",
-        r"\\evil.is\share\x.jpg",
-        "https://evil.is@bilasolur.is/CarImage.aspx?c=789541&p=3777561",
-        "https://bilasolur.is@evil.is/CarImage.aspx?c=789541&p=3777561",
-        "//user:password@bilasolur.is/CarImage.aspx?c=789541&p=3777561",
-        "https://[broken/CarImage.aspx?c=789541&p=3777561",
-        "https://bilasolur.is&#64;evil.is/CarImage.aspx?c=789541&amp;p=1",
-    ],
-)
-def test_an_ambiguous_address_is_refused_and_kept_as_it_was(spider: BilasolurSpider, address: str) -> None:
-    found = image(spider, address)
-    assert found
-    assert (found.status, found.reason) == ("failed", "bad-address")
-    assert found.source_url == address.replace("&#64;", "@").replace("&amp;", "&")
-    assert found.identity.startswith("url:")
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "photo.jpg",
-        "https://assets.mango.is/a/b.jpg",
-        "CarImage.aspx?c=789541",
-        "CarImage.aspx?p=3777561",
-        "CarImage.aspx?c=789541&p=",
-        "CarImage.aspx?c=789541&p=%00",
-        "CarImage.aspx?c=789541&p=../../etc/passwd",
-        "CarImage.aspx?c=789541&p=" + "9" * 5000,
-        "CarImage.aspx?c=789541&p=%F0%9F%9A%97",
-    ],
-)
-def test_what_is_not_the_platforms_is_named_by_its_address(spider: BilasolurSpider, address: str) -> None:
-    found = image(spider, address)
-    assert found
-    assert re.fullmatch(r"url:[0-9a-f]{32}", found.identity)
-    assert found.status == "pending"
-    assert found.source_url == urljoin(PAGE, address)
+def test_other_addresses_are_left_out_or_refused_or_named_by_themselves(spider: BilasolurSpider) -> None:
+    for address in OTHERS:
+        found = image(spider, address)
+        assert found is None or found.identity.startswith("url:"), address
+    for address in AMBIGUOUS:
+        found = image(spider, address)
+        assert found, address
+        assert (found.status, found.reason, found.identity[:4]) == ("failed", "bad-address", "url:"), address
+        assert found.source_url == address.replace("&#64;", "@").replace("&amp;", "&")
+    for address in NOT_THE_PLATFORMS:
+        found = image(spider, address)
+        assert found, address
+        assert re.fullmatch(r"url:[0-9a-f]{32}", found.identity), address
+        assert (found.status, found.source_url) == ("pending", urljoin(PAGE, address)), address
 
 
 @given(
@@ -203,20 +171,20 @@ def read(spider: BilasolurSpider, html: str) -> CarItem:
     return read_first(spider, response)
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
+def test_a_car_has_one_address_and_a_link_that_names_none_is_told(spider: BilasolurSpider) -> None:
+    for link in (
         "CarDetails.aspx?bid=76&amp;cid=296487&amp;sid=555&amp;schid=abc&amp;schpage=2",
         "CarDetails.aspx?schpage=9&amp;sid=555&amp;cid=296487&amp;bid=76",
         "/CarDetails.aspx?bid=76&cid=296487&sid=555",
         "https://bilasolur.is/CarDetails.aspx?BID=76&CID=296487&SID=555&utm_source=x#photos",
         "CarDetails.aspx?bid=76&cid=296487&sid=555&cid=1",
-    ],
-)
-def test_a_car_has_one_address(spider: BilasolurSpider, link: str) -> None:
-    item = read(spider, card(link=link))
-    assert item.url == "https://bilasolur.is/CarDetails.aspx?bid=76&cid=296487&sid=555"
-    assert (item.external_id, item.dealer_id) == ("296487", "76")
+    ):
+        item = read(spider, card(link=link))
+        assert item.url == "https://bilasolur.is/CarDetails.aspx?bid=76&cid=296487&sid=555", link
+        assert (item.external_id, item.dealer_id) == ("296487", "76")
+    for link in ("CarDetails.aspx?bid=76", "CarDetails.aspx?cid=", "CarDetails.aspx?cid=../..", "#", "x?cid=1%00"):
+        with pytest.raises(ValueError, match="no car in"):
+            read(spider, card(link=link))
 
 
 def test_the_address_is_on_the_crawls_own_site() -> None:
@@ -227,42 +195,22 @@ def test_the_address_is_on_the_crawls_own_site() -> None:
     assert item.url == "http://127.0.0.1:8000/is/CarDetails.aspx?bid=76&cid=296487&sid=555"
 
 
-@pytest.mark.parametrize(
-    "link", ["CarDetails.aspx?bid=76", "CarDetails.aspx?cid=", "CarDetails.aspx?cid=../..", "#", "x?cid=1%00"]
-)
-def test_a_link_that_names_no_car_is_told(spider: BilasolurSpider, link: str) -> None:
-    with pytest.raises(ValueError, match="no car in"):
-        read(spider, card(link=link))
+NOT_SHOWN: list[dict[str, Any]] = [
+    *({"search": "schid=bbbb-2&schpage=7"}, {"sid": "777"}, {"width": 400}, {"dealer": "99"}),
+    {"price": "kr.\n  2.990.000 "},
+]
+SHOWN: list[dict[str, Any]] = [
+    *({"price": "kr. 2.890.000"}, {"price": "Tilboð óskast"}, {"kilometers": "46.000 km."}, {"photos": ("31",)}),
+    *({"photos": ("32", "31")}, {"photos": ("31", "32", "33")}, {"photos": ("31", "33")}),
+]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"search": "schid=bbbb-2&schpage=7"},
-        {"sid": "777"},
-        {"width": 400},
-        {"dealer": "99"},
-        {"price": "kr.\n  2.990.000 "},
-    ],
-)
-def test_what_only_names_the_search_does_not_change_the_card(spider: BilasolurSpider, changes: dict[str, Any]) -> None:
-    assert read(spider, card(**changes)).card_hash == read(spider, card()).card_hash
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"price": "kr. 2.890.000"},
-        {"price": "Tilboð óskast"},
-        {"kilometers": "46.000 km."},
-        {"photos": ("31",)},
-        {"photos": ("32", "31")},
-        {"photos": ("31", "32", "33")},
-        {"photos": ("31", "33")},
-    ],
-)
-def test_what_a_person_sees_does(spider: BilasolurSpider, changes: dict[str, Any]) -> None:
-    assert read(spider, card(**changes)).card_hash != read(spider, card()).card_hash
+def test_what_a_person_sees_changes_the_card_and_what_only_names_the_search_does_not(spider: BilasolurSpider) -> None:
+    usual = read(spider, card()).card_hash
+    for changes in NOT_SHOWN:
+        assert read(spider, card(**changes)).card_hash == usual, changes
+    for changes in SHOWN:
+        assert read(spider, card(**changes)).card_hash != usual, changes
 
 
 def test_a_photo_that_is_shown_twice_is_one(spider: BilasolurSpider) -> None:
@@ -338,23 +286,17 @@ SELECT = Selector(
 ).css("select")
 
 
-@pytest.mark.parametrize(
-    ("make", "value"),
-    [
-        ("toyota", "10"),
-        ("TOYOTA", "10"),
-        (" Kia", "11"),
-        ("Mercedes-Benz", "12"),
-        ("m.benz", "12"),
-        ("volkswagen", "13"),
-        ("skoda", "14"),
-        ("Škoda", "14"),
-        ("land-rover", "15"),
-        ("Land Rover", "15"),
-        ("Trabant", None),
-        ("Toy", None),
-        ("-1", None),
-    ],
-)
-def test_makes_are_found_in_whatever_spelling(make: str, value: str | None) -> None:
-    assert _option(SELECT, make) == value
+MAKES = {
+    "10": ("toyota", "TOYOTA"),
+    "11": (" Kia",),
+    "12": ("Mercedes-Benz", "m.benz"),
+    "13": ("volkswagen",),
+    "14": ("skoda", "Škoda"),
+    "15": ("land-rover", "Land Rover"),
+    None: ("Trabant", "Toy", "-1"),
+}
+
+
+def test_makes_are_found_in_whatever_spelling() -> None:
+    for value, spellings in MAKES.items():
+        assert [_option(SELECT, make) for make in spellings] == [value] * len(spellings)

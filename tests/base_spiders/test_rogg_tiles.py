@@ -52,53 +52,39 @@ def read(**parts: str) -> CarItem:
     return found
 
 
-@pytest.mark.parametrize(
-    ("title", "make", "model"),
-    [
-        (TITLE, "Volkswagen", "ID.4"),
-        ('<span class="title-text">VW ID.4</span>', "Volkswagen", "ID.4"),
-        (
-            '<span class="sr-make">LAND ROVER</span><span class="title-text">LAND ROVER DEFENDER</span>',
-            "Land Rover",
-            "Defender",
-        ),
-        ('<span class="sr-model">KIA NIRO</span>', "Kia", "Niro"),
-        ('<span class="sr-make">TESLA</span>', "Tesla", None),
-        ("", None, None),
-    ],
-)
-def test_make_and_model(title: str, make: str | None, model: str | None) -> None:
-    item = read(title=title)
-    assert (item.make, item.model) == (make, model)
+TITLES = {
+    TITLE: ("Volkswagen", "ID.4"),
+    '<span class="title-text">VW ID.4</span>': ("Volkswagen", "ID.4"),
+    '<span class="sr-make">VW</span><span class="title-text">VW ID.4 GTX</span>': ("Volkswagen", "ID.4 GTX"),
+    '<span class="sr-model">KIA NIRO</span>': ("Kia", "Niro"),
+    '<span class="sr-make">TESLA</span>': ("Tesla", None),
+    "": (None, None),
+}
+DISTANCES = {
+    ROW.format("Akstur", "29 þ.km."): 29_000,
+    ROW.format("Akstur", "Nýtt"): None,
+    ROW.format("Akstur", "12.345 km."): 12_345,
+    ROW.format("Drægni", "560 km") + ROW.format("Akstur", "29 þ.km."): 29_000,
+    ROW.format("Drægni", "560 km"): None,
+    "": None,
+}
+PICTURES = [
+    '<img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+    '<img src="data:image/gif;base64,R0" data-src="/CarImage.aspx?s=1&amp;c=7001&amp;p=3&amp;w=400">',
+    '<img src="/images/placeholder.png" data-src="https://bilaland.isCarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+    '<img src="carimage.aspx?P=3&amp;C=7001&amp;S=1"><img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
+]
 
 
-@pytest.mark.parametrize(
-    ("rows", "kilometers"),
-    [
-        (ROW.format("Akstur", "29 þ.km."), 29_000),
-        (ROW.format("Akstur", "Nýtt"), None),
-        (ROW.format("Akstur", "12.345 km."), 12_345),
-        (ROW.format("Drægni", "560 km") + ROW.format("Akstur", "29 þ.km."), 29_000),
-        (ROW.format("Drægni", "560 km"), None),
-        ("", None),
-    ],
-)
-def test_only_the_row_of_the_distance_is_one(rows: str, kilometers: int | None) -> None:
-    assert read(rows=rows).kilometers == kilometers
-
-
-@pytest.mark.parametrize(
-    "picture",
-    [
-        '<img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-        '<img src="data:image/gif;base64,R0" data-src="/CarImage.aspx?s=1&amp;c=7001&amp;p=3&amp;w=400">',
-        '<img src="/images/placeholder.png" data-src="https://bilaland.isCarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-        '<img src="carimage.aspx?P=3&amp;C=7001&amp;S=1"><img src="CarImage.aspx?s=1&amp;c=7001&amp;p=3">',
-    ],
-)
-def test_a_photo_has_the_identity_of_the_platform(picture: str) -> None:
-    (image,) = read(picture=picture).images
-    assert (image.identity, image.source_url.partition("?")[2]) == ("7001/3", "s=1&c=7001&p=3&w=1280")
+def test_what_a_tile_says() -> None:
+    for title, named in TITLES.items():
+        item = read(title=title)
+        assert (item.make, item.model) == named, title
+    for rows, kilometers in DISTANCES.items():
+        assert read(rows=rows).kilometers == kilometers, "only the row of the distance is one"
+    for picture in PICTURES:
+        (image,) = read(picture=picture).images
+        assert (image.identity, image.source_url.partition("?")[2]) == ("7001/3", "s=1&c=7001&p=3&w=1280"), picture
 
 
 # --- where the results begin ---

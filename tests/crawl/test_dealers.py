@@ -73,11 +73,7 @@ DEALERS = {
             site=SimulatedIslandsbilar,
             tells=frozenset({"kilometers", "fuel", "transmission", "drivetrain", "price_before_offer"}),
             photos=5,
-            models={
-                "EV6 GT-Line": "EV6 GT-LINE",
-                "C 220 d 4MATIC": "C 220 D 4MATIC",
-                "Berlingo Van": "Berlingo VAN",
-            },
+            models={"EV6 GT-Line": "EV6 GT-LINE", "C 220 d 4MATIC": "C 220 D 4MATIC", "Berlingo Van": "Berlingo VAN"},
             missing="card = '.card' with card_link = \"a[href*='/car/']\"",
         ),
     )
@@ -248,25 +244,13 @@ def test_every_car_and_photo_is_kept_once_and_a_changed_site_costs_nothing_that_
 
 @pytest.mark.parametrize("past_end", ["repeat", "empty", "404"])
 def test_numbered_pages_end_whatever_comes_after_the_last(past_end: str, dealer_world: Callable[..., World]) -> None:
-    world = dealer_world("brimborg", cars=80, photos=0, past_end=past_end)  # two full pages of 40
+    world = dealer_world("brimborg", cars=20, per_page=10, photos=0, past_end=past_end)  # two full pages
     done = world.crawl()
-    assert "success. 80 cars" in verdict(done), "also those without a photo and a price"
+    assert "success. 20 cars" in verdict(done), "also those without a photo and a price"
     assert world.asked("results") == 4, "after a full page two must say that the list has ended"
     if past_end == "404":  # it was a complete crawl: what is missing is looked up
-        world.site.sell(world.site.cars[70].cid)
-        assert "79 cars (0 new, 1 gone)" in verdict(world.crawl())
-
-
-def test_a_page_that_fails_in_the_middle_concludes_nothing(dealer_world: Callable[..., World]) -> None:
-    world = dealer_world("brimborg", cars=8, photos=0, per_page=3)
-    world.crawl()
-    world.site.sell(world.site.cars[7].cid)
-    world.site.reset()
-    world.site.fault("results:2", ["500"], sticky=True)
-    done = world.crawl(code=3, settings={"RETRY_TIMES": 1})
-    assert "1 result page missing" in last_words(done)
-    assert world.asked("details") == 0
-    assert all(active(world).values())
+        world.site.sell(world.site.cars[17].cid)
+        assert "19 cars (0 new, 1 gone)" in verdict(world.crawl())
 
 
 def test_arguments(dealer_world: Callable[..., World]) -> None:
@@ -303,10 +287,10 @@ def test_hostile_cards_cost_themselves_at_most(
     site.set_card(rich.cid, price="Verð: 1.234.567.890.123.456.789.012.345 kr.")
     site.set_card(nameless.cid, link=site.car_path)
     site.set_card(foreign.cid, link=f"{inside.base_url}{site.car_path}{foreign.cid}")
-    site.set_photo(spy.cid, 0, src=f"{inside.base_url}/media/290003-3000000.jpg")
+    site.set_photo(spy.cid, None, src=f"{inside.base_url}/media/290003-3000000.jpg")
     site.set_card(unknown.cid, title="TRABANT 601 S")
     site.set_card(injected.cid, title="=cmd|' /C calc'!A0<br>2026-01-01 [x] INFO: forged ../../etc")
-    site.set_photo(lazy.cid, 0, src="data:image/gif;base64,R0lGODlhAQABAAAAACw=")
+    site.set_photo(lazy.cid, None, src="data:image/gif;base64,R0lGODlhAQABAAAAACw=")
     site.set_card(
         twice.cid, photos="".join(f'<img src="/media/{twice.cid}-{twice.photos[0].p}.jpg?w={w}">' for w in (400, 784))
     )

@@ -63,14 +63,6 @@ def test_a_card_whose_link_names_no_car_is_read_by_its_anchor(new_world: Callabl
     assert {name: world.listing(car)[name] for name in truth} == truth
 
 
-def test_both_sentences_about_a_car_that_is_gone_are_known(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=8, photos=0, layout="2026")
-    world.crawl()
-    for car in world.site.cars[:2]:
-        world.site.sell(car.cid)
-    assert "success. 6 cars (0 new, 2 gone)" in verdict(world.crawl())
-
-
 def test_the_site_may_change_from_one_layout_to_the_other(new_world: Callable[..., World]) -> None:
     world = new_world(cars=12, photos=2, layout="2019")
     world.crawl()

@@ -19,7 +19,7 @@ def stored(world: World) -> int:
     return world.sql("SELECT count(*) AS n FROM car_images WHERE status = 'stored'")[0]["n"]
 
 
-def drift(monkeypatch: pytest.MonkeyPatch, world: World, *changes: tuple[str, str]) -> None:
+def drift(monkeypatch: pytest.MonkeyPatch, world: World, *changes: tuple[str, Any]) -> None:
     monkeypatch.setitem(DRIFTS, "outsider", Drift(changes, READ))
     world.site.drift = "outsider"
 
@@ -40,23 +40,26 @@ def test_an_own_page_that_is_cut_off_is_asked_for_again_and_read_the_next_night(
     assert stored(world) == 20
 
 
-@pytest.mark.parametrize(
-    "elsewhere",
-    [
-        r'<a href="\1">Mynd</a>',
-        r'<div data-bg="\1"></div>',
-        r"<div style=\"background-image: url('\1')\"></div>",
-        r'<script>var photos = ["\1"];</script>',
-        r'<picture><source srcset="\1"></picture>',
-    ],
-)
+ELSEWHERE = [
+    '<a href="{}">Mynd</a>',
+    '<div data-bg="{}"></div>',
+    "<div style=\"background-image: url('{}')\"></div>",
+    '<script>var photos = ["{}"];</script>',
+    '<picture><source srcset="{}"></picture>',
+]
+
+
 def test_photos_that_stand_elsewhere_on_the_own_page_are_taken_too(
-    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, elsewhere: str
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = new_world(cars=3, photos=5, layout="2026")
+    world = new_world(cars=len(ELSEWHERE), photos=5, layout="2026")
+    forms = {f"c={car.cid}&": form for car, form in zip(world.site.cars, ELSEWHERE, strict=True)}
+
+    def elsewhere(found: re.Match[str]) -> str:
+        return next(form.format(found[1]) for car, form in forms.items() if car in found[1])
+
     drift(monkeypatch, world, (r'<img class="pswp-popup-area cd-car-photo"[^>]*?src="([^"]+)"[^>]*>', elsewhere))
-    done = world.crawl()
-    assert verdict(done).endswith("15 of 15 photos of cars for sale are stored.")
+    assert verdict(world.crawl()).endswith("25 of 25 photos of cars for sale are stored.")
 
 
 def test_a_choice_that_the_form_makes_beforehand_does_not_narrow_the_search(

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.crawl.world import World, keys_of, last_words, truth_of, verdict
+from tests.crawl.world import World, keys_of, truth_of, verdict
 from tests.dealers.bilaland import SimulatedBilaland
 from tests.dealers.br import SimulatedBr
 
@@ -130,29 +130,6 @@ def test_br_begins_at_an_address_that_leads_to_the_results_or_shows_them(
     done = world.crawl(makes="Toyota,KIA", details="false")
     assert "success. 4 cars (0 new, 0 gone)" in verdict(done)
     assert world.asked("search") == int(home_as == "form")
-
-
-def test_another_page_than_the_results_is_no_success_and_names_what_is_missing(
-    new_dealer: Callable[..., World],
-) -> None:
-    world = new_dealer("br", photos=1, home_as="form")
-    world.crawl(details="false")
-    before = world.listings()
-    for target, page in (("results", "layout"), ("results:2", "maintenance"), ("home", "login")):
-        world.site.clear_faults()
-        world.site.fault(target, [page], sticky=True)
-        done = world.crawl(code=3 if target == "results:2" else 4, details="false")
-        assert ("form:has([name$='btnSearch'])" if target == "home" else ".sr-item") in last_words(done)
-        after = world.listings()
-        assert all(row["is_active"] for row in after.values())
-        assert {name: row["price"] for name, row in after.items()} == {n: row["price"] for n, row in before.items()}
-
-
-def test_a_site_that_only_repeats_its_first_page_is_noticed(new_dealer: Callable[..., World]) -> None:
-    world = new_dealer(photos=0, per_page=12)
-    done = world.crawl(code=3, details="false")
-    assert "not complete: All 12 cars were on the first page" in last_words(done)
-    assert len(world.listings()) == 12
 
 
 def test_a_photo_is_one_whatever_site_of_the_platform_shows_it(new_dealer: Callable[..., World]) -> None:

@@ -239,15 +239,6 @@ def test_another_page_instead_of_the_results_fails_and_names_what_is_missing(new
         assert world.site.base_url in verdict(done)
 
 
-def test_a_second_page_in_another_layout_is_told(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=6, photos=1, per_page=3)
-    world.site.fault("results:2", ["layout"], sticky=True)
-    done = world.crawl(code=3)
-    assert "not complete: Result page 2" in last_words(done)
-    assert ".sr-item" in last_words(done)
-    assert {str(car.cid) for car in world.site.cars[:3]} <= world.listings().keys()
-
-
 @pytest.mark.parametrize("trouble", ["down", "500", "nobody there"])
 def test_a_site_that_cant_be_reached_is_a_failure(new_world: Callable[..., World], trouble: str) -> None:
     world = new_world(cars=3, photos=1)

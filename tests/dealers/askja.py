@@ -113,21 +113,16 @@ class SimulatedAskja(SimulatedListing):
         mode: how the list grows: "button"; "scroll" (without one); "stubborn" (the button stays and brings nothing
             at the end); "dead" (it stays and does nothing at all); "reset" (each press empties the list first).
         abroad: the address of another site, from which the page wants things.
-        disallow: paths that robots.txt forbids.
     """
 
     results_path = "/"
     car_path = "/soluskra"
     page_steps: ClassVar = LAYOUTS
-    settable = SimulatedListing.settable | {"mode", "abroad", "disallow"}
 
-    def __init__(
-        self, *, mode: str = "button", abroad: str = "", disallow: tuple[str, ...] = (), **options: Any
-    ) -> None:
+    def __init__(self, *, mode: str = "button", abroad: str = "", **options: Any) -> None:
         super().__init__(**{"per_page": 8, "ads_every": 5} | options)
         self.mode = mode
         self.abroad = abroad
-        self.disallow = list(disallow)
 
     def link(self, car: Car) -> str:
         return f"{self.car_path}?make={car.number % 10}&id={car.cid}"
@@ -176,9 +171,6 @@ class SimulatedAskja(SimulatedListing):
             return Response(body=STYLE, content_type="text/css")
         if kind == "list":
             return self._list(int(which), endless="endless" in request.query)
-        if kind == "robots":
-            lines = ["User-agent: *", *(f"Disallow: {path}" for path in self.disallow or [""])]
-            return Response(body="\n".join(lines) + "\n", content_type="text/plain")
         if kind == "details":
             return self._shell()  # as such sites do for every address
         if request.route == "/elsewhere":
@@ -202,10 +194,7 @@ class SimulatedAskja(SimulatedListing):
         if endless:
             found = [invented.make_car(number, 1, 1) for number in range(offset + self.per_page)]
         part = found[offset : offset + self.per_page]
-        vehicles: list[dict[str, Any]] = []
-        for place, car in enumerate(part, 1):
-            vehicles.append(self.parts(car) | self._card_parts.get(car.cid, {}))
-            if self.ads_every and place % self.ads_every == 0:
-                vehicles.append({"advertisement": "Bílalán á 5 mínútum"})
+        advertisement = {"advertisement": "Bílalán á 5 mínútum"}
+        vehicles = self._with_ads((self.told(car) for car in part), (advertisement,))
         told = {"vehicles": vehicles, "count": len(part), "total": len(found)}
         return Response(body=json.dumps(told), content_type="application/json")

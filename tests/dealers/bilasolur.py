@@ -8,7 +8,7 @@ In process::
 
 As a process of its own, steered through ``/_control/`` (see server.py) or by `server.Remote`::
 
-    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 10-28 --layout 2026 --labelled
+    python -m tests.dealers.bilasolur --port 0 --cars 40 --photos 10-28 --layout 2026
 
 What it does as the real site was seen to do: a POST needs a ``__VIEWSTATE`` that a page view gave out
 and the whole form, and ends at ``SearchResults.aspx?page=1&id=<GUID>``; an unknown GUID goes to the home
@@ -41,8 +41,8 @@ from typing import Any, ClassVar
 from tests.dealers import cars as invented
 from tests.dealers.cars import Car, Photo
 from tests.dealers.faults import Response, apply_step, page
-from tests.dealers.photos import KINDS, PhotoFactory
-from tests.dealers.server import Request, SimulatedSite, serve_until_stopped
+from tests.dealers.listing import SimulatedDealer
+from tests.dealers.server import Request, serve_until_stopped
 
 LAYOUT = "2026"
 """The layout of a site that is not told otherwise."""
@@ -156,27 +156,17 @@ SAYS_GONE = (("<body>", f"<body><p>{GONE}</p>"), ("CarImage.aspx", "Ekkert.aspx"
 """Step ``gone``: a details page says that there is no such car, whatever there is."""
 
 
-class SimulatedBilasolur(SimulatedSite):
-    """The site. Every argument is also an attribute and may be changed while it runs.
+class SimulatedBilasolur(SimulatedDealer):
+    """The site.
 
     Args:
-        cars: how many there are at first.
-        photos: how many each of them has; two numbers: from the first to the second.
         layout: "2019" or "2026".
         per_page: cars on a result page; None for the layout's 40 or 48.
-        ads_every: an advertisement card after so many cars; 0 for none.
-        seed: another seed, other cars.
-        photo_bytes_average: about how big a photo of full size is.
-        labelled: draw each car's name on its photos.
-        photo_ttl: seconds that a photo's address works after a page showing it was rendered; None for ever.
-        expired_as: the fault step a dead address answers with: "404", "403", "html200", "placeholder".
-        last_page_links_on: False: the last page has no next link.
         endless: every page past the last one is full of cars that were never seen before.
-        disallow: paths that robots.txt forbids.
         featured: cards on the home page.
-        session_cookie: every page sets ``ASP.NET_SessionId`` for who has none.
         forms: "home" and "advanced", the search forms that are there; None for those of the layout.
         cid_leads_to: what a search for one car's number leads to, "results" or "details".
+        options: those of every dealer.
     """
 
     first_page = "page=1&"
@@ -187,79 +177,27 @@ class SimulatedBilasolur(SimulatedSite):
         "no-days": (("search_modage", "search_age"),),
         "gone": SAYS_GONE,
     }
-    settable = SimulatedSite.settable | {
-        "layout",
-        "per_page",
-        "ads_every",
-        "photo_ttl",
-        "expired_as",
-        "last_page_links_on",
-        "endless",
-        "disallow",
-        "featured",
-        "session_cookie",
-        "forms",
-        "cid_leads_to",
-    }
-    orders = SimulatedSite.orders | {
-        "sell",
-        "change_price",
-        "relist",
-        "touch",
-        "set_car",
-        "set_photo",
-        "add_photo",
-        "add_car",
-        "renumber_photos",
-        "expire_all",
-        "photo_fault",
-        "card_fault",
-    }
 
     def __init__(
         self,
         *,
-        cars: int = 40,
-        photos: int | tuple[int, int] = 3,
         layout: str = LAYOUT,
         per_page: int | None = None,
-        ads_every: int = 10,
-        seed: int = 1,
-        photo_bytes_average: int = 60_000,
-        labelled: bool = False,
-        photo_ttl: float | None = None,
-        expired_as: str = "404",
-        last_page_links_on: bool = True,
         endless: bool = False,
-        disallow: Iterable[str] = (),
         featured: int = 4,
-        session_cookie: bool = True,
         forms: Iterable[str] | None = None,
         cid_leads_to: str = "results",
-        host: str = "127.0.0.1",
-        port: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(host=host, port=port)
+        usual = {"cars": 40, "photos": 3, "ads_every": 10, "photo_bytes_average": 60_000}
+        super().__init__(per_page=per_page or PER_PAGE[layout], **usual | options)
         self.layout = layout
-        self.per_page = per_page or PER_PAGE[layout]
-        self.ads_every = ads_every
-        self.photo_ttl = photo_ttl
-        self.expired_as = expired_as
-        self.last_page_links_on = last_page_links_on
+        self.expired_as = "404"
         self.endless = endless
-        self.disallow = list(disallow)
         self.featured = featured
-        self.session_cookie = session_cookie
         self.forms = list(FORMS[layout] if forms is None else forms)
         self.cid_leads_to = cid_leads_to
         self.today = invented.TODAY
-        self.factory = PhotoFactory(photo_bytes_average, labelled=labelled)
-        self.cars: list[Car] = []
-        """The truth, in the order of the results; change a car's fields at will."""
-        self._photos_each = photos
-        self._seed = seed
-        self._by_cid: dict[int, Car] = {}
-        self._photo_index: dict[tuple[int, int], tuple[Car, Photo]] = {}
         self._generation = 0
         self._card_faults: dict[int, str] = {}
         self._viewstates: dict[str, float] = {}
@@ -267,24 +205,8 @@ class SimulatedBilasolur(SimulatedSite):
         self._numbers = itertools.count(1)
         self._rendered: dict[tuple[int, int], float] = {}
         self._expired_at = float("-inf")
-        for _ in range(cars):
-            self.add_car()
 
     # Orders
-
-    def car(self, cid: int) -> Car:
-        """The car with that *cid*. Raises KeyError."""
-        return self._by_cid[cid]
-
-    def add_car(self) -> int:
-        """One more car, at the end of the results; its cid."""
-        car = self._make(len(self.cars))
-        self.cars.append(car)
-        return car.cid
-
-    def sell(self, cid: int) -> None:
-        """The car leaves the results and its page says that nothing was found."""
-        self.car(cid).sold = True
 
     def relist(self, cid: int) -> None:
         """The car comes (back) with a new ``sid``."""
@@ -298,37 +220,17 @@ class SimulatedBilasolur(SimulatedSite):
     def change_price(self, cid: int, price: int | None, before_offer: int | None = None) -> None:
         self.set_car(cid, price=price, price_before_offer=before_offer)
 
-    def set_car(self, cid: int, **fields: Any) -> None:
-        """Change any field of a car: ``make="../../etc"``. Raises AttributeError for an unknown one."""
-        for name, value in fields.items():
-            setattr(self.car(cid), name, value)
-
     def add_photo(self, cid: int) -> int:
         """One more photo at the end; its id."""
         car = self.car(cid)
-        photo = invented.append_photo(car, self._seed, self._generation)
-        self._photo_index[cid, photo.p] = car, photo
-        return photo.p
-
-    def set_photo(self, c: int, p: int | None, *, kind: str = "jpeg", src: str | None = None) -> None:
-        """Serve a photo, or with *p* None each of the car's, as *kind*, a key of `photos.KINDS`.
-
-        Pages print *src*, word for word, as its address; None stands for the true one.
-        """
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of photo {kind!r}")
-        for photo in self.car(c).photos:
-            if p in {None, photo.p}:
-                photo.kind, photo.src = kind, src
+        return invented.append_photo(car, self._seed, self._generation).p
 
     def renumber_photos(self) -> None:
         """Every photo gets a new id for the same bytes; the old addresses answer 404."""
         self._generation += 1
-        self._photo_index.clear()
-        for car in list(self._by_cid.values()):
+        for car in self._all.values():
             for photo in car.photos:
                 photo.p += invented.PHOTO_IDS_PER_GENERATION
-                self._photo_index[car.cid, photo.p] = car, photo
 
     def expire_all(self, mode: str = "404") -> None:
         """All photo addresses are dead, until a page that shows them is rendered again."""
@@ -346,13 +248,6 @@ class SimulatedBilasolur(SimulatedSite):
         if fault not in {"", "no-cid", "garbage", "bare"}:
             raise ValueError(f"unknown card fault {fault!r}")
         self._card_faults[cid] = fault
-
-    def photo_bytes(self, c: int, p: int, w: int | None = None) -> bytes:
-        """What the site serves for that photo when nothing goes wrong. Raises KeyError."""
-        return b"".join(self._photo_parts(c, p, w)[0])
-
-    def truth(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(car) | {"identities": car.identities} for car in list(self.cars)]
 
     # The site
 
@@ -382,30 +277,12 @@ class SimulatedBilasolur(SimulatedSite):
         if kind not in answers:
             return page("404", "Síðan fannst ekki.", status=404)
         response = answers[kind](which, request)
-        if self.session_cookie and kind not in {"photo", "robots"} and SESSION not in request.header("Cookie"):
+        if kind not in {"photo", "robots"} and SESSION not in request.header("Cookie"):
             session = hashlib.sha256(f"session {next(self._numbers)}".encode()).hexdigest()[:24]
             response.headers += (("Set-Cookie", f"{SESSION}={session}; path=/; HttpOnly; SameSite=Lax"),)
         return response
 
-    def _command(self, command: str, order: dict[str, Any], request: Request) -> Any:
-        if command == "photo":
-            query = request.query
-            w = int(query["w"]) if query.get("w") else None
-            parts, content_type = self._photo_parts(int(query["c"]), int(query["p"]), w)
-            return Response(body=parts, content_type=content_type)
-        return super()._command(command, order, request)
-
-    def _make(self, number: int) -> Car:
-        car = invented.make_car(number, self._photos_each, self._seed)
-        self._by_cid[car.cid] = car
-        self._photo_index.update({(car.cid, photo.p): (car, photo) for photo in car.photos})
-        return car
-
     # Pages
-
-    def _robots(self, _which: str, _request: Request) -> Response:
-        lines = ["User-agent: *", *(f"Disallow: {path}" for path in self.disallow or [""])]
-        return Response(body="\n".join(lines) + "\n", content_type="text/plain")
 
     def _home(self, _which: str, _request: Request) -> Response:
         search = ""
@@ -477,7 +354,7 @@ class SimulatedBilasolur(SimulatedSite):
             return int(value) if value.isdecimal() and known else None
 
         cid = number("search_cid")
-        car = self._by_cid.get(cid) if cid is not None else None
+        car = self._all.get(cid) if cid is not None else None
         if self.cid_leads_to == "details" and car is not None and not car.sold:
             return _redirect(f"/CarDetails.aspx?bid={car.bid}&cid={car.cid}&sid={car.sid}")
         return self._new_search(make, cid=cid, bid=number("search_btshid"), days=number("search_modage"))
@@ -518,11 +395,7 @@ class SimulatedBilasolur(SimulatedSite):
         if self.endless and asked > last:
             first = len(self.cars) + (asked - last - 1) * self.per_page
             on_page = [self._known_or_made(number) for number in range(first, first + self.per_page)]
-        cards = []
-        for place, car in enumerate(on_page, 1):
-            cards.append(self._card(car, search.number, asked))
-            if self.ads_every and place % self.ads_every == 0:
-                cards.append(_AD_CARDS[place // self.ads_every % len(_AD_CARDS)])
+        cards = self._with_ads((self._card(car, search.number, asked) for car in on_page), _AD_CARDS)
         return _page(
             "Leitarniðurstöður",
             f'<div class="search-result">\n{"".join(cards)}</div>\n{self._paging(asked, last, guid)}',
@@ -535,8 +408,7 @@ class SimulatedBilasolur(SimulatedSite):
         if asked > 1:
             cells.append(_link(f"SearchResults.aspx?page={asked - 1}&id={guid}", arrow.format("left")))
         cells.append(f"<span>{asked}</span>")
-        if asked < last or self.last_page_links_on or self.endless:
-            cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))
+        cells.append(_link(f"SearchResults.aspx?page={asked + 1}&id={guid}", arrow.format("right")))  # for ever
         css = {"2019": "pagingCell", "2026": "sr-page"}[self.layout]
         paging = "".join(f'<div class="{css}">{cell}</div>' for cell in cells)
         if self.layout == "2026":
@@ -546,7 +418,7 @@ class SimulatedBilasolur(SimulatedSite):
 
     def _known_or_made(self, number: int) -> Car:
         cid = invented.FIRST_CID + invented.CID_STEP * number
-        return self._by_cid.get(cid) or self._make(number)
+        return self._all.get(cid) or self._make(number)
 
     def _card(self, car: Car, schid: int, page_number: int) -> str:
         if self.layout == "2026":
@@ -579,7 +451,7 @@ class SimulatedBilasolur(SimulatedSite):
 
     def _details(self, which: str, _request: Request) -> Response:
         number = invented.number_of(int(which)) if which.isdecimal() else None
-        car = self._by_cid.get(int(which)) if number is not None else None
+        car = self._all.get(int(which)) if number is not None else None
         if car is None or car.sold:
             words = GONE_TOO if self.layout == "2026" and car is not None and car.number % 2 else GONE
             return _page("Bíll", f'<div class="car-details"><p>{words}</p></div>')
@@ -709,26 +581,12 @@ class SimulatedBilasolur(SimulatedSite):
         return f'<img class="{css_class}" src="{html.escape(address)}" alt="">\n'
 
     def _photo(self, which: str, request: Request) -> Response:
-        c, _, p = which.partition("/")
-        w = request.query.get("w", "")
-        try:
-            parts, content_type = self._photo_parts(int(c), int(p), int(w) if w.isdecimal() else None)
-        except (KeyError, ValueError):
-            return page("404", "Myndin fannst ekki.", status=404)
-        if self._is_dead(int(c), int(p)):
-            return apply_step(self.expired_as, Response)
-        return Response(body=parts, content_type=content_type)
-
-    def _is_dead(self, c: int, p: int) -> bool:
-        if self.photo_ttl is None and self._expired_at == float("-inf"):
-            return False
-        rendered = self._rendered.get((c, p), float("-inf"))
-        outlived = self.photo_ttl is not None and time.monotonic() - rendered > self.photo_ttl
-        return outlived or rendered <= self._expired_at
-
-    def _photo_parts(self, c: int, p: int, w: int | None) -> tuple[tuple[bytes, ...], str]:
-        car, photo = self._photo_index[c, p]
-        return self.factory.photo(photo.name, car.look, photo.view, w, photo.kind)
+        response = super()._photo(which, request)
+        if response.status == 200 and self._expired_at > float("-inf"):
+            c, p = map(int, which.split("/"))
+            if self._rendered.get((c, p), float("-inf")) <= self._expired_at:
+                return apply_step(self.expired_as, Response)
+        return response
 
 
 # Markup
@@ -870,19 +728,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--photos", type=_photos, default=3, help="photos of each car, or the least and the most of them: 10-28")
     add("--layout", choices=PER_PAGE, default=LAYOUT)
     add("--per-page", type=int, help="cars on a result page; by default 40 or, in 2026, 48")
-    add("--ads-every", type=int, default=10, help="an advertisement after so many cars, 0 for none")
-    add("--seed", type=int, default=1)
     add("--photo-bytes-average", type=int, default=60_000, help="of a photo at full size")
-    add("--labelled", action="store_true", help="write each car's name on its photos")
-    add("--photo-ttl", type=float, help="seconds that a photo's address works after a page view")
-    add("--expired-as", default="404", help="what a dead address answers: 404, 403, html200, placeholder")
-    add("--endless", action="store_true", help="there is always one more page of new cars")
     add("--stop-with-stdin", action="store_true", help="end when standard input ends")
     options = vars(parser.parse_args(argv))
     stop_with_stdin = options.pop("stop_with_stdin")
     site = SimulatedBilasolur(**options)
-    if not site.factory.labelled:
-        site.factory.draw_all()
+    site.factory.draw_all()
     serve_until_stopped(site, stop_with_stdin=stop_with_stdin)
 
 

@@ -22,10 +22,7 @@ PHOTO_IDS_PER_GENERATION = 100_000_000
 MAKES: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {
     "Toyota": (12, (("RAV4", "Jeppi"), ("Land Cruiser 150", "Jeppi"), ("Yaris Hybrid", "Fólksbíll"))),
     "Kia": (7, (("Sportage", "Jeppi"), ("Cee'd", "Fólksbíll"), ("EV6 GT-Line", "Fólksbíll"))),
-    "Volkswagen": (
-        14,
-        (("Golf GTE", "Fólksbíll"), ("ID.5 GTX 220 KW", "Jeppi"), ("Transporter", "Sendibíll")),
-    ),
+    "Volkswagen": (14, (("Golf GTE", "Fólksbíll"), ("ID.5 GTX 220 KW", "Jeppi"), ("Transporter", "Sendibíll"))),
     "Mercedes-Benz": (9, (("C 220 d 4MATIC", "Fólksbíll"), ("Sprinter 316", "Sendibíll"))),
     "Land Rover": (31, (("Defender 110 HSE", "Jeppi"), ("Discovery Sport", "Jeppi"))),
     "Škoda": (22, (("Octavia Combi", "Fólksbíll"), ("Enyaq iV 80", "Jeppi"))),
@@ -53,12 +50,7 @@ FUELS: tuple[str | None, ...] = (
 TRANSMISSIONS = ("Sjálfskipting", "Beinskipting")
 DRIVETRAINS = ("Fjórhjóladrif", "Framhjóladrif", "Afturhjóladrif")
 TYRES = ("4 heilsársdekk", "4 sumardekk og 4 vetrardekk", "4 nagladekk")
-DEALERS = {
-    76: "Bílasalan Sýnishorn",
-    11: "Bílatorg Dæmis",
-    203: "Prufubílar Norðurlands",
-    38: "Bílasalan Líkan",
-}
+DEALERS = {76: "Bílasalan Sýnishorn", 11: "Bílatorg Dæmis", 203: "Prufubílar Norðurlands", 38: "Bílasalan Líkan"}
 DESCRIPTIONS = (
     "Mjög vel með farinn bíll, einn eigandi frá upphafi. Þjónustubók fylgir.",
     "Nýskoðaður án athugasemda. Dráttarkrókur, bakkmyndavél & hiti í sætum.",

@@ -10,7 +10,6 @@
 ``half-short``                half of the body with a Content-Length that agrees with it
 ``half-closed``               half of the body without a Content-Length, then the connection ends
 ``gzip-cut``                  half of the body's gzip, with a Content-Length that agrees with it
-``no-end-marker``             the body without its last two bytes
 ``empty`` ``one-byte``        as it says
 ``as-html``                   the good body, sent as text/html
 ``svg``                       an SVG with a script in it, sent as image/jpeg
@@ -153,8 +152,6 @@ def apply_step(step: str, normal: Callable[[], Response]) -> Response:
         packed = gzip.compress(body)
         response.body = packed[: len(packed) // 2]
         response.headers += (("Content-Encoding", "gzip"),)
-    elif word == "no-end-marker":
-        response.body = body[:-2]
     elif word == "one-byte":
         response.body = body[:1]
     elif word == "empty":
@@ -227,7 +224,7 @@ def _png_bomb(side: int = 20_000) -> bytes:
 
 
 _CHANGES = {"ok", "redirect", "slow", "trickle", "binary", "as-html", "windows-1252", "declared"}
-_CHANGES |= {"empty", "one-byte", "half", "half-short", "half-closed", "gzip-cut", "no-end-marker"}
+_CHANGES |= {"empty", "one-byte", "half", "half-short", "half-closed", "gzip-cut"}
 """The steps that need the normal answer or a value, which `apply_step` knows itself."""
 
 _REPLACEMENTS: dict[str, Callable[[], Response]] = {

@@ -15,9 +15,7 @@ STAND_IN = "/static/placeholder.png"
 class SimulatedHekla(SimulatedListing):
     """``Næsta`` leads on while there is a next page."""
 
-    page_steps: ClassVar = {
-        "layout": (("/notadir-bilar/view/", "/kaupa/"), ("card", "tile")),
-    }
+    page_steps: ClassVar = {"layout": (("/notadir-bilar/view/", "/kaupa/"), ("card", "tile"))}
     results_path = "/is/bilar/notadir-bilar"
     car_path = "/is/bilar/notadir-bilar/view/"
     title = "Notaðir bílar | Hekla"

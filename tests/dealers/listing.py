@@ -1,4 +1,4 @@
-"""What the simulated sites of cards share: result pages, cars' own pages, photos, and what may be wrong with a card.
+"""What the simulated dealers share, and those of cards: pages, photos, and what may be wrong with a card.
 
 A site writes ``results`` (its page of cards), ``card`` and ``photo_tags``, and says what its cards tell::
 
@@ -12,35 +12,144 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from tests.dealers import cars as invented
 from tests.dealers.cars import Car, Photo
 from tests.dealers.faults import Response, page
-from tests.dealers.photos import PhotoFactory
+from tests.dealers.photos import KINDS, PhotoFactory
 from tests.dealers.server import Request, SimulatedSite
 
 WIDTHS = (400, 1280)
+T = TypeVar("T")
 
 
-class SimulatedListing(SimulatedSite):
-    """A site of result pages with cards.
+class SimulatedDealer(SimulatedSite):
+    """A dealer with cars and photos. Every argument is also an attribute and may be changed while the site runs.
 
     Args:
         cars: how many there are at first.
-        photos: how many each of them has.
+        photos: how many each of them has; two numbers: from the first to the second.
         per_page: cars on a result page.
         ads_every: an advertisement card after so many cars; 0 for none.
+        seed: another seed, other cars.
+        photo_bytes_average: about how big a photo of full size is.
+        labelled: draw each car's name on its photos.
+        disallow: paths that robots.txt forbids.
+    """
+
+    def __init__(
+        self,
+        *,
+        cars: int = 10,
+        photos: int | tuple[int, int] = 1,
+        per_page: int = 40,
+        ads_every: int = 4,
+        seed: int = 1,
+        photo_bytes_average: int = 20_000,
+        labelled: bool = False,
+        disallow: Iterable[str] = (),
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        super().__init__(host=host, port=port)
+        self.per_page = per_page
+        self.ads_every = ads_every
+        self.disallow = list(disallow)
+        self.factory = PhotoFactory(photo_bytes_average, labelled=labelled)
+        self.cars: list[Car] = []
+        """The truth, in the order of the results; change a car's fields at will."""
+        self._all: dict[int, Car] = {}
+        self._photos_each, self._seed = photos, seed
+        for _ in range(cars):
+            self.add_car()
+
+    def _make(self, number: int) -> Car:
+        car = invented.make_car(number, self._photos_each, self._seed)
+        self._all[car.cid] = car
+        return car
+
+    # Orders
+
+    def car(self, cid: int) -> Car:
+        """The car with that *cid*. Raises KeyError."""
+        return self._all[cid]
+
+    def add_car(self) -> int:
+        """One more car, at the end of the results; its cid."""
+        self.cars.append(self._make(len(self.cars)))
+        return self.cars[-1].cid
+
+    def sell(self, cid: int) -> None:
+        """The car leaves the results, and its own page says so."""
+        self.car(cid).sold = True
+
+    def set_car(self, cid: int, **fields: Any) -> None:
+        """Change any field of a car: ``make="../../etc"``. Raises AttributeError for an unknown one."""
+        for name, value in fields.items():
+            setattr(self.car(cid), name, value)
+
+    def set_photo(self, c: int, p: int | None, *, kind: str = "jpeg", src: str | None = None) -> None:
+        """Serve a photo, or with *p* None each of the car's, as *kind*, a key of `photos.KINDS`.
+
+        Pages print *src*, word for word, as its address; None stands for the true one.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of photo {kind!r}")
+        for photo in self.car(c).photos:
+            if p in {None, photo.p}:
+                photo.kind, photo.src = kind, src
+
+    def photo_bytes(self, c: int, p: int, w: int | None = None) -> bytes:
+        """What is served for that photo when nothing goes wrong. Raises KeyError."""
+        return b"".join(self._photo_parts(c, p, w)[0])
+
+    def truth(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(car) | {"identities": car.identities} for car in list(self.cars)]
+
+    # The site
+
+    def _photo_parts(self, c: int, p: int, w: int | None) -> tuple[tuple[bytes, ...], str]:
+        car = self.car(c)
+        photo = next((each for each in car.photos if each.p == p), None)
+        if photo is None:
+            raise KeyError(p)
+        return self.factory.photo(photo.name, car.look, photo.view, w, photo.kind)
+
+    def _photo(self, which: str, request: Request) -> Response:
+        c, _, p = which.partition("/")
+        w = request.query.get("w", "")
+        try:
+            parts, content_type = self._photo_parts(int(c), int(p), int(w) if w.isdecimal() else None)
+        except (KeyError, ValueError):
+            return page("404", "Myndin fannst ekki.", status=404)
+        return Response(body=parts, content_type=content_type)
+
+    def _robots(self, _which: str = "", _request: Request | None = None) -> Response:
+        lines = ["User-agent: *", *(f"Disallow: {path}" for path in self.disallow or [""])]
+        return Response(body="\n".join(lines) + "\n", content_type="text/plain")
+
+    def _with_ads(self, cards: Iterable[T], ads: tuple[T, ...]) -> list[T]:
+        """The cards of a page, an advertisement after each `ads_every` of them."""
+        shown = []
+        for place, card in enumerate(cards, 1):
+            shown.append(card)
+            if self.ads_every and place % self.ads_every == 0:
+                shown.append(ads[place // self.ads_every % len(ads)])
+        return shown
+
+
+class SimulatedListing(SimulatedDealer):
+    """A site of result pages with cards.
+
+    Args:
         past_end: what a page past the last one is: "repeat" (of the last), "empty" or "404".
         sold_as: the status of a sold car's own page.
         pager: what leads to the other pages: "own" (as the site has it) or a key of `PAGERS`.
-        seed: another seed, other cars.
+        options: those of every dealer.
     """
-
-    settable = SimulatedSite.settable | {"per_page", "ads_every", "past_end", "sold_as", "pager"}
-    orders = SimulatedSite.orders | {"sell", "set_car", "set_card", "set_photo", "drop"}
 
     results_path: ClassVar[str]
     """Of the first result page, with its slash."""
@@ -49,31 +158,11 @@ class SimulatedListing(SimulatedSite):
     title: ClassVar[str]
     ads: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self,
-        *,
-        cars: int = 10,
-        photos: int = 1,
-        per_page: int = 40,
-        ads_every: int = 4,
-        past_end: str = "repeat",
-        sold_as: int = 404,
-        pager: str = "own",
-        seed: int = 1,
-        photo_bytes_average: int = 20_000,
-        host: str = "127.0.0.1",
-        port: int = 0,
-    ) -> None:
-        super().__init__(host=host, port=port)
-        self.per_page = per_page
-        self.ads_every = ads_every
+    def __init__(self, *, past_end: str = "repeat", sold_as: int = 404, pager: str = "own", **options: Any) -> None:
+        super().__init__(**options)
         self.past_end = past_end
         self.sold_as = sold_as
         self.pager = pager
-        self.factory = PhotoFactory(photo_bytes_average)
-        self.cars: list[Car] = [invented.make_car(number, photos, seed) for number in range(cars)]
-        """The truth, in the order of the results; change a car's fields at will."""
-        self._all = {car.cid: car for car in self.cars}
         self._card_parts: dict[int, dict[str, str]] = {}
         self.max_asked_page = 0
 
@@ -101,45 +190,18 @@ class SimulatedListing(SimulatedSite):
 
     # Orders
 
-    def car(self, cid: int) -> Car:
-        """The car with that *cid*. Raises KeyError."""
-        return self._all[cid]
-
-    def sell(self, cid: int) -> None:
-        """The car leaves the results, and its own page says by its status that it is not there."""
-        self.car(cid).sold = True
-
     def drop(self, cid: int) -> None:
         """The car leaves the results; its own page lives on."""
         self.cars = [car for car in self.cars if car.cid != cid]
-
-    def set_car(self, cid: int, **fields: Any) -> None:
-        """Change any field of a car. Raises AttributeError for an unknown one."""
-        for name, value in fields.items():
-            setattr(self.car(cid), name, value)
 
     def set_card(self, cid: int, **parts: str) -> None:
         """Print these parts of a car's card word for word, as HTML; none: as they are."""
         self._card_parts[cid] = parts
 
-    def set_photo(self, cid: int, number: int, *, kind: str = "jpeg", src: str | None = None) -> None:
-        """Serve a photo as *kind*; pages print *src*, word for word, as its only address."""
-        self.car(cid).photos[number].kind = kind
-        self.car(cid).photos[number].src = src
-
     def identity(self, car: Car, photo: Photo) -> str:
         """The identity of a photo: the car's id and a digest of the path, sizes apart."""
         path = urlsplit(self.photo_address(car, photo)).path
         return f"{car.cid}/{hashlib.sha256(path.encode()).hexdigest()[:24]}"
-
-    def photo_bytes(self, c: int, p: int, w: int | None = None) -> bytes:
-        """What is served for that photo when nothing goes wrong. Raises KeyError."""
-        car = self.car(c)
-        (photo,) = [each for each in car.photos if each.p == p]
-        return b"".join(self.factory.photo(photo.name, car.look, photo.view, w, photo.kind)[0])
-
-    def truth(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(car) for car in self.cars]
 
     # The site
 
@@ -158,13 +220,13 @@ class SimulatedListing(SimulatedSite):
 
     def answer(self, kind: str, which: str, request: Request) -> Response:
         if kind == "robots":
-            return Response(body="User-agent: *\nDisallow:\n", content_type="text/plain")
+            return self._robots()
         if kind == "results" and which.isdecimal():
             return self._results(int(which))
         if kind == "details" and which.isdecimal() and int(which) in self._all:
             return self._details(self._all[int(which)])
         if kind == "photo":
-            return self._photo(which, request.query.get("w", ""))
+            return self._photo(which, request)
         return page("404", "Síðan fannst ekki.", status=404)
 
     def _results(self, asked: int) -> Response:
@@ -174,16 +236,17 @@ class SimulatedListing(SimulatedSite):
         if asked > last and self.past_end == "404":
             return page("404", "Síðan fannst ekki.", status=404)
         shown = last if asked > last and self.past_end == "repeat" else asked
-        cards = []
-        for place, car in enumerate(found[(shown - 1) * self.per_page : shown * self.per_page], 1):
-            cards.append(self.card(self.parts(car) | {"link": self.link(car)} | self._card_parts.get(car.cid, {})))
-            if self.ads_every and place % self.ads_every == 0:
-                cards.append(self.ads[place // self.ads_every % len(self.ads)])
+        on_page = found[(shown - 1) * self.per_page : shown * self.per_page]
+        cards = self._with_ads((self.card(self.told(car)) for car in on_page), self.ads)
         body = self.results("\n".join(cards), asked, last)
         if self.pager != "own":
             following = asked + 1 if asked < last else None
             body += PAGERS[self.pager](f"{self.results_path}?page={{}}", asked, last, following)
         return self._page(self.title.format(asked), body)
+
+    def told(self, car: Car) -> dict[str, Any]:
+        """The parts of a car's card, with what `set_card` has put in their place."""
+        return self.parts(car) | {"link": self.link(car)} | self._card_parts.get(car.cid, {})
 
     def link(self, car: Car) -> str:
         """The address of the car's own page, as a card prints it."""
@@ -194,17 +257,6 @@ class SimulatedListing(SimulatedSite):
         if car.sold:
             return page(str(self.sold_as), "Síðan fannst ekki.", status=self.sold_as)
         return self._page(html.escape(car.model), f"<h1>{html.escape(f'{car.make} {car.model}')}</h1>")
-
-    def _photo(self, which: str, w: str) -> Response:
-        cid, _, p = which.partition("/")
-        try:
-            car = self._all[int(cid)]
-            (photo,) = [each for each in car.photos if each.p == int(p)]
-        except (KeyError, ValueError):
-            return page("404", "Myndin fannst ekki.", status=404)
-        width = int(w) if w.isdecimal() else None
-        parts, content_type = self.factory.photo(photo.name, car.look, photo.view, width, photo.kind)
-        return Response(body=parts, content_type=content_type)
 
     @staticmethod
     def _page(title: str, body: str) -> Response:

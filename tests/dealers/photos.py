@@ -35,7 +35,8 @@ COLOURS = {
 }
 BODIES = ("Fólksbíll", "Jeppi", "Sendibíll", "Pallbíll")
 VIEWS = 5
-"""Side, other side, front, rear, wheel."""
+"""Side, other side, and closer: front, rear, wheel."""
+_CLOSER = {2: (100, 280, 740, 707), 3: (540, 280, 1180, 707), 4: (190, 540, 490, 740)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -214,15 +215,11 @@ def _drawing(look: Look, view: int) -> Image.Image:
     image = _backdrop(look.colour).copy()
     draw = ImageDraw.Draw(image)
     paint = COLOURS.get(look.colour, COLOURS["Grár"])
-    if view == 0:
-        _side(draw, paint, look.body)
-    elif view == 1:
-        _side(draw, paint, look.body)
+    _side(draw, paint, look.body)
+    if view == 1:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    elif view in {2, 3}:
-        _end(draw, paint, look.body, rear=view == 3)
-    else:
-        _detail(draw, paint)
+    elif view in _CLOSER:
+        image = image.crop(_CLOSER[view]).resize(FULL, Image.Resampling.BILINEAR)
     if look.label:
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 765, FULL[0], FULL[1]), fill=(18, 22, 30))
@@ -246,17 +243,7 @@ def _backdrop(colour: str) -> Image.Image:
             shade = (grey, grey + 2, grey + 6)
         strip.putpixel((0, y), shade)
     image = strip.resize(FULL)
-    hills = [
-        (0, 520),
-        (0, 440),
-        (180, 360),
-        (330, 430),
-        (520, 320),
-        (700, 420),
-        (900, 350),
-        (1120, 430),
-        (1280, 380),
-    ]
+    hills = [(0, 520), (0, 440), (180, 360), (330, 430), (520, 320), (700, 420), (900, 350), (1120, 430), (1280, 380)]
     far = tuple(round(255 * value * 0.75) for value in top)
     ImageDraw.Draw(image).polygon([*hills, (1280, 520)], fill=far)
     return image
@@ -299,40 +286,9 @@ def _side(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int], body: str) -> 
 
 
 def _wheel(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int) -> None:
-    for share, fill in (
-        (1.0, (24, 24, 28)),
-        (0.66, (176, 180, 186)),
-        (0.58, (110, 114, 122)),
-        (0.16, (210, 212, 216)),
-    ):
+    for share, fill in ((1.0, (24, 24, 28)), (0.66, (176, 180, 186)), (0.58, (110, 114, 122)), (0.16, (210, 212, 216))):
         size = round(radius * share)
         draw.ellipse((x - size, y - size, x + size, y + size), fill=fill)
     spoke = round(radius * 0.55)
     for dx, dy in ((0, 1), (0.87, 0.5), (0.87, -0.5), (0, -1), (-0.87, -0.5), (-0.87, 0.5)):
         draw.line((x, y, x + spoke * dx, y + spoke * dy), fill=(200, 203, 208), width=max(4, radius // 9))
-
-
-def _end(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int], body: str, *, rear: bool) -> None:
-    top = {"Fólksbíll": 300, "Jeppi": 250, "Sendibíll": 190, "Pallbíll": 260}.get(body, 300)
-    dark = _shade(paint, 0.7)
-    draw.ellipse((300, 660, 980, 730), fill=(60, 62, 68))
-    for x in (345, 845):
-        draw.rounded_rectangle((x, 580, x + 90, 710), radius=20, fill=(24, 24, 28))
-    draw.polygon([(390, 460), (450, top), (830, top), (890, 460)], fill=paint)
-    draw.polygon([(420, 450), (468, top + 25), (812, top + 25), (860, 450)], fill=(58, 74, 92))
-    draw.rounded_rectangle((330, 440, 950, 660), radius=48, fill=paint)
-    draw.rectangle((350, 600, 930, 625), fill=dark)
-    light = (190, 30, 34) if rear else (250, 240, 200)
-    draw.rounded_rectangle((350, 480, 470, 530), radius=18, fill=light)
-    draw.rounded_rectangle((810, 480, 930, 530), radius=18, fill=light)
-    if not rear:
-        for y in range(490, 560, 16):
-            draw.rectangle((500, y, 780, y + 7), fill=dark)
-    draw.rounded_rectangle((545, 565, 735, 600), radius=6, fill=(245, 246, 248), outline=(30, 60, 140), width=3)
-
-
-def _detail(draw: ImageDraw.ImageDraw, paint: tuple[int, int, int]) -> None:
-    draw.rectangle((0, 0, FULL[0], 470), fill=paint)
-    draw.rectangle((0, 300, FULL[0], 318), fill=_shade(paint, 0.7))
-    draw.ellipse((300, 120, 980, 800), fill=_shade(paint, 0.45))
-    _wheel(draw, 640, 470, 300)

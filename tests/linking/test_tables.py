@@ -14,7 +14,7 @@ import pytest
 from scrapy.spiderloader import SpiderLoader
 from sqlalchemy import delete, event, insert, select, update
 
-from carscraper.base_spiders.rogg import RoggSpider
+from carscraper.base_spiders.rogg_details import RoggDetailsSpider
 from carscraper.db import queries, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
@@ -160,7 +160,7 @@ def quick(sqlite_url: str) -> Iterator[Market]:
 def test_sites_that_share_ids_are_those_of_the_platform() -> None:
     loader = SpiderLoader.from_settings(make_settings())
     spiders: list[Any] = [loader.load(name) for name in loader.list()]
-    assert {spider.source for spider in spiders if issubclass(spider, RoggSpider)} == siblings("Bilasolur")
+    assert {spider.source for spider in spiders if issubclass(spider, RoggDetailsSpider)} == siblings("Bilasolur")
     assert [spider.source for spider in spiders if is_aggregator(getattr(spider, "source", ""))] == ["Bilasolur"]
 
 

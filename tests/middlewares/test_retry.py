@@ -81,57 +81,47 @@ def world(clock: Clock) -> World:
     return World(clock)
 
 
-def test_pauses_grow_threefold_and_end(world: World) -> None:
+def pauses(world: World) -> tuple[list[float], Request | Response]:
+    """The seconds before each retry of a request that always fails, and what comes of it in the end."""
     request: Request | Response = Request(URL)
-    pauses = []
+    found = []
     while isinstance(request, Request):
         request, pause = world.response(request)
-        pauses.append(round(pause, 2))
-    assert pauses == [1, 3, 9, 0]
-    assert request.status == 503
-    assert world.crawler.stats.get_value("retry/max_reached") == 1
+        found.append(round(pause, 2))
+    return found, request
+
+
+def test_pauses_grow_threefold_and_end(clock: Clock) -> None:
+    for settings, expected in (
+        ({}, [1, 3, 9, 0]),
+        ({"RETRY_BACKOFF": "0"}, [0, 0, 0, 0]),
+        ({"RETRY_BACKOFF": "0.5", "RETRY_TIMES": "1"}, [0.5, 0]),
+        ({"RETRY_TIMES": "0"}, [0]),
+    ):
+        world = World(clock, **settings)
+        found, response = pauses(world)
+        assert (found, response.status) == (expected, 503), settings  # type: ignore[union-attr]
+        assert world.crawler.stats.get_value("retry/max_reached") == 1
 
 
 def test_broken_connections_wait_just_so(world: World) -> None:
     request: Request | None = Request(URL)
-    pauses = []
+    found = []
     while request:
         request, pause = world.exception(request, DownloadTimeoutError())
-        pauses.append(round(pause, 2))
-    assert pauses == [1, 3, 9, 0]
+        found.append(round(pause, 2))
+    assert found == [1, 3, 9, 0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"RETRY_BACKOFF": "0"}, [0, 0, 0, 0]),
-        ({"RETRY_BACKOFF": "0.5", "RETRY_TIMES": "1"}, [0.5, 0]),
-        ({"RETRY_TIMES": "0"}, [0]),
-    ],
-)
-def test_settings(clock: Clock, settings: dict[str, str], expected: list[float]) -> None:
-    world = World(clock, **settings)
-    request: Request | Response = Request(URL)
-    pauses = []
-    while isinstance(request, Request):
-        request, pause = world.response(request)
-        pauses.append(round(pause, 2))
-    assert pauses == expected
-
-
-@pytest.mark.parametrize("status", [200, 301, 403, 404, 410])
-def test_other_answers_pass_at_once(world: World, status: int) -> None:
-    response, pause = world.response(Request(URL), status, Retry_After="60")
-    assert isinstance(response, Response)
-    assert pause == 0
-    assert world.hold(Request(URL)) == 0
-
-
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 522, 524, 408])
-def test_answers_that_may_get_better(world: World, status: int) -> None:
-    request, pause = world.response(Request(URL), status)
-    assert isinstance(request, Request)
-    assert pause == 1
+def test_answers_that_may_get_better_and_others_that_pass_at_once(world: World) -> None:
+    for status in (429, 500, 502, 503, 504, 522, 524, 408):
+        request, pause = world.response(Request(URL), status)
+        assert isinstance(request, Request), status
+        assert pause == 1
+    for status in (200, 301, 403, 404, 410):
+        response, pause = world.response(Request(URL), status, Retry_After="60")
+        assert isinstance(response, Response), status
+        assert pause == world.hold(Request(URL)) == 0
 
 
 def test_a_request_that_wants_no_retry_gets_none(world: World) -> None:
@@ -152,34 +142,23 @@ def http_date(seconds: float) -> str:
     return format_datetime(datetime(2026, 2, 2, 12, 0, 0, tzinfo=UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("7", 7),
-        (" 7 ", 7),
-        ("0", 0),
-        ("120", 120),
-        (http_date(30), 30),
-        (http_date(-30), 0),
-        *(
-            (garbage, 1)
-            for garbage in ("", "soon", "-5", "7.5", "1e3", "0x10", "²", "7 seconds", "Mon", "99/99/9999", "\x00")
-        ),
-        ("Fri, 99 Foo 2026 99:99:99 GMT", 1),
-    ],
-)
-def test_the_pause_that_is_asked_for(world: World, value: str, seconds: float) -> None:
-    request, pause = world.response(Request(URL), 503, Retry_After=value)
-    assert isinstance(request, Request)
-    assert pause == pytest.approx(seconds, abs=0.01)
+GARBAGE = ("", "soon", "-5", "7.5", "1e3", "0x10", "²", "7 seconds", "Mon", "99/99/9999", "\x00")
+ASKED = {"7": 7, " 7 ": 7, "0": 0, "120": 120, http_date(30): 30, http_date(-30): 0, "Fri, 99 Foo 2026 99:99:99 GMT": 1}
 
 
-@pytest.mark.parametrize("value", ["121", "9" * 400, http_date(3600), "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_one_that_is_too_long_fails_the_request_at_once(world: World, value: str) -> None:
-    response, pause = world.response(Request(URL), 503, Retry_After=value)
-    assert isinstance(response, Response)
-    assert pause == 0
-    assert world.hold(Request(URL)) == 0
+def test_the_pause_that_is_asked_for(clock: Clock) -> None:
+    for value, seconds in (ASKED | dict.fromkeys(GARBAGE, 1)).items():
+        clock.now = 1000.0
+        request, pause = World(clock).response(Request(URL), 503, Retry_After=value)
+        assert isinstance(request, Request), value
+        assert pause == pytest.approx(seconds, abs=0.01), value
+
+
+def test_one_that_is_too_long_fails_the_request_at_once(world: World) -> None:
+    for value in ("121", "9" * 400, http_date(3600), "Fri, 31 Dec 9999 23:59:59 GMT"):
+        response, pause = world.response(Request(URL), 503, Retry_After=value)
+        assert isinstance(response, Response), value
+        assert pause == world.hold(Request(URL)) == 0
 
 
 def test_the_longest_pause_is_a_setting(clock: Clock) -> None:
@@ -243,24 +222,21 @@ def test_nor_after_a_broken_connection(world: World) -> None:
 # --- refused addresses ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("url", "host", "port"),
-    [
+def test_a_refused_address_is_told_from_an_unknown_host(world: World) -> None:
+    guard = state_of(world.crawler).addresses
+    for url, host, port in (
         ("http://inside.is/x.jpg", "inside.is", 80),
         ("https://inside.is/x.jpg", "inside.is", 443),
         ("https://INSIDE.is:8080/x.jpg", "inside.is", 8080),
         ("http://[::1]/x.jpg", "::1", 80),
-    ],
-)
-def test_a_refused_address_is_told_from_an_unknown_host(world: World, url: str, host: str, port: int) -> None:
-    guard = state_of(world.crawler).addresses
-    request, _ = world.exception(Request(url), CannotResolveHostError("no address"))
-    assert request is not None, "an unknown host is tried again"
-    assert not guard.permits(host, port, "127.0.0.1")
-    before = world.clock.now
-    with pytest.raises(BlockedAddressError, match="private network"):
-        world.exception(Request(url), CannotResolveHostError("no address"))
-    assert world.clock.now == before, "and not tried again"
+    ):
+        request, _ = world.exception(Request(url), CannotResolveHostError("no address"))
+        assert request is not None, "an unknown host is tried again"
+        assert not guard.permits(host, port, "127.0.0.1")
+        before = world.clock.now
+        with pytest.raises(BlockedAddressError, match="private network"):
+            world.exception(Request(url), CannotResolveHostError("no address"))
+        assert world.clock.now == before, "and not tried again"
 
 
 def test_a_refusal_says_nothing_about_other_errors(world: World) -> None:

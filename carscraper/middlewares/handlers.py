@@ -1,18 +1,24 @@
-"""An API key that belongs in the address of a request, and nowhere else.
+"""How answers are had from a connection: odd headers cost nothing, and an API key is shown to nobody.
 
 Scrapy writes the addresses of requests into log lines, exceptions, the ``Referer`` header and the messages of
-redirects and retries. So the key is no part of them: it is put into the request line when that is written to the
+redirects and retries. So a key is no part of them: it is put into the request line when that is written to the
 connection, below everything that logs or remembers.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from scrapy.core.downloader.handlers.http11 import (
+    HTTP11DownloadHandler,
+    _LenientHTTP11ClientFactory,
+    _LenientHTTP11ClientProtocol,
+    _LenientHTTPClientParser,
+)
 from twisted.web.client import HTTPConnectionPool
-
-from carscraper.middlewares.answers import LenientDownloadHandler
+from twisted.web.http_headers import InvalidHeaderName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +29,60 @@ if TYPE_CHECKING:
 
     FindKey = Callable[[str], tuple[str, Secret] | None]
 
+logger = logging.getLogger(__name__)
+
+_LONGEST_HEADER = 256 * 1024  # bytes; Twisted's own limit is 16 KB
+
+
+class _Parser(_LenientHTTPClientParser):
+    """Twisted's parser gives up on an answer with one header that it does not understand; browsers do not."""
+
+    MAX_LENGTH = _LONGEST_HEADER
+
+    def headerReceived(self, name: bytes, value: bytes) -> None:  # noqa: N802 - Twisted's name
+        name = name.rstrip(b" \t")  # RFC 9112, 5.1
+        if name.lower() == b"transfer-encoding" and value.lower() == b"identity":
+            return  # RFC 2616 had it for "no encoding"
+        try:
+            super().headerReceived(name, value)  # type: ignore[no-untyped-call]
+        except InvalidHeaderName:
+            logger.debug("A header without a proper name is left out: %r", name[:100])
+
+    def allHeadersReceived(self) -> None:  # noqa: N802 - Twisted's name
+        try:
+            super().allHeadersReceived()  # type: ignore[no-untyped-call]
+        except KeyError as error:
+            raise ValueError(f"the answer has the unknown Transfer-Encoding {error}") from None
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802 - Twisted's name
+        raise ValueError(f"a header of the answer has more than {_LONGEST_HEADER // 1024} kB: {line[:40]!r}…")
+
+
+class _Protocol(_LenientHTTP11ClientProtocol):
+    def request(self, request: Any) -> Any:
+        """Send *request*, and read the answer with our parser (in the way in which Scrapy puts in its own)."""
+        answer = super().request(request)
+        self._parser.__class__ = _Parser
+        return answer
+
+
+class _Factory(_LenientHTTP11ClientFactory):
+    def buildProtocol(self, _addr: Any) -> _Protocol:  # noqa: N802 - Twisted's name
+        return _Protocol(self._quiescentCallback)  # type: ignore[no-untyped-call]
+
+
+def read_leniently(pool: HTTPConnectionPool) -> None:
+    """Let the connections of *pool* read answers with odd headers."""
+    pool._factory = _Factory  # noqa: SLF001 - Scrapy sets it in the same way
+
+
+class LenientDownloadHandler(HTTP11DownloadHandler):
+    """Scrapy's handler for http and https, which an odd header does not cost the answer."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        read_leniently(self._pool)
+
 
 class KeyedDownloadHandler(LenientDownloadHandler):
     """Scrapy's handler for http and https; its connections ask the spider which addresses get a key.
@@ -31,7 +91,6 @@ class KeyedDownloadHandler(LenientDownloadHandler):
     """
 
     def __init__(self, crawler: Crawler) -> None:
-        """Take the crawler, for its spider."""
         super().__init__(crawler)
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
