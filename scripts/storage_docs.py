@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from carscraper.cli.storage import VERBS
-from carscraper.cli.verb import Verb
+from carscraper.command import Verb
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "storage.md"
@@ -59,7 +59,7 @@ def table() -> str:
     lines = ["| verb | what it does | arguments and options |", "|---|---|---|"]
     for verb in VERBS:
         own = [f"{usage(action)} {action.help or ''}".strip() for action in arguments_of(verb)]
-        own += ["`--json`"] * verb.json + ["`--dry-run`", "`--yes`"] * verb.changes
+        own += ["`--json`"] + ["`--dry-run`", "`--yes`"] * verb.changes
         lines.append(f"| `{verb.name}` | {cell(verb.summary)} | {cell('; '.join(own)).replace('%%', '%')} |")
     return "\n".join(lines)
 

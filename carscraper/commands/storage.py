@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from carscraper.cli import storage
-from carscraper.cli.command import VerbCommand
+from carscraper.command import VerbCommand
 
 
 class Command(VerbCommand):
     """The verbs of ``carscraper.cli.storage``."""
 
-    name = "storage"
+    summary = "Everything about the bucket: set up, check, look, change, audit"
     verbs = storage.VERBS
     gone = storage.GONE
-
-    def short_desc(self) -> str:
-        """Return the one-line description."""
-        return "Everything about the bucket: set up, check, look, change, audit"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
+from carscraper.command import checked
 from carscraper.commands import crawlall
 from carscraper.commands.crawlall import report
 from carscraper.db import runs, schema
@@ -279,7 +280,7 @@ def plan(*words: str, **settings: Any) -> tuple[dict[str, list[str]], dict[str, 
     command.add_options(parser)
     opts, left = parser.parse_known_args(words)
     command.process_options(left, opts)
-    crawls, left_out = command._plan(opts)
+    crawls, left_out = crawlall.plan(checked(command.settings), opts)
     return {each.spider: each.command for each in crawls}, left_out
 
 

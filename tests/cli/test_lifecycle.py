@@ -177,7 +177,7 @@ def test_somebody_changes_the_rules_in_the_meantime(
         put(moto_s3, FOREIGN)
         return True
 
-    monkeypatch.setattr("carscraper.cli.console.Console.confirm", confirm)
+    monkeypatch.setattr("carscraper.console.Console.confirm", confirm)
     assert "changed by somebody else in the meantime" in storage("lifecycle", "apply", "--multipart", "3", code=4).err
     assert rules_of(moto_s3) == [FOREIGN]
 

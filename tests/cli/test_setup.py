@@ -305,7 +305,7 @@ def test_somebody_changes_the_bucket_in_the_meantime(
         moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Suspended"})
         return True
 
-    monkeypatch.setattr("carscraper.cli.console.Console.confirm", confirm)
+    monkeypatch.setattr("carscraper.console.Console.confirm", confirm)
     assert "changed by somebody else in the meantime" in storage("setup", code=4).err
     assert moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)["Status"] == "Suspended"
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from carscraper.cli.verb import Verb
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from carscraper.command import Verb
 
 
 def _verb(name: str, module: str, summary: str, *, changes: bool = False) -> Verb:
-    return Verb(name, f"{__name__}.{module}", summary, changes)
+    def function(number: int, *arguments: Any) -> Any:
+        return import_module(f"{__name__}.{module}").FUNCTIONS[name][number](*arguments)
+
+    return Verb(name, summary, partial(function, 1), partial(function, 0), changes)
 
 
 VERBS = [
