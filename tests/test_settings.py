@@ -362,6 +362,7 @@ BAD: dict[str, Sequence[Any]] = {
     "NOTIFY_ON": ["always", "failed,partly", "failed;partial"],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
     "FEEDS": ["{", "[1]", "5", 5],
+    "DEPTH_LIMIT": ["3", 1, "", None],
     "LOG_LEVEL": ["LOUD", "", None],
     "IMAGES_DOWNLOAD_DELAY": ["-1", "nan", "slow", float("inf")],
 }
