@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-from carscraper.maintenance import lifecycle
-from carscraper.storage import policies
-from carscraper.storage.encryption import encryption
+from carscraper.maintenance import lifecycle, policies
+from carscraper.storage.client import encryption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from carscraper.maintenance.lifecycle import Rule
-    from carscraper.storage.policies import Statement
+    from carscraper.maintenance.policies import Statement
 
 OURS = "carscraper-"
 """What the ids of our CORS rules and notifications begin with."""

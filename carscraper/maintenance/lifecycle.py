@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage.policies import PROBES
+from carscraper.storage.keys import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import insert
 
 from carscraper.console import duration, in_words
+from carscraper.cli.storage.common import problem_with_key
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
@@ -220,6 +221,25 @@ def test_put_rehearsed(storage: Storage, moto: services.S3, photo: Path) -> None
     assert said.out.startswith(f"would put {photo} (")
     assert said.out.endswith(f"/{moto.bucket}/cars/a.jpg\n")
     assert moto.keys() == []
+
+
+def test_keys() -> None:
+    for key, problem, for_new in [
+        ("a b+þ%#?&'\".jpg", None, None),
+        (".hidden/..x.jpg", None, None),
+        ("a//b.jpg", None, None),
+        ("", "is empty", "is empty"),
+        ("a" * 1024, None, None),
+        ("þ" * 513, "has 1026 bytes; S3 takes 1024", "has 1026 bytes; S3 takes 1024"),
+        ("a\0b", "holds a NUL", "holds a NUL"),
+        ("a\udce9b", "is not UTF-8", "is not UTF-8"),
+        ("a\nb", None, "holds a control character"),
+        ("a/./b", None, "has a part '.', which browsers take out of an address"),
+        ("../b", None, "has a part '..', which browsers take out of an address"),
+        ("a/", None, "ends with a slash, which marks a folder"),
+    ]:
+        assert problem_with_key(key) == problem, key
+        assert problem_with_key(key, new=True) == for_new, key
 
 
 def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path) -> None:

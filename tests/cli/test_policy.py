@@ -17,8 +17,8 @@ from carscraper.exceptions import StoreRefusedError
 from carscraper.runs.outputs import KINDS, folder_name
 from carscraper.storage import outputs
 from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
-from carscraper.storage.upload import Upload
 from tests import services
 from tests.cli.shop import NO_BUCKET
 from tests.fakes import make_settings

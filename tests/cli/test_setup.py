@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from carscraper.maintenance import lifecycle
+from carscraper.maintenance import lifecycle, policies
 from carscraper.maintenance.bucket import Bucket
 from carscraper.maintenance.features import FEATURES
-from carscraper.storage import policies
 from tests import services
 
 if TYPE_CHECKING:

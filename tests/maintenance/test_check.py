@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.maintenance import check as check_module
+from carscraper.maintenance import policies
 from carscraper.maintenance.check import Step, check
-from carscraper.storage import policies
-from carscraper.storage.client import FIXES, S3Options, open_client
+from carscraper.storage.answers import FIXES
+from carscraper.storage.client import S3Options, open_client
 from tests import services
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.maintenance import bucket, lifecycle
+from carscraper.maintenance import bucket, lifecycle, policies
 from carscraper.maintenance.features import FEATURES, Notification, Wanted, lifecycle_plan, order
 from carscraper.maintenance.lifecycle import CLASSES, expiry, merged, multipart, old_versions, transitions
-from carscraper.storage import policies
-from carscraper.storage.policies import Scope
+from carscraper.maintenance.policies import Scope
 
 REGION = "eu-north-1"
 SCOPE = Scope(bucket="car-photos", region=REGION)

@@ -12,7 +12,7 @@ import pytest
 
 from carscraper.exceptions import StoreRefusedError
 from carscraper.storage.folder import FolderStore, write_atomically
-from carscraper.storage.upload import Upload
+from carscraper.storage.keys import Upload
 
 DATA = os.urandom(300_000)
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carscraper.storage.keys import image_key, normalise_prefix, permanent_url, public_base, thumbnail_key
+from carscraper.storage.keys import (
+    KeyParts,
+    image_key,
+    normalise_prefix,
+    parse_key,
+    parse_thumbnail,
+    permanent_url,
+    public_base,
+    thumbnail_key,
+)
 
 SHA256 = hashlib.sha256(b"photo").hexdigest()
 CAR: dict[str, Any] = {
@@ -112,3 +121,54 @@ def test_what_stands_before_the_key(options: dict[str, str], base: str) -> None:
 def test_a_thumbnail_is_beside_not_among_the_photos() -> None:
     key = image_key(**CAR)
     assert thumbnail_key("small", key) == f"thumbnails/small/{key}"
+
+
+PHOTO = image_key(**CAR)
+THUMBNAIL = thumbnail_key("small", PHOTO)
+
+
+class TestParseKey:
+    def test_every_key_we_make_is_read(self) -> None:
+        for changes in ({}, {"year": None}, {"make": None, "model": None}, {"spider": "br"}):
+            name = image_key(**{**CAR, **changes})
+            parts = parse_key(name)
+            assert isinstance(parts, KeyParts)
+            folder = f"{parts.spider}/{parts.year or 'unknown'}/{parts.make}/{parts.model}"
+            assert f"{folder}/{parts.external_id}_{parts.hash}.{parts.extension}" == name
+            assert parse_key(f"cars/is/{name}", "cars/is/") == parts
+
+    def test_an_odd_external_id(self) -> None:
+        odd = image_key(
+            spider="br", year=None, make=None, model=None, external_id="A/1_b þ", sha256="f" * 64, extension="avif"
+        )
+        parts = parse_key(odd)
+        assert parts
+        assert (parts.year, parts.make, parts.hash, parts.extension) == (None, "unknown", "f" * 12, "avif")
+
+    def test_what_is_no_photo(self) -> None:
+        for name in (
+            "",
+            "bilasolur/2019/kia/rio/1_0123456789ab.jpg/",
+            "bilasolur/2019/kia/rio/1_0123456789ab",
+            "bilasolur/2019/kia/rio/1_0123456789AB.jpg",
+            "bilasolur/2019/kia/rio/1_0123456789.jpg",
+            "bilasolur/2019/kia/rio/_0123456789ab.jpg",
+            "bilasolur/0/kia/rio/1_0123456789ab.jpg",
+            "bilasolur/2019/Kia/rio/1_0123456789ab.jpg",
+            "bilasolur/2019//rio/1_0123456789ab.jpg",
+            "bilasolur/2019/kia/rio/1_0123456789ab.jpg\n",
+            "thumbnails/2019/kia/rio/1_0123456789ab.jpg",
+            "x/bilasolur/2019/kia/rio/1_0123456789ab.jpg",
+            THUMBNAIL,
+            "_test/probe",
+            "notes þ.txt",
+        ):
+            assert parse_key(name) is None, name
+
+    def test_another_prefix(self) -> None:
+        assert parse_key(f"boats/{PHOTO}", "cars/") is None
+        assert parse_thumbnail(f"boats/{THUMBNAIL}", "cars/") is None
+
+    def test_thumbnails(self) -> None:
+        assert parse_thumbnail(f"cars/{THUMBNAIL}", "cars/") == ("small", PHOTO)
+        assert parse_thumbnail(PHOTO) is None

@@ -15,9 +15,8 @@ import pytest
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage import client as client_module
 from carscraper.storage import objects
-from carscraper.storage.client import S3Options
-from carscraper.storage.encryption import contradicts
-from carscraper.storage.upload import IMMUTABLE, Upload
+from carscraper.storage.client import S3Options, contradicts
+from carscraper.storage.keys import IMMUTABLE, Upload
 from tests import services
 
 if TYPE_CHECKING:
@@ -66,28 +65,6 @@ def proxied(moto_s3: services.S3) -> Iterator[tuple[services.S3, services.S3Prox
         yield moto_s3.via(proxy), proxy
 
 
-@pytest.mark.parametrize(
-    ("key", "problem", "for_new"),
-    [
-        ("a b+þ%#?&'\".jpg", None, None),
-        (".hidden/..x.jpg", None, None),
-        ("a//b.jpg", None, None),
-        ("", "is empty", "is empty"),
-        ("a" * 1024, None, None),
-        ("þ" * 513, "has 1026 bytes; S3 takes 1024", "has 1026 bytes; S3 takes 1024"),
-        ("a\0b", "holds a NUL", "holds a NUL"),
-        ("a\udce9b", "is not UTF-8", "is not UTF-8"),
-        ("a\nb", None, "holds a control character"),
-        ("a/./b", None, "has a part '.', which browsers take out of an address"),
-        ("../b", None, "has a part '..', which browsers take out of an address"),
-        ("a/", None, "ends with a slash, which marks a folder"),
-    ],
-)
-def test_keys(key: str, problem: str | None, for_new: str | None) -> None:
-    assert objects.problem_with_key(key) == problem
-    assert objects.problem_with_key(key, new=True) == for_new
-
-
 def test_put_head_get(s3: services.S3) -> None:
     put(s3)
     client = open_client(options(s3))
@@ -95,8 +72,9 @@ def test_put_head_get(s3: services.S3) -> None:
     assert head is not None
     assert (head.size, head.content_type) == (len(DATA), "image/jpeg")
     assert head.etag == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
-    assert objects.get(client, s3.bucket, KEY) is not None
-    assert (objects.get(client, s3.bucket, KEY) or (head, b""))[1] == DATA
+    found = objects.get(client, s3.bucket, KEY)
+    assert found
+    assert (found.data, found.sha256) == (DATA, hashlib.sha256(DATA).hexdigest())
     assert objects.head(client, s3.bucket, "cars/2.jpg") is None
     assert objects.get(client, s3.bucket, "cars/2.jpg") is None
 
@@ -264,3 +242,48 @@ def test_amazons_presigned_address_names_the_region() -> None:
     parts = urllib.parse.urlsplit(url)
     assert (parts.netloc, parts.path) == ("car-photos.s3.eu-north-1.amazonaws.com", "/a%20b.jpg")
     assert urllib.parse.parse_qs(parts.query)["X-Amz-Expires"] == ["604800"]
+
+
+# --- the list ---------------------------------------------------------------------------------------------------
+
+
+class TestListed:
+    def test_what_an_object_says(self, s3: services.S3) -> None:
+        s3.put(KEY, b"12345")
+        (found,) = objects.listed(s3.client, s3.bucket)
+        assert (found.name, found.size, found.storage_class) == (KEY, 5, "STANDARD")
+        assert found.etag == "827ccb0eea8a706c4c34a16891f84e7b"
+        assert found.modified.tzinfo is not None
+
+    def test_pages_are_read_as_they_are_needed(self, moto_s3: services.S3) -> None:
+        client = moto_s3.client
+        for number in range(5):
+            moto_s3.put(f"{number}", b"")
+        pages = []
+        answer = client.meta.events.register
+        answer("after-call.s3.ListObjectsV2", lambda **_: pages.append(1))
+
+        class Small:
+            def get_paginator(self, name: str) -> Any:
+                paginator = client.get_paginator(name)
+
+                class Two:
+                    def paginate(self, **arguments: Any) -> Any:
+                        return paginator.paginate(**arguments, PaginationConfig={"PageSize": 2})
+
+                return Two()
+
+        found = objects.listed(Small(), moto_s3.bucket)
+        assert [next(found).name for _ in range(2)] == ["0", "1"]
+        assert len(pages) == 1
+        assert [each.name for each in found] == ["2", "3", "4"]
+        assert len(pages) == 3
+
+    def test_a_missing_bucket_is_a_sentence(self, s3: services.S3) -> None:
+        with pytest.raises(StoreRefusedError, match="AWS_S3_BUCKET"):
+            list(objects.listed(s3.client, "no-such-bucket-here"))
+
+    def test_a_server_that_is_away_is_a_sentence(self, rclone: services.RcloneS3, rclone_s3: services.S3) -> None:
+        rclone.stop()
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            list(objects.listed(rclone_s3.client, rclone_s3.bucket))

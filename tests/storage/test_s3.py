@@ -14,9 +14,10 @@ import pytest
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import s3 as s3_module
-from carscraper.storage.client import FIXES, S3Options, open_client
+from carscraper.storage.answers import FIXES
+from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
-from carscraper.storage.upload import Upload
 from tests import services
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from carscraper.exceptions import StoreUnavailableError
+from carscraper.storage.keys import Upload
 from carscraper.storage.spool import Spool
-from carscraper.storage.upload import Upload
 
 
 def upload(number: int = 1, *, identity: str = "1/1", data: bytes = b"\x00photo\n\xff") -> Upload:

@@ -1,4 +1,4 @@
-"""``scrapy storage list`` and ``stats``: what is in the bucket."""
+"""``list`` and ``stats``: what is in the bucket."""
 
 from __future__ import annotations
 
@@ -7,82 +7,81 @@ import itertools
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from carscraper.cli.console import human_bytes, printable, table
+from carscraper.cli.storage.common import positive
 from carscraper.cli.verb import DONE
 from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
-from carscraper.maintenance.parallel import THREADS, in_order
-from carscraper.storage import readback
 from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.listing import Listed, Selection, selected
-from carscraper.storage.statistics import Count, Statistics
+from carscraper.storage.objects import THREADS, in_order, listed, look
 from carscraper.vehicles import UNKNOWN, make_slug, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from carscraper.cli.verb import Context
+    from carscraper.storage.objects import Listed
 
 # --- list -------------------------------------------------------------------------------------------------------
 
 
-def _list_arguments(parser: argparse.ArgumentParser) -> None:
+def _slugged(make: Callable[[str], str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        found = make(text)
+        # A slug of nothing is "unknown", which keys have; nobody means it by "" or "!".
+        if found == UNKNOWN and text.strip().lower() != UNKNOWN:
+            raise argparse.ArgumentTypeError(f"{text!r} has no letters or digits; write a name, or {UNKNOWN}")
+        return found
+
+    return read
+
+
+def _year(text: str) -> str:
+    if text != UNKNOWN and not re.fullmatch(r"[1-9][0-9]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no year; write one such as 2019, or {UNKNOWN}")
+    return text
+
+
+def _prefix_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="what the keys begin with")
-    parser.add_argument("--source", type=_source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
-    parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    _prefix_argument(parser)
+    source, make = _slugged(slug), _slugged(make_slug)
+    parser.add_argument("--source", type=source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
+    parser.add_argument("--make", type=make, metavar="NAME", help="photos of this make only, in any spelling")
     parser.add_argument("--year", type=_year, metavar="YEAR", help=f"photos of cars of this year only, or {UNKNOWN}")
     parser.add_argument("--metadata", action="store_true", help="ask for each object's type, source and source address")
     parser.add_argument("--limit", type=positive, metavar="N", help="stop after N objects")
 
 
 def _list(context: Context, options: argparse.Namespace) -> int:
-    console, bucket, prefix = context.console, context.options.bucket, context.options.prefix
-    only = Selection(source=options.source, make=options.make, year=options.year)
-    objects = selected(context.client, bucket, prefix, below=_below(options.prefix, prefix), only=only)
+    console, prefix = context.console, context.options.prefix
+    objects = _selected(context, _below(options.prefix, prefix), (options.source, options.year, options.make))
     wanted = itertools.islice(objects, options.limit)
-    shown = Count()
+    shown = _Count()
     for each, carried in _with_metadata(context, wanted) if options.metadata else ((each, None) for each in wanted):
         shown.add(each.size)
-        record = _record(each, carried, prefix, metadata=options.metadata)
-        line = json.dumps(record, ensure_ascii=False) if console.as_json else _row(each, carried, options.metadata)
-        console.line(line)
+        if console.as_json:
+            record = _record(each, prefix) | ({"metadata": carried} if options.metadata else {})
+            console.line(json.dumps(record, ensure_ascii=False))
+        else:
+            row = f"{each.size:>10,}  {each.modified:%Y-%m-%d %H:%M}  {each.storage_class:<12}  {printable(each.name)}"
+            if options.metadata:
+                words = [printable(value or "–") for value in carried.values()] if carried else ["(gone since)"]
+                row = "  ".join([row, *words])
+            console.line(row)
         console.progress(f"{shown.objects:,} objects")
     console.end_progress()
     more = options.limit is not None and shown.objects == options.limit and next(objects, None) is not None
     rest = "; there are more" if more else ""
     console.note(f"{_objects(shown.objects)}, {human_bytes(shown.bytes)}{rest}.")
     return DONE
-
-
-_Carried = dict[str, str | None] | None
-_CARRIED = ("content_type", "source", "external_id", "source_url")
-
-
-def _with_metadata(
-    context: Context, objects: Iterable[Listed]
-) -> Iterator[tuple[Listed, dict[str, str | None] | None]]:
-    """Return each object with what it carries; ``None`` if it is gone since."""
-    client, bucket = context.client, context.options.bucket
-
-    def look(each: Listed) -> tuple[Listed, _Carried]:
-        seen = readback.look(client, bucket, each.name)
-        if seen is None:
-            return each, None
-        if seen.problem:
-            raise StoreRefusedError(f"S3 refuses {printable(each.name)} ({seen.problem}): allow s3:GetObject.")
-        found: dict[str, str | None] = {"content_type": seen.content_type}
-        for name in _CARRIED[1:]:
-            value = (seen.metadata or {}).get(name.replace("_", "-"))
-            # Letters beyond ASCII travel percent-encoded; an address is one as it is.
-            found[name] = unquote(value) if value and name != "source_url" else value
-        return each, found
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="head") as pool:
-        yield from in_order(pool, look, objects, ahead=2 * THREADS)
 
 
 def _below(given: str, prefix: str) -> str:
@@ -94,20 +93,50 @@ def _below(given: str, prefix: str) -> str:
     return given if given.startswith(prefix) else prefix + given
 
 
-def _row(each: Listed, carried: _Carried, metadata: bool) -> str:
-    row = f"{each.size:>10,}  {each.modified:%Y-%m-%d %H:%M}  {each.storage_class:<12}  {printable(each.name)}"
-    if not metadata:
-        return row
-    if carried is None:
-        return f"{row}  (gone since)"
-    return "  ".join([row, *(printable(carried[name] or "–") for name in _CARRIED)])
+def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) -> Iterator[Listed]:
+    """Return the objects that begin with *below*; with *parts* (source, year, make), photos of these alone."""
+    bucket, prefix = context.options.bucket, context.options.prefix
+    known = itertools.takewhile(lambda part: part is not None, parts)
+    start = prefix + "".join(f"{part}/" for part in known)
+    if not (start.startswith(below) or below.startswith(start)):
+        return
+    for each in listed(context.client, bucket, max(start, below, key=len)):
+        if any(parts):
+            found = parse_key(each.name, prefix)
+            have = (found.spider, str(found.year or UNKNOWN), found.make) if found else ()
+            if not have or any(want not in {None, has} for want, has in zip(parts, have, strict=True)):
+                continue
+        yield each
 
 
-def _record(each: Listed, carried: _Carried, prefix: str, *, metadata: bool) -> dict[str, Any]:
-    parts, thumbnail = parse_key(each.name, prefix), parse_thumbnail(each.name, prefix)
+def _with_metadata(
+    context: Context, objects: Iterable[Listed]
+) -> Iterator[tuple[Listed, dict[str, str | None] | None]]:
+    """Return each object with what it carries; ``None`` if it is gone since."""
+
+    def ask(each: Listed) -> tuple[Listed, dict[str, str | None] | None]:
+        seen = look(context.client, context.options.bucket, each.name)
+        if seen is None:
+            return each, None
+        if seen.problem:
+            raise StoreRefusedError(f"S3 refuses {printable(each.name)} ({seen.problem}): allow s3:GetObject.")
+        carried = seen.metadata or {}
+        found: dict[str, str | None] = {"content_type": seen.content_type}
+        # Letters beyond ASCII travel percent-encoded; an address is one as it is.
+        for name in ("source", "external-id"):
+            found[name.replace("-", "_")] = unquote(carried[name]) if carried.get(name) else None
+        return each, found | {"source_url": carried.get("source-url")}
+
+    context.client  # noqa: B018 - made here, not in several threads
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="head") as pool:
+        yield from in_order(pool, ask, objects)
+
+
+def _record(each: Listed, prefix: str) -> dict[str, Any]:
+    parts = parse_key(each.name, prefix)
     record: dict[str, Any] = {
         "key": each.name,
-        "kind": "photo" if parts else "thumbnail" if thumbnail else "other",
+        "kind": _kind(each.name, prefix),
         "bytes": each.size,
         "modified": each.modified.isoformat(),
         "storage_class": each.storage_class,
@@ -116,56 +145,61 @@ def _record(each: Listed, carried: _Carried, prefix: str, *, metadata: bool) -> 
     if parts:
         record |= {"source": parts.spider, "year": parts.year, "make": parts.make, "model": parts.model}
         record |= {"external_id": parts.external_id}
-    if metadata:
-        record["metadata"] = carried
     return record
+
+
+def _kind(name: str, prefix: str) -> str:
+    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
 # --- stats ------------------------------------------------------------------------------------------------------
 
 
-def _stats_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="what the keys begin with")
+@dataclass(slots=True)
+class _Count:
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        self.objects += 1
+        self.bytes += size
+
+
+_Counts = dict[str, _Count]
 
 
 def _stats(context: Context, options: argparse.Namespace) -> int:
-    console, bucket, prefix = context.console, context.options.bucket, context.options.prefix
+    console, prefix = context.console, context.options.prefix
     below = _below(options.prefix, prefix)
-    statistics = Statistics()
-    for number, each in enumerate(selected(context.client, bucket, prefix, below=below), 1):
-        statistics.add(each, prefix)
-        console.progress(f"{number:,} objects")
+    total = _Count()
+    counts: dict[str, _Counts] = {"kinds": {kind: _Count() for kind in ("photo", "thumbnail", "other")}}
+    counts |= {"sources": {}, "storage_classes": {}, "months": {}}
+    for each in _selected(context, below):
+        parts = parse_key(each.name, prefix)
+        heaps = {"kinds": _kind(each.name, prefix), "storage_classes": each.storage_class}
+        if parts:
+            heaps |= {"sources": parts.spider, "months": f"{each.modified:%Y-%m}"}
+        total.add(each.size)
+        for what, name in heaps.items():
+            counts[what].setdefault(name, _Count()).add(each.size)
+        console.progress(f"{total.objects:,} objects")
     console.end_progress()
     ledger: _Ledger | None = None
     try:
-        ledger = _read_ledger(context)
+        with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+            ledger = coverage.coverage(connection), coverage.by_status(connection)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         console.note(f"Without the ledger: {error}")
-    data = {"bucket": bucket, "prefix": below, **_statistics_data(statistics)}
+    data: dict[str, Any] = {"bucket": context.options.bucket, "prefix": below, **asdict(total)}
+    data |= {what: {name: asdict(its[name]) for name in sorted(its)} for what, its in counts.items()}
     data["ledger"] = _ledger_data(*ledger) if ledger else None
-    console.result(data, _statistics_text(bucket, below, statistics, ledger))
+    where = f"{context.options.bucket}, below {printable(below)}" if below else context.options.bucket
+    head = f"{where}: {_objects(total.objects)}, {human_bytes(total.bytes)}"
+    console.result(data, [head, *_counted(counts), *(_ledger_lines(*ledger) if ledger else ())])
     return DONE
 
 
 _Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
-
-
-def _read_ledger(context: Context) -> _Ledger:
-    with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
-        return coverage.coverage(connection), coverage.by_status(connection)
-
-
-def _statistics_data(statistics: Statistics) -> dict[str, Any]:
-    def plain(counts: dict[str, Count]) -> dict[str, Any]:
-        return {name: asdict(count) for name, count in sorted(counts.items())}
-
-    return {
-        **asdict(statistics.total),
-        "kinds": {kind: asdict(count) for kind, count in statistics.by_kind.items()},
-        "sources": plain(statistics.by_source),
-        "storage_classes": plain(statistics.of_class()),
-        "months": plain(statistics.by_month),
-    }
 
 
 def _ledger_data(cars: coverage.Coverage, photos: list[coverage.Photos]) -> dict[str, Any]:
@@ -179,77 +213,40 @@ def _ledger_data(cars: coverage.Coverage, photos: list[coverage.Photos]) -> dict
     }
 
 
-def _statistics_text(bucket: str, below: str, statistics: Statistics, ledger: _Ledger | None) -> Iterator[str]:
-    total = statistics.total
-    where = f"{bucket}, below {printable(below)}" if below else bucket
-    yield f"{where}: {_objects(total.objects)}, {human_bytes(total.bytes)}"
-    kinds = {f"{kind}s": count for kind, count in statistics.by_kind.items()}
-    kinds["other objects"] = kinds.pop("others")
-    yield from _counts("what", "objects", kinds)
-    yield from _counts("storage class", "objects", statistics.of_class())
-    yield from _counts("source", "photos", dict(sorted(statistics.by_source.items())))
-    yield from _counts("month of upload", "photos", dict(sorted(statistics.by_month.items())))
-    if ledger is None:
-        return
-    cars, photos = ledger
-    yield ""
+_TABLES = (
+    ("kinds", "what", "objects"),
+    ("storage_classes", "storage class", "objects"),
+    ("sources", "source", "photos"),
+    ("months", "month of upload", "photos"),
+)
+_KINDS = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
+
+
+def _counted(counts: dict[str, _Counts]) -> Iterator[str]:
+    for what, title, unit in _TABLES:
+        names = _KINDS if what == "kinds" else {name: printable(name) for name in sorted(counts[what])}
+        if names:
+            found = ((shown, counts[what][name]) for name, shown in names.items())
+            rows = [(shown, f"{each.objects:,}", human_bytes(each.bytes)) for shown, each in found]
+            yield from ("", *table([title, unit, "bytes"], rows, right=[1, 2]))
+
+
+def _ledger_lines(cars: coverage.Coverage, photos: list[coverage.Photos]) -> Iterator[str]:
     share = "" if cars.share_complete is None else f" ({cars.share_complete:.1%})"
+    yield ""
     yield f"Active cars: {cars.cars:,}, with photos {cars.with_photos:,}, all photos stored {cars.complete:,}{share}"
     if cars.mean is not None:
         yield f"Stored photos per car: {cars.mean:.1f} on average, {cars.median:g} in the middle"
     if photos:
-        yield ""
         rows = [
             (each.status, printable(each.store or each.reason or "not tried yet"), f"{each.photos:,}")
             for each in photos
         ]
-        yield from table(["photos in the ledger", "where, or why not", "photos"], rows, right=[2])
-
-
-def _counts(what: str, unit: str, counts: dict[str, Count]) -> Iterator[str]:
-    if counts:
-        yield ""
-        rows = [(printable(name), f"{each.objects:,}", human_bytes(each.bytes)) for name, each in counts.items()]
-        yield from table([what, unit, "bytes"], rows, right=[1, 2])
+        yield from ("", *table(["photos in the ledger", "where, or why not", "photos"], rows, right=[2]))
 
 
 def _objects(number: int) -> str:
     return "1 object" if number == 1 else f"{number:,} objects"
 
 
-# --- values a person types --------------------------------------------------------------------------------------
-
-
-def positive(text: str) -> int:
-    """Read a whole number of at least 1; made for argparse's ``type=``.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def _source(text: str) -> str:
-    return _sluggish(text, slug(text))
-
-
-def _make(text: str) -> str:
-    return _sluggish(text, make_slug(text))
-
-
-def _sluggish(text: str, found: str) -> str:
-    # A slug of nothing is "unknown", which keys have; nobody means it by "" or "!".
-    if found == UNKNOWN and text.strip().lower() != UNKNOWN:
-        raise argparse.ArgumentTypeError(f"{text!r} has no letters or digits; write a name, or {UNKNOWN}")
-    return found
-
-
-def _year(text: str) -> str:
-    if text != UNKNOWN and not re.fullmatch(r"[1-9][0-9]{3}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no year; write one such as 2019, or {UNKNOWN}")
-    return text
-
-
-FUNCTIONS = {"list": (_list_arguments, _list), "stats": (_stats_arguments, _stats)}
+FUNCTIONS = {"list": (_list_arguments, _list), "stats": (_prefix_argument, _stats)}

@@ -1,40 +1,81 @@
-"""What ``audit`` and ``discover`` share."""
+"""What several verbs share: values that a person types, and lines of output."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from scrapy.spiderloader import get_spider_loader
-
 from carscraper.cli.console import printable
-from carscraper.maintenance.register import Dealer
+from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from carscraper.cli.verb import Context
 
-
-def dealers(context: Context) -> dict[str, Dealer]:
-    """Return the dealers by their spiders' names, which their keys begin with."""
-    loader = get_spider_loader(context.settings)
-    found = {}
-    for name in loader.list():
-        spider: Any = loader.load(name)
-        if source := getattr(spider, "source", None):
-            found[name] = Dealer(source=source, identity=_identity(spider, context))
-    return found
+_LONGEST_KEY = 1024  # bytes of UTF-8
 
 
-def _identity(spider: Any, context: Context) -> Any:
-    def identity(address: str, external_id: str) -> str | None:
-        dealer = spider.__new__(spider)  # no crawl: only its rules of photos' addresses are asked
-        dealer.settings = context.settings
-        image = dealer.image(lambda url: url, address, external_id)
-        return image.identity if image else None
+def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return *parse* for argparse's ``type=``, with its own sentence about a wrong value."""
 
-    return identity
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1; made for argparse's ``type=``."""
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def object_key(text: str) -> str:
+    """Read a KEY; made for argparse's ``type=``."""
+    if problem := problem_with_key(text):
+        raise argparse.ArgumentTypeError(f"the key {text[:80]!r} {problem}")
+    return text
+
+
+def new_key(key: str) -> None:
+    """Refuse a KEY that S3 takes but that addresses, lists or folders can't hold.
+
+    Raises:
+        ConfigurationError: with what is wrong with it.
+    """
+    if problem := problem_with_key(key, new=True):
+        raise ConfigurationError(f"The key {key!r} {problem}: choose another.")
+
+
+def problem_with_key(key: str, *, new: bool = False) -> str | None:
+    """Return why *key* can be no object's name, or should be no *new* object's; ``None`` if it can.
+
+    >>> problem_with_key("cars/þ + 100%.jpg", new=True), problem_with_key("a/../b.jpg", new=True)
+    (None, "has a part '..', which browsers take out of an address")
+    """
+    try:
+        length = len(key.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    dots = {".", ".."} & set(key.split("/"))
+    for is_wrong, words in (
+        (not key, "is empty"),
+        (length > _LONGEST_KEY, f"has {length} bytes; S3 takes {_LONGEST_KEY}"),
+        ("\0" in key, "holds a NUL"),
+        (new and dots, f"has a part {min(dots, default='')!r}, which browsers take out of an address"),
+        (new and re.search(r"[\x00-\x1f\x7f]", key), "holds a control character"),
+        (new and key.endswith("/"), "ends with a slash, which marks a folder"),
+    ):
+        if is_wrong:
+            return words
+    return None
 
 
 def result(context: Context, name: str, data: dict[str, Any], lines: Iterable[str]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
-from carscraper.cli.storage.objects import object_key
+from carscraper.cli.storage.common import object_key
 from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance import delete as deletion
 from carscraper.storage.client import open_client
+from carscraper.storage.folder import FolderStore
 from carscraper.storage.keys import published_bases
-from carscraper.storage.spool import Spool
+from carscraper.storage.store import s3_spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +70,7 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     deletion.look(plan, places, all_versions=arguments.all_versions)
     found = {copy.key for copy in plan.copies} | plan.versions.keys()
     if unknown := [key for key in without_row if key not in found]:
-        where = f"no object of {places.bucket.name}" if places.bucket else "no file of IMAGES_STORE"
+        where = f"no object of {places.bucket}" if places.client else "no file of IMAGES_STORE"
         raise ConfigurationError(
             f"No row and {where} is called {_names(unknown)}: nothing was deleted. A key is the whole name, S3_PREFIX "
             "included."
@@ -127,30 +129,24 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
             f"Photos of these are in {printable(elsewhere[0])}: set AWS_S3_BUCKET={printable(elsewhere[0][5:])} "
             "(with its region and credentials) and delete them there."
         )
-    in_bucket = settings.getbool("USE_S3_STORAGE") or stores - {"folder"} or (orphans and named)
-    return deletion.Places(
-        bucket=_bucket(context) if in_bucket else None,
-        folder=Path(folder) if folder else None,
-        bases=published_bases(
-            bucket=named, endpoint=settings.get("AWS_ENDPOINT_URL"), public_url=settings.get("IMAGES_PUBLIC_URL")
-        ),
-        public_url=settings.get("IMAGES_PUBLIC_URL"),
+    public_url = settings.get("IMAGES_PUBLIC_URL")
+    bases = published_bases(bucket=named, endpoint=settings.get("AWS_ENDPOINT_URL"), public_url=public_url)
+    places = deletion.Places(
+        folder=FolderStore(Path(folder), public_url=public_url) if folder else None,
+        bases=tuple(bases),
+        public_url=public_url,
     )
-
-
-def _bucket(context: Context) -> deletion.Bucket:
-    settings, options = context.settings, context.options
-    return deletion.Bucket(
+    if not (settings.getbool("USE_S3_STORAGE") or stores - {"folder"} or (orphans and named)):
+        return places
+    options = context.options
+    return replace(
+        places,
         client=context.client,
-        name=options.bucket,
+        bucket=options.bucket,
         prefix=options.prefix,
         distribution=settings.get("CLOUDFRONT_DISTRIBUTION_ID"),
         open_cdn=lambda: open_client(options, "cloudfront"),
-        spool=Spool(
-            Path(settings.get("SPOOL_DIR")),
-            location=f"s3://{options.bucket}/{options.prefix}",
-            max_bytes=settings.getint("SPOOL_MAX_BYTES"),
-        ),
+        spool=s3_spool(settings, options.store, options.prefix),
         thumbnails=frozenset(settings.get("IMAGES_THUMBS")),
     )
 

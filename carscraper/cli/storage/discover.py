@@ -7,8 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from carscraper.cli.console import printable
-from carscraper.cli.storage.browse import positive
-from carscraper.cli.storage.common import dealers, result
+from carscraper.cli.storage.common import positive, result
 from carscraper.cli.verb import DONE, PARTIAL, Context
 from carscraper.exceptions import ConfigurationError
 
@@ -39,7 +38,7 @@ def _say(context: Context, outcome: Outcome) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.maintenance.register import REGISTERED, PhotoRules, Register  # noqa: PLC0415 - boto3 only when used
+    from carscraper.maintenance.register import REGISTERED, PhotoRules, Register, dealers  # noqa: PLC0415 - boto3 only when used
 
     options, console = context.options, context.console
     below = arguments.prefix or options.prefix
@@ -57,7 +56,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
             engine,
             options,
             PhotoRules.from_settings(context.settings),
-            dealers=dealers(context),
+            dealers=dealers(context.settings),
             create_cars=arguments.create_cars,
             dry_run=arguments.dry_run,
         )

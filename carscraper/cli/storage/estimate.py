@@ -14,7 +14,7 @@ from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
 from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.listing import listed
+from carscraper.storage.objects import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

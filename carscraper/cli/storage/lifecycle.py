@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.cli.console import printable
+from carscraper.cli.storage.common import typed
 from carscraper.cli.verb import DONE
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance import lifecycle
@@ -15,22 +16,8 @@ from carscraper.maintenance.bucket import Bucket
 from carscraper.maintenance.features import Change, Wanted, lifecycle_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from carscraper.cli.verb import Context
     from carscraper.maintenance.lifecycle import Rule
-
-
-def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return *parse* for argparse's ``type=``, with its own sentence about a wrong value."""
-
-    def read(text: str) -> Any:
-        try:
-            return parse(text)
-        except ConfigurationError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,54 +16,36 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.console import human_bytes, printable
 from carscraper.cli.durations import duration, in_words
+from carscraper.cli.storage.common import new_key, object_key
 from carscraper.cli.verb import DONE
 from carscraper.db.repairs import stored_hashes
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
 from carscraper.images.inspection import inspect
 from carscraper.images.metadata import strip_metadata
 from carscraper.storage import objects
-from carscraper.storage.encryption import contradicts
+from carscraper.storage.client import contradicts
 from carscraper.storage.folder import write_atomically
-from carscraper.storage.keys import permanent_url
-from carscraper.storage.upload import IMMUTABLE, Upload
+from carscraper.storage.keys import IMMUTABLE, Upload, permanent_url
 
 if TYPE_CHECKING:
     from carscraper.cli.console import Console
     from carscraper.cli.verb import Context
-    from carscraper.storage.client import S3Options
 
 _UNKNOWN = "application/octet-stream"
 
 
-def object_key(text: str) -> str:
-    """Read a KEY; made for argparse's ``type=``.
-
-    Raises:
-        argparse.ArgumentTypeError: no object can have this name.
-    """
-    problem = objects.problem_with_key(text)
-    if problem:
-        raise argparse.ArgumentTypeError(f"the key {text[:80]!r} {problem}")
-    return text
-
-
-def _expiry(text: str) -> timedelta:
-    length = duration(text)
-    if length > objects.MAX_EXPIRES:
-        raise argparse.ArgumentTypeError(
-            f"an address can be signed for {in_words(objects.MAX_EXPIRES)} at most, not for {text}"
-        )
-    return length
-
-
-def _content_type(text: str) -> str:
-    if not re.fullmatch(r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-z]+=[a-zA-Z0-9-]+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no content type; write one such as image/jpeg")
-    return text
-
-
 def _key_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", type=object_key, help="the object's whole name in the bucket")
+
+
+def _in_ledger(context: Context, key: str) -> set[str]:
+    """Return the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
+    try:
+        with context.database(read_only=True) as engine, engine.connect() as connection:
+            return stored_hashes(connection, context.options.store, key)
+    except ConfigurationError as error:
+        context.console.note(f"Not compared with the ledger: {error}")
+        return set()
 
 
 # --- get --------------------------------------------------------------------------------------------------------
@@ -83,49 +65,50 @@ def _get_arguments(parser: argparse.ArgumentParser) -> None:
 def _get(context: Context, arguments: argparse.Namespace) -> int:
     options, console, key = context.options, context.console, arguments.key
     path = _target(arguments, console)
-    if path is not None:
-        _see_that_it_is_free(path, force=arguments.force)
     expected = set() if arguments.no_ledger else _in_ledger(context, key)
     found = objects.get(context.client, options.bucket, key)
-    if found is None:
-        raise StoreRefusedError(_nothing_there(options, key))
-    head, data = found
-    digest = hashlib.sha256(data).hexdigest()
-    if expected and digest not in expected:
+    shown = printable(key)
+    if found is None or found.data is None:
+        hint = "`scrapy storage list` shows what it has"
+        if options.prefix and not key.startswith(options.prefix):
+            hint = f"a KEY is the whole name, with S3_PREFIX={printable(options.prefix)} where it has it"
+        raise StoreRefusedError(f"The bucket {options.bucket} has no {shown}; {hint}.")
+    if expected and found.sha256 not in expected:
         raise StoreRefusedError(
-            f"{printable(key)} does not hold what the ledger says (SHA-256 {digest[:12]}…, not "
+            f"{shown} does not hold what the ledger says (SHA-256 {str(found.sha256)[:12]}…, not "
             f"{'… or '.join(sorted(each[:12] for each in expected))}…): nothing was written. "
             "`scrapy storage audit` tells more; --no-ledger gives the bytes all the same."
         )
-    if not expected and contradicts(head.etag, head.sse, data):
+    if not expected and contradicts(found.etag, found.sse, found.data):
         raise StoreRefusedError(
-            f"The bytes of {printable(key)} do not fit the server's checksum of them: nothing was written, try again."
+            f"The bytes of {shown} do not fit the server's checksum of them: nothing was written, try again."
         )
     if path is None:
         binary: Any = console.out
         binary.flush()
-        binary.buffer.write(data)
+        binary.buffer.write(found.data)
         binary.flush()
         return DONE
-    _write(path, data)
+    try:
+        write_atomically(path, found.data)
+    except OSError as error:
+        raise ConfigurationError(f"{printable(str(path))} can't be written ({error.strerror}).") from error
     how = ", SHA-256 as in the ledger" if expected else ""
+    data = {"key": key, "file": str(path), "bytes": found.size, "content_type": found.content_type}
+    kind = printable(found.content_type) or "no type"
     console.result(
-        {
-            "key": key,
-            "file": str(path),
-            "bytes": len(data),
-            "content_type": head.content_type,
-            "sha256": digest,
-            "in_ledger": bool(expected),
-        },
-        f"{printable(key)} → {printable(str(path))} "
-        f"({human_bytes(len(data))}, {printable(head.content_type) or 'no type'}{how})",
+        data | {"sha256": found.sha256, "in_ledger": bool(expected)},
+        f"{shown} → {printable(str(path))} ({human_bytes(found.size)}, {kind}{how})",
     )
     return DONE
 
 
 def _target(arguments: argparse.Namespace, console: Console) -> Path | None:
-    """Return where the bytes go; ``None``: stdout."""
+    """Return where the bytes go; ``None``: stdout.
+
+    Raises:
+        ConfigurationError: nothing can or may be written there.
+    """
     if arguments.output == "-":
         if console.as_json:
             raise ConfigurationError("--json and the bytes can't both go to stdout: name a file with --output.")
@@ -133,46 +116,20 @@ def _target(arguments: argparse.Namespace, console: Console) -> Path | None:
     if arguments.output is None and not console.as_json and not console.out.isatty():
         return None
     name = arguments.key.rsplit("/", 1)[-1]
-    path = Path(arguments.output) if arguments.output else Path(name)
-    if path.is_dir() and (arguments.output or name in {"", ".", ".."}):
-        path /= name
-    if name in {"", ".", ".."} and path.is_dir():
+    path = Path(arguments.output or name)
+    if path.is_dir() and name in {"", ".", ".."}:
         raise ConfigurationError(f"{printable(arguments.key)} has no file name: say --output FILE.")
-    return path
-
-
-def _see_that_it_is_free(path: Path, *, force: bool) -> None:
+    if arguments.output and path.is_dir():
+        path /= name
     shown = printable(str(path))
-    if not (path.is_symlink() or path.exists()):
-        return
-    if not path.is_file():
-        raise ConfigurationError(f"{shown} is there and no plain file: choose another with --output.")
-    if not force:
-        raise ConfigurationError(f"{shown} is there already: say --force to replace it, or choose another by --output.")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise ConfigurationError(f"{printable(str(path))} can't be written ({error.strerror}).") from error
-
-
-def _in_ledger(context: Context, key: str) -> set[str]:
-    """Return the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
-    try:
-        with context.database(read_only=True) as engine, engine.connect() as connection:
-            return stored_hashes(connection, f"s3://{context.options.bucket}", key)
-    except ConfigurationError as error:
-        context.console.note(f"Not compared with the ledger: {error}")
-        return set()
-
-
-def _nothing_there(options: S3Options, key: str) -> str:
-    said = f"The bucket {options.bucket} has no {printable(key)}"
-    if options.prefix and not key.startswith(options.prefix):
-        return f"{said}; a KEY is the whole name, with S3_PREFIX={printable(options.prefix)} where it has it."
-    return f"{said}; `scrapy storage list` shows what it has."
+    if path.is_symlink() or path.exists():
+        if not path.is_file():
+            raise ConfigurationError(f"{shown} is there and no plain file: choose another with --output.")
+        if not arguments.force:
+            raise ConfigurationError(
+                f"{shown} is there already: say --force to replace it, or choose another by --output."
+            )
+    return path
 
 
 # --- put --------------------------------------------------------------------------------------------------------
@@ -186,48 +143,27 @@ def _put_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _put(context: Context, arguments: argparse.Namespace) -> int:
-    options, console, key = context.options, context.console, arguments.key
-    problem = objects.problem_with_key(key, new=True)
-    if problem:
-        raise ConfigurationError(f"The key {key!r} {problem}: choose another.")
+    options, console, key, shown = context.options, context.console, arguments.key, printable(arguments.key)
+    new_key(key)
     data = _read(arguments.file)
-    content_type, is_photo = _kind(context, arguments.file, data, anything=arguments.any)
+    content_type, cache_control = _kind(context, arguments.file, data, anything=arguments.any)
+    caches = "A CDN, and whoever has seen it, may go on showing the old one"
     is_there = _is_there(context, key, force=arguments.force)
     if is_there and not arguments.force:
         raise ConfigurationError(
-            f"{printable(key)} is there already: say --force to replace it. A CDN, and whoever has seen it, may go on "
-            "showing the old one: `scrapy storage invalidate`."
+            f"{shown} is there already: say --force to replace it. {caches}: `scrapy storage invalidate`."
         )
-    url = permanent_url(key, options.base)
+    url, digest = permanent_url(key, options.base), hashlib.sha256(data).hexdigest()
     if not arguments.dry_run:
-        objects.put(
-            context.client,
-            options,
-            Upload(name=key, data=data, content_type=content_type),
-            replace=arguments.force,
-            cache_control=IMMUTABLE if is_photo else None,
-        )
-    digest = hashlib.sha256(data).hexdigest()
-    would = "would put" if arguments.dry_run else "put"
+        upload = Upload(name=key, data=data, content_type=content_type)
+        objects.put(context.client, options, upload, replace=arguments.force, cache_control=cache_control)
+    said = {"key": key, "url": url, "bytes": len(data), "content_type": content_type, "sha256": digest}
+    would = f"would put {printable(str(arguments.file))} ({human_bytes(len(data))}, {content_type})"
     console.result(
-        {
-            "key": key,
-            "url": url,
-            "bytes": len(data),
-            "content_type": content_type,
-            "sha256": digest,
-            "replaced": is_there,
-            "dry_run": arguments.dry_run,
-        },
-        [f"{would} {printable(str(arguments.file))} ({human_bytes(len(data))}, {content_type})", url]
-        if arguments.dry_run
-        else url,
+        said | {"replaced": is_there, "dry_run": arguments.dry_run}, [would, url] if arguments.dry_run else url
     )
     if is_there:
-        console.note(
-            "A CDN, and whoever has seen it, may go on showing the old one: "
-            f"`scrapy storage invalidate {shlex.quote(printable(key))}`."
-        )
+        console.note(f"{caches}: `scrapy storage invalidate {shlex.quote(shown)}`.")
         known = _in_ledger(context, key)
         if known and digest not in known:
             console.note("The ledger has another checksum for this key: `scrapy storage audit --deep` will show it.")
@@ -248,36 +184,31 @@ def _read(path: Path) -> bytes:
         raise ConfigurationError(f"{shown} can't be read ({getattr(error, 'strerror', error)}).") from error
 
 
-def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple[str, bool]:
-    """Return the type of the bytes, and whether they are a photo."""
-    settings = context.settings
+def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple[str, str | None]:
+    """Return the type of the bytes and their ``Cache-Control``, which photos have."""
+    settings, shown = context.settings, printable(str(path))
+    limits = {name: settings.getint(f"IMAGES_{name.upper()}") for name in ("max_pixels", "max_bytes")}
     try:
-        photo = inspect(
-            data,
-            min_width=1,
-            min_height=1,
-            max_pixels=settings.getint("IMAGES_MAX_PIXELS"),
-            max_bytes=settings.getint("IMAGES_MAX_BYTES"),
-        )
+        photo = inspect(data, min_width=1, min_height=1, **limits)
     except ImageRejectedError as error:
         if not anything:
             raise ConfigurationError(
-                f"{printable(str(path))} is no photo a crawl would keep ({error}): say --any to put it all the same."
+                f"{shown} is no photo a crawl would keep ({error}): say --any to put it all the same."
             ) from error
-        return _guessed(path.name) or _UNKNOWN, False
+        return _guessed(path.name), None
     if settings.getbool("IMAGES_STRIP_METADATA") and strip_metadata(data, photo.format) is not data:
         context.console.note(
-            f"{printable(str(path))} carries metadata, such as a position or a name, that a crawl would have cut out; "
+            f"{shown} carries metadata, such as a position or a name, that a crawl would have cut out; "
             "put stores bytes as they are."
         )
-    return photo.content_type, True
+    return photo.content_type, IMMUTABLE
 
 
-def _guessed(name: str) -> str | None:
+def _guessed(name: str) -> str:
     known = mimetypes.MimeTypes()  # not what this machine adds: the same file has the same type everywhere
     known.add_type("image/avif", ".avif")
     known.add_type("image/webp", ".webp")
-    return known.guess_type(name, strict=False)[0]
+    return known.guess_type(name, strict=False)[0] or _UNKNOWN
 
 
 def _is_there(context: Context, key: str, *, force: bool) -> bool:
@@ -294,6 +225,20 @@ def _is_there(context: Context, key: str, *, force: bool) -> bool:
 
 
 # --- presign and url --------------------------------------------------------------------------------------------
+
+
+def _expiry(text: str) -> timedelta:
+    length = duration(text)
+    if length > objects.MAX_EXPIRES:
+        most = in_words(objects.MAX_EXPIRES)
+        raise argparse.ArgumentTypeError(f"an address can be signed for {most} at most, not for {text}")
+    return length
+
+
+def _content_type(text: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-z]+=[a-zA-Z0-9-]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no content type; write one such as image/jpeg")
+    return text
 
 
 def _presign_arguments(parser: argparse.ArgumentParser) -> None:
@@ -315,30 +260,23 @@ def _presign_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _presign(context: Context, arguments: argparse.Namespace) -> int:
-    options, console, key = context.options, context.console, arguments.key
-    if arguments.content_type and not arguments.put:
+    console, key, put = context.console, arguments.key, arguments.put
+    if arguments.content_type and not put:
         raise ConfigurationError("--content-type belongs to --put: what is read has its type already.")
-    problem = objects.problem_with_key(key, new=arguments.put)
-    if problem:
-        raise ConfigurationError(f"The key {key!r} {problem}: choose another.")
-    content_type = (arguments.content_type or _guessed(key) or _UNKNOWN) if arguments.put else None
-    url = objects.presign(
-        context.client, options.bucket, key, expires=arguments.expires, put=arguments.put, content_type=content_type
-    )
-    headers = {"Content-Type": content_type} if content_type else {}
-    lines = [url]
-    if arguments.put:
-        lines.append(f"curl --fail --upload-file FILE --header 'Content-Type: {content_type}' {shlex.quote(url)}")
-    console.result(
-        {
-            "key": key,
-            "method": "PUT" if arguments.put else "GET",
-            "url": url,
-            "headers": headers,
-            "expires_at": (datetime.now(UTC) + arguments.expires).isoformat(timespec="seconds"),
-        },
-        lines,
-    )
+    if put:
+        new_key(key)
+    kind = arguments.content_type or _guessed(key)
+    bucket, expires = context.options.bucket, arguments.expires
+    url = objects.presign(context.client, bucket, key, expires=expires, put=put, content_type=kind)
+    curl = f"curl --fail --upload-file FILE --header 'Content-Type: {kind}' {shlex.quote(url)}"
+    data = {
+        "key": key,
+        "method": "PUT" if put else "GET",
+        "url": url,
+        "headers": {"Content-Type": kind} if put else {},
+        "expires_at": (datetime.now(UTC) + expires).isoformat(timespec="seconds"),
+    }
+    console.result(data, [url, curl] if put else url)
     if "X-Amz-Security-Token=" in url:
         console.note("Signed with credentials that end by themselves: the address ends with them, if that is sooner.")
     return DONE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.cli.verb import DONE
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage import policies
+from carscraper.maintenance import policies
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from carscraper.cli.console import printable
-from carscraper.cli.storage.lifecycle import typed
+from carscraper.cli.storage.common import typed
 from carscraper.cli.storage.policy import scope
 from carscraper.cli.verb import DONE, FAILED, PARTIAL
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.maintenance import lifecycle
+from carscraper.maintenance import lifecycle, policies
 from carscraper.maintenance.bucket import Bucket, BucketTakenError, FeatureMissingError, checked_name
 from carscraper.maintenance.features import FEATURES, Change, Notification, Wanted
-from carscraper.storage import policies
 
 if TYPE_CHECKING:
     from carscraper.cli.verb import Context

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from carscraper.storage.encryption import encryption
+from carscraper.storage.client import encryption
+from carscraper.storage.keys import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +21,6 @@ Document = dict[str, Any]
 Statement = dict[str, Any]
 """One statement of a policy."""
 
-PROBES = "_test/"
-"""Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
 PICTURES = ("avif", "gif", "jpeg", "jpg", "png", "webp", "JPEG", "JPG", "PNG")
 """How the names of public objects end."""
 TLS_ONLY, PUBLIC_READ, CLOUDFRONT_READ = "CarscraperTlsOnly", "CarscraperPublicRead", "CarscraperCloudFrontRead"

@@ -11,8 +11,8 @@ import botocore.session
 import pytest
 
 from carscraper.backfill.rehearsal import TEST_PREFIX
-from carscraper.storage import policies
-from carscraper.storage.policies import Outputs, Scope
+from carscraper.maintenance import policies
+from carscraper.maintenance.policies import Outputs, Scope
 from tests.services import REPO
 
 if TYPE_CHECKING:
