@@ -19,7 +19,8 @@ from dotenv import dotenv_values
 import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
-from carscraper.cli.storage import GONE, VERBS
+from carscraper.commands.storage import GONE
+from carscraper.commands.storage import Command as StorageCommand
 from carscraper.db.coverage import ForSale
 from carscraper.db.models import Base
 from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
@@ -122,7 +123,10 @@ def test_commands_exist(page: Path) -> None:
         if command == "crawl":
             assert verb in {"", "example"} or (REPO / "carscraper" / "spiders" / f"{verb}.py").exists()
         else:
-            known = {"database": {"upgrade", "version"}, "storage": {each.name for each in VERBS} | {"VERB"}}
+            known = {
+                "database": {"upgrade", "version"},
+                "storage": {each.name for each in StorageCommand.verbs} | {"VERB"},
+            }
             known["storage"] |= GONE.keys() if page.name == "CHANGELOG.md" else set()
             known |= {"crawlall": set(), "checkdealers": set(), "newdealer": {"example"}}
             known |= {"runs": {"list", "show", "compare", "upload"}, "worker": set()}
@@ -250,7 +254,7 @@ def test_every_document_is_in_the_index() -> None:
 
 def test_every_verb_of_storage_has_its_section() -> None:
     page = text_of(REPO / "docs" / "storage.md")
-    for verb in VERBS:
+    for verb in StorageCommand.verbs:
         assert re.search(rf"^##+ .*`{verb.name}`", page, re.MULTILINE), verb.name
 
 

@@ -183,7 +183,7 @@ class TestSources:
         self, project: Path, name: str, arguments: tuple[str, ...], env: dict[str, str], shown: str
     ) -> None:
         done = services.run_scrapy(
-            "settings", "--get", name, *arguments, cwd=project, env={"CARSCRAPER_ENV_FILE": "", **env}
+            "settings", "--get", name, *arguments, cwd=project, env={"CARSCRAPER_ENV_FILE": "", **env}, alone=False
         )
         assert done.returncode == 0, done
         assert done.stdout.strip() == shown

@@ -34,7 +34,6 @@ _HEAD = (
 )
 _LONGEST_REASON = 80  # characters; `scrapy runs show` has all of it
 _LONGEST_VALUE = 48  # the same when two runs are compared
-_CODES = {words.SUCCESS: ExitCode.SUCCESS, words.PARTIAL: ExitCode.PARTIAL, words.FAILED: ExitCode.FAILED}
 
 
 @contextlib.contextmanager
@@ -284,7 +283,7 @@ def _upload(context: Context, options: argparse.Namespace) -> int:
     context.console.result(output, [*text, *output["s3Urls"]])
     for error in output["errors"]:
         context.console.note(error)
-    return _CODES[output["status"]]
+    return next(code for code, status in words.STATUS_OF.items() if status == output["status"])
 
 
 def folder_of(record: RunRecord) -> Path:

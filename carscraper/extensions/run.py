@@ -23,7 +23,7 @@ from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
-from carscraper.extensions.verdict import WORDS, announce, judge
+from carscraper.extensions.verdict import announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -266,7 +266,7 @@ class Run:
     def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
-        record.status = words.SKIPPED if self._state.skipped is not None else WORDS[code]
+        record.status = words.SKIPPED if self._state.skipped is not None else words.STATUS_OF[code]
         # A page's own words make no line of it.
         said = (logs.cleaned(logs.printable(line.removeprefix(f"{record.spider}: "))) for line in lines)
         record.why = "\n".join(said)

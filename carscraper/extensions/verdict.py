@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper import logs
 from carscraper.db.coverage import ForSale
 from carscraper.items import Reason
-from carscraper.runs.record import failed_images
+from carscraper.runs.record import STATUS_OF, failed_images
 from carscraper.state import CrawlState, ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WORDS = {ExitCode.SUCCESS: "success", ExitCode.PARTIAL: "partial", ExitCode.FAILED: "failed"}
 _LEVELS = {
     ExitCode.SUCCESS: logging.INFO,
     ExitCode.PARTIAL: logging.WARNING,
@@ -114,7 +113,7 @@ def judge(
     else:
         is_partial = troubles or state.incomplete or state.limits or closed == "shutdown"
         code = ExitCode.PARTIAL if is_partial else ExitCode.SUCCESS
-        lines = [f"{WORDS[code]}. {_capital(kept)}."]
+        lines = [f"{STATUS_OF[code]}. {_capital(kept)}."]
     lines += [f"not kept: {'; '.join(troubles)}."] if troubles else []
     lines += [f"not complete: {sentence}" for sentence in state.incomplete]
     lines += [f"limit not kept: {limit}" for limit in state.limits]

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage.keys import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,6 +147,8 @@ def multipart(days: int) -> Rule:
 
 def defaults(prefix: str) -> list[Rule]:
     """Return the rules that every bucket of ours should have; *prefix* is ``S3_PREFIX``."""
+    from carscraper.storage.keys import PROBES  # noqa: PLC0415 - a help text needs no makes of cars
+
     return [expiry(f"{prefix}{PROBES}", 1), multipart(7), old_versions(30)]
 
 

@@ -97,7 +97,7 @@ def test_each_dealer_has_its_outcome_and_its_log(
 
 def test_nothing_is_started_for_an_unknown_name(tmp_path: Path, sqlite_url: str) -> None:
     done = services.run_scrapy(
-        "crawlall", "--sources", "bilasolur,helka", cwd=tmp_path, env={"DATABASE_URL": sqlite_url}
+        "crawlall", "--sources", "bilasolur,helka", cwd=tmp_path, env={"DATABASE_URL": sqlite_url}, alone=False
     )
     assert (done.returncode, done.stdout) == (4, "")
     (sentence,) = done.stderr.splitlines()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
+from carscraper.commands.storage.common import problem_with_key
 from carscraper.console import duration, in_words
-from carscraper.cli.storage.common import problem_with_key
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing

@@ -161,7 +161,7 @@ def test_tls_only_is_for_endpoints_with_tls(
     storage.settings = moto_s3.env
     assert policies.TLS_ONLY not in storage("setup", "--dry-run").out  # it would lock us out
     # Reached by http, whatever the setting says.
-    monkeypatch.setattr("carscraper.cli.storage.setup.Bucket", lambda _, options: Bucket(moto_s3.client, options))
+    monkeypatch.setattr("carscraper.maintenance.bucket.Bucket", lambda _, options: Bucket(moto_s3.client, options))
     storage.settings |= {"AWS_ENDPOINT_URL": moto_s3.endpoint.replace("http:", "https:")}
     assert f"+ policy: {policies.TLS_ONLY}: requests without TLS are refused" in storage("setup", "--dry-run").out
     assert policies.TLS_ONLY not in storage("setup", "--dry-run", "--no-tls-only").out

@@ -11,36 +11,48 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from carscraper.cli.console import human_bytes, printable, table
-from carscraper.cli.storage.common import positive
-from carscraper.cli.verb import DONE
-from carscraper.db import coverage
+from carscraper.command import Verb
+from carscraper.console import human_bytes, positive, table
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
-from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.objects import THREADS, in_order, listed, look
-from carscraper.vehicles import UNKNOWN, make_slug, slug
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
+    from carscraper.db import coverage
     from carscraper.storage.objects import Listed
+
+    _Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
 
 # --- list -------------------------------------------------------------------------------------------------------
 
 
-def _slugged(make: Callable[[str], str]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        found = make(text)
-        # A slug of nothing is "unknown", which keys have; nobody means it by "" or "!".
-        if found == UNKNOWN and text.strip().lower() != UNKNOWN:
-            raise argparse.ArgumentTypeError(f"{text!r} has no letters or digits; write a name, or {UNKNOWN}")
-        return found
+def _source(text: str) -> str:
+    from carscraper.vehicles import slug
 
-    return read
+    return _named(text, slug(text))
+
+
+def _make(text: str) -> str:
+    from carscraper.vehicles import make_slug
+
+    return _named(text, make_slug(text))
+
+
+def _named(text: str, found: str) -> str:
+    from carscraper.vehicles import UNKNOWN
+
+    # A slug of nothing is "unknown", which keys have; nobody means it by "" or "!".
+    if found == UNKNOWN and text.strip().lower() != UNKNOWN:
+        raise argparse.ArgumentTypeError(f"{text!r} has no letters or digits; write a name, or {UNKNOWN}")
+    return found
 
 
 def _year(text: str) -> str:
+    from carscraper.vehicles import UNKNOWN
+
     if text != UNKNOWN and not re.fullmatch(r"[1-9][0-9]{3}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no year; write one such as 2019, or {UNKNOWN}")
     return text
@@ -52,10 +64,9 @@ def _prefix_argument(parser: argparse.ArgumentParser) -> None:
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     _prefix_argument(parser)
-    source, make = _slugged(slug), _slugged(make_slug)
-    parser.add_argument("--source", type=source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
-    parser.add_argument("--make", type=make, metavar="NAME", help="photos of this make only, in any spelling")
-    parser.add_argument("--year", type=_year, metavar="YEAR", help=f"photos of cars of this year only, or {UNKNOWN}")
+    parser.add_argument("--source", type=_source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
+    parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
+    parser.add_argument("--year", type=_year, metavar="YEAR", help="photos of cars of this year only, or unknown")
     parser.add_argument("--metadata", action="store_true", help="ask for each object's type, source and source address")
     parser.add_argument("--limit", type=positive, metavar="N", help="stop after N objects")
 
@@ -81,7 +92,7 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     more = options.limit is not None and shown.objects == options.limit and next(objects, None) is not None
     rest = "; there are more" if more else ""
     console.note(f"{_objects(shown.objects)}, {human_bytes(shown.bytes)}{rest}.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _below(given: str, prefix: str) -> str:
@@ -95,6 +106,10 @@ def _below(given: str, prefix: str) -> str:
 
 def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) -> Iterator[Listed]:
     """Return the objects that begin with *below*; with *parts* (source, year, make), photos of these alone."""
+    from carscraper.storage.keys import parse_key
+    from carscraper.storage.objects import listed
+    from carscraper.vehicles import UNKNOWN
+
     bucket, prefix = context.options.bucket, context.options.prefix
     known = itertools.takewhile(lambda part: part is not None, parts)
     start = prefix + "".join(f"{part}/" for part in known)
@@ -113,6 +128,7 @@ def _with_metadata(
     context: Context, objects: Iterable[Listed]
 ) -> Iterator[tuple[Listed, dict[str, str | None] | None]]:
     """Return each object with what it carries; ``None`` if it is gone since."""
+    from carscraper.storage.objects import THREADS, in_order, look
 
     def ask(each: Listed) -> tuple[Listed, dict[str, str | None] | None]:
         seen = look(context.client, context.options.bucket, each.name)
@@ -133,6 +149,8 @@ def _with_metadata(
 
 
 def _record(each: Listed, prefix: str) -> dict[str, Any]:
+    from carscraper.storage.keys import parse_key
+
     parts = parse_key(each.name, prefix)
     record: dict[str, Any] = {
         "key": each.name,
@@ -149,6 +167,8 @@ def _record(each: Listed, prefix: str) -> dict[str, Any]:
 
 
 def _kind(name: str, prefix: str) -> str:
+    from carscraper.storage.keys import parse_key, parse_thumbnail
+
     return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
@@ -169,6 +189,9 @@ _Counts = dict[str, _Count]
 
 
 def _stats(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.db import coverage
+    from carscraper.storage.keys import parse_key
+
     console, prefix = context.console, context.options.prefix
     below = _below(options.prefix, prefix)
     total = _Count()
@@ -196,10 +219,7 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     where = f"{context.options.bucket}, below {printable(below)}" if below else context.options.bucket
     head = f"{where}: {_objects(total.objects)}, {human_bytes(total.bytes)}"
     console.result(data, [head, *_counted(counts), *(_ledger_lines(*ledger) if ledger else ())])
-    return DONE
-
-
-_Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
+    return ExitCode.SUCCESS
 
 
 def _ledger_data(cars: coverage.Coverage, photos: list[coverage.Photos]) -> dict[str, Any]:
@@ -249,4 +269,12 @@ def _objects(number: int) -> str:
     return "1 object" if number == 1 else f"{number:,} objects"
 
 
-FUNCTIONS = {"list": (_list_arguments, _list), "stats": (_prefix_argument, _stats)}
+LIST = Verb(
+    "list", "List objects with size, date and storage class; --json gives a JSON object a line", _list, _list_arguments
+)
+STATS = Verb(
+    "stats",
+    "Count objects and bytes by source, storage class and month, and the cars' photos in the ledger",
+    _stats,
+    _prefix_argument,
+)

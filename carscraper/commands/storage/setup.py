@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from carscraper.cli.console import printable
-from carscraper.cli.storage.common import typed
-from carscraper.cli.storage.policy import scope
-from carscraper.cli.verb import DONE, FAILED, PARTIAL
+from carscraper.command import Verb
+from carscraper.commands.storage.common import typed
+from carscraper.commands.storage.policy import scope
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.maintenance import lifecycle, policies
-from carscraper.maintenance.bucket import Bucket, BucketTakenError, FeatureMissingError, checked_name
-from carscraper.maintenance.features import FEATURES, Change, Notification, Wanted
+from carscraper.logs import printable
+from carscraper.maintenance import lifecycle
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
+    from carscraper.maintenance.bucket import Bucket
+    from carscraper.maintenance.features import Change, Wanted
 
 _ARNS = {
     "lambda": r"arn:aws(?:-cn|-us-gov)?:lambda:([a-z0-9-]+):[0-9]{12}:function:[\w-]+(:[\w$-]+)?",
@@ -27,9 +28,7 @@ _ARNS = {
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fallback-bucket", metavar="NAME", type=typed(checked_name), help="if AWS_S3_BUCKET is somebody else's"
-    )
+    parser.add_argument("--fallback-bucket", metavar="NAME", type=_bucket, help="if AWS_S3_BUCKET is somebody else's")
     parser.add_argument(
         "--public", action="store_true", help="everybody may read photos and thumbnails (else public access is blocked)"
     )
@@ -58,6 +57,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--notify-prefix", metavar="PREFIX", help="only of names that begin so (S3_PREFIX unless given)"
     )
     parser.add_argument("--notify-suffix", metavar="SUFFIX", default="", help="only of names that end so, such as .jpg")
+
+
+def _bucket(text: str) -> str:
+    from carscraper.maintenance.bucket import checked_name
+
+    name: str = typed(checked_name)(text)
+    return name
 
 
 def _sse(text: str) -> str:
@@ -110,6 +116,8 @@ class _Outcome:
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance.bucket import Bucket, BucketTakenError
+
     ours = context.options
     arns = [arn for arn in (options.notify_lambda, options.notify_sqs) if arn]
     if not arns and (options.notify_prefix or options.notify_suffix):
@@ -168,6 +176,9 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
 
 
 def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
+    from carscraper.maintenance import policies
+    from carscraper.maintenance.features import Notification, Wanted
+
     ours, where = context.options, scope(context, name)
     # Over a plain endpoint it would lock us out.
     tls_only = not options.no_tls_only and not (ours.endpoint or "").startswith("http://")
@@ -191,6 +202,8 @@ def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
 
 def _notes(plan: list[Change], options: argparse.Namespace) -> list[str]:
     """Return what the plan does not say about photos that are public."""
+    from carscraper.maintenance import policies
+
     policy = next((change for change in plan if change.feature == "policy"), None)
     if policy is None or options.public:
         return []
@@ -207,6 +220,8 @@ def _notes(plan: list[Change], options: argparse.Namespace) -> list[str]:
 
 def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -> None:
     """Make every change that can be made; one that is refused does not keep the others from theirs."""
+    from carscraper.maintenance.bucket import FeatureMissingError
+
     changing = [change for change in plan if change.lines]
     for number, change in enumerate(changing):
         if change.feature == "policy" and wanted.public and "public access" in outcome.refused:
@@ -228,6 +243,8 @@ def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -
 
 def _try_photo(its: Bucket, outcome: _Outcome) -> None:
     """Store, read and remove a photo; take back the change that makes it fail."""
+    from carscraper.maintenance.features import FEATURES
+
     try:
         its.try_photo()
     except StoreUnavailableError as error:
@@ -269,6 +286,8 @@ def _show(context: Context, outcome: _Outcome, exists: bool) -> None:
 
 
 def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) -> int:
+    from carscraper.maintenance.features import FEATURES
+
     console = context.console
     asked = {
         "policy": options.public,
@@ -303,8 +322,14 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
     }
     console.result(data, lines)
     if outcome.refused or broken:
-        return PARTIAL if outcome.done else FAILED
-    return PARTIAL if in_vain or outcome.taken_back else DONE
+        return ExitCode.PARTIAL if outcome.done else ExitCode.FAILED
+    return ExitCode.PARTIAL if in_vain or outcome.taken_back else ExitCode.SUCCESS
 
 
-FUNCTIONS = {"setup": (_arguments, _run)}
+VERB = Verb(
+    "setup",
+    "Make the bucket, or bring one that is there into shape: access, encryption, versions, rules",
+    _run,
+    _arguments,
+    changes=True,
+)

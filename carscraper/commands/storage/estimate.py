@@ -9,18 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carscraper.cli.verb import DONE
-from carscraper.db import coverage
+from carscraper.command import Verb
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
-from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.objects import listed
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from carscraper.cli.verb import Context
-
+    from carscraper.command import Context
 _MONTH = timedelta(days=30)
 _TITLES = {
     sums.STORAGE: "Storage",
@@ -97,7 +94,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
         yield from ("", *notes)
 
     context.console.result(data, text())
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _prices(context: Context, given: Path | None) -> sums.Prices:
@@ -116,6 +113,9 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
     """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
+    from carscraper.storage.keys import parse_key, parse_thumbnail
+    from carscraper.storage.objects import listed
+
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
 
@@ -168,6 +168,8 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
 
 def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> float:
     """Return how many photos were stored in the last month, by the ledger, or uploaded (*recent*)."""
+    from carscraper.db import coverage
+
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
         store = f"s3://{context.options.bucket}"
@@ -216,4 +218,9 @@ def _mix(text: str) -> dict[str, float]:
     return mix
 
 
-FUNCTIONS = {"estimate": (_arguments, _run)}
+VERB = Verb(
+    "estimate",
+    "Estimate what the photos cost in a month: storage, requests, transfer; the arithmetic is shown",
+    _run,
+    _arguments,
+)

@@ -7,23 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.console import human_bytes, printable
-from carscraper.cli.storage.common import object_key
-from carscraper.cli.verb import DONE, FAILED, PARTIAL
-from carscraper.db import removal as rows
+from carscraper.command import Verb
+from carscraper.commands.storage.common import object_key
+from carscraper.console import human_bytes
 from carscraper.exceptions import ConfigurationError
-from carscraper.maintenance import delete as deletion
-from carscraper.storage.client import open_client
-from carscraper.storage.folder import FolderStore
-from carscraper.storage.keys import published_bases
-from carscraper.storage.store import s3_spool
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Engine
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
     from carscraper.maintenance.delete import Copy, Deleted, Places, Plan
 
 _SHOWN = 20  # names of a list that is beside the point
@@ -60,6 +56,9 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> int:
+    from carscraper.db import removal as rows
+    from carscraper.maintenance import delete as deletion
+
     console = context.console
     with engine.connect() as connection:
         keys = [*arguments.keys, *(rows.unfinished(connection) if arguments.finish else ())]
@@ -78,16 +77,16 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     done = deletion.Deleted()
     if plan.is_empty:
         console.result(_data(plan, done, dry_run=arguments.dry_run), "There is nothing left to delete.")
-        return DONE
+        return ExitCode.SUCCESS
     if arguments.dry_run:
         console.result(_data(plan, done, dry_run=True), [*_lines(plan, without_row, None), _would(plan)])
-        return DONE
+        return ExitCode.SUCCESS
     if not console.assume_yes:
         for line in _lines(plan, without_row, _SHOWN):
             console.note(line)
     if not _agreed(context, plan):
         console.note("Nothing was deleted.")
-        return FAILED
+        return ExitCode.FAILED
     done = deletion.run(engine, plan, places, all_versions=arguments.all_versions, say=console.progress)
     console.end_progress()
     console.result(_data(plan, done, dry_run=False), _done(done))
@@ -97,8 +96,8 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
         console.note(
             "No crawl fetches these photos and no car shows them; the same command, or --finish, does the rest."
         )
-        return PARTIAL
-    return DONE
+        return ExitCode.PARTIAL
+    return ExitCode.SUCCESS
 
 
 def _agreed(context: Context, plan: Plan) -> bool:
@@ -121,6 +120,12 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
     Raises:
         ConfigurationError: a photo is in a bucket that the settings do not name.
     """
+    from carscraper.maintenance import delete as deletion
+    from carscraper.storage.client import open_client
+    from carscraper.storage.folder import FolderStore
+    from carscraper.storage.keys import published_bases
+    from carscraper.storage.store import s3_spool
+
     settings = context.settings
     named, folder = settings.get("AWS_S3_BUCKET"), settings.get("IMAGES_STORE")
     elsewhere = sorted(store for store in stores if store.startswith("s3://") and store != f"s3://{named}")
@@ -152,24 +157,27 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
 
 
 def _lift(context: Context, engine: Engine, arguments: argparse.Namespace) -> int:
+    from carscraper.db import removal as rows
+    from carscraper.maintenance import delete as deletion
+
     console = context.console
     tombstones = deletion.deleted_photos(engine, arguments.car)
     cars = sorted({row.car for row in tombstones})
     data = {"dry_run": arguments.dry_run, "photos": len(tombstones), "cars": cars, "lifted": 0}
     if not tombstones:
         console.result(data, "No photo of this car was deleted.")
-        return DONE
+        return ExitCode.SUCCESS
     what = f"{_count(len(tombstones), 'photo')} of {_count(len(cars), 'car')} ({_names(cars)})"
     if arguments.dry_run:
         console.result(data, f"The next crawl might fetch {what} again.")
-        return DONE
+        return ExitCode.SUCCESS
     if not console.confirm(f"Let the next crawl fetch {what} again?"):
         console.note("Nothing was changed.")
-        return FAILED
+        return ExitCode.FAILED
     with engine.begin() as connection:
         data["lifted"] = rows.undelete(connection, [row.row_id for row in tombstones])
     console.result(data, f"The next crawl fetches {what} again, if the dealer still shows them.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 # --- words ------------------------------------------------------------------------------------------------------
@@ -265,4 +273,10 @@ def _data(plan: Plan, done: Deleted, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-FUNCTIONS = {"delete": (_arguments, _run)}
+VERB = Verb(
+    "delete",
+    "Delete photos everywhere: object, thumbnails, row, local copy, CDN; no crawl brings them back",
+    _run,
+    _arguments,
+    changes=True,
+)

@@ -7,13 +7,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.console import printable
 from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
 
 _LONGEST_KEY = 1024  # bytes of UTF-8
 
@@ -28,13 +28,6 @@ def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
-
-
-def positive(text: str) -> int:
-    """Read a whole number of at least 1; made for argparse's ``type=``."""
-    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def object_key(text: str) -> str:

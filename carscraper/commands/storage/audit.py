@@ -9,11 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from carscraper.cli.console import printable
-from carscraper.cli.durations import duration, in_words
-from carscraper.cli.storage.common import positive, result
-from carscraper.cli.verb import DONE, PARTIAL, Context
+from carscraper.command import Context, Verb
+from carscraper.commands.storage.common import result
+from carscraper.console import duration, in_words, positive
 from carscraper.exceptions import ConfigurationError, StoreRefusedError
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +52,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.db.inventory import comparing  # noqa: PLC0415 - SQLAlchemy and boto3 only for those who use them
-    from carscraper.maintenance.audit import Audit  # noqa: PLC0415
+    from carscraper.db.inventory import comparing
+    from carscraper.maintenance.audit import Audit
 
     if arguments.older_than and not arguments.delete_orphans:
         raise ConfigurationError("--older-than belongs to --delete-orphans.")
@@ -85,7 +86,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
             return _fix(context, arguments, engine, audit, comparison)
         if faults and arguments.delete_orphans:
             return _delete(context, arguments, engine, faults, comparison)
-    return PARTIAL if faults else DONE
+    return ExitCode.PARTIAL if faults else ExitCode.SUCCESS
 
 
 @contextlib.contextmanager
@@ -141,8 +142,8 @@ def _agreed(context: Context, arguments: argparse.Namespace, would: str, questio
 
 
 def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, comparison: Comparison) -> int:
-    from carscraper.maintenance.register import PhotoRules, Register, dealers  # noqa: PLC0415 - see _run
-    from carscraper.maintenance.repair import Repair  # noqa: PLC0415
+    from carscraper.maintenance.register import PhotoRules, Register, dealers
+    from carscraper.maintenance.repair import Repair
 
     counts, options, settings, client = audit.counts, context.options, context.settings, context.client
     if counts["missing"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
@@ -156,7 +157,7 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
         f"rows ({counts['!']:,}), look into orphans ({counts['-']:,}) and register those that are photos of known cars"
     )
     if not _agreed(context, arguments, plan, f"{plan[0].upper()}{plan[1:]}?", "Nothing was changed."):
-        return PARTIAL
+        return ExitCode.PARTIAL
     rules = PhotoRules.from_settings(settings)
     orphans = Register(client, engine, options, rules, dealers=dealers(settings))
     sizes, max_pixels = settings.get("IMAGES_THUMBS"), rules.inspection["max_pixels"]
@@ -175,13 +176,13 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
     if done["pending"]:
         lines.append("Fetch what is pending with: scrapy crawl backfill -a limit=0 -a include_inactive=true")
     result(context, "fixed", {name: done[name] for name in names}, lines)
-    return PARTIAL if done["left"] else DONE
+    return ExitCode.PARTIAL if done["left"] else ExitCode.SUCCESS
 
 
 def _delete(
     context: Context, arguments: argparse.Namespace, engine: Engine, faults: int, comparison: Comparison
 ) -> int:
-    from carscraper.maintenance.repair import MARGIN, OrphanRemoval  # noqa: PLC0415 - see _run
+    from carscraper.maintenance.repair import MARGIN, OrphanRemoval
 
     console, options = context.console, context.options
     older_than = arguments.older_than or MARGIN
@@ -193,11 +194,11 @@ def _delete(
     age = in_words(older_than)
     if not old:
         console.note(f"No orphan is older than {age}: nothing to delete.")
-        return PARTIAL
+        return ExitCode.PARTIAL
     would = f"delete orphans older than {age}: {old:,} ({number:,} objects)"
     question = f"Delete orphans older than {age} from {options.bucket}: {old:,} ({number:,} objects)?"
     if not _agreed(context, arguments, would, question, "Nothing was deleted."):
-        return PARTIAL
+        return ExitCode.PARTIAL
     for name, why in removal.run(comparison):
         if why:
             console.note(printable(f"left: {name} ({why})"))
@@ -206,7 +207,7 @@ def _delete(
     if done["pending"]:
         lines.append(f"Named by a row just then, pending again: {done['pending']:,}.")
     result(context, "deleted", {name: done[name] for name in ("deleted", "kept", "pending")}, lines)
-    return PARTIAL if faults > old or done["kept"] or done["pending"] else DONE
+    return ExitCode.PARTIAL if faults > old or done["kept"] or done["pending"] else ExitCode.SUCCESS
 
 
-FUNCTIONS = {"audit": (_arguments, _run)}
+VERB = Verb("audit", "Compare database, bucket and bytes; mend what differs", _run, _arguments, changes=True)

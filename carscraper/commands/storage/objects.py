@@ -14,22 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.console import human_bytes, printable
-from carscraper.cli.durations import duration, in_words
-from carscraper.cli.storage.common import new_key, object_key
-from carscraper.cli.verb import DONE
-from carscraper.db.repairs import stored_hashes
+from carscraper.command import Verb
+from carscraper.commands.storage.common import new_key, object_key
+from carscraper.console import duration, human_bytes, in_words
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
-from carscraper.images.inspection import inspect
-from carscraper.images.metadata import strip_metadata
-from carscraper.storage import objects
-from carscraper.storage.client import contradicts
-from carscraper.storage.folder import write_atomically
-from carscraper.storage.keys import IMMUTABLE, Upload, permanent_url
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from carscraper.cli.console import Console
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
+    from carscraper.console import Console
 
 _UNKNOWN = "application/octet-stream"
 
@@ -40,6 +34,8 @@ def _key_argument(parser: argparse.ArgumentParser) -> None:
 
 def _in_ledger(context: Context, key: str) -> set[str]:
     """Return the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
+    from carscraper.db.repairs import stored_hashes
+
     try:
         with context.database(read_only=True) as engine, engine.connect() as connection:
             return stored_hashes(connection, context.options.store, key)
@@ -63,6 +59,10 @@ def _get_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _get(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.storage import objects
+    from carscraper.storage.client import contradicts
+    from carscraper.storage.folder import write_atomically
+
     options, console, key = context.options, context.console, arguments.key
     path = _target(arguments, console)
     expected = set() if arguments.no_ledger else _in_ledger(context, key)
@@ -88,7 +88,7 @@ def _get(context: Context, arguments: argparse.Namespace) -> int:
         binary.flush()
         binary.buffer.write(found.data)
         binary.flush()
-        return DONE
+        return ExitCode.SUCCESS
     try:
         write_atomically(path, found.data)
     except OSError as error:
@@ -100,7 +100,7 @@ def _get(context: Context, arguments: argparse.Namespace) -> int:
         data | {"sha256": found.sha256, "in_ledger": bool(expected)},
         f"{shown} → {printable(str(path))} ({human_bytes(found.size)}, {kind}{how})",
     )
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _target(arguments: argparse.Namespace, console: Console) -> Path | None:
@@ -143,6 +143,9 @@ def _put_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _put(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.storage import objects
+    from carscraper.storage.keys import Upload, permanent_url
+
     options, console, key, shown = context.options, context.console, arguments.key, printable(arguments.key)
     new_key(key)
     data = _read(arguments.file)
@@ -169,10 +172,12 @@ def _put(context: Context, arguments: argparse.Namespace) -> int:
             console.note("The ledger has another checksum for this key: `scrapy storage audit --deep` will show it.")
     if options.prefix and not key.startswith(options.prefix):
         console.note(f"The key is outside S3_PREFIX={printable(options.prefix)}, where crawls put their photos.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _read(path: Path) -> bytes:
+    from carscraper.storage import objects
+
     shown = printable(str(path))
     try:
         if path.stat().st_size > objects.MAX_BYTES:
@@ -186,6 +191,10 @@ def _read(path: Path) -> bytes:
 
 def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple[str, str | None]:
     """Return the type of the bytes and their ``Cache-Control``, which photos have."""
+    from carscraper.images.inspection import inspect
+    from carscraper.images.metadata import strip_metadata
+    from carscraper.storage.keys import IMMUTABLE
+
     settings, shown = context.settings, printable(str(path))
     limits = {name: settings.getint(f"IMAGES_{name.upper()}") for name in ("max_pixels", "max_bytes")}
     try:
@@ -212,6 +221,8 @@ def _guessed(name: str) -> str:
 
 
 def _is_there(context: Context, key: str, *, force: bool) -> bool:
+    from carscraper.storage import objects
+
     try:
         return objects.head(context.client, context.options.bucket, key) is not None
     except StoreRefusedError as error:
@@ -228,6 +239,8 @@ def _is_there(context: Context, key: str, *, force: bool) -> bool:
 
 
 def _expiry(text: str) -> timedelta:
+    from carscraper.storage import objects
+
     length = duration(text)
     if length > objects.MAX_EXPIRES:
         most = in_words(objects.MAX_EXPIRES)
@@ -260,6 +273,8 @@ def _presign_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _presign(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.storage import objects
+
     console, key, put = context.console, arguments.key, arguments.put
     if arguments.content_type and not put:
         raise ConfigurationError("--content-type belongs to --put: what is read has its type already.")
@@ -279,18 +294,18 @@ def _presign(context: Context, arguments: argparse.Namespace) -> int:
     console.result(data, [url, curl] if put else url)
     if "X-Amz-Security-Token=" in url:
         console.note("Signed with credentials that end by themselves: the address ends with them, if that is sooner.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _url(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.storage.keys import permanent_url
+
     url = permanent_url(arguments.key, context.options.base)
     context.console.result({"key": arguments.key, "url": url}, url)
-    return DONE
+    return ExitCode.SUCCESS
 
 
-FUNCTIONS = {
-    "get": (_get_arguments, _get),
-    "put": (_put_arguments, _put),
-    "presign": (_presign_arguments, _presign),
-    "url": (_key_argument, _url),
-}
+GET = Verb("get", "Read one object, checked against the ledger", _get, _get_arguments)
+PUT = Verb("put", "Put one file as one object; prints its permanent address", _put, _put_arguments, changes=True)
+PRESIGN = Verb("presign", "Give an address that opens one object for a while", _presign, _presign_arguments)
+URL = Verb("url", "Give the permanent address of a key, without asking anybody", _url, _key_argument)

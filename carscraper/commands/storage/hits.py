@@ -10,14 +10,16 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.console import human_bytes, printable, table
-from carscraper.cli.verb import DONE, PARTIAL
+from carscraper.command import Verb
+from carscraper.console import human_bytes, table
 from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
 
 _FROM_CACHE = ("HIT", "STALE", "UPDATING", "REVALIDATED")
 _SHOWN = frozenset({200, 206, 304})
@@ -64,8 +66,8 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     context.console.result(data, [*lines, f"Views {total:,}, of which from the cache {hits:,}{share}."])
     if unreadable:
         context.console.note(f"Lines that are not in the format of deploy/nginx.conf, not counted: {unreadable:,}.")
-        return PARTIAL
-    return DONE
+        return ExitCode.PARTIAL
+    return ExitCode.SUCCESS
 
 
-FUNCTIONS = {"hits": (_arguments, _run)}
+VERB = Verb("hits", "Count the hot cache's hit rate from nginx's log", _run, _arguments)
