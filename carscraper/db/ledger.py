@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -160,6 +160,10 @@ class Ledger:
     async def cars(self, row_ids: list[int]) -> list[work.KnownCar]:
         """Return the cars *row_ids* as the tables have them, with their photos."""
         return await self._ask(work.cars, row_ids, self._retry)
+
+    async def unseen_cars(self, source: str, seen: Collection[str], since: datetime) -> list[work.KnownCar]:
+        """List the cars with photos that are due and that a crawl did not see, see ``work.unseen_cars``."""
+        return await self._ask(work.unseen_cars, source, frozenset(seen), since, self._retry)
 
     async def without_id(self, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
         """List the rows that name no car: row id, source, address and the photo's address, the last seen first."""
