@@ -2,6 +2,7 @@
 
 The bucket's list goes into a temporary table, and ``db.inventory`` joins it with the rows. A crawl may run meanwhile:
 what looks like a fault is looked at again, first the object, then its row, and is none if either has changed.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -160,12 +161,7 @@ class Audit:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="audit")
 
     def run(self) -> Iterator[Finding]:
-        """Return what is found, by reason and key; :attr:`counts` is complete at the end.
-
-        Raises:
-            StoreRefusedError: no right to list or read.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Return what is found, by reason and key; :attr:`counts` is complete at the end."""
         comparison, prefix = self._comparison, self._options.prefix
         try:
             self._list()

@@ -2,6 +2,7 @@
 
 Nothing is concluded about one feature from the answer about another: servers have some and not others, and some answer
 a question that they do not know with a list of objects.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -177,11 +178,7 @@ class Bucket:
         raise FeatureMissingError(f"This server does not have {its.title}.")
 
     def plan(self, wanted: Wanted, *, exists: bool = True) -> tuple[list[Change], list[str]]:
-        """Return a change for each feature that the server has, and the features that it lacks.
-
-        Raises:
-            StoreError: a read is refused, or the server is away.
-        """
+        """Return a change for each feature that the server has, and the features that it lacks."""
         changes, lacks = [], []
         for name in order(wanted):
             try:

@@ -7,6 +7,7 @@
 4. One transaction: the keys whose objects are confirmed gone leave the rows.
 
 Cut off between two steps, the same command (or ``--finish``) finds the keys in the tombstones and does the rest.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -146,11 +147,7 @@ def select(engine: Engine, keys: Iterable[str], cars: Iterable[tuple[str, str]])
 
 
 def look(plan: Plan, places: Places, *, all_versions: bool) -> None:
-    """Find what is there of *plan*: objects, thumbnails, copies, versions.
-
-    Raises:
-        StoreError: S3 refuses or is away.
-    """
+    """Find what is there of *plan*: objects, thumbnails, copies, versions."""
     copies = list(_in_folder(plan.keys, places))
     if places.client:
         client, bucket, prefix = places.client, places.bucket, places.prefix

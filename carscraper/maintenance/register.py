@@ -4,6 +4,7 @@ This is the one way in which an object gets a row; ``discover`` and ``audit --fi
 far as the bytes agree with it, and the row is written by the rules of a crawl (``db.queries.save_images``): a stored
 photo is never downgraded, a placeholder or a deleted photo never comes back, no car gets a second row for a picture
 that it has, and the car shows its first stored photo.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -164,10 +165,6 @@ class Register:
         Args:
             below: what the names begin with, ``S3_PREFIX`` included.
             limit: read at most this many objects.
-
-        Raises:
-            StoreRefusedError: no right to list or read.
-            StoreUnavailableError: the server is away or busy.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="discover") as pool:
             for group in in_groups(listed(self._client, self._options.bucket, below), _PAGE):
@@ -188,12 +185,7 @@ class Register:
                     return
 
     def register_objects(self, names: Iterable[str], pool: Executor) -> Iterator[Outcome]:
-        """Read objects and register them; return what became of each, in their order.
-
-        Raises:
-            StoreRefusedError: no right to read.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Read objects and register them; return what became of each, in their order."""
         for group in in_groups(in_order(pool, self._read, names), GROUP):
             candidates = [each for each in group if isinstance(each, Candidate)]
             with reading(self._engine) if self._dry_run else self._engine.begin() as connection:

@@ -1,4 +1,7 @@
-"""What may be done about the findings of an audit: repair the ledger, or delete old orphans."""
+"""What may be done about the findings of an audit: repair the ledger, or delete old orphans.
+
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +65,7 @@ class Repair:
         self._max_pixels = max_pixels
 
     def run(self, comparison: Comparison) -> Iterator[Outcome]:
-        """Repair; return what is left and why.
-
-        Raises:
-            StoreRefusedError: no right to read.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Repair; return what is left and why."""
         with ThreadPoolExecutor(THREADS, thread_name_prefix="repair") as pool:
             for outcome in self._repair(comparison, pool):
                 self.done["left"] += 1
@@ -175,12 +173,7 @@ class OrphanRemoval:
                 yield finding
 
     def run(self, comparison: Comparison) -> Iterator[tuple[str, str | None]]:
-        """Delete them; return each name, and why it is still there if it is.
-
-        Raises:
-            StoreRefusedError: no right to delete.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Delete them; return each name, and why it is still there if it is."""
         with ThreadPoolExecutor(THREADS, thread_name_prefix="orphans") as pool:
             for group in in_groups(self.plan(comparison), objects.MAX_DELETES // 4):
                 owners = {each.key: each.photo or each.key for each in group}

@@ -250,9 +250,10 @@ def ask_bucket(client: Any, bucket: str, prefix: str = "") -> tuple[str | None, 
     try:
         return region_in(client.head_bucket(Bucket=bucket)), None
     except ClientError as error:
-        region = region_in(error.response)
+        said = Answer.of(error)
     refusal = why_refused(client, bucket, prefix)
-    return region or (refusal.region if refusal else None), refusal
+    region = said.region or (refusal.region if refusal else None)
+    return region, said if said.status == 404 and (refusal is None or refusal.status != 404) else refusal
 
 
 def why_refused(client: Any, bucket: str, prefix: str = "") -> Answer | None:

@@ -2,6 +2,7 @@
 
 obstore, which crawls put with, tidies names up (``a//b`` becomes ``a/b``). Crawls make names that need no tidying;
 a person may type any.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -92,10 +93,6 @@ def listed(client: Any, bucket: str, prefix: str = "") -> Iterator[Listed]:
     """Return every object below *prefix*, page by page: memory stays flat whatever the bucket holds.
 
     Amazon gives names in the order of their UTF-8 bytes; not every server does.
-
-    Raises:
-        StoreRefusedError: no such bucket, no right to list it.
-        StoreUnavailableError: the server is away or busy.
     """
     pages = iter(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
     while True:
@@ -184,11 +181,7 @@ def get(client: Any, bucket: str, name: str) -> Seen | None:
 
 
 def look(client: Any, bucket: str, name: str) -> Seen | None:
-    """Ask for the object *name* among many: what concerns it alone is its ``problem``; ``None`` if it is not there.
-
-    Raises:
-        StoreError: S3 refuses, whatever the object, or is away.
-    """
+    """Ask for the object *name* among many: what concerns it alone is its ``problem``; ``None`` if it is not there."""
     try:
         answer = client.head_object(Bucket=bucket, Key=name)
     except ClientError as error:
@@ -211,9 +204,6 @@ def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -
         bucket: its name.
         name: the object's.
         max_bytes: with it, its bytes are given too, unless there are more of them.
-
-    Raises:
-        StoreError: S3 refuses, whatever the object, or is away.
     """
     try:
         return _read(client, bucket, name, max_bytes)
@@ -367,11 +357,7 @@ def versions_of(client: Any, bucket: str, name: str) -> list[str]:
 
 
 def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:
-    """Remove the object *name*, or these *versions* of it for good; return whether an old version stays.
-
-    Raises:
-        StoreError: S3 refuses or is away.
-    """
+    """Remove the object *name*, or these *versions* of it for good; return whether an old version stays."""
     for version in versions:
         with explained(bucket, "s3:DeleteObjectVersion"):
             client.delete_object(Bucket=bucket, Key=name, VersionId=version)
@@ -382,12 +368,7 @@ def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:
 
 
 def remove_many(client: Any, bucket: str, names: Sequence[str]) -> dict[str, str]:
-    """Remove at most ``MAX_DELETES`` objects; return those that are still there, each with the reason.
-
-    Raises:
-        StoreRefusedError: the server refuses all of it.
-        StoreUnavailableError: it is away or busy.
-    """
+    """Remove at most ``MAX_DELETES`` objects; return those that are still there, each with the reason."""
     if not names:
         return {}
     with explained(bucket, "s3:DeleteObject"):

@@ -213,15 +213,6 @@ def test_values_that_are_none() -> None:
             lifecycle.parse_expiry(text)
 
 
-def test_only_ours_are_removed() -> None:
-    theirs = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 7}}
-    there = [multipart(7), theirs, expiry("_test/", 1)]
-    assert merged(there, [multipart(3)], ["carscraper-expire:_test/"]) == [multipart(3), theirs]
-    for put, remove in (([], "logs"), ([], "carscraper-old-versions"), ([multipart(2)], "carscraper-multipart")):
-        with pytest.raises(ConfigurationError, match="is no rule of ours that can be removed"):
-            merged(there, put, [remove])
-
-
 def test_a_rule_in_words() -> None:
     both = {"And": {"Prefix": "logs/", "Tags": []}}
     for rule, says in [
