@@ -54,7 +54,7 @@ def _too_quiet(log_level: Any, level: int) -> bool:
 
 
 # What the stats count: name, one of them, what is said of it.
-_NOT_KEPT = (
+NOT_KEPT = (
     ("carscraper/cars/failed", "car", "not written"),
     ("carscraper/cars/spooled", "car", "in the spool, written by the next run"),
     ("carscraper/cards/failed", "card", "unreadable"),
@@ -66,7 +66,7 @@ _NOT_KEPT = (
     ("carscraper/backfill/no_address", "car", "without a page or an address that could be asked"),
     ("spider_exceptions/count", "mistake", "of the spider, see the log"),
 )
-_BESIDE = (
+BESIDE = (
     ("carscraper/spool/uploaded", "photo", "uploaded from the spool"),
     ("carscraper/images/deleted", "photo", "deleted on request and not kept again"),
     ("carscraper/images/adopted", "photo", "found in the store and entered"),
@@ -140,7 +140,7 @@ def _not_kept(stats: dict[str, Any], photos: ForSale | None) -> tuple[list[str],
         _count(waiting, "photo", "in the spool, uploaded by the next run"),
         _count(pending, "photo", "not fetched, taken up by the next run"),
         "the ledger could not be asked how many photos are stored" if uncounted else "",
-        *(_count(stats.get(key, 0), what, said) for key, what, said in _NOT_KEPT),
+        *(_count(stats.get(key, 0), what, said) for key, what, said in NOT_KEPT),
     ]
     return [each for each in found if each], gone
 
@@ -155,7 +155,7 @@ def _kept(stats: dict[str, Any], photos: ForSale | None, gone: int) -> str:
         f"{cars}; {_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB)",
         f"{number('images/linked')} linked",
         f"{number('images/known')} known before",
-        *(_count(stats.get(key, 0), what, said) for key, what, said in _BESIDE),
+        *(_count(stats.get(key, 0), what, said) for key, what, said in BESIDE),
         _count(gone, "photo", "of gone cars not to be had"),
     ]
     kept = ", ".join(filter(None, found))
