@@ -222,29 +222,22 @@ class Run:
         record.images_unstored = found.unstored
 
     async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:
-        self._conclude(record, *self._judge())
-        extension = self._crawler.get_extension(CoverageRecorder)
+        settings, spider = self._crawler.settings, self._crawler.spider
+        fields = self._crawler.get_extension(CoverageRecorder)
         earlier: list[RunRecord] | None = None
         try:
             try:
-                history = self._crawler.settings.getint("MONITOR_HISTORY")
+                history = settings.getint("MONITOR_HISTORY")
                 earlier = [RunRecord(**each) for each in await ledger.earlier_runs(asdict(record), history)]
             except CarscraperError as error:
                 logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
-            settings = self._crawler.settings
-            if extension is None:
-                record.monitors = check(settings, record, earlier, None)
-            else:
-                spider: Any = self._crawler.spider
-                record.monitors = check(
-                    settings, record, earlier, extension.coverage, spider=spider, fallen=extension.fallen
-                )
+            coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
+            dealer = spider if isinstance(spider, DealerSpider) else None
+            record.monitors = check(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
         except Exception:
             logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
-        not_kept = failed(record.monitors)
-        if not_kept:
-            self._state.limits = not_kept
+        self._state.limits = failed(record.monitors)
 
     async def _upload(self, record: RunRecord) -> None:
         """Upload what the run wrote; an upload that fails makes it partial, and is said behind the verdict."""
