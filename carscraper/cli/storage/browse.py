@@ -16,7 +16,7 @@ from carscraper.cli.storage.common import positive
 from carscraper.cli.verb import DONE
 from carscraper.db import coverage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
-from carscraper.storage.keys import parse_key, parse_thumbnail
+from carscraper.storage.keys import kind_of, parse_key
 from carscraper.storage.objects import THREADS, in_order, listed, look
 from carscraper.vehicles import UNKNOWN, make_slug, slug
 
@@ -136,7 +136,7 @@ def _record(each: Listed, prefix: str) -> dict[str, Any]:
     parts = parse_key(each.name, prefix)
     record: dict[str, Any] = {
         "key": each.name,
-        "kind": _kind(each.name, prefix),
+        "kind": kind_of(each.name, prefix),
         "bytes": each.size,
         "modified": each.modified.isoformat(),
         "storage_class": each.storage_class,
@@ -146,10 +146,6 @@ def _record(each: Listed, prefix: str) -> dict[str, Any]:
         record |= {"source": parts.spider, "year": parts.year, "make": parts.make, "model": parts.model}
         record |= {"external_id": parts.external_id}
     return record
-
-
-def _kind(name: str, prefix: str) -> str:
-    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
 # --- stats ------------------------------------------------------------------------------------------------------
@@ -176,7 +172,7 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     counts |= {"sources": {}, "storage_classes": {}, "months": {}}
     for each in _selected(context, below):
         parts = parse_key(each.name, prefix)
-        heaps = {"kinds": _kind(each.name, prefix), "storage_classes": each.storage_class}
+        heaps = {"kinds": kind_of(each.name, prefix), "storage_classes": each.storage_class}
         if parts:
             heaps |= {"sources": parts.spider, "months": f"{each.modified:%Y-%m}"}
         total.add(each.size)
