@@ -49,8 +49,7 @@ _LOT = re.compile(r"lot_.*_images\.json(?:\.gz)?", re.IGNORECASE)
 _SUFFIX = re.compile(r".*\.(jsonl|ndjson|csv|json)(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and what has no UTF-8
 _BAD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # of nothing, of one dot or of two
-# ijson's C code ends the process over a whole number with more digits than Python takes: 4300, and as few as 640
-# where somebody has set that. Half of it, as the digits may lie in two chunks.
+# ijson's C code ends the process over more digits than Python takes, 640 at least; they may lie in two chunks.
 _HUGE_NUMBER = re.compile(rb"[0-9]{320}")
 
 
@@ -64,14 +63,11 @@ class Entry:
     problem: str | None = None
     """``no url``, ``not a web address``, ``bad key``, ``bad JSON``, ``bad CSV``, ``not UTF-8``, ``line too long``."""
     where: str = ""
-    """For messages: the file and the line; in a JSON file, the number of the photo, from 1."""
+    """The file and the line; in a JSON file, the number of the photo, from 1."""
 
 
 def read_manifest(path: Path, *, strip_prefix: str = STRIP_PREFIX) -> Iterator[Entry]:
-    """Return every photo of the manifest at *path*, in its order; the same key may come twice.
-
-    What can be seen at once is checked at once, not with the first entry. A line that can't be read is an entry
-    with a problem.
+    """Return every photo of the manifest at *path*; a line that can't be read is an entry with a problem.
 
     Raises:
         ConfigurationError: *path* can't be used; or, after the entries before it, a file turns out to be broken.
@@ -105,8 +101,7 @@ def key_of(url: str, *, strip_prefix: str) -> str:
     >>> key_of("https://img.example.com/a%20b.jpg?width=640", strip_prefix="")
     'a b-b8fcb210.jpg'
 
-    Raises:
-        ValueError: ``not a web address`` or ``bad key``.
+    Raises ``ValueError``: ``not a web address`` or ``bad key``.
     """
     parts = _split(url)
     try:
@@ -125,9 +120,8 @@ def key_of(url: str, *, strip_prefix: str) -> str:
 def clean_key(key: str) -> str:
     """Return *key* as it is when it can name an object in a bucket and a file in a folder alike.
 
-    Raises:
-        ValueError: ``bad key``: an empty segment, ``.`` or ``..``, a control character, a backslash, or more than
-            :data:`MAX_KEY` bytes, or 255 in one segment (no folder takes more).
+    Raises ``ValueError`` (``bad key``): an empty segment, ``.`` or ``..``, a control character, a backslash, or more
+    than :data:`MAX_KEY` bytes, or 255 in one segment (no folder takes more).
     """
     bad = "\\" in key or _BAD_SEGMENT.search(key) or _UNPRINTABLE.search(key)
     if bad or len(data := key.encode()) > MAX_KEY or max(map(len, data.split(b"/"))) > 255:
@@ -170,7 +164,7 @@ def _entry(element: object, where: str, strip_prefix: str) -> Entry:
 
 
 class _UnusableError(Exception):
-    """What is wrong with the file that is being read, and the cure."""
+    """What is wrong with the file, and the cure."""
 
 
 def _refuse(path: Path | str, what: str) -> NoReturn:
@@ -266,14 +260,12 @@ def _jsonl_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
 
 
 def _value(line: bytes | None) -> object:
+    text = ""
     try:
         text = _text(line)
-    except ValueError as error:
-        return error
-    try:
         return json.loads(text)
-    except (ValueError, RecursionError):
-        return ValueError("bad JSON")
+    except (ValueError, RecursionError) as error:
+        return ValueError("bad JSON") if text else error
 
 
 def _csv_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
@@ -291,10 +283,7 @@ def _csv_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
 
 
 def _csv_rows(stream: io.BufferedReader) -> Iterator[tuple[int, list[str] | ValueError]]:
-    """Yield the rows that aren't blank, with the number of the line where each begins.
-
-    Where a quote is opened and never closed, the lines after it are rows all the same.
-    """
+    """Yield the rows that aren't blank; where a quote is opened and never closed, the lines after it are rows, too."""
     again: deque[tuple[int, bytes | None]] = deque()
     lines = enumerate(_lines(stream), 1)
 
@@ -378,9 +367,8 @@ def _json_photos(events: Iterator[tuple[str, Any]]) -> Iterator[object]:
 
 
 def _has_address(element: object) -> bool:
-    if isinstance(element, dict):
-        return not element.keys().isdisjoint(_ADDRESSES)
-    return isinstance(element, str) and element.startswith(("http://", "https://"))
+    is_one = isinstance(element, str) and element.startswith(("http://", "https://"))
+    return is_one or (isinstance(element, dict) and not element.keys().isdisjoint(_ADDRESSES))
 
 
 def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[object]:

@@ -222,15 +222,17 @@ def merged(policy: Document | None, put: Iterable[Statement], drop: Iterable[str
         put: our statements.
         drop: the ``Sid`` of statements that go.
     """
-    ours = {statement["Sid"]: statement for statement in put}
-    gone = set(drop)
-    kept = [
-        ours.pop(each.get("Sid"), each)
-        for each in statements_of(policy)
-        if each.get("Sid") in ours or each.get("Sid") not in gone
-    ]
-    kept += ours.values()
+    kept = with_ours(statements_of(policy), put, drop, name="Sid")
     return {**(policy or document()), "Statement": kept} if kept else None
+
+
+def with_ours(
+    there: Iterable[Statement], ours: Iterable[Statement], gone: Iterable[str] = (), *, name: str = "ID"
+) -> list[Statement]:
+    """Return what is *there*, *ours* in the place of what has the same *name*; without what is *gone*."""
+    new, without = {each[name]: each for each in ours}, set(gone)
+    kept = [new.pop(each.get(name), each) for each in there if each.get(name) in new or each.get(name) not in without]
+    return [*kept, *new.values()]
 
 
 def statements_of(policy: Document | None) -> list[Statement]:

@@ -147,6 +147,11 @@ def parse_thumbnail(name: str, prefix: str = "") -> tuple[str, str] | None:
     return (found["name"], found["key"]) if found else None
 
 
+def kind_of(name: str, prefix: str) -> str:
+    """Return what the object *name* is: ``photo``, ``thumbnail`` or ``other``."""
+    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
+
+
 def permanent_url(key: str, base: str) -> str:
     """Return the address of *key* below *base*, percent-encoded.
 

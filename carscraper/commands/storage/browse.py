@@ -149,12 +149,12 @@ def _with_metadata(
 
 
 def _record(each: Listed, prefix: str) -> dict[str, Any]:
-    from carscraper.storage.keys import parse_key
+    from carscraper.storage.keys import kind_of, parse_key
 
     parts = parse_key(each.name, prefix)
     record: dict[str, Any] = {
         "key": each.name,
-        "kind": _kind(each.name, prefix),
+        "kind": kind_of(each.name, prefix),
         "bytes": each.size,
         "modified": each.modified.isoformat(),
         "storage_class": each.storage_class,
@@ -164,12 +164,6 @@ def _record(each: Listed, prefix: str) -> dict[str, Any]:
         record |= {"source": parts.spider, "year": parts.year, "make": parts.make, "model": parts.model}
         record |= {"external_id": parts.external_id}
     return record
-
-
-def _kind(name: str, prefix: str) -> str:
-    from carscraper.storage.keys import parse_key, parse_thumbnail
-
-    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
 # --- stats ------------------------------------------------------------------------------------------------------
@@ -190,7 +184,7 @@ _Counts = dict[str, _Count]
 
 def _stats(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import coverage
-    from carscraper.storage.keys import parse_key
+    from carscraper.storage.keys import kind_of, parse_key
 
     console, prefix = context.console, context.options.prefix
     below = _below(options.prefix, prefix)
@@ -199,7 +193,7 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     counts |= {"sources": {}, "storage_classes": {}, "months": {}}
     for each in _selected(context, below):
         parts = parse_key(each.name, prefix)
-        heaps = {"kinds": _kind(each.name, prefix), "storage_classes": each.storage_class}
+        heaps = {"kinds": kind_of(each.name, prefix), "storage_classes": each.storage_class}
         if parts:
             heaps |= {"sources": parts.spider, "months": f"{each.modified:%Y-%m}"}
         total.add(each.size)

@@ -25,6 +25,7 @@ _TITLES = {
     sums.TRANSFER: "Views, from S3 directly",
     sums.CLOUDFRONT: "Views, with CloudFront in front",
 }
+_KINDS = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
@@ -113,7 +114,7 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
     """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
-    from carscraper.storage.keys import parse_key, parse_thumbnail
+    from carscraper.storage.keys import kind_of
     from carscraper.storage.objects import listed
 
     stock: dict[tuple[str, str], sums.Stock] = {}
@@ -133,12 +134,10 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
         since = datetime.now(UTC) - _MONTH
         for number, each in enumerate(listed(context.client, context.options.bucket, context.options.prefix), 1):
             context.console.progress(f"{number:,} objects")
-            if parse_key(each.name, context.options.prefix):
-                add("photos", each.size, options.mix or {each.storage_class: 1})
-                recent += each.modified >= since
-            else:
-                is_thumbnail = parse_thumbnail(each.name, context.options.prefix)
-                add("thumbnails" if is_thumbnail else "other objects", each.size, {each.storage_class: 1})
+            kind = kind_of(each.name, context.options.prefix)
+            is_photo = kind == "photo"
+            add(_KINDS[kind], each.size, (is_photo and options.mix) or {each.storage_class: 1})
+            recent += is_photo and each.modified >= since
         context.console.end_progress()
         where = f"in the bucket {context.options.bucket}"
     photos = [each for each in stock.values() if each.what == "photos"]
@@ -172,9 +171,8 @@ def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> floa
 
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
-        store = f"s3://{context.options.bucket}"
         with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
-            found = coverage.stored_since(connection, store, since)
+            found = coverage.stored_since(connection, context.options.store, since)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         context.console.note(f"The ledger does not say how many photos are new; write --new-per-month. {error}")
         inputs.append(f"{recent or 0:,} new photos a month: as many were uploaded in the last {_MONTH.days} days")
