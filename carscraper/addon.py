@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -123,9 +122,6 @@ class CarscraperAddon:
                     # Scrapy reads it before the crawl can end with the sentence.
                     settings.set(name, getattr(default_settings, name), priority=priority)
 
-        if str(settings["DEPTH_LIMIT"]) != "0":
-            yield "DEPTH_LIMIT drops result pages without a word; leave it out, and use -a max_pages=N."
-
     @staticmethod
     def _wrong_names(settings: BaseSettings) -> Iterator[str]:
         for name in sorted(settings):
@@ -148,7 +144,7 @@ class CarscraperAddon:
         """Let a command connect to what its user wrote on the command line, wherever that is."""
         allow = self._state.addresses.allow
         self._state.addresses.allow_all(settings.getlist("IMAGES_ALLOWED_HOSTS"))
-        for word in sys.argv[1:]:
+        for word in ENVIRONMENT.words:
             with contextlib.suppress(ValueError):
                 parts = urlsplit(word if "://" in word else f"http://{word}")
                 if parts.hostname:

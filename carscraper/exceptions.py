@@ -24,7 +24,7 @@ class SchemaOutdatedError(ConfigurationError):
 
 
 class ImageRejectedError(CarscraperError):
-    """The bytes are not a photo worth keeping. Raised by ``storage.inspection`` and ``storage.derivatives``."""
+    """The bytes are not a photo worth keeping. Raised by ``images``."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

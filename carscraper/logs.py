@@ -177,8 +177,19 @@ class JsonLines(JsonFormatter):
             log_data["exception"] = cleaned(exception)
 
 
+def dress(handler: logging.Handler, settings: BaseSettings) -> None:
+    """Give *handler* the log's format, level and names."""
+    handler.setFormatter(formatter(settings))
+    try:
+        handler.setLevel(settings.get("LOG_LEVEL"))
+    except (TypeError, ValueError):
+        handler.setLevel(LOG_LEVEL)
+    if settings.getbool("LOG_SHORT_NAMES"):
+        handler.addFilter(TopLevelFormatter(["scrapy"]))
+
+
 def formatter(settings: BaseSettings) -> logging.Formatter:
-    """Return the formatter of the log, for whatever is another copy of it."""
+    """Return the formatter of the log."""
     if is_json(settings):
         return JsonLines()
     try:
@@ -290,13 +301,7 @@ def install(settings: BaseSettings) -> str | None:
         problem = f"LOG_FILE is {settings.get('LOG_FILE')!r}, which can't be written ({reason}); name another file."
         settings.set("LOG_FILE", None, priority=settings.getpriority("LOG_FILE") or 0)
         handler = logging.StreamHandler()
-    handler.setFormatter(formatter(settings))
-    try:
-        handler.setLevel(settings.get("LOG_LEVEL"))
-    except (TypeError, ValueError):
-        handler.setLevel(LOG_LEVEL)
-    if settings.getbool("LOG_SHORT_NAMES"):
-        handler.addFilter(TopLevelFormatter(["scrapy"]))
+    dress(handler, settings)
     uninstall()
     logging.root.setLevel(logging.NOTSET)
     logging.root.addHandler(handler)

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from carscraper.cli.storage import VERBS
-from carscraper.cli.verb import Verb
+from carscraper.command import Verb
+from carscraper.commands.storage import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "storage.md"
@@ -57,9 +57,9 @@ def cell(text: str) -> str:
 def table() -> str:
     """Lay out all verbs."""
     lines = ["| verb | what it does | arguments and options |", "|---|---|---|"]
-    for verb in VERBS:
+    for verb in Command.verbs:
         own = [f"{usage(action)} {action.help or ''}".strip() for action in arguments_of(verb)]
-        own += ["`--json`"] * verb.json + ["`--dry-run`", "`--yes`"] * verb.changes
+        own += ["`--json`"] + ["`--dry-run`", "`--yes`"] * verb.changes
         lines.append(f"| `{verb.name}` | {cell(verb.summary)} | {cell('; '.join(own)).replace('%%', '%')} |")
     return "\n".join(lines)
 

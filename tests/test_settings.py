@@ -183,7 +183,7 @@ class TestSources:
         self, project: Path, name: str, arguments: tuple[str, ...], env: dict[str, str], shown: str
     ) -> None:
         done = services.run_scrapy(
-            "settings", "--get", name, *arguments, cwd=project, env={"CARSCRAPER_ENV_FILE": "", **env}
+            "settings", "--get", name, *arguments, cwd=project, env={"CARSCRAPER_ENV_FILE": "", **env}, alone=False
         )
         assert done.returncode == 0, done
         assert done.stdout.strip() == shown
@@ -362,6 +362,7 @@ BAD: dict[str, Sequence[Any]] = {
     "NOTIFY_ON": ["always", "failed,partly", "failed;partial"],
     "S3_SSE": ["aes256", "kms", "aws:kms:", "aws:kms:a b", "AES256\n", "true"],
     "FEEDS": ["{", "[1]", "5", 5],
+    "DEPTH_LIMIT": ["3", 1, "", None],
     "LOG_LEVEL": ["LOUD", "", None],
     "IMAGES_DOWNLOAD_DELAY": ["-1", "nan", "slow", float("inf")],
 }

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.settings import Secret
-from carscraper.storage.keys import normalise_prefix
+from carscraper.storage.keys import PROBES, normalise_prefix
 
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
-TEST_PREFIX = "_test/"
-"""Below ``S3_PREFIX`` or ``IMAGES_STORE``: where a sample puts its photos, and removes them again."""
 
 _STATION = {"carscraper.pipelines.rehearsal.RehearsalPipeline": 400}
 
@@ -29,9 +27,9 @@ def sample_settings(settings: BaseSettings, scratch: Path) -> dict[str, Any]:
         "DATABASE_URL": Secret(f"sqlite:///{scratch / 'sample.db'}"),
         "SPOOL_DIR": str(scratch / "spool"),
         "IMAGES_THUMBS": {},
-        "S3_PREFIX": normalise_prefix(settings.get("S3_PREFIX")) + TEST_PREFIX,
+        "S3_PREFIX": normalise_prefix(settings.get("S3_PREFIX")) + PROBES,
     }
     to_s3 = str(settings.get("USE_S3_STORAGE")).strip().lower() in {"1", "true", "yes", "on"}  # not checked yet
     if settings.get("IMAGES_STORE") and not to_s3:
-        changes["IMAGES_STORE"] = str(Path(settings.get("IMAGES_STORE")) / TEST_PREFIX)
+        changes["IMAGES_STORE"] = str(Path(settings.get("IMAGES_STORE")) / PROBES)
     return changes

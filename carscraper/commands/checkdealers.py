@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scrapy.commands import ScrapyCommand
-from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import UsageError
 
-from carscraper.base_spiders.dealer import DealerSpider
-from carscraper.cli.command import border, checked
-from carscraper.cli.console import Console, printable, table
-from carscraper.cli.verb import DONE, FAILED, PARTIAL, Context
+from carscraper.command import ProjectCommand, add_json, add_spider_arguments, checked
+from carscraper.console import table
 from carscraper.dealers import choose, distribute, spiders_of
 from carscraper.field_coverage import PHOTO, PHOTOS, READABLE
-from carscraper.runs.monitors import expected_of
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
+    from carscraper.command import Context
     from carscraper.maintenance.checkdealers import Check
 
 _COLUMNS = {
@@ -40,23 +38,17 @@ _COLUMNS = {
 """Fields that have a column of the table; the others are named where they fell, and are in the JSON."""
 
 
-class Command(ScrapyCommand):
+class Command(ProjectCommand):
     """Compares and prints."""
 
-    requires_project = True
-    requires_crawler_process = False
-
-    def syntax(self) -> str:
-        """Return the usage."""
-        return "[--sources bilasolur,hekla] [--accept] [--json] | --live [DEALER …] [-a base_url=…] [--save FOLDER]"
-
-    def short_desc(self) -> str:
-        """Return the one-line description."""
-        return "Tell how much each dealer's last crawl could read, so that a changed page shows"
+    usage = "[--sources bilasolur,hekla] [--accept] [--json] | --live [DEALER …] [-a base_url=…] [--save FOLDER]"
+    summary = "Tell how much each dealer's last crawl could read, so that a changed page shows"
+    checks_settings = False
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
         super().add_options(parser)
+        parser.add_argument("dealers", nargs="*", metavar="DEALER", help="with --live, whose sites are asked")
         parser.add_argument("--sources", metavar="NAMES", help="these dealers only, comma separated")
         parser.add_argument(
             "--accept", action="store_true", help="measure the next crawls by the last ones as they are"
@@ -67,88 +59,91 @@ class Command(ScrapyCommand):
             help="ask the sites of the dealers named (or of all) for a few pages, and show what can be read; "
             "nothing is stored but the pages, without mail addresses, phone numbers and plates, in --save",
         )
-        parser.add_argument(
-            "-a",
-            dest="spargs",
-            action="append",
-            default=[],
-            metavar="base_url=ADDRESS",
+        add_spider_arguments(
+            parser,
             help="with --live, another address of the site; of several dealers, DEALER.base_url=ADDRESS",
+            metavar="base_url=ADDRESS",
         )
         parser.add_argument(
             "--save", metavar="FOLDER", default="var/live", help="with --live, where pages and report go (var/live)"
         )
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        add_json(parser)
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Check; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
-        if args and not opts.live:
-            raise UsageError(f"`scrapy checkdealers` does not know {' '.join(args)}", print_help=False)
-        if not all("=" in each for each in opts.spargs):
-            raise UsageError("-a takes NAME=VALUE", print_help=False)
-        console = Console(as_json=opts.json)
-        with border(self):
-            if opts.live:
-                self._ask(console, args, opts)
-            else:
-                self._check(console, opts)
+    def work(self, context: Context, opts: argparse.Namespace) -> int:
+        """Check, or ask the sites."""
+        if opts.live:
+            return _ask(context, opts)
+        if opts.dealers:
+            raise UsageError(f"`scrapy checkdealers` does not know {' '.join(opts.dealers)}", print_help=False)
+        context.settings = checked(context.settings)
+        return _check(context, opts)
 
-    def _check(self, console: Console, opts: argparse.Namespace) -> None:
-        from carscraper.maintenance.checkdealers import accept, check  # noqa: PLC0415 - a help text needs no SQLAlchemy
 
-        settings = checked(self.settings)
-        spiders = spiders_of(settings, DealerSpider)
-        chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
-        with (
-            Context(settings, console).database(read_only=not opts.accept) as engine,
-            engine.begin() as connection,
-        ):
-            found = [
-                check(connection, name, spiders[name], expected=expected_of(settings, spiders[name])) for name in chosen
-            ]
-            accepted = accept(connection, found) if opts.accept else []
-        compared = any(each.is_compared for each in found)
-        wrong = any(each.is_wrong for each in found)
-        self.exitcode = DONE if accepted else PARTIAL if wrong else DONE if compared else FAILED
-        data = {"dealers": [each.as_json() for each in found], "accepted": accepted, "exit_code": self.exitcode}
-        console.result(data, _lines(found))
-        if accepted:
-            console.note(f"The next crawls are measured by these of {', '.join(accepted)}.")
-        elif self.exitcode == FAILED:
-            console.note("Nothing to compare: no dealer has a good crawl before its last one.")
+def _check(context: Context, opts: argparse.Namespace) -> int:
+    """Compare; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.maintenance.checkdealers import accept, check
+    from carscraper.runs.monitors import expected_of
 
-    def _ask(self, console: Console, args: list[str], opts: argparse.Namespace) -> None:
-        """Ask the sites; exit code 0 if all is as expected, 3 if something is missing, 4 if no site could be asked."""
-        from carscraper.maintenance.firstcontact import SETTINGS, Contact, Sample  # noqa: PLC0415 - nor Pillow
+    settings, console = context.settings, context.console
+    spiders = spiders_of(settings, DealerSpider)
+    chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
+    with context.database(read_only=not opts.accept) as engine, engine.begin() as connection:
+        found = [
+            check(connection, name, spiders[name], expected=expected_of(settings, spiders[name])) for name in chosen
+        ]
+        accepted = accept(connection, found) if opts.accept else []
+    code = ExitCode.SUCCESS
+    if not accepted and any(each.is_wrong for each in found):
+        code = ExitCode.PARTIAL
+    elif not accepted and not any(each.is_compared for each in found):
+        code = ExitCode.FAILED
+    data = {"dealers": [each.as_json() for each in found], "accepted": accepted, "exit_code": code}
+    console.result(data, _lines(found))
+    if accepted:
+        console.note(f"The next crawls are measured by these of {', '.join(accepted)}.")
+    elif code == ExitCode.FAILED:
+        console.note("Nothing to compare: no dealer has a good crawl before its last one.")
+    return code
 
-        assert self.settings is not None
-        spiders = spiders_of(self.settings, DealerSpider)
-        known = {name: spider.source for name, spider in spiders.items()}
-        chosen = choose(known, ",".join(args) if args else opts.sources)
-        arguments = [tuple(each.split("=", 1)) for each in opts.spargs]
-        if len(chosen) == 1:
-            arguments = [(name if "." in name else f"{chosen[0]}.{name}", value) for name, value in arguments]
-        given = distribute(arguments, known)
-        for name, value in SETTINGS.items():
-            self.settings.set(name, dict(self.settings.getdict(name)) | value, priority="cmdline")
-        self.settings.set("ITEM_PIPELINES", SETTINGS["ITEM_PIPELINES"], priority="cmdline")
-        if not opts.loglevel:
-            self.settings.set("LOG_LEVEL", "WARNING", priority="cmdline")
-        process = AsyncCrawlerProcess(self.settings)
-        contacts = []
-        for name in chosen:
-            contact = Contact(name, spiders[name], expected_of(self.settings, spiders[name]))
-            crawler = process.create_crawler(type(spiders[name].__name__, (Sample, spiders[name]), {"name": name}))
-            contact.watch(crawler)
-            process.crawl(crawler, **given[name])
-            contacts.append(contact)
-        process.start()
-        codes = {contact.exit_code for contact in contacts}
-        self.exitcode = codes.pop() if len(codes) == 1 else PARTIAL
-        folders = [str(contact.save(Path(opts.save))) for contact in contacts]
-        data = {"dealers": [each.as_json() for each in contacts], "saved": folders, "exit_code": self.exitcode}
-        console.result(data, (line for contact in contacts for line in contact.report()))
-        console.note(f"Saved, without mail addresses, phone numbers and plates: {', '.join(folders)}")
+
+def _ask(context: Context, opts: argparse.Namespace) -> int:
+    """Ask the sites; exit code 0 if all is as expected, 3 if something is missing, 4 if no site could be asked."""
+    from scrapy.crawler import AsyncCrawlerProcess
+
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.maintenance.firstcontact import SETTINGS, Contact, Sample
+    from carscraper.runs.monitors import expected_of
+
+    settings, console = context.settings, context.console
+    spiders = spiders_of(settings, DealerSpider)
+    known = {name: spider.source for name, spider in spiders.items()}
+    chosen = choose(known, ",".join(opts.dealers) if opts.dealers else opts.sources)
+    arguments = opts.spargs
+    if len(chosen) == 1:
+        arguments = [(name if "." in name else f"{chosen[0]}.{name}", value) for name, value in arguments]
+    given = distribute(arguments, known)
+    for name, value in SETTINGS.items():
+        settings.set(name, dict(settings.getdict(name)) | value, priority="cmdline")
+    settings.set("ITEM_PIPELINES", SETTINGS["ITEM_PIPELINES"], priority="cmdline")
+    if not opts.loglevel:
+        settings.set("LOG_LEVEL", "WARNING", priority="cmdline")
+    process = AsyncCrawlerProcess(settings)  # type: ignore[arg-type]  # a command has the whole Settings
+    contacts = []
+    for name in chosen:
+        contact = Contact(name, spiders[name], expected_of(settings, spiders[name]))
+        crawler = process.create_crawler(type(spiders[name].__name__, (Sample, spiders[name]), {"name": name}))
+        contact.watch(crawler)
+        process.crawl(crawler, **given[name])
+        contacts.append(contact)
+    process.start()
+    codes = {contact.exit_code for contact in contacts}
+    code = codes.pop() if len(codes) == 1 else ExitCode.PARTIAL
+    folders = [str(contact.save(Path(opts.save))) for contact in contacts]
+    data = {"dealers": [each.as_json() for each in contacts], "saved": folders, "exit_code": code}
+    console.result(data, (line for contact in contacts for line in contact.report()))
+    console.note(f"Saved, without mail addresses, phone numbers and plates: {', '.join(folders)}")
+    return code
 
 
 def _lines(found: list[Check]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from scrapy.commands import crawl
 
-from carscraper.cli.command import border
+from carscraper.command import border
 from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Command(crawl.Command):
         with border(self):
             super().run(args, opts)
         if self.crawler:
-            from carscraper.extensions.verdict import announce_late  # noqa: PLC0415 - see below
+            from carscraper.extensions.verdict import announce_late
 
             announce_late(self.crawler)  # a second signal has broken the end off
             code = state_of(self.crawler).exit_code
@@ -66,8 +66,7 @@ class Command(crawl.Command):
         alarm.start()
 
     def _create_crawler(self, spidercls: type[Spider] | str) -> Crawler:
-        # Scrapy imports every command for any of them: what takes long is imported when it is needed.
-        from carscraper.extensions.opening import OpeningCrawler  # noqa: PLC0415
+        from carscraper.extensions.opening import OpeningCrawler
 
         assert self.crawler_process
         if isinstance(spidercls, str):

@@ -2,132 +2,134 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import uuid
 from typing import TYPE_CHECKING
 
-from scrapy.commands import ScrapyCommand
-from scrapy.exceptions import UsageError
-
 from carscraper import logs
-from carscraper.base_spiders.dealer import DealerSpider
-from carscraper.cli.command import border, checked
-from carscraper.cli.console import Console, table
+from carscraper.command import ProjectCommand, add_json, add_spider_arguments
+from carscraper.console import positive, table
 from carscraper.dealers import choose, distribute, spiders_of
-from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Mapping
+
+    from scrapy.settings import BaseSettings
+
+    from carscraper.command import Context
+    from carscraper.console import Console
+    from carscraper.runs.process import Crawl, Outcome
 
 _LIVE_EVERY = 1  # seconds between two looks at how far the crawls are
 
 
-class Command(ScrapyCommand):
+class Command(ProjectCommand):
     """Starts the crawls, shows a line a dealer, says how each ended."""
 
-    requires_project = True
-    requires_crawler_process = False
-
-    def syntax(self) -> str:
-        """Return the usage."""
-        return "[--sources bilasolur,hekla] [--parallel N] [-a NAME=VALUE] [options]"
-
-    def short_desc(self) -> str:
-        """Return the one-line description."""
-        return "Crawl every dealer, each in a process of its own"
+    usage = "[--sources bilasolur,hekla] [--parallel N] [-a NAME=VALUE] [options]"
+    summary = "Crawl every dealer, each in a process of its own"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
         super().add_options(parser)
         parser.add_argument("--sources", metavar="NAMES", help="these dealers only, comma separated")
-        parser.add_argument("--parallel", metavar="N", type=int, default=2, help="crawls at the same time (default 2)")
         parser.add_argument(
-            "-a",
-            dest="spargs",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            help="an argument for every spider; for one of them, DEALER.NAME=VALUE",
+            "--parallel", metavar="N", type=positive, default=2, help="crawls at the same time (default 2)"
         )
+        add_spider_arguments(parser, help="an argument for every spider; for one of them, DEALER.NAME=VALUE")
         parser.add_argument("--quiet", action="store_true", help="show the outcomes only, not what the crawls say")
-        parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+        add_json(parser)
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
+    def work(self, context: Context, opts: argparse.Namespace) -> int:
         """Crawl; exit code 0 if all succeeded, 3 if some did not, 4 if all failed or nothing could be started."""
-        if args:
-            raise UsageError(f"`scrapy crawlall` does not know {' '.join(args)}", print_help=False)
-        if opts.parallel < 1:
-            raise UsageError("--parallel takes a number of at least 1", print_help=False)
-        if not all("=" in each for each in opts.spargs):
-            raise UsageError("-a takes NAME=VALUE", print_help=False)
-        with border(self):
-            console = Console(as_json=opts.json)
-            crawls, left_out = self._plan(opts, often=logs.is_terminal())
-            for dealer, why in left_out.items():
-                console.note(f"{dealer}: left out. {why}")
-            outcomes = asyncio.run(self._crawl(crawls, console, parallel=opts.parallel, quiet=opts.quiet))
-            self.exitcode = exit_code(outcomes)
-            data = {"dealers": [_as_json(each) for each in outcomes], "left_out": left_out, "exit_code": self.exitcode}
-            console.result(data, report(outcomes, left_out))
+        from carscraper.runs.process import exit_code
 
-    async def _crawl(self, crawls: list[Crawl], console: Console, *, parallel: int, quiet: bool) -> list[Outcome]:
-        assert self.settings is not None
-        terminal = logs.is_terminal()
-        slots = asyncio.Semaphore(parallel)
-        names = {each.job_id: each.spider for each in crawls}
-        live: dict[str, str] = {}
+        console = context.console
+        crawls, left_out = plan(context.settings, opts, often=logs.is_terminal())
+        for dealer, why in left_out.items():
+            console.note(f"{dealer}: left out. {why}")
+        outcomes = asyncio.run(_crawl(context, crawls, parallel=opts.parallel, quiet=opts.quiet))
+        code = exit_code(outcomes)
+        data = {"dealers": [_as_json(each) for each in outcomes], "left_out": left_out, "exit_code": code}
+        console.result(data, report(outcomes, left_out))
+        return code
 
-        def tell(job_id: str, line: str) -> None:
-            line = f"{names[job_id]} | {line}"
-            if terminal and not quiet:
-                live[job_id] = line
-                console.live(list(live.values()))
-            elif not quiet:
-                console.note(line)
 
-        processes = Processes(self.settings["DATABASE_URL"].reveal(), on_line=tell)
-        processes.handle_signals()
+def plan(
+    settings: BaseSettings, opts: argparse.Namespace, *, often: bool = False
+) -> tuple[list[Crawl], dict[str, str]]:
+    """Return the crawls, and who is left out and why; *often*: they say every second how far they are."""
+    from carscraper.base_spiders.dealer import DealerSpider
+    from carscraper.runs.process import Crawl
 
-        async def one(crawl: Crawl) -> Outcome:
-            async with slots:
-                if processes.stops:
-                    said = "stopped on request"
-                    return Outcome(spider=crawl.spider, outcome="not started", said=said, line=said)
-                outcome = await processes.run(crawl)
-            live.pop(crawl.job_id, None)
-            console.live(list(live.values()))
-            console.note(str(outcome))
-            return outcome
+    spiders = spiders_of(settings, DealerSpider)
+    known = {name: spider.source for name, spider in spiders.items()}
+    arguments = distribute(opts.spargs, known)
+    chosen = choose(known, opts.sources)
+    left_out = {}
+    if opts.sources is None:  # who is named is tried, and says what is missing
+        keys = {dealer: getattr(spiders[dealer], "key_setting", None) for dealer in chosen}
+        left_out = {dealer: f"{key} is not set." for dealer, key in keys.items() if key and not settings.get(key)}
+    given = [*opts.set, *(["LOG_ENABLED=False"] if opts.nolog else ["LOG_ENABLED=True"] if opts.logfile else [])]
+    if often and not any(each.startswith("PROGRESS_INTERVAL=") for each in given):
+        given.append(f"PROGRESS_INTERVAL={_LIVE_EVERY}")
+    return [
+        Crawl(
+            spider=dealer,
+            job_id=uuid.uuid4().hex,
+            arguments=arguments[dealer],
+            settings=given,
+            level=opts.loglevel,
+            log_file=settings.get("LOG_FILE"),
+        )
+        for dealer in chosen
+        if dealer not in left_out
+    ], left_out
 
-        return await asyncio.gather(*map(one, crawls))
 
-    def _plan(self, opts: argparse.Namespace, *, often: bool = False) -> tuple[list[Crawl], dict[str, str]]:
-        """Return the crawls, and who is left out and why; *often*: they say every second how far they are."""
-        settings = checked(self.settings)
-        spiders = spiders_of(settings, DealerSpider)
-        known = {name: spider.source for name, spider in spiders.items()}
-        arguments = distribute((each.split("=", 1) for each in opts.spargs), known)
-        chosen = choose(known, opts.sources)
-        left_out = {}
-        if opts.sources is None:  # who is named is tried, and says what is missing
-            keys = {dealer: getattr(spiders[dealer], "key_setting", None) for dealer in chosen}
-            left_out = {dealer: f"{key} is not set." for dealer, key in keys.items() if key and not settings.get(key)}
-        given = [*opts.set, *(["LOG_ENABLED=False"] if opts.nolog else ["LOG_ENABLED=True"] if opts.logfile else [])]
-        if often and not any(each.startswith("PROGRESS_INTERVAL=") for each in given):
-            given.append(f"PROGRESS_INTERVAL={_LIVE_EVERY}")
-        return [
-            Crawl(
-                spider=dealer,
-                job_id=uuid.uuid4().hex,
-                arguments=arguments[dealer],
-                settings=given,
-                level=opts.loglevel,
-                log_file=settings.get("LOG_FILE"),
-            )
-            for dealer in chosen
-            if dealer not in left_out
-        ], left_out
+async def _crawl(context: Context, crawls: list[Crawl], *, parallel: int, quiet: bool) -> list[Outcome]:
+    from carscraper.runs.process import Outcome, Processes
+
+    slots = asyncio.Semaphore(parallel)
+    screen = _Screen(context.console, {each.job_id: each.spider for each in crawls}, quiet=quiet)
+    processes = Processes(context.settings["DATABASE_URL"].reveal(), on_line=screen.tell)
+    processes.handle_signals()
+
+    async def one(crawl: Crawl) -> Outcome:
+        async with slots:
+            if processes.stops:
+                said = "stopped on request"
+                return Outcome(spider=crawl.spider, outcome="not started", said=said, line=said)
+            outcome = await processes.run(crawl)
+        screen.end(crawl.job_id, outcome)
+        return outcome
+
+    return await asyncio.gather(*map(one, crawls))
+
+
+class _Screen:
+    """What is seen of the crawls: on a terminal a line each that is drawn anew, elsewhere line behind line."""
+
+    def __init__(self, console: Console, names: dict[str, str], *, quiet: bool) -> None:
+        self._console, self._names, self._quiet = console, names, quiet
+        self._terminal = logs.is_terminal()
+        self._live: dict[str, str] = {}
+
+    def tell(self, job_id: str, line: str) -> None:
+        line = f"{self._names[job_id]} | {line}"
+        if self._quiet:
+            return
+        if self._terminal:
+            self._live[job_id] = line
+            self._console.live(list(self._live.values()))
+        else:
+            self._console.note(line)
+
+    def end(self, job_id: str, outcome: Outcome) -> None:
+        self._live.pop(job_id, None)
+        self._console.live(list(self._live.values()))
+        self._console.note(str(outcome))
 
 
 def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str]:

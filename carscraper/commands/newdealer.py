@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scrapy import Request, Spider
-from scrapy.commands import ScrapyCommand
-from scrapy.crawler import AsyncCrawlerProcess
-from scrapy.exceptions import UsageError
 from scrapy.http import TextResponse
 from scrapy.utils.conf import closest_scrapy_cfg
 
-from carscraper.base_spiders.base import allow_host, reason_of
-from carscraper.cli.command import border
-from carscraper.cli.console import Console
+from carscraper.command import ProjectCommand, add_json
 from carscraper.maintenance.newdealer import KINDS, check, check_room, first_car, plan, write
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import AsyncIterator, Iterator
 
     from scrapy.http import Response
+    from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
+
+    from carscraper.command import Context
 
 _NEXT = """\
 1. Look at {spider}: its attributes were guessed from the page.
@@ -33,44 +32,36 @@ _NEXT = """\
 docs/adding-a-dealer.md has the rest."""
 
 
-class Command(ScrapyCommand):
+class Command(ProjectCommand):
     """Fetch, plan, write, say what comes next."""
 
-    requires_project = True
-    requires_crawler_process = False
-
-    def syntax(self) -> str:
-        """Return the usage."""
-        return "NAME ADDRESS [--like cards|rogg|tiles|browser] [--no-fetch] [--dry-run]"
-
-    def short_desc(self) -> str:
-        """Return the one-line description."""
-        return "Make a new dealer: a spider, and saved pages of its site"
+    usage = "NAME ADDRESS [--like cards|rogg|tiles|browser] [--no-fetch] [--dry-run]"
+    summary = "Make a new dealer: a spider, and saved pages of its site"
+    checks_settings = False
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
         super().add_options(parser)
         kinds = "; ".join(f"{kind}: {what}" for kind, (_, _, what) in KINDS.items())
+        parser.add_argument("name", metavar="NAME", help="of the spider")
+        parser.add_argument("address", metavar="ADDRESS", help="the page with the cars")
         parser.add_argument("--like", choices=list(KINDS), default="cards", help=f"what the site is like ({kinds})")
         parser.add_argument("--no-fetch", action="store_true", help="ask the site for nothing: you save the page")
         parser.add_argument("--dry-run", action="store_true", help="print the files, write none")
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        add_json(parser)
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Write the files; exit code 4 with a sentence if one is there already or the page does not come."""
-        if len(args) != 2 or any(each.startswith("-") for each in args):
-            raise UsageError("Write `scrapy newdealer NAME ADDRESS`: the name of the spider, the page with the cars.")
-        with border(self):
-            self._make(*args, opts=opts, console=Console(as_json=opts.json))
-
-    def _make(self, name: str, address: str, *, opts: argparse.Namespace, console: Console) -> None:
-        address = address if "://" in address else f"https://{address}"
+    def work(self, context: Context, opts: argparse.Namespace) -> int:
+        """Write the files; exit code 4 with a sentence if one is there already."""
+        name, console = opts.name, context.console
+        address = opts.address if "://" in opts.address else f"https://{opts.address}"
         check(name, address)
         root = Path(closest_scrapy_cfg() or "scrapy.cfg").parent
         now = datetime.now(UTC)
         if not opts.dry_run:
             check_room(root, plan(name, address, kind=opts.like, results="", details=None, now=now))
-        results, details = ("", None) if opts.no_fetch or opts.like == "browser" else self._fetch(address, opts)
+        results, details = "", None
+        if not opts.no_fetch and opts.like != "browser":
+            results, details = _fetch(context.settings, address, quiet=not opts.loglevel)
         if not results and not opts.no_fetch:
             console.note(
                 f"The page did not come; save it in the browser as tests/fixtures/{name}/results-first/response.html."
@@ -79,26 +70,28 @@ class Command(ScrapyCommand):
         if opts.dry_run:
             contents = {path.as_posix(): text for path, text in files.items()}
             console.result(contents, [f"--- {path}\n{text}" for path, text in contents.items()])
-            return
+            return ExitCode.SUCCESS
         write(root, files)
         paths = [path.as_posix() for path in files]
         console.result({"made": paths}, [f"made {path}" for path in paths])
         console.note(_NEXT.format(name=name, spider=paths[0]))
+        return ExitCode.SUCCESS
 
-    def _fetch(self, address: str, opts: argparse.Namespace) -> tuple[str, tuple[str, str] | None]:
-        """Return the page and that of its first car, asked for as by a crawl; empty if it does not come."""
-        assert self.settings is not None
-        settings: dict[str, Any] = {"ITEM_PIPELINES": {}, "EXTENSIONS": {}}
-        if not opts.loglevel:
-            settings["LOG_LEVEL"] = "WARNING"
-        for name, value in settings.items():
-            self.settings.set(name, value, priority="cmdline")
-        pages: dict[str, str] = {}
-        process = AsyncCrawlerProcess(self.settings)
-        process.crawl(_Pages, address=address, pages=pages)
-        process.start()
-        results = pages.pop(address, "")
-        return results, next(iter(pages.items()), None)
+
+def _fetch(settings: BaseSettings, address: str, *, quiet: bool) -> tuple[str, tuple[str, str] | None]:
+    """Return the page and that of its first car, asked for as by a crawl; empty if it does not come."""
+    from scrapy.crawler import AsyncCrawlerProcess
+
+    for name in ("ITEM_PIPELINES", "EXTENSIONS"):
+        settings.set(name, {}, priority="cmdline")
+    if quiet:
+        settings.set("LOG_LEVEL", "WARNING", priority="cmdline")
+    pages: dict[str, str] = {}
+    process = AsyncCrawlerProcess(settings)  # type: ignore[arg-type]  # a command has the whole Settings
+    process.crawl(_Pages, address=address, pages=pages)
+    process.start()
+    results = pages.pop(address, "")
+    return results, next(iter(pages.items()), None)
 
 
 class _Pages(Spider):
@@ -112,6 +105,8 @@ class _Pages(Spider):
 
     async def start(self) -> AsyncIterator[Request]:
         """Ask for the list."""
+        from carscraper.base_spiders.base import allow_host
+
         allow_host(self.crawler, self.address)
         yield Request(self.address, callback=self.keep, errback=self.missed)
 
@@ -125,4 +120,6 @@ class _Pages(Spider):
 
     def missed(self, failure: Failure) -> None:
         """Say why a page did not come."""
+        from carscraper.base_spiders.base import reason_of
+
         self.logger.warning("%s does not come (%s)", failure.request.url, reason_of(failure))  # type: ignore[attr-defined]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.command import VerbCommand
-from carscraper.cli.console import printable, table
-from carscraper.cli.verb import DONE, FAILED, Context, Verb
+from carscraper.command import Verb, VerbCommand
+from carscraper.console import positive, table
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from carscraper.command import Context
 
 _SHOWN = 50  # jobs of each kind, unless more are asked for
 _LONGEST = 100  # characters of a cell
@@ -18,38 +21,19 @@ _STATES = {"todo": "waiting", "doing": "running", "succeeded": "done"}
 _EMPTY: dict[str, Any] = {"workers": [], "running": [], "waiting": [], "failed": [], "counts": {}}
 
 
-class Command(VerbCommand):
-    """Shows the queue, takes jobs out of it."""
-
-    name = "queue"
-    default = "show"
-    verbs = (
-        Verb("show", __name__, "Show what waits, what runs where, what failed and why, and who works"),
-        Verb("cancel", __name__, "Take jobs out of the queue; what runs is told to stop, and does not come back"),
-        Verb("setup", __name__, "Make the queue's tables, where workers may not"),
-    )
-
-    def short_desc(self) -> str:
-        """Return the one-line description."""
-        return "Show the queue: what waits, what runs where, what failed and why"
-
-
-# procrastinate takes a third of a second to import: each verb imports it when it is run.
-
-
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--limit", type=int, default=_SHOWN, metavar="N", help=f"jobs of each kind at most (default {_SHOWN})"
+        "--limit", type=positive, default=_SHOWN, metavar="N", help=f"jobs of each kind at most (default {_SHOWN})"
     )
 
 
 def _show(context: Context, options: argparse.Namespace) -> int:
-    from carscraper.queue import overview  # noqa: PLC0415 - see above
+    from carscraper.queue import overview
 
-    found = overview(context.settings, max(1, options.limit))
+    found = overview(context.settings, options.limit)
     nothing = "There is no queue yet: `scrapy enqueue` makes it."
     context.console.result(found or _EMPTY, _lines(found) if found else nothing)
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +41,7 @@ def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cancel(context: Context, options: argparse.Namespace) -> int:
-    from carscraper.queue import open_queue  # noqa: PLC0415 - see above
+    from carscraper.queue import open_queue
 
     done: dict[int, bool] = dict.fromkeys(options.jobs, False)
     with open_queue(context.settings, create=False) as app:
@@ -67,15 +51,15 @@ def _cancel(context: Context, options: argparse.Namespace) -> int:
         f"job {number}: {'cancelled' if cancelled else 'neither waits nor runs'}" for number, cancelled in done.items()
     ]
     context.console.result({"jobs": [{"job": each, "cancelled": ok} for each, ok in done.items()]}, lines)
-    return DONE if all(done.values()) else FAILED
+    return ExitCode.SUCCESS if all(done.values()) else ExitCode.FAILED
 
 
 def _setup(context: Context, _options: argparse.Namespace) -> int:
-    from carscraper.queue import open_queue  # noqa: PLC0415 - see above
+    from carscraper.queue import open_queue
 
     with open_queue(context.settings):
         context.console.result({"ready": True}, "The queue's tables are there.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -102,8 +86,18 @@ def _section(title: str, head: Sequence[str], rows: Iterator[Sequence[Any]]) -> 
         yield from ("", "Workers: none is alive; start `scrapy worker`")
 
 
-FUNCTIONS = {
-    "show": (_show_arguments, _show),
-    "cancel": (_cancel_arguments, _cancel),
-    "setup": (lambda _: None, _setup),
-}
+class Command(VerbCommand):
+    """Shows the queue, takes jobs out of it."""
+
+    summary = "Show the queue: what waits, what runs where, what failed and why"
+    default = "show"
+    verbs = (
+        Verb("show", "Show what waits, what runs where, what failed and why, and who works", _show, _show_arguments),
+        Verb(
+            "cancel",
+            "Take jobs out of the queue; what runs is told to stop, and does not come back",
+            _cancel,
+            _cancel_arguments,
+        ),
+        Verb("setup", "Make the queue's tables, where workers may not", _setup),
+    )

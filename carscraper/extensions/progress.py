@@ -1,4 +1,4 @@
-"""A line that moves on a terminal, a line a minute elsewhere."""
+"""How far the crawl is: a line that moves on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -61,81 +61,37 @@ class Progress:
             self._terminal.show("")
 
     def _show(self) -> None:
-        name = self._crawler.spidercls.name
+        line = f"{self._crawler.spidercls.name}: {self._numbers()}"
         if self._terminal:
-            self._terminal.show(f"{name}: {self._in_short()}")
-            return
-        line = ", ".join(f"{name} {value}" for name, value in self._numbers().items())
-        logs.say(self._crawler.settings, f"{name}: {line}", name=__name__)
+            self._terminal.show(line)
+        else:
+            logs.say(self._crawler.settings, line, name=__name__)
 
-    def _in_short(self) -> str:
-        """Return the numbers so that they fit into one line of a terminal."""
-        stats = self._crawler.stats
-        stored: int = stats.get_value("carscraper/images/stored", 0)
-        rest = {"failed": self._failed(), "waiting": self._waiting()}
-        parts = [
-            f"{stats.get_value('carscraper/pages/results', 0)} pages",
-            f"{stats.get_value('carscraper/cars/saved', 0)} cars",
-            f"{stored} photos",
-            *(f"{number} {what}" for what, number in rest.items() if number),
-            f"{stats.get_value('carscraper/images/bytes', 0) / 1e6:.1f} MB",
-            f"{stored / self._minutes:.0f} photos a minute",
-            self._left(),
-        ]
-        return ", ".join(part for part in parts if part)
-
-    def _left(self) -> str:
-        """Return how long it will take, from the plan of a backfill or the last crawl that saw the whole site."""
-        stats = self._crawler.stats
-        total: int = stats.get_value("carscraper/backfill/photos", 0)
-        done = self._done()
-        if not total:
-            total = stats.get_value("carscraper/cars/expected", 0)
-            done = stats.get_value("carscraper/cars/saved", 0)
-        if not done or total <= done:
-            return ""
-        minutes = (total - done) * self._minutes / done
-        return f"{minutes:.0f} minutes left" if minutes >= 2 else f"{minutes * 60:.0f} seconds left"
-
-    @property
-    def _minutes(self) -> float:
-        return max(time.monotonic() - self._since, 1.0) / 60
-
-    def _failed(self) -> int:
-        return sum(failed_images(self._crawler.stats.get_stats()).values())
-
-    def _waiting(self) -> int:
-        stats = self._crawler.stats
-        waiting: int = stats.get_value("carscraper/spool/added", 0) - stats.get_value("carscraper/spool/uploaded", 0)
-        return max(0, waiting)
-
-    def _done(self) -> int:
-        stats = self._crawler.stats
-        kept: int = sum(
-            stats.get_value(f"carscraper/images/{word}", 0) for word in ("stored", "linked", "known", "adopted")
-        )
-        return kept + self._failed()
-
-    def _numbers(self) -> dict[str, str]:
+    def _numbers(self) -> str:
         stats = self._crawler.stats.get_stats()
 
         def number(key: str) -> int:
             value: int = stats.get(f"carscraper/{key}", 0)
             return value
 
-        total, done, minutes = number("backfill/photos"), self._done(), self._minutes
-        stored = number("images/stored")
-        left = {}
-        if total:
-            rate = max(done / minutes, 1)
-            left = {"left": f"{max(0, total - done)}, about {max(0, total - done) / rate:.0f} minutes"}
-        return {
-            "pages": str(number("pages/results")),
-            "cars": f"{number('cars/saved')} of {number('cars/seen')} seen",
-            "photos": f"{stored} stored, {number('images/linked')} linked, {number('images/known')} known",
-            "failed": str(self._failed()),
-            "waiting": str(self._waiting()),
-            "rate": f"{stored / minutes:.0f} photos a minute",
-            "size": f"{number('images/bytes') / 1e6:.1f} MB",
-            **left,
-        }
+        stored, saved = number("images/stored"), number("cars/saved")
+        failed = sum(failed_images(stats).values())
+        waiting = max(0, number("spool/added") - number("spool/uploaded"))
+        minutes = max(time.monotonic() - self._since, 1.0) / 60
+        # The plan of a backfill, or the last crawl that saw the whole site.
+        total, done = number("cars/expected"), saved
+        if photos := number("backfill/photos"):
+            total = photos
+            done = stored + number("images/linked") + number("images/known") + number("images/adopted") + failed
+        left = (total - done) * minutes / done if done and total > done else 0
+        parts = [
+            f"{number('pages/results')} pages",
+            f"{saved} cars",
+            f"{stored} photos",
+            f"{failed} failed" if failed else "",
+            f"{waiting} waiting" if waiting else "",
+            f"{number('images/bytes') / 1e6:.1f} MB",
+            f"{stored / minutes:.0f} photos a minute",
+            "" if not left else f"{left:.0f} minutes left" if left >= 2 else f"{left * 60:.0f} seconds left",
+        ]
+        return ", ".join(filter(None, parts))

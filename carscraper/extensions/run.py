@@ -23,7 +23,7 @@ from carscraper.db.ledger import Ledger, retry_rules
 from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
-from carscraper.extensions.verdict import WORDS, announce, judge
+from carscraper.extensions.verdict import announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -222,29 +222,22 @@ class Run:
         record.images_unstored = found.unstored
 
     async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:
-        self._conclude(record, *self._judge())
-        extension = self._crawler.get_extension(CoverageRecorder)
+        settings, spider = self._crawler.settings, self._crawler.spider
+        fields = self._crawler.get_extension(CoverageRecorder)
         earlier: list[RunRecord] | None = None
         try:
             try:
-                history = self._crawler.settings.getint("MONITOR_HISTORY")
+                history = settings.getint("MONITOR_HISTORY")
                 earlier = [RunRecord(**each) for each in await ledger.earlier_runs(asdict(record), history)]
             except CarscraperError as error:
                 logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
-            settings = self._crawler.settings
-            if extension is None:
-                record.monitors = check(settings, record, earlier, None)
-            else:
-                spider: Any = self._crawler.spider
-                record.monitors = check(
-                    settings, record, earlier, extension.coverage, spider=spider, fallen=extension.fallen
-                )
+            coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
+            dealer = spider if isinstance(spider, DealerSpider) else None
+            record.monitors = check(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
         except Exception:
             logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
-        not_kept = failed(record.monitors)
-        if not_kept:
-            self._state.limits = not_kept
+        self._state.limits = failed(record.monitors)
 
     async def _upload(self, record: RunRecord) -> None:
         """Upload what the run wrote; an upload that fails makes it partial, and is said behind the verdict."""
@@ -266,7 +259,7 @@ class Run:
     def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
         stats = self._crawler.stats.get_stats()
         record.exit_code = code
-        record.status = words.SKIPPED if self._state.skipped is not None else WORDS[code]
+        record.status = words.SKIPPED if self._state.skipped is not None else words.STATUS_OF[code]
         # A page's own words make no line of it.
         said = (logs.cleaned(logs.printable(line.removeprefix(f"{record.spider}: "))) for line in lines)
         record.why = "\n".join(said)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper import logs
 from carscraper.db.coverage import ForSale
 from carscraper.items import Reason
-from carscraper.runs.record import failed_images
+from carscraper.runs.record import STATUS_OF, failed_images
 from carscraper.state import CrawlState, ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WORDS = {ExitCode.SUCCESS: "success", ExitCode.PARTIAL: "partial", ExitCode.FAILED: "failed"}
 _LEVELS = {
     ExitCode.SUCCESS: logging.INFO,
     ExitCode.PARTIAL: logging.WARNING,
@@ -54,6 +53,37 @@ def _too_quiet(log_level: Any, level: int) -> bool:
     return isinstance(number, int) and number > level
 
 
+# What the stats count: name, one of them, what is said of it.
+NOT_KEPT = (
+    ("carscraper/cars/failed", "car", "not written"),
+    ("carscraper/cars/spooled", "car", "in the spool, written by the next run"),
+    ("carscraper/cards/failed", "card", "unreadable"),
+    ("carscraper/details/failed", "details page", "unreadable or missing"),
+    ("carscraper/pages/failed", "result page", "missing"),
+    ("carscraper/pages/capped", "search", "stopped by CRAWL_MAX_PAGES"),
+    ("carscraper/feeds/missing", "feed", "not stored, see the log"),
+    ("carscraper/manifest/bad", "entry", "unreadable in the manifest"),
+    ("carscraper/backfill/no_address", "car", "without a page or an address that could be asked"),
+    ("spider_exceptions/count", "mistake", "of the spider, see the log"),
+)
+BESIDE = (
+    ("carscraper/spool/uploaded", "photo", "uploaded from the spool"),
+    ("carscraper/images/deleted", "photo", "deleted on request and not kept again"),
+    ("carscraper/images/adopted", "photo", "found in the store and entered"),
+    ("carscraper/images/left", "photo", "left by the limit"),
+    ("carscraper/backfill/left", "car", "left for the next run"),
+    ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
+    (
+        "carscraper/images/in_folder",
+        "photo",
+        "in the folder only: `scrapy crawl backfill -a only=local` uploads them",
+    ),
+    ("carscraper/cars/listed_as_gone", "car", "on the list though its own page says that it is gone"),
+    ("carscraper/missing/unanswered", "missing car", "for sale still, as the page does not come"),
+    ("carscraper/makes/unknown", "car", "of a make that vehicles.toml does not know"),
+)
+
+
 def judge(
     stats: dict[str, Any], state: CrawlState, name: str, photos: ForSale | None = None
 ) -> tuple[ExitCode, list[str]]:
@@ -70,89 +100,72 @@ def judge(
     """
     if state.skipped is not None:
         return state.skip_code, [f"{name}: skipped. {state.skipped}"]
+    troubles, gone = _not_kept(stats, photos)
+    kept = _kept(stats, photos, gone) if state.plan is None else "a rehearsal, nothing was changed"
+    saved, closed = stats.get("carscraper/cars/saved", 0), state.closed or "finished"
+    stand = f" {_capital(_of_cars_for_sale(photos))}." if photos and photos.photos else ""
+    code = ExitCode.FAILED
+    if state.failed:
+        lines = [f"failed. {state.failed}{'' if saved else stand}"]
+        lines += [f"kept all the same: {kept}."] if saved else []
+    elif closed not in {"finished", "shutdown"}:
+        lines = [f"failed. The crawl ended early ({closed}).{stand}"]
+    else:
+        is_partial = troubles or state.incomplete or state.limits or closed == "shutdown"
+        code = ExitCode.PARTIAL if is_partial else ExitCode.SUCCESS
+        lines = [f"{STATUS_OF[code]}. {_capital(kept)}."]
+    lines += [f"not kept: {'; '.join(troubles)}."] if troubles else []
+    lines += [f"not complete: {sentence}" for sentence in state.incomplete]
+    lines += [f"limit not kept: {limit}" for limit in state.limits]
+    if closed == "shutdown":
+        lines.append("stopped on request; the same command goes on where this one ended.")
+    return code, [f"{name}: {line}" for line in lines]
 
+
+def _not_kept(stats: dict[str, Any], photos: ForSale | None) -> tuple[list[str], int]:
+    """Return what makes a crawl partial, and how many photos of gone cars nobody could have kept."""
+    failed = Counter(failed_images(stats))
+    # What an earlier run left there counts too: it is not kept yet.
+    uploaded = stats.get("carscraper/spool/added", 0) - stats.get("carscraper/spool/uploaded", 0)
+    waiting: int = stats.get("carscraper/spool/waiting", max(0, uploaded))
+    pending: int = stats.get("carscraper/images/pending", 0)
+    if photos:
+        failed = Counter(photos.due) + Counter(photos.not_for_sale)
+        waiting = max(waiting, failed.pop(Reason.SPOOLED, 0))
+        pending = max(pending, failed.pop(Reason.NOT_FETCHED, 0) + failed.pop(Reason.STORE_ERROR, 0))
+    gone = failed.pop(Reason.CAR_GONE, 0)
+    uncounted = stats.get("carscraper/images/uncounted")
+    found = [
+        _count(failed.total(), "photo", "failed", failed),
+        _count(waiting, "photo", "in the spool, uploaded by the next run"),
+        _count(pending, "photo", "not fetched, taken up by the next run"),
+        "the ledger could not be asked how many photos are stored" if uncounted else "",
+        *(_count(stats.get(key, 0), what, said) for key, what, said in NOT_KEPT),
+    ]
+    return [each for each in found if each], gone
+
+
+def _kept(stats: dict[str, Any], photos: ForSale | None, gone: int) -> str:
     def number(key: str) -> int:
         value: int = stats.get(f"carscraper/{key}", 0)
         return value
 
-    failed = failed_images(stats)
-    gone = failed.pop(Reason.CAR_GONE, 0)  # could not be kept by anybody
-    # What an earlier run left there counts too: it is not kept yet.
-    waiting: int = stats.get("carscraper/spool/waiting", max(0, number("spool/added") - number("spool/uploaded")))
-    pending = number("images/pending")
-    if photos:
-        failed = Counter(photos.due) + Counter(photos.not_for_sale)
-        gone = failed.pop(Reason.CAR_GONE, 0)
-        waiting = max(waiting, failed.pop(Reason.SPOOLED, 0))
-        pending = max(pending, failed.pop(Reason.NOT_FETCHED, 0) + failed.pop(Reason.STORE_ERROR, 0))
-    troubles = [
-        _count(sum(failed.values()), "photo", "failed", failed),
-        _count(waiting, "photo", "in the spool, uploaded by the next run"),
-        _count(pending, "photo", "not fetched, taken up by the next run"),
-        "the ledger could not be asked how many photos are stored" if number("images/uncounted") else "",
-        _count(number("cars/failed"), "car", "not written"),
-        _count(number("cars/spooled"), "car", "in the spool, written by the next run"),
-        _count(number("cards/failed"), "card", "unreadable"),
-        _count(number("details/failed"), "details page", "unreadable or missing"),
-        _count(number("pages/failed"), "result page", "missing"),
-        _count(number("pages/capped"), "search", "stopped by CRAWL_MAX_PAGES"),
-        _count(number("feeds/missing"), "feed", "not stored, see the log"),
-        _count(number("manifest/bad"), "entry", "unreadable in the manifest"),
-        _count(number("backfill/no_address"), "car", "without a page or an address that could be asked"),
-        _count(stats.get("spider_exceptions/count", 0), "mistake", "of the spider, see the log"),
-    ]
-    troubles = [trouble for trouble in troubles if trouble]
-    closed = state.closed or "finished"
-    kept = (
-        f"{_plural(number('cars/saved'), 'car')} ({number('cars/new')} new, {number('cars/gone')} gone); "
-        f"{_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB), "
-        f"{number('images/linked')} linked, {number('images/known')} known before"
-    )
-    asides = [
-        _count(number("spool/uploaded"), "photo", "uploaded from the spool"),
-        _count(number("images/deleted"), "photo", "deleted on request and not kept again"),
-        _count(number("images/adopted"), "photo", "found in the store and entered"),
-        _count(number("images/left"), "photo", "left by the limit"),
-        _count(number("backfill/left"), "car", "left for the next run"),
-        _count(number("backfill/unnamed"), "row", "without an id or an address that names the car"),
-        _count(
-            number("images/in_folder"),
-            "photo",
-            "in the folder only: `scrapy crawl backfill -a only=local` uploads them",
-        ),
-        _count(number("cars/listed_as_gone"), "car", "on the list though its own page says that it is gone"),
+    cars = f"{_plural(number('cars/saved'), 'car')} ({number('cars/new')} new, {number('cars/gone')} gone)"
+    found = [
+        f"{cars}; {_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB)",
+        f"{number('images/linked')} linked",
+        f"{number('images/known')} known before",
+        *(_count(stats.get(key, 0), what, said) for key, what, said in BESIDE),
         _count(gone, "photo", "of gone cars not to be had"),
-        _count(number("missing/unanswered"), "missing car", "for sale still, as the page does not come"),
-        _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
-    kept += "".join(f", {aside}" for aside in asides if aside)
-    stand = _of_cars_for_sale(photos) if photos else ""
+    kept = ", ".join(filter(None, found))
     if number("images/nowhere"):
-        stand = "photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
-    kept += f"; {stand}" if stand else ""
-    if state.plan is not None:
-        kept = "a rehearsal, nothing was changed"
-    lines = []
-    stand = f" {stand[0].upper()}{stand[1:]}." if photos and photos.photos else ""
-    if state.failed:
-        code = ExitCode.FAILED
-        lines.append(f"{name}: failed. {state.failed}{'' if number('cars/saved') else stand}")
-        if number("cars/saved"):
-            lines.append(f"{name}: kept all the same: {kept}.")
-    elif closed not in {"finished", "shutdown"}:
-        code = ExitCode.FAILED
-        lines.append(f"{name}: failed. The crawl ended early ({closed}).{stand}")
-    else:
-        is_partial = bool(troubles or state.incomplete or state.limits or closed == "shutdown")
-        code = ExitCode.PARTIAL if is_partial else ExitCode.SUCCESS
-        lines.append(f"{name}: {WORDS[code]}. {kept[0].upper()}{kept[1:]}.")
-    if troubles:
-        lines.append(f"{name}: not kept: {'; '.join(troubles)}.")
-    lines += [f"{name}: not complete: {sentence}" for sentence in state.incomplete]
-    lines += [f"{name}: limit not kept: {limit}" for limit in state.limits]
-    if closed == "shutdown":
-        lines.append(f"{name}: stopped on request; the same command goes on where this one ended.")
-    return code, lines
+        return f"{kept}; photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
+    return f"{kept}; {_of_cars_for_sale(photos)}" if photos else kept
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _of_cars_for_sale(photos: ForSale) -> str:

@@ -71,13 +71,14 @@ def inspect(data: bytes, *, min_width: int, min_height: int, max_pixels: int, ma
         raise ImageRejectedError("too-large", f"{len(data)} bytes, more than {max_bytes}")
     image_format = _format_of(data)
     width, height = _WALKS[image_format](data, max_pixels)
-    _check(width, height, max_pixels)
+    check_size(width, height, max_pixels)
     if min(width, height) < min(min_width, min_height) or max(width, height) < max(min_width, min_height):
         raise ImageRejectedError("too-small", f"{width}x{height} pixels, less than {min_width}x{min_height}")
     return Photo(image_format, width, height)
 
 
-def _check(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture without pixels, or with too many of them."""
     if width * height == 0:
         not_an_image(f"its header says {width}x{height} pixels")
     if width * height > max_pixels:
@@ -106,7 +107,7 @@ def _jpeg(data: bytes, max_pixels: int) -> tuple[int, int]:
             if part.end - part.start < 9 or part.end - part.start != 6 + 3 * data[part.start + 5]:
                 not_an_image("a damaged JPEG frame header")
             sizes.append((big_endian(data, part.start + 3, 2), big_endian(data, part.start + 1, 2)))
-            _check(*sizes[-1], max_pixels)
+            check_size(*sizes[-1], max_pixels)
         elif part.name == SCAN:
             if not sizes:
                 not_an_image("JPEG picture data without a frame header")
@@ -127,7 +128,7 @@ def _png(data: bytes, max_pixels: int) -> tuple[int, int]:
             if part.name != b"IHDR" or part.end - part.start != 17:
                 not_an_image("a PNG that does not begin with its header")
             size = big_endian(data, part.start), big_endian(data, part.start + 4)
-            _check(*size, max_pixels)
+            check_size(*size, max_pixels)
         is_critical = part.name[0] & 0x20 == 0  # an upper case letter
         if is_critical and zlib.crc32(view[part.begin + 4 : part.end - 4]) != big_endian(data, part.end - 4):
             truncated(f"the checksum of its chunk {part.name!r} is wrong")
@@ -144,7 +145,7 @@ def _webp(data: bytes, max_pixels: int) -> tuple[int, int]:
     for part in webp_parts(data):
         size = _webp_size(data, part)
         if size:
-            _check(*size, max_pixels)
+            check_size(*size, max_pixels)
             canvas = canvas or size
         picture = picture or part.name in {b"VP8 ", b"VP8L", b"ANMF"}
     if not picture:

@@ -36,7 +36,7 @@ from carscraper.images.containers import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-ORIENTATION: Final = 0x0112
+_ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 
 
@@ -59,7 +59,7 @@ def orientation_of(exif: bytes) -> int:
     block = Image.Exif()
     try:
         block.load(exif)
-        value = block.get(ORIENTATION)
+        value = block.get(_ORIENTATION)
     except Exception:  # Pillow raises whatever it likes for a damaged block.
         return _UPRIGHT
     return value if isinstance(value, int) and _UPRIGHT < value <= 8 else _UPRIGHT
@@ -67,7 +67,7 @@ def orientation_of(exif: bytes) -> int:
 
 def _tiff(orientation: int) -> bytes:
     """Return an EXIF block that holds the orientation alone, without the ``Exif`` in front that a JPEG has."""
-    return struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, ORIENTATION, 3, 1, orientation, 0, 0)
+    return struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)
 
 
 # --- JPEG -----------------------------------------------------------------------------------------------------------

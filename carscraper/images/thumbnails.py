@@ -8,11 +8,8 @@ from typing import Final
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from carscraper.exceptions import ImageRejectedError
-from carscraper.images.inspection import inspect
-from carscraper.images.metadata import ORIENTATION, strip_metadata
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
-"""What Pillow may decode here; without such a list an EPS would reach Ghostscript."""
+from carscraper.images.inspection import check_size, inspect
+from carscraper.images.metadata import orientation_of, strip_metadata
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +37,7 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
     try:
         # Pillow would turn it by XMP and by a PNG's text chunks, too; browsers go by what strip_metadata() leaves.
         with Image.open(BytesIO(strip_metadata(data, photo.format)), formats=(photo.format,)) as picture:
-            _guard(picture, max_pixels)
+            check_size(*picture.size, max_pixels)  # the decoder might make more of it than its structure says
             _upright(picture, size).save(output, "JPEG", quality=quality, optimize=True)
     except ImageRejectedError:
         raise
@@ -53,16 +50,10 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
     return output.getvalue()
 
 
-def _guard(picture: Image.Image, max_pixels: int) -> None:
-    """Refuse what the decoder would make larger than the structure said."""
-    if picture.width * picture.height > max_pixels:
-        raise ImageRejectedError("too-large", f"{picture.width}x{picture.height} pixels, more than {max_pixels}")
-
-
 def _upright(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     if picture.format not in _DRAFTED:
         picture.load()
-    orientation = _orientation(picture)
+    orientation = orientation_of(picture.info.get("exif", b""))
     profile = picture.info.get("icc_profile")
     box = (size[1], size[0]) if orientation in _SIDEWAYS else size
     # A JPEG is then decoded at a half, a quarter or an eighth of its size, whichever is still large enough.
@@ -75,13 +66,6 @@ def _upright(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         small = small.transpose(_UPRIGHT[orientation])
     small.info = {}  # Pillow would save a comment again.
     return small
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        return int(picture.getexif().get(ORIENTATION, 1))
-    except Exception:
-        return 1  # Damaged metadata is no reason to have no thumbnail.
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 The bucket's list goes into a temporary table, and ``db.inventory`` joins it with the rows. A crawl may run meanwhile:
 what looks like a fault is looked at again, first the object, then its row, and is none if either has changed.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -10,35 +11,108 @@ import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from carscraper.db import inventory, repairs
 from carscraper.db.inventory import BY_KEY
-from carscraper.maintenance.findings import DIFFERS, MISSING, ORPHAN, SAME, WRONG, Finding
-from carscraper.maintenance.parallel import THREADS, in_groups, in_order
-from carscraper.storage import readback
-from carscraper.storage.keys import THUMBNAILS, key_of, parse_key, parse_thumbnail, published_bases
-from carscraper.storage.listing import listed
-from carscraper.storage.policies import PICTURES, PROBES
+from carscraper.maintenance.policies import PICTURES
+from carscraper.storage import objects
+from carscraper.storage.keys import PROBES, THUMBNAILS, key_of, parse_key, parse_thumbnail
+from carscraper.storage.objects import THREADS, in_groups, in_order, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Connection
-
     from carscraper.db.inventory import Comparison, Suspect
     from carscraper.db.repairs import Entry
     from carscraper.storage.client import S3Options
-    from carscraper.storage.readback import Seen
+    from carscraper.storage.objects import Seen
 
 _BATCH = 256  # suspects looked at again together
 _PAUSE = 0.2  # seconds before an object that could not be read is read again
 _FRESH, _SOON = 60.0, 2.0  # an object of the last minute gets two seconds for its row, which a crawl writes at once
 _ORPHANS = ("orphan", "orphan-thumbnail", "stranger")
 _EXTRAS = ("no-thumbnail", "no-output")
+
+# rclone check's marks: the database is the source, the bucket the destination.
+_SAME, _WRONG = "=", "!"
+_MARKS = {"missing": "+", **dict.fromkeys(_EXTRAS, "+"), **dict.fromkeys(_ORPHANS, "-"), "size": "*", "checksum": "*"}
+WORDS = {
+    "missing": "the object is not there",
+    "no-thumbnail": "the thumbnail is not there",
+    "no-output": "the output of a run is not there",
+    "orphan": "no row names it",
+    "stranger": "a picture that no row names, under a name that is none of ours",
+    "orphan-thumbnail": "its photo is not there and no row names it",
+    "size": "another size than the row says",
+    "checksum": "another SHA-256 than the row says",
+    "no-key": "the row is stored and names no object",
+    "no-store": "the row is stored and names no store",
+    "no-sha256": "the row is stored and has no SHA-256",
+    "no-url": "the row is stored and has no address",
+    "temporary-url": "car_images.url is a temporary address",
+    "other-url": "car_images.url is the address of another object",
+    "temporary-cover": "car_listings.image_url is a temporary address though photos of the car are stored",
+    "unreadable": "the object can't be read",
+}
+"""What each reason means."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One fault, or one key that is as it should be."""
+
+    key: str
+    """The object's name; for what names none, ``car_images/id`` or ``source/external id``."""
+    reason: str = ""
+    """One of :data:`WORDS`; empty: no fault."""
+    detail: str = ""
+    rows: list[int] = field(default_factory=list)
+    """Ids in ``car_images``."""
+    listing_id: int | None = None
+    """Id in ``car_listings``."""
+    photo: str | None = None
+    """The key that the rows have; of a thumbnail, its photo's."""
+    shows: str | None = None
+    """The address that is wrong."""
+    modified: float | None = None
+    """When the object was last written, in seconds since 1970."""
+    thumbnails: list[str] = field(default_factory=list)
+    """Objects that go with it."""
+
+    @property
+    def mark(self) -> str:
+        """``=``, ``+``, ``-``, ``*`` or ``!``."""
+        return _MARKS.get(self.reason, _WRONG) if self.reason else _SAME
+
+    def line(self) -> str:
+        """Return it as rclone would, and what is the matter where the mark does not say it all."""
+        if self.mark not in {"*", _WRONG}:
+            return f"{self.mark} {self.key}"
+        return f"{self.mark} {self.key} ({WORDS[self.reason]}{f': {self.detail}' if self.detail else ''})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for a machine."""
+        more = {"reason": self.reason, "detail": self.detail, "rows": self.rows, "listing": self.listing_id}
+        return {"mark": self.mark, "key": self.key} | {name: value for name, value in more.items() if value}
+
+
+def kept(comparison: Comparison, *reasons: str) -> Iterator[Finding]:
+    """Return the findings of an audit for these reasons."""
+    return (Finding(**found) for found in comparison.findings(*reasons))
+
+
+class _Now(NamedTuple):
+    """What the database says of some suspects at the second look."""
+
+    stored: dict[str, list[Entry]]
+    rows: dict[int, Entry]
+    known: set[str]
+    covers: dict[int, str | None]
+    thumbnails: dict[str, list[str]]
 
 
 class Audit:
@@ -57,7 +131,7 @@ class Audit:
         thumbnails: Iterable[str] = (),
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take plain values.
+        """Accept plain values.
 
         Args:
             client: a boto3 client for S3.
@@ -76,7 +150,6 @@ class Audit:
         self._client = client
         self._comparison = comparison
         self._options = options
-        self._store = f"s3://{options.bucket}"
         self._youngest = (datetime.now(UTC) - grace).timestamp()
         self._deep = deep
         self._sample = sample
@@ -84,21 +157,16 @@ class Audit:
         self._thumbnails = sorted(thumbnails)
         self._progress = progress
         self._base = options.base.rstrip("/")
-        self._bases = published_bases(bucket=options.bucket, endpoint=options.endpoint, public_url=options.public_url)
+        self._bases = options.published
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="audit")
 
     def run(self) -> Iterator[Finding]:
-        """Return what is found, by reason and key; :attr:`counts` is complete at the end.
-
-        Raises:
-            StoreRefusedError: no right to list or read.
-            StoreUnavailableError: the server is away or busy.
-        """
-        comparison = self._comparison
+        """Return what is found, by reason and key; :attr:`counts` is complete at the end."""
+        comparison, prefix = self._comparison, self._options.prefix
         try:
             self._list()
             with comparison.looking() as connection:
-                self.elsewhere = inventory.elsewhere(connection, self._store, self._options.prefix)
+                self.elsewhere = inventory.elsewhere(connection, self._options.store, prefix)
             self.counts.update(comparison.count())
             comparison.find_objects()
             for page in comparison.unnamed():
@@ -106,37 +174,37 @@ class Audit:
             comparison.find_rows(self._base, self._wrong)
             comparison.find_covers(lambda url: key_of(url, self._bases) is not None)
             for name in self._thumbnails:
-                comparison.find_missing_thumbnails(name, self._options.prefix)
+                comparison.find_missing_thumbnails(name, prefix)
             comparison.find_outputs()
             if self._deep or self._sample:
-                self._read()
+                self._read_objects()
             for group in comparison.suspects(_BATCH):
                 yield from self._look_again(group)
             self.counts["same"] += self.counts["keys"] - comparison.faulty_keys()
             if self._everything:
                 for names in comparison.matches(_BATCH, unsuspected=True):
-                    yield from (Finding(mark=SAME, key=name) for name in names)
+                    yield from (Finding(key=name) for name in names)
         finally:
             self._pool.shutdown(cancel_futures=True)
 
+    # --- what may be a fault ---
+
     def _list(self) -> None:
-        thumbnails = f"{self._options.prefix}{THUMBNAILS}/"
-        for group in in_groups(listed(self._client, self._options.bucket, self._options.prefix), 1000):
-            objects: dict[str, dict[str, Any]] = {}
+        prefix = self._options.prefix
+        for group in in_groups(listed(self._client, self._options.bucket, prefix), 1000):
+            found: dict[str, dict[str, Any]] = {}
             for each in group:
-                is_thumbnail = each.name.startswith(thumbnails)
+                is_thumbnail = each.name.startswith(f"{prefix}{THUMBNAILS}/")
                 self.counts["thumbnails" if is_thumbnail else "objects"] += 1
-                photo = self._photo_of(each.name) if is_thumbnail else None
+                thumbnail = parse_thumbnail(each.name, prefix)
+                photo = prefix + thumbnail[1] if thumbnail else None
                 modified = each.modified.timestamp()
-                objects[each.name] = {"name": each.name, "photo": photo, "size": each.size, "modified": modified}
-            plain = [each for name, each in objects.items() if _is_plain(name)]
-            self.counts["foreign"] += len(objects) - len(plain)
+                found[each.name] = {"name": each.name, "photo": photo, "size": each.size, "modified": modified}
+            # What a database can't hold is none of ours.
+            plain = [each for name, each in found.items() if not re.search(r"[\x00\ud800-\udfff]", name)]
+            self.counts["foreign"] += len(found) - len(plain)
             self._comparison.add(plain)
             self._progress(f"{self.counts['objects']:,} objects listed")
-
-    def _photo_of(self, name: str) -> str | None:
-        thumbnail = parse_thumbnail(name, self._options.prefix)
-        return self._options.prefix + thumbnail[1] if thumbnail else None
 
     def _without_row(self, name: str, photo: str | None, modified: float) -> Iterator[dict[str, Any]]:
         """Suspect an object that no row names if it is a picture, and old enough."""
@@ -174,10 +242,10 @@ class Audit:
             elif named not in {None, row.key}:
                 yield "other-url"
 
-    def _read(self) -> None:
+    def _read_objects(self) -> None:
         """Read objects, and suspect those that are not what their rows say."""
         for names in self._comparison.matches(_BATCH, sample=self._sample):
-            seen = self._see(names, self._digest)
+            seen = self._see(objects.read, names)
             with self._comparison.looking():
                 rows = self._comparison.stored_rows(names)
             wrong = (name for name in names if _differs(seen[name], rows.get(name, [])))
@@ -195,125 +263,87 @@ class Audit:
             time.sleep(_SOON)
         elif to_read:
             time.sleep(_PAUSE)
-        seen = self._see(sorted(to_read), self._digest) | self._see(sorted(to_look), self._head)
-        with self._comparison.looking() as connection:
-            state = _State.of(connection, self._comparison, self._store, suspects)
-        findings: dict[int, Finding] = {}
-        cleared = []
-        for each in suspects:
-            finding = self._judge(each, seen.get(each.key), state)
-            if finding is None or finding.mark != SAME:
-                findings |= {each.id: finding} if finding else {}
-                continue
-            cleared.append(each.id)
-            self.counts["same"] += each.reason == "missing"  # was put after the list, where it is not counted
-        self._comparison.confirm({each: asdict(finding) for each, finding in findings.items()}, cleared)
+        seen = self._see(objects.read, sorted(to_read)) | self._see(objects.look, sorted(to_look))
+        now = self._ask(suspects)
+        judged = {each.id: self._judge(each, seen.get(each.key), now) for each in suspects}
+        findings = {suspect: finding for suspect, finding in judged.items() if finding}
+        kept_now = {suspect: asdict(finding) for suspect, finding in findings.items()}
+        self._comparison.confirm(kept_now, [suspect for suspect in judged if suspect not in findings])
         for finding in findings.values():
-            self.counts[finding.mark] += 1
-            self.counts[finding.reason] += 1
+            self.counts.update([finding.mark, finding.reason])
             yield finding
 
-    def _judge(self, suspect: Suspect, seen: Seen | None, state: _State) -> Finding | None:
-        """Return the fault, or that there is none (``SAME``); ``None`` for what has changed meanwhile."""
-        if suspect.reason in _ORPHANS:
-            return self._orphan(suspect, seen, state)
-        if suspect.reason in _EXTRAS:
-            return self._extra(suspect, seen)
-        if suspect.reason in BY_KEY:
-            return self._object_again(suspect, seen, state.stored.get(suspect.key, []))
-        if suspect.listing_id is not None:
-            common: dict[str, Any] = {"key": suspect.key, "reason": suspect.reason, "listing_id": suspect.listing_id}
-            if state.covers.get(suspect.listing_id) != suspect.shows:
-                return None
-            return Finding(mark=WRONG, detail=suspect.shows or "", shows=suspect.shows, **common)
-        row = state.rows.get(suspect.row_id or 0)
-        if row is None or (row.key or suspect.key) != suspect.key or suspect.reason not in self._wrong(row):
-            return None
-        detail = row.url or "" if suspect.reason.endswith("-url") else ""
-        common = {"key": suspect.key, "reason": suspect.reason, "rows": [row.id], "photo": row.key}
-        return Finding(mark=WRONG, detail=detail, shows=row.url, **common)
-
-    def _object_again(self, suspect: Suspect, seen: Seen | None, rows: list[Entry]) -> Finding | None:
-        if not rows:
-            return None
-        ids = [row.id for row in rows]
-        common: dict[str, Any] = {"key": suspect.key, "photo": suspect.key}
-        if seen is None:
-            return Finding(mark=MISSING, reason="missing", rows=ids, **common)
-        if seen.problem:
-            return Finding(mark=WRONG, reason="unreadable", detail=seen.problem, rows=ids, **common)
-        sizes = [row for row in rows if row.bytes is not None and row.bytes != seen.size]
-        if sizes:
-            detail = f"{sizes[0].bytes} bytes in the row, {seen.size} in the bucket"
-            return Finding(mark=DIFFERS, reason="size", detail=detail, rows=[row.id for row in sizes], **common)
-        if seen.sha256 and _differs(seen, rows):
-            others = [row.id for row in rows if row.sha256 and row.sha256 != seen.sha256]
-            return Finding(
-                mark=DIFFERS, reason="checksum", detail=f"{seen.sha256} in the bucket", rows=others, **common
+    def _ask(self, suspects: list[Suspect]) -> _Now:
+        comparison, store = self._comparison, self._options.store
+        orphans = [each for each in suspects if each.reason in _ORPHANS]
+        names = [name for each in orphans for name in (each.key, each.photo) if name]
+        with comparison.looking() as connection:
+            return _Now(
+                stored=comparison.stored_rows(each.key for each in suspects if each.reason in BY_KEY),
+                rows=repairs.entries(connection, [each.row_id for each in suspects if each.row_id is not None]),
+                known=repairs.known_keys(connection, store, names),
+                covers=repairs.covers_of(connection, [each.listing_id for each in suspects if each.listing_id]),
+                thumbnails=comparison.thumbnails(each.key for each in orphans),
             )
-        return Finding(mark=SAME, key=suspect.key)
 
-    def _orphan(self, suspect: Suspect, seen: Seen | None, state: _State) -> Finding | None:
-        if seen is None or state.known & {suspect.key, suspect.photo}:
+    def _judge(self, suspect: Suspect, seen: Seen | None, now: _Now) -> Finding | None:
+        """Return the fault; ``None`` for what is as it should be, or has changed meanwhile."""
+        key, reason, photo = suspect.key, suspect.reason, suspect.photo
+        if reason in BY_KEY:
+            return self._compared(suspect, seen, now.stored.get(key, []))
+        if suspect.listing_id is not None:
+            shows, listing_id = suspect.shows, suspect.listing_id
+            if now.covers.get(listing_id) != shows:
+                return None
+            return Finding(key=key, reason=reason, detail=shows or "", listing_id=listing_id, shows=shows)
+        if suspect.row_id is not None:
+            row = now.rows.get(suspect.row_id)
+            if row is None or (row.key or key) != key or reason not in self._wrong(row):
+                return None
+            detail = row.url or "" if reason.endswith("-url") else ""
+            return Finding(key=key, reason=reason, detail=detail, rows=[row.id], photo=row.key, shows=row.url)
+        if reason in _ORPHANS and (seen is None or now.known & {key, photo}):
             return None
-        if seen.problem:
-            return Finding(mark=WRONG, key=suspect.key, reason="unreadable", detail=seen.problem)
-        modified = seen.modified.timestamp() if seen.modified else 0
+        if seen and seen.problem:
+            return Finding(key=key, reason="unreadable", detail=seen.problem)
+        if reason in _EXTRAS:
+            detail = f"of run {suspect.shows}" if reason == "no-output" else ""
+            return None if seen else Finding(key=key, reason=reason, detail=detail, photo=photo)
+        modified = seen.modified.timestamp() if seen and seen.modified else 0
         if modified > self._youngest:
             self.counts["young"] += 1
             return None
-        return Finding(
-            mark=ORPHAN,
-            key=suspect.key,
-            reason=suspect.reason,
-            modified=modified,
-            thumbnails=state.thumbnails.get(suspect.key, []),
-            photo=suspect.photo,
-        )
+        thumbnails = now.thumbnails.get(key, [])
+        return Finding(key=key, reason=reason, modified=modified, thumbnails=thumbnails, photo=photo)
 
-    def _extra(self, suspect: Suspect, seen: Seen | None) -> Finding:
-        detail = f"of run {suspect.shows}" if suspect.reason == "no-output" else ""
+    def _compared(self, suspect: Suspect, seen: Seen | None, rows: list[Entry]) -> Finding | None:
+        """Compare an object with all rows that have its key."""
+
+        def found(reason: str, detail: str, these: list[Entry]) -> Finding:
+            ids = [row.id for row in these]
+            return Finding(key=suspect.key, reason=reason, detail=detail, rows=ids, photo=suspect.key)
+
+        if not rows:
+            return None
         if seen is None:
-            return Finding(mark=MISSING, key=suspect.key, reason=suspect.reason, detail=detail, photo=suspect.photo)
+            return found("missing", "", rows)
         if seen.problem:
-            return Finding(mark=WRONG, key=suspect.key, reason="unreadable", detail=seen.problem)
-        return Finding(mark=SAME, key=suspect.key)
+            return found("unreadable", seen.problem, rows)
+        if sizes := [row for row in rows if row.bytes is not None and row.bytes != seen.size]:
+            return found("size", f"{sizes[0].bytes} bytes in the row, {seen.size} in the bucket", sizes)
+        if seen.sha256 and _differs(seen, rows):
+            others = [row for row in rows if row.sha256 and row.sha256 != seen.sha256]
+            return found("checksum", f"{seen.sha256} in the bucket", others)
+        self.counts["same"] += suspect.reason == "missing"  # was put after the list, where it is not counted
+        return None
 
-    # --- the bucket ---
+    def _see(self, look: Callable[..., Seen | None], names: Sequence[str]) -> dict[str, Seen | None]:
+        def ask(name: str) -> Seen | None:
+            bucket, _, key = name.removeprefix("s3://").partition("/")  # of an output
+            where = (bucket, key) if name.startswith("s3://") else (self._options.bucket, name)
+            return look(self._client, *where)
 
-    def _see(self, names: Sequence[str], look: Callable[[str], Seen | None]) -> dict[str, Seen | None]:
-        return dict(zip(names, in_order(self._pool, look, names, ahead=2 * THREADS), strict=True))
-
-    def _head(self, name: str) -> Seen | None:
-        bucket, _, key = name.removeprefix("s3://").partition("/") if name.startswith("s3://") else ("", "", name)
-        return readback.look(self._client, bucket or self._options.bucket, key)
-
-    def _digest(self, name: str) -> Seen | None:
-        return readback.read(self._client, self._options.bucket, name)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _State:
-    """What the database says of some suspects at the second look."""
-
-    stored: dict[str, list[Entry]]
-    rows: dict[int, Entry]
-    known: set[str]
-    covers: dict[int, str | None]
-    thumbnails: dict[str, list[str]]
-
-    @classmethod
-    def of(cls, connection: Connection, comparison: Comparison, store: str, suspects: list[Suspect]) -> _State:
-        orphans = [each for each in suspects if each.reason in _ORPHANS]
-        return cls(
-            stored=comparison.stored_rows(each.key for each in suspects if each.reason in BY_KEY),
-            rows=repairs.entries(connection, (each.row_id for each in suspects if each.row_id is not None)),
-            known=repairs.known_keys(
-                connection, store, (name for each in orphans for name in (each.key, each.photo) if name)
-            ),
-            covers=repairs.covers_of(connection, (each.listing_id for each in suspects if each.listing_id is not None)),
-            thumbnails=comparison.thumbnails(each.key for each in orphans),
-        )
+        return dict(zip(names, in_order(self._pool, ask, names), strict=True))
 
 
 def _differs(seen: Seen | None, rows: Iterable[Entry]) -> bool:
@@ -336,12 +366,3 @@ def _is_address_of(url: str, key: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and unquote(parts.path).endswith(f"/{key}")
-
-
-def _is_plain(name: str) -> bool:
-    r"""Return whether a database can hold *name*.
-
-    >>> _is_plain("a/þ.jpg"), _is_plain("a/\udcff.jpg")
-    (True, False)
-    """
-    return not re.search(r"[\x00\ud800-\udfff]", name)

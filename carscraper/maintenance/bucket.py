@@ -2,6 +2,7 @@
 
 Nothing is concluded about one feature from the answer about another: servers have some and not others, and some answer
 a question that they do not know with a list of objects.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from botocore.parsers import ResponseParserError
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.maintenance.features import FEATURES, Change, Wanted, order
-from carscraper.storage.client import DENIED, MISSING_FEATURE, Answer, explained, region_in
-from carscraper.storage.policies import PROBES
+from carscraper.storage.answers import DENIED, MISSING_FEATURE, Answer, explained, failure
+from carscraper.storage.client import ask_bucket
+from carscraper.storage.keys import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -98,33 +100,23 @@ class Bucket:
             ConfigurationError: it is in another region.
             StoreError: the credentials are of no use, or the server is away.
         """
-        refused = False
         with explained(self.name, "s3:ListBucket"):
-            try:
-                region = self._client.head_bucket(Bucket=self.name).get("BucketRegion")
-            except ClientError as error:
-                if Answer.of(error).status == 404:
-                    return False
-                refused, region = True, region_in(error.response)
+            region, refusal = ask_bucket(self._client, self.name)
         if region and region != self._options.region:
             raise ConfigurationError(
                 f"The bucket {self.name} is in the region {region}, not {self._options.region}: "
                 f"set AWS_S3_REGION={region}."
             )
-        if not refused:
+        if refusal is None:
             return True
-        # The answer to a HEAD has no body; that to a listing says why.
-        with explained(self.name, "s3:ListBucket"):
-            try:
-                self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
-            except ClientError as error:
-                if Answer.of(error).code not in {*DENIED, "AllAccessDisabled"}:
-                    raise
-                raise BucketTakenError(
-                    f"S3 does not let us into the bucket {self.name} ({Answer.of(error).words}): the name belongs to "
-                    "somebody else, or these credentials lack s3:ListBucket on it."
-                ) from error
-        return True
+        if refusal.status == 404:
+            return False
+        if refusal.code in {*DENIED, "AllAccessDisabled"}:
+            raise BucketTakenError(
+                f"S3 does not let us into the bucket {self.name} ({refusal.words}): the name belongs to "
+                "somebody else, or these credentials lack s3:ListBucket on it."
+            )
+        raise failure(refusal, self.name, "s3:ListBucket")
 
     def create(self) -> None:
         """Make the bucket, and wait until it is seen; fine if we have it already.
@@ -186,11 +178,7 @@ class Bucket:
         raise FeatureMissingError(f"This server does not have {its.title}.")
 
     def plan(self, wanted: Wanted, *, exists: bool = True) -> tuple[list[Change], list[str]]:
-        """Return a change for each feature that the server has, and the features that it lacks.
-
-        Raises:
-            StoreError: a read is refused, or the server is away.
-        """
+        """Return a change for each feature that the server has, and the features that it lacks."""
         changes, lacks = [], []
         for name in order(wanted):
             try:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import Answer
+from carscraper.storage.answers import Answer
 from carscraper.storage.keys import key_of, permanent_url
 
 if TYPE_CHECKING:

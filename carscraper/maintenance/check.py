@@ -19,18 +19,11 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage.client import (
-    DENIED,
-    Answer,
-    connection_problem,
-    keys,
-    open_client,
-    region_in,
-    session,
-)
-from carscraper.storage.keys import permanent_url
+from carscraper.maintenance.policies import everybody_reads
+from carscraper.storage.answers import DENIED, Answer, connection_problem
+from carscraper.storage.client import ask_bucket, keys, open_client, session
+from carscraper.storage.keys import PROBES, permanent_url
 from carscraper.storage.objects import presign
-from carscraper.storage.policies import PROBES, everybody_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,13 +106,16 @@ def _asking(action: str, where: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        answer = Answer.of(error)
-        if answer.passing:
-            raise _FailedError(f"the server answers {answer.status} {answer.words}", "try again later") from error
-        more = ", or make the bucket: scrapy storage setup" if answer.code == "NoSuchBucket" else ""
-        raise _FailedError(answer.words, answer.fix(action) + more) from error
+        raise _refused(Answer.of(error), action) from error
     except BotoCoreError as error:
         raise _unanswered(where, error) from error
+
+
+def _refused(answer: Answer, action: str) -> _FailedError:
+    if answer.passing:
+        return _FailedError(f"the server answers {answer.status} {answer.words}", "try again later")
+    more = ", or make the bucket: scrapy storage setup" if answer.code == "NoSuchBucket" else ""
+    return _FailedError(answer.words, answer.fix(action) + more)
 
 
 def _unanswered(where: str, error: Exception) -> _FailedError:
@@ -165,24 +161,13 @@ class _Check:
 
     def bucket(self) -> str:
         options, bucket = self._options, self._options.bucket
-        allowed = ""
         with _asking("s3:ListBucket", self._server):
-            try:
-                answer = self._client.head_bucket(Bucket=bucket)
-            except ClientError as error:
-                # The answer to a HEAD has no body; that to a listing says why.
-                answer = error.response
-                if region_in(answer) in {None, options.region}:
-                    try:
-                        self._client.list_objects_v2(Bucket=bucket, MaxKeys=1, Prefix=options.prefix)
-                    except ClientError as refused:
-                        answer = refused.response
-                        if Answer.of(refused).code not in DENIED and region_in(answer) in {None, options.region}:
-                            raise
-                        allowed = ", which these credentials may not list"
-        region = region_in(answer)
+            region, refusal = ask_bucket(self._client, bucket, options.prefix)
         if region and region != options.region:
             raise _FailedError(f"{bucket} is in {region}, not in {options.region}", f"set AWS_S3_REGION={region}")
+        if refusal and refusal.code not in DENIED:
+            raise _refused(refusal, "s3:ListBucket")
+        allowed = ", which these credentials may not list" if refusal else ""
         return f"{bucket} at {self._server}{f' in {region}' if region and options.endpoint else ''}{allowed}"
 
     def put(self) -> str:

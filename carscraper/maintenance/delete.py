@@ -7,6 +7,7 @@
 4. One transaction: the keys whose objects are confirmed gone leave the rows.
 
 Cut off between two steps, the same command (or ``--finish``) finds the keys in the tombstones and does the rest.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -18,46 +19,37 @@ from typing import TYPE_CHECKING, Any
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.maintenance import cdn
-from carscraper.storage import readback, removal
+from carscraper.storage import objects
 from carscraper.storage.keys import THUMBNAILS, key_of, thumbnail_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from sqlalchemy import Engine
 
     from carscraper.db.removal import Row
+    from carscraper.storage.folder import FolderStore
     from carscraper.storage.spool import Spool
-
-_AT_ONCE = 8  # requests to the bucket
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bucket:
-    """The bucket as a place to delete from."""
-
-    client: Any
-    name: str
-    prefix: str
-    distribution: str | None = None
-    """CloudFront's id of what is in front of it."""
-    open_cdn: Callable[[], Any] | None = None
-    """Makes the client for that."""
-    spool: Spool | None = None
-    """What waits to be uploaded to it."""
-    thumbnails: frozenset[str] = frozenset()
-    """Which thumbnails are made now (``small``, …); the bucket's list tells of earlier ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
     """Where photos and what was made of them can be."""
 
-    bucket: Bucket | None
-    """``None`` without S3."""
-    folder: Path | None
-    bases: list[str]
+    client: Any = None
+    """A boto3 client for S3; ``None`` without a bucket."""
+    bucket: str = ""
+    prefix: str = ""
+    distribution: str | None = None
+    """CloudFront's id of what is in front of the bucket."""
+    open_cdn: Callable[[], Any] = lambda: None
+    """Makes the client for that."""
+    spool: Spool | None = None
+    """What waits to be uploaded to the bucket."""
+    thumbnails: frozenset[str] = frozenset()
+    """Which thumbnails are made now (``small``, …); the bucket's list tells of earlier ones."""
+    folder: FolderStore | None = None
+    bases: tuple[str, ...] = ()
     """What may stand before a key in permanent URLs, see ``storage.keys.published_bases``."""
     public_url: str | None = None
 
@@ -136,18 +128,18 @@ def select(engine: Engine, keys: Iterable[str], cars: Iterable[tuple[str, str]])
     asked = list(dict.fromkeys(keys))
     with engine.connect() as connection:
         listing_ids = [rows.listing_of(connection, *car) for car in cars]
-        photos = {row.row_id: row for row in rows.everything_of(connection, asked, listing_ids)}
-        every = list(dict.fromkeys([*asked, *(row.key for row in photos.values() if row.key)]))
+        photos = {row.row_id: row for row in rows.everything_of(connection, asked, listing_ids)}.values()
+        every = list(dict.fromkeys([*asked, *(row.key for row in photos if row.key)]))
         shown: dict[str, list[str]] = {}
         for row in rows.rows_of_keys(connection, every):
             shown.setdefault(row.key or "", []).append(row.car)
-        hashes = {row.source_sha256 for row in photos.values() if row.source_sha256 and row.key}
+        hashes = {row.source_sha256 for row in photos if row.source_sha256 and row.key}
         same = rows.kept_elsewhere(connection, hashes, every)
     plan = Plan(
         keys=every,
         cars=listing_ids,
-        photos=[row for row in photos.values() if not row.is_tombstone],
-        unfinished=sum(row.is_tombstone and row.key is not None for row in photos.values()),
+        photos=[row for row in photos if not row.is_tombstone],
+        unfinished=sum(row.is_tombstone and row.key is not None for row in photos),
         shared={key: list(dict.fromkeys(cars)) for key, cars in shown.items() if len(set(cars)) > 1},
         same_bytes=same,
     )
@@ -155,29 +147,24 @@ def select(engine: Engine, keys: Iterable[str], cars: Iterable[tuple[str, str]])
 
 
 def look(plan: Plan, places: Places, *, all_versions: bool) -> None:
-    """Find what is there of *plan*: objects, thumbnails, copies, versions.
+    """Find what is there of *plan*: objects, thumbnails, copies, versions."""
+    copies = list(_in_folder(plan.keys, places))
+    if places.client:
+        client, bucket, prefix = places.client, places.bucket, places.prefix
+        plan.keeps_versions = objects.keeps_versions(client, bucket)
+        there = objects.thumbnail_names(client, bucket, prefix) if plan.keys else []
+        names = dict(_names(plan.keys, prefix, prefix, {*there, *places.thumbnails}))
 
-    Raises:
-        StoreError: S3 refuses or is away.
-    """
-    plan.copies = list(_in_folder(plan.keys, places))
-    bucket = places.bucket
-    if bucket is None:
-        return
-    plan.keeps_versions = removal.keeps_versions(bucket.client, bucket.name)
-    there = removal.thumbnail_names(bucket.client, bucket.name, bucket.prefix) if plan.keys else []
-    plan.names = dict(_names(plan.keys, bucket.prefix, bucket.prefix, {*there, *bucket.thumbnails}))
+        def ask(name: str) -> tuple[str, objects.Seen | None, list[str]]:
+            seen = objects.look(client, bucket, name)
+            return name, seen, objects.versions_of(client, bucket, name) if all_versions else []
 
-    def ask(name: str) -> tuple[str, readback.Seen | None, list[str]]:
-        seen = readback.look(bucket.client, bucket.name, name)
-        return name, seen, removal.versions_of(bucket.client, bucket.name, name) if all_versions else []
-
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as threads:
-        for name, seen, versions in threads.map(ask, plan.names):
-            if seen:
-                plan.copies.append(Copy("s3", name, -1 if seen.problem else seen.size, plan.names[name]))
-            if versions:
-                plan.versions[name] = versions
+        with ThreadPoolExecutor(objects.THREADS, thread_name_prefix="delete") as pool:
+            found = list(objects.in_order(pool, ask, names))
+        copies += [Copy("s3", name, -1 if seen.problem else seen.size, names[name]) for name, seen, _ in found if seen]
+        plan.versions = {name: versions for name, _, versions in found if versions}
+        plan.names = names
+    plan.copies = copies
 
 
 def _names(keys: Iterable[str], prefix: str, below: str, thumbnails: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -193,11 +180,10 @@ def _in_folder(keys: list[str], places: Places) -> Iterator[Copy]:
     """Return the files of the photos *keys*: as they are named, and as a crawl without S3 had named them."""
     if places.folder is None:
         return
-    prefix = places.bucket.prefix if places.bucket else ""
-    names = dict(_names(keys, prefix, "", removal.thumbnails_in(places.folder)))
-    names |= {key.removeprefix(prefix): key for key in keys}
+    names = dict(_names(keys, places.prefix, "", places.folder.thumbnail_names()))
+    names |= {key.removeprefix(places.prefix): key for key in keys}
     for name, key in names.items():
-        size = removal.file_size(places.folder, name)
+        size = places.folder.size(name)
         if size is not None:
             yield Copy("folder", name, size, key)
 
@@ -206,50 +192,37 @@ def run(
     engine: Engine, plan: Plan, places: Places, *, all_versions: bool, say: Callable[[str], None] = lambda _: None
 ) -> Deleted:
     """Do what *plan* says; what can't be removed is named, and a second run finishes it."""
-    done = Deleted()
+    done, failed = Deleted(), set()
     with engine.begin() as connection:
         marked = rows.mark_deleted(connection, plan.keys, plan.cars, places.key_of)
     done.photos = sum(not row.is_tombstone for row in marked)
-    failed = _look_again({row.key for row in marked if row.key}, plan, places, done, all_versions=all_versions)
+    if late := sorted({row.key for row in marked if row.key} - set(plan.keys)):  # a crawl has stored them since
+        plan.keys += late
+        try:
+            look(plan, places, all_versions=all_versions)
+        except StoreError as error:
+            done.failures += [(key, str(error)) for key in late]
+            failed = set(late)
     failed |= _remove(plan, places, done, say)
     failed |= _invalidate(plan, places, done, say)
-    gone = [key for key in plan.keys if key not in failed]
     with engine.begin() as connection:
-        rows.clear_keys(connection, gone, places.key_of)
+        rows.clear_keys(connection, [key for key in plan.keys if key not in failed], places.key_of)
     return done
-
-
-def _look_again(keys: set[str], plan: Plan, places: Places, done: Deleted, *, all_versions: bool) -> set[str]:
-    """Add to *plan* what a crawl has stored of these cars since; return the keys for which that failed."""
-    late = sorted(keys - set(plan.keys))
-    plan.keys += late
-    rest = Plan(keys=late, cars=[], photos=[])
-    try:
-        if late:
-            look(rest, places, all_versions=all_versions)
-    except StoreError as error:
-        done.failures += [(key, str(error)) for key in late]
-        return set(late)
-    plan.copies += rest.copies
-    plan.versions |= rest.versions
-    plan.names |= rest.names
-    return set()
 
 
 def _remove(plan: Plan, places: Places, done: Deleted, say: Callable[[str], None]) -> set[str]:
     """Remove what was found; return the keys of what is still there."""
     failed: set[str] = set()
-    bucket, folder = places.bucket, places.folder
-    if bucket and bucket.spool:
-        done.spooled = _unspool(bucket.spool, {*plan.names, *plan.keys})
+    if places.spool:
+        done.spooled = _unspool(places.spool, {*plan.names, *plan.keys})
 
     def remove(copy: Copy) -> tuple[Copy, bool, str | None]:
         try:
-            if copy.where == "s3" and bucket:
-                kept = removal.remove(bucket.client, bucket.name, copy.name, plan.versions.get(copy.name, []))
-                return copy, kept, None
-            if folder:
-                removal.remove_file(folder, copy.name)
+            if copy.where == "s3":
+                versions = plan.versions.get(copy.name, [])
+                return copy, objects.remove(places.client, places.bucket, copy.name, versions), None
+            if places.folder:
+                places.folder.delete(copy.name)
         except StoreError as error:
             return copy, False, str(error)
         return copy, False, None
@@ -257,8 +230,8 @@ def _remove(plan: Plan, places: Places, done: Deleted, say: Callable[[str], None
     # Of a deleted object only old versions are there.
     found = {copy.name for copy in plan.copies if copy.where == "s3"}
     copies = plan.copies + [Copy("s3", name, 0, plan.names[name]) for name in plan.versions if name not in found]
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as threads:
-        for number, (copy, kept, why) in enumerate(threads.map(remove, copies), 1):
+    with ThreadPoolExecutor(objects.THREADS, thread_name_prefix="delete") as pool:
+        for number, (copy, kept, why) in enumerate(objects.in_order(pool, remove, copies), 1):
             say(f"{number:,} of {len(copies):,} removed")
             if why:
                 done.failures.append((copy.name, why))
@@ -283,23 +256,19 @@ def _unspool(spool: Spool, names: set[str]) -> int:
 
 def _invalidate(plan: Plan, places: Places, done: Deleted, say: Callable[[str], None]) -> set[str]:
     """Remove the photos from the CDN's caches; return the keys for which that failed."""
-    bucket = places.bucket
-    if bucket is None or not bucket.distribution or bucket.open_cdn is None or not plan.keys:
+    if not places.distribution or not plan.keys:
         return set()
     # Of a run that was cut off nobody knows any more which thumbnails there were.
     there = plan.names if plan.unfinished else [copy.name for copy in plan.copies if copy.where == "s3"]
-    names = list(dict.fromkeys([*plan.keys, *there]))
+    names = dict.fromkeys([*plan.keys, *there])
     paths = [path for name in names for path in cdn.paths_of(name, places.public_url)]
     try:
-        cdn.invalidate(bucket.open_cdn(), bucket.distribution, paths, say=say)
+        cdn.invalidate(places.open_cdn(), places.distribution, paths, say=say)
     except StoreError as error:
-        done.failures.append((f"CloudFront {bucket.distribution}", str(error)))
+        done.failures.append((f"CloudFront {places.distribution}", str(error)))
         return set(plan.keys)
     done.invalidated = paths
     return set()
-
-
-# --- undelete ---------------------------------------------------------------------------------------------------
 
 
 def deleted_photos(engine: Engine, cars: Iterable[tuple[str, str]]) -> list[Row]:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-from carscraper.maintenance import lifecycle
-from carscraper.storage import policies
-from carscraper.storage.encryption import encryption
+from carscraper.maintenance import lifecycle, policies
+from carscraper.storage.client import encryption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from carscraper.maintenance.lifecycle import Rule
-    from carscraper.storage.policies import Statement
+    from carscraper.maintenance.policies import Statement
 
 OURS = "carscraper-"
 """What the ids of our CORS rules and notifications begin with."""
@@ -161,8 +160,8 @@ def _cors(there: Any, wanted: Wanted) -> Planned:
     old = next((each for each in rules if each.get("ID") == rule["ID"]), None)
     if not wanted.cors_origins or policies.same(old, rule):
         return there, []
-    after = [rule if each is old else each for each in rules] if old else [*rules, rule]
-    return after, [f"{'~' if old else '+'} {rule['ID']}: GET and HEAD from {', '.join(origins)}"]
+    line = f"{'~' if old else '+'} {rule['ID']}: GET and HEAD from {', '.join(origins)}"
+    return policies.with_ours(rules, [rule]), [line]
 
 
 def _lifecycle(there: Any, wanted: Wanted) -> Planned:
@@ -203,11 +202,10 @@ def _notifications(there: Any, wanted: Wanted) -> Planned:
             "Events": ["s3:ObjectCreated:*"],
             **({"Filter": {"Key": {"FilterRules": filters}}} if filters else {}),
         }
-        others = [one for one in after.get(group, ()) if one.get("Id") != new["Id"]]
         old = next((one for one in after.get(group, ()) if one.get("Id") == new["Id"]), None)
         if policies.same(_lower_names(old), new):
             continue
-        after[group] = [*others, new]
+        after[group] = policies.with_ours(after.get(group, ()), [new], name="Id")
         where = f"{each.prefix}*{each.suffix}"
         lines.append(f"{'~' if old else '+'} {new['Id']}: {each.arn} is told of new objects {where}")
     return (after, lines) if lines else (there, [])

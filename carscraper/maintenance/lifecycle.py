@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage.policies import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,6 +147,8 @@ def multipart(days: int) -> Rule:
 
 def defaults(prefix: str) -> list[Rule]:
     """Return the rules that every bucket of ours should have; *prefix* is ``S3_PREFIX``."""
+    from carscraper.storage.keys import PROBES  # noqa: PLC0415 - a help text needs no makes of cars
+
     return [expiry(f"{prefix}{PROBES}", 1), multipart(7), old_versions(30)]
 
 
@@ -167,13 +168,16 @@ def merged(there: Iterable[Rule], put: Iterable[Rule], remove: Iterable[str] = (
     Raises:
         ConfigurationError: an id in *remove* is not ours or not there; S3 would refuse the result.
     """
-    kept, ours, gone = [newer(each) for each in there], {each["ID"]: each for each in put}, set(remove)
+    from carscraper.maintenance.policies import with_ours  # noqa: PLC0415 - a help text needs no botocore
+
+    kept, ours, gone = [newer(each) for each in there], list(put), set(remove)
+    can_go = {str(each.get("ID")) for each in kept} - {each["ID"] for each in ours}
     for name in gone:
-        if not name.startswith(OURS) or name in ours or name not in {each.get("ID") for each in kept}:
+        if not name.startswith(OURS) or name not in can_go:
             raise ConfigurationError(
                 f"{name!r} is no rule of ours that can be removed; `scrapy storage lifecycle show` marks ours with *."
             )
-    after = [ours.pop(each.get("ID", ""), each) for each in kept if each.get("ID") not in gone] + list(ours.values())
+    after = with_ours(kept, ours, gone)
     _check_expiries([each for each in after if str(each.get("ID")).startswith(OURS)])
     return after
 

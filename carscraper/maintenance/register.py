@@ -4,6 +4,7 @@ This is the one way in which an object gets a row; ``discover`` and ``audit --fi
 far as the bytes agree with it, and the row is written by the rules of a crawl (``db.queries.save_images``): a stored
 photo is never downgraded, a placeholder or a deleted photo never comes back, no car gets a second row for a picture
 that it has, and the car shows its first stored photo.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
@@ -11,26 +12,27 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from scrapy.spiderloader import get_spider_loader
 
 from carscraper.db import queries, registration
 from carscraper.db.repairs import known_keys, reading, rows_of
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.inspection import inspect
-from carscraper.items import CarImage
-from carscraper.maintenance.parallel import THREADS, in_groups, in_order
-from carscraper.storage import readback
-from carscraper.storage.keys import image_key, parse_key, permanent_url
-from carscraper.storage.listing import listed
+from carscraper.items import CarImage, Status
+from carscraper.storage import objects
+from carscraper.storage.keys import id_slug, parse_key, permanent_url
+from carscraper.storage.objects import THREADS, in_groups, in_order, listed
 from carscraper.vehicles import canonical, slug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
-    from typing import Any, Self
+    from typing import Self
 
     from scrapy.settings import BaseSettings
     from sqlalchemy import Connection, Engine
@@ -83,28 +85,36 @@ class Dealer:
     """Returns a photo's identity by its address and its car's id, as a crawl has it."""
 
 
+def dealers(settings: BaseSettings) -> dict[str, Dealer]:
+    """Return the dealers by their spiders' names, which their keys begin with."""
+
+    def identity_by(spider: Any) -> Callable[[str, str], str | None]:
+        def identity(address: str, external_id: str) -> str | None:
+            dealer = spider.__new__(spider)  # no crawl: only its rules of photos' addresses are asked
+            dealer.settings = settings
+            image = dealer.image(lambda url: url, address, external_id)
+            return image.identity if image else None
+
+        return identity
+
+    loader = get_spider_loader(settings)
+    spiders: dict[str, Any] = {name: loader.load(name) for name in loader.list()}
+    return {
+        name: Dealer(source=spider.source, identity=identity_by(spider))
+        for name, spider in spiders.items()
+        if getattr(spider, "source", None)
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """An object whose bytes are what its name says, and the car whose photo it is."""
 
-    name: str
     parts: KeyParts
-    source: str
-    external_id: str
-    sha256: str
-    size: int
-    width: int
-    height: int
-    content_type: str
-    source_url: str | None = None
-    """The dealer's address, where the object carries it."""
-    identity: str | None = None
-    """As a crawl has it, where the dealer's address tells it."""
-
-    @property
-    def car(self) -> tuple[str, str]:
-        """Source and external id."""
-        return self.source, self.external_id
+    car: tuple[str, str]
+    """Source and external id."""
+    photo: CarImage
+    """As it would be stored; identity and dealer's address are empty unless the object carries the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +141,16 @@ class Register:
         create_cars: bool = False,
         dry_run: bool = False,
     ) -> None:
-        """Set up over a bucket and a database.
+        """Accept a boto3 client for S3, the database, the bucket, and which bytes are a photo.
 
         Args:
-            client: a boto3 client for S3.
-            engine: the database.
-            options: the bucket.
-            rules: which bytes are a photo.
             dealers: by the spider's name, which their keys begin with.
             create_cars: make an inactive row for a car that has none.
             dry_run: write nothing.
         """
         self.counts: Counter[str] = Counter()
         """``objects`` that :meth:`discover` listed, ``known`` to the ledger, ``foreign`` to our key scheme."""
-        self.location = f"s3://{options.bucket}"
+        self.location = options.store
         self._client = client
         self._engine = engine
         self._options = options
@@ -159,10 +165,6 @@ class Register:
         Args:
             below: what the names begin with, ``S3_PREFIX`` included.
             limit: read at most this many objects.
-
-        Raises:
-            StoreRefusedError: no right to list or read.
-            StoreUnavailableError: the server is away or busy.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="discover") as pool:
             for group in in_groups(listed(self._client, self._options.bucket, below), _PAGE):
@@ -183,13 +185,8 @@ class Register:
                     return
 
     def register_objects(self, names: Iterable[str], pool: Executor) -> Iterator[Outcome]:
-        """Read objects and register them; return what became of each, in their order.
-
-        Raises:
-            StoreRefusedError: no right to read.
-            StoreUnavailableError: the server is away or busy.
-        """
-        for group in in_groups(in_order(pool, self._read, names, ahead=2 * THREADS), GROUP):
+        """Read objects and register them; return what became of each, in their order."""
+        for group in in_groups(in_order(pool, self._read, names), GROUP):
             candidates = [each for each in group if isinstance(each, Candidate)]
             with reading(self._engine) if self._dry_run else self._engine.begin() as connection:
                 outcomes = iter(self.write_rows(connection, candidates))
@@ -197,7 +194,7 @@ class Register:
                 yield next(outcomes) if isinstance(each, Candidate) else each
 
     def _read(self, name: str) -> Candidate | Outcome:
-        seen = readback.read(self._client, self._options.bucket, name, max_bytes=self._rules.inspection["max_bytes"])
+        seen = objects.read(self._client, self._options.bucket, name, max_bytes=self._rules.inspection["max_bytes"])
         if seen is None:
             return Outcome(name, GONE)
         if seen.data is None:
@@ -226,7 +223,7 @@ class Register:
         if carried.get("source") and slug(carried["source"]) == parts.spider:
             source = carried["source"]
         external_id = carried.get("external-id", "")
-        if not external_id or _id_in_key(external_id, parts) != parts.external_id:
+        if not external_id or id_slug(external_id) != parts.external_id:
             external_id = parts.external_id  # an id of other characters stands in the key as a slug
         return (source, external_id) if source else None
 
@@ -254,22 +251,24 @@ class Register:
         car = self._car_of(name, metadata)
         if car is None:
             return Outcome(name, UNKNOWN_CAR, f"{parts.spider}/{parts.external_id}")
-        source, external_id = car
-        source_url = (metadata or {}).get("source-url")
+        source_url = (metadata or {}).get("source-url", "")
         dealer = self._dealers.get(parts.spider)
-        return Candidate(
-            name=name,
-            parts=parts,
-            source=source,
-            external_id=external_id,
+        image = CarImage(
+            identity=(dealer and source_url and dealer.identity(source_url, car[1])) or "",
+            source_url=source_url,
+            status=Status.STORED,
+            attempts=1,
+            store=self.location,
+            key=name,
+            url=permanent_url(name, self._options.base),
             sha256=sha256,
-            size=len(data),
+            source_sha256=sha256,  # how it was served is not known, unless its row says so
+            bytes=len(data),
             width=photo.width,
             height=photo.height,
             content_type=photo.content_type,
-            source_url=source_url,
-            identity=dealer.identity(source_url, external_id) if dealer and source_url else None,
         )
+        return Candidate(parts=parts, car=car, photo=image)
 
     # --- the rows ---
 
@@ -284,20 +283,21 @@ class Register:
             queries.lock_covers(connection, sorted({car.listing_id for car in cars.values()}))
         pairs = sorted(cars)
         rows = dict(zip(pairs, queries.known_images(connection, pairs), strict=True))
-        asked = [(each.sha256, self.location) for each in candidates]
+        asked = [(str(each.photo.sha256), self.location) for each in candidates]
         bytes_known = queries.known_bytes(connection, asked, self._rules.placeholders)
         images: dict[str, tuple[int, CarImage]] = {}
         outcomes = []
         for each, known in zip(candidates, bytes_known, strict=True):
+            name = str(each.photo.key)
             if each.car not in cars:
-                outcomes.append(Outcome(each.name, UNKNOWN_CAR, "/".join(each.car)))
+                outcomes.append(Outcome(name, UNKNOWN_CAR, "/".join(each.car)))
                 continue
             of_car = rows[each.car]
-            answer = self._judge(each, [row.image for row in of_car.values()], known)
+            answer = self._judge(each.photo, [row.image for row in of_car.values()], known)
             if isinstance(answer, CarImage):
                 of_car[answer.identity] = queries.KnownImage(image=answer, due=False)
-                images[each.name] = (cars[each.car].listing_id, answer)
-                answer = Outcome(each.name, REGISTERED)
+                images[name] = (cars[each.car].listing_id, answer)
+                answer = Outcome(name, REGISTERED)
             outcomes.append(answer)
         if not images or self._dry_run:
             return outcomes
@@ -308,90 +308,52 @@ class Register:
             outcomes = [Outcome(each.name, PLACEHOLDER) if each.name in shown else each for each in outcomes]
         return outcomes
 
-    def _judge(
-        self, candidate: Candidate, rows: list[CarImage], known: queries.KnownBytes | None
-    ) -> CarImage | Outcome:
-        """Return the row to write, or why there is none."""
-        name = candidate.name
+    def _judge(self, photo: CarImage, rows: list[CarImage], known: queries.KnownBytes | None) -> CarImage | Outcome:
+        """Return the row to write, or why there is none; *rows* are the car's."""
+        name = str(photo.key)
         stored = [row for row in rows if row.status in queries.HAVE_BYTES and row.key and row.store == self.location]
         if any(row.key == name for row in stored):
             return Outcome(name, KNOWN)
         if known and known.placeholder:
             return Outcome(name, PLACEHOLDER)
-        row = _row_of(candidate, [row for row in rows if row not in stored])
+        free = [row for row in rows if row not in stored]
+        row = _of_address(photo, free) or _of_bytes(photo, free)
         if (known and known.deleted) or (row and row.reason == "deleted"):
             return Outcome(name, DELETED)
         # The same bytes, or the same photo of the dealer's, which has served it with other bytes since.
-        same_bytes = (each for each in stored if candidate.sha256 in {each.sha256, each.source_sha256})
-        twin = next(same_bytes, None) or _of_address(candidate, stored)
-        if twin:
+        if twin := _of_bytes(photo, stored) or _of_address(photo, stored):
             return Outcome(name, DUPLICATE, f"of {twin.key}")
-        return self._image(candidate, row, rows)
-
-    def _image(self, candidate: Candidate, row: CarImage | None, rows: list[CarImage]) -> CarImage:
-        url = permanent_url(candidate.name, self._options.base)
-        source_sha256 = candidate.sha256  # how it was served is not known, unless its row says so
-        if row and row.sha256 == candidate.sha256 and row.source_sha256:
-            source_sha256 = row.source_sha256
-        identity, source_url = f"object/{candidate.sha256[:32]}", url
-        if row:
-            identity, source_url = row.identity, row.source_url
-        elif candidate.identity and candidate.source_url:
-            identity, source_url = candidate.identity, candidate.source_url  # the next crawl knows it by this
-        return CarImage(
-            identity=identity,
-            source_url=source_url,
-            position=row.position if row else max((each.position for each in rows), default=-1) + 1,
-            status="stored",
-            attempts=1,
-            store=self.location,
-            key=candidate.name,
-            url=url,
-            sha256=candidate.sha256,
-            source_sha256=source_sha256,
-            bytes=candidate.size,
-            width=candidate.width,
-            height=candidate.height,
-            content_type=candidate.content_type,
+        if row is None:
+            last = max((each.position for each in rows), default=-1)
+            if photo.identity:  # the next crawl knows it by this
+                return replace(photo, position=last + 1)
+            return replace(
+                photo, position=last + 1, identity=f"object/{str(photo.sha256)[:32]}", source_url=str(photo.url)
+            )
+        served = row.source_sha256 if row.sha256 == photo.sha256 else None
+        return replace(
+            photo,
+            identity=row.identity,
+            source_url=row.source_url,
+            position=row.position,
+            source_sha256=served or photo.source_sha256,
         )
 
 
-def _row_of(candidate: Candidate, free: list[CarImage]) -> CarImage | None:
-    """Return the row among *free* ones that is the photo's: by the dealer's address, else by the bytes."""
-    same_bytes = (row for row in free if candidate.sha256 in {row.sha256, row.source_sha256})
-    return _of_address(candidate, free) or next(same_bytes, None)
+def _of_bytes(photo: CarImage, rows: list[CarImage]) -> CarImage | None:
+    return next((row for row in rows if photo.sha256 in {row.sha256, row.source_sha256}), None)
 
 
-def _of_address(candidate: Candidate, rows: list[CarImage]) -> CarImage | None:
+def _of_address(photo: CarImage, rows: list[CarImage]) -> CarImage | None:
     """Return the row of the dealer's address that the object carries."""
-    if not candidate.source_url:
+    if not photo.source_url:
         return None
-    address = unquote(candidate.source_url)
-    return next((row for row in rows if row.identity == candidate.identity or unquote(row.source_url) == address), None)
+    address = unquote(photo.source_url)
+    return next((row for row in rows if row.identity == photo.identity or unquote(row.source_url) == address), None)
 
 
 def _create(connection: Connection, candidate: Candidate) -> registration.CarRow:
     parts = candidate.parts
     make, model = (None if part == "unknown" else part.replace("-", " ") for part in (parts.make, parts.model))
     vehicle = canonical(make, model)
-    return registration.create_car(
-        connection,
-        candidate.source,
-        candidate.external_id,
-        make=vehicle.make,
-        model=vehicle.model,
-        year=parts.year,
-    )
-
-
-def _id_in_key(external_id: str, parts: KeyParts) -> str:
-    key = image_key(
-        spider=parts.spider,
-        year=None,
-        make=None,
-        model=None,
-        external_id=external_id,
-        sha256=parts.hash,
-        extension=parts.extension,
-    )
-    return key.rsplit("/", 1)[1].rsplit("_", 1)[0]
+    return registration.create_car(connection, *candidate.car, make=vehicle.make, model=vehicle.model, year=parts.year)

@@ -1,4 +1,7 @@
-"""What may be done about the findings of an audit: repair the ledger, or delete old orphans."""
+"""What may be done about the findings of an audit: repair the ledger, or delete old orphans.
+
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,11 @@ from carscraper.db import repairs
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.thumbnails import thumbnail
 from carscraper.maintenance import register
-from carscraper.maintenance.findings import Finding, kept
-from carscraper.maintenance.parallel import THREADS, in_groups, in_order
+from carscraper.maintenance.audit import Finding, kept
 from carscraper.maintenance.register import GROUP, Outcome
-from carscraper.storage import objects, readback
-from carscraper.storage.keys import parse_key, parse_thumbnail, permanent_url
-from carscraper.storage.upload import IMMUTABLE, Upload
+from carscraper.storage import objects
+from carscraper.storage.keys import IMMUTABLE, Upload, parse_key, parse_thumbnail, permanent_url
+from carscraper.storage.objects import THREADS, in_groups, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from carscraper.db.inventory import Comparison
     from carscraper.maintenance.register import Register
     from carscraper.storage.client import S3Options
-    from carscraper.storage.readback import Seen
+    from carscraper.storage.objects import Seen
+
+MARGIN = timedelta(days=30)
+"""From which age on orphans are deleted unless somebody says otherwise."""
 
 
 class Repair:
@@ -42,13 +47,9 @@ class Repair:
         thumbnails: Mapping[str, tuple[int, int]],
         max_pixels: int,
     ) -> None:
-        """Set up over a bucket and a database.
+        """Accept a boto3 client for S3, the database, the bucket, and what registers orphans.
 
         Args:
-            client: a boto3 client for S3.
-            engine: the database.
-            options: the bucket.
-            orphans: registers those that are photos of known cars.
             thumbnails: the size of each.
             max_pixels: of a photo that a thumbnail is made of.
         """
@@ -59,43 +60,35 @@ class Repair:
         self._client = client
         self._engine = engine
         self._options = options
-        self._store = f"s3://{options.bucket}"
         self._orphans = orphans
         self._thumbnails = thumbnails
         self._max_pixels = max_pixels
 
     def run(self, comparison: Comparison) -> Iterator[Outcome]:
-        """Repair; return what is left and why.
-
-        Raises:
-            StoreRefusedError: no right to read.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Repair; return what is left and why."""
         with ThreadPoolExecutor(THREADS, thread_name_prefix="repair") as pool:
-            self._lose_missing(pool, kept(comparison, "missing"))
-            for group in in_groups(kept(comparison, "size", "checksum", "no-key"), GROUP):
-                self._lose(group)
-            self._lose_missing(pool, kept(comparison, "no-store"))
-            for outcome in self._hash(pool, kept(comparison, "no-sha256")):
-                yield self._left(outcome)
-            self._set_addresses(comparison)
-            # After the rows that lost their object: an orphan may be just that.
-            names = (finding.key for finding in kept(comparison, "orphan"))
-            for outcome in self._orphans.register_objects(names, pool):
-                self.done["registered"] += outcome.what == register.REGISTERED
-                if outcome.what not in {register.REGISTERED, register.KNOWN, register.GONE}:
-                    yield self._left(outcome)
-            for why in in_order(pool, self._make_thumbnail, kept(comparison, "no-thumbnail"), ahead=2 * THREADS):
-                if why:
-                    yield self._left(why)
-            for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
-                run = each.detail.removeprefix("of run ")
-                detail = f"scrapy runs upload {run}" if each.reason == "no-output" else each.detail
-                yield self._left(Outcome(each.key, each.reason, detail))
+            for outcome in self._repair(comparison, pool):
+                self.done["left"] += 1
+                yield outcome
 
-    def _left(self, outcome: Outcome) -> Outcome:
-        self.done["left"] += 1
-        return outcome
+    def _repair(self, comparison: Comparison, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
+        self._lose_missing(pool, kept(comparison, "missing"))
+        for group in in_groups(kept(comparison, "size", "checksum", "no-key"), GROUP):
+            self._lose(group)
+        self._lose_missing(pool, kept(comparison, "no-store"))
+        yield from self._hash(pool, kept(comparison, "no-sha256"))
+        self._set_addresses(comparison)
+        # After the rows that lost their object: an orphan may be just that.
+        names = (finding.key for finding in kept(comparison, "orphan"))
+        for outcome in self._orphans.register_objects(names, pool):
+            self.done["registered"] += outcome.what == register.REGISTERED
+            if outcome.what not in {register.REGISTERED, register.KNOWN, register.GONE}:
+                yield outcome
+        made = in_order(pool, self._make_thumbnail, kept(comparison, "no-thumbnail"))
+        yield from (outcome for outcome in made if outcome)
+        for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
+            run = each.detail.removeprefix("of run ")
+            yield Outcome(each.key, each.reason, f"scrapy runs upload {run}" if each.reason == "no-output" else run)
 
     def _set_addresses(self, comparison: Comparison) -> None:
         for group in in_groups(kept(comparison, "no-store", "no-url", "temporary-url", "other-url"), GROUP):
@@ -106,7 +99,7 @@ class Repair:
                 if each.photo
             }
             with self._engine.begin() as connection:
-                self.done["addresses"] += repairs.set_urls(connection, self._store, urls)
+                self.done["addresses"] += repairs.set_urls(connection, self._options.store, urls)
         for group in in_groups(kept(comparison, "temporary-cover"), GROUP):
             expected = {each.listing_id: each.shows for each in group if each.listing_id and each.shows}
             with self._engine.begin() as connection:
@@ -115,26 +108,25 @@ class Repair:
     def _lose(self, findings: Iterable[Finding]) -> None:
         rows = {row: each.photo for each in findings for row in each.rows}
         with self._engine.begin() as connection:
-            self.done["pending"] += len(repairs.lose(connection, self._store, rows))
+            self.done["pending"] += len(repairs.lose(connection, self._options.store, rows))
 
     def _lose_missing(self, pool: ThreadPoolExecutor, findings: Iterable[Finding]) -> None:
         def look(finding: Finding) -> tuple[Finding, bool]:
-            return finding, readback.look(self._client, self._options.bucket, finding.key) is None
+            return finding, objects.look(self._client, self._options.bucket, finding.key) is None
 
-        looked = in_order(pool, look, findings, ahead=2 * THREADS)
-        for group in in_groups((finding for finding, gone in looked if gone), GROUP):
+        for group in in_groups((each for each, gone in in_order(pool, look, findings) if gone), GROUP):
             self._lose(group)
 
     def _hash(self, pool: ThreadPoolExecutor, findings: Iterable[Finding]) -> Iterator[Outcome]:
         """Read what has no SHA-256; what is not what its name says is fetched again."""
 
         def read(finding: Finding) -> tuple[Finding, Seen | None]:
-            return finding, readback.read(self._client, self._options.bucket, finding.key)
+            return finding, objects.read(self._client, self._options.bucket, finding.key)
 
-        for finding, seen in in_order(pool, read, findings, ahead=2 * THREADS):
+        for finding, seen in in_order(pool, read, findings):
+            parts = parse_key(finding.key, self._options.prefix)
             if seen is None:
                 continue  # missing: it is pending by now
-            parts = parse_key(finding.key, self._options.prefix)
             if seen.sha256 is None:
                 yield Outcome(finding.key, register.UNREADABLE, seen.problem or "")
             elif parts and not seen.sha256.startswith(parts.hash):
@@ -147,7 +139,7 @@ class Repair:
     def _make_thumbnail(self, finding: Finding) -> Outcome | None:
         """Make a missing thumbnail of its photo; return why there is none."""
         name, _ = parse_thumbnail(finding.key, self._options.prefix) or ("", "")
-        photo = readback.read(self._client, self._options.bucket, finding.photo or "", max_bytes=objects.MAX_BYTES)
+        photo = objects.read(self._client, self._options.bucket, finding.photo or "", max_bytes=objects.MAX_BYTES)
         if photo is None:
             return None  # missing as well: it is pending by now, and gets its thumbnails when it is fetched
         if photo.data is None:
@@ -165,14 +157,13 @@ class Repair:
 class OrphanRemoval:
     """Deletes old orphans, each after one more look."""
 
-    def __init__(self, client: Any, engine: Engine, options: S3Options, *, older_than: timedelta) -> None:
-        """Set the age from which an orphan is deleted."""
+    def __init__(self, client: Any, engine: Engine, options: S3Options, *, older_than: timedelta = MARGIN) -> None:
+        """Accept the age from which on an orphan is deleted."""
         self.done: Counter[str] = Counter()
         """``deleted`` objects, ``kept`` ones, photos that became ``pending`` because somebody just wrote their row."""
         self._client = client
         self._engine = engine
         self._options = options
-        self._store = f"s3://{options.bucket}"
         self._before = (datetime.now(UTC) - older_than).timestamp()
 
     def plan(self, comparison: Comparison) -> Iterator[Finding]:
@@ -182,35 +173,30 @@ class OrphanRemoval:
                 yield finding
 
     def run(self, comparison: Comparison) -> Iterator[tuple[str, str | None]]:
-        """Delete them; return each name, and why it is still there if it is.
-
-        Raises:
-            StoreRefusedError: no right to delete.
-            StoreUnavailableError: the server is away or busy.
-        """
+        """Delete them; return each name, and why it is still there if it is."""
         with ThreadPoolExecutor(THREADS, thread_name_prefix="orphans") as pool:
-            for group in in_groups(self.plan(comparison), readback.MAX_DELETES // 4):
+            for group in in_groups(self.plan(comparison), objects.MAX_DELETES // 4):
                 owners = {each.key: each.photo or each.key for each in group}
                 owners |= {name: each.key for each in group for name in each.thumbnails}
-                names = [name for name, old in in_order(pool, self._is_old, owners, ahead=2 * THREADS) if old]
+                names = [name for name, old in in_order(pool, self._is_old, owners) if old]
                 with repairs.reading(self._engine) as connection:
                     # Whatever the store: a photo on its way from the folder to the bucket has that key, too.
                     known = repairs.known_keys(connection, None, {*names, *(owners[name] for name in names)})
                 names = [name for name in names if not {name, owners[name]} & known]
-                for some in in_groups(names, readback.MAX_DELETES):
+                for some in in_groups(names, objects.MAX_DELETES):
                     yield from self._delete(some)
 
     def _is_old(self, name: str) -> tuple[str, bool]:
         """Return whether an object is still there and old: a crawl puts the same bytes under the same name."""
-        seen = readback.look(self._client, self._options.bucket, name)
+        seen = objects.look(self._client, self._options.bucket, name)
         return name, bool(seen and seen.modified and seen.modified.timestamp() < self._before)
 
     def _delete(self, names: list[str]) -> Iterator[tuple[str, str | None]]:
-        refused = readback.delete(self._client, self._options.bucket, names)
+        refused = objects.remove_many(self._client, self._options.bucket, names)
         gone = [name for name in names if name not in refused]
         with self._engine.begin() as connection:
-            rows = repairs.rows_of(connection, self._store, gone)
-            self.done["pending"] += len(repairs.lose(connection, self._store, rows))
+            rows = repairs.rows_of(connection, self._options.store, gone)
+            self.done["pending"] += len(repairs.lose(connection, self._options.store, rows))
         for name in names:
             self.done["kept" if name in refused else "deleted"] += 1
             yield name, refused.get(name)

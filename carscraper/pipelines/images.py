@@ -44,9 +44,8 @@ from carscraper.pipelines.database import count_saved
 from carscraper.runs.latency import Latency
 from carscraper.state import state_of
 from carscraper.storage.folder import FolderStore
-from carscraper.storage.keys import image_key, thumbnail_key
+from carscraper.storage.keys import Upload, image_key, thumbnail_key
 from carscraper.storage.store import build_store
-from carscraper.storage.upload import Upload
 
 if TYPE_CHECKING:
     from typing import Self

@@ -10,7 +10,6 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from carscraper.field_coverage import READABLE, look_at, per_cent, where_read
-from carscraper.runs.record import PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ def check(
     Args:
         settings: of the crawl.
         record: the run, with its numbers; its status is not needed yet.
-        earlier: runs before it; those that are not like it are passed over. ``None``: they could not be read.
+        earlier: the runs to measure it by, see ``db.runs.earlier``; ``None``: they could not be read.
         coverage: what could be read of the cars; ``None``: it was not counted.
         spider: that of a dealer.
         fallen: fields that fell against its last good crawl.
@@ -66,7 +65,7 @@ def check(
         found += _coverage(coverage, settings.getdict("MONITOR_MIN_FILL"))
     drop = settings.get("MONITOR_MAX_DROP")
     if drop is not None and whole:
-        found.append(_drop(record, earlier, drop, settings.getint("MONITOR_HISTORY")))
+        found.append(_drop(record, earlier, drop))
     return [{"name": name, "passed": passed, "said": said} for name, passed, said in found]
 
 
@@ -147,12 +146,11 @@ def _coverage(coverage: FieldCoverage | None, shares: dict[str, float]) -> Itera
         )
 
 
-def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float, most: int) -> tuple[str, bool, str]:
+def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float) -> tuple[str, bool, str]:
     name = "max_drop"
     if earlier is None:
         return name, False, "the earlier runs could not be read, so nobody knows whether cars are missing"
-    like = [each for each in earlier if _is_measure_of(record, each)]
-    like = sorted(like, key=lambda each: each.started_at)[-most:]
+    like = [each for each in earlier if each.cars]
     if not like:
         # There is nothing yet that it could have fallen from; but it has to have cars to be the measure of others.
         return name, record.cars > 0, f"{record.cars} cars in the first whole run of its kind"
@@ -160,18 +158,3 @@ def _drop(record: RunRecord, earlier: Sequence[RunRecord] | None, drop: float, m
     runs = "the last run" if len(like) == 1 else f"the median of the last {len(like)} runs"
     said = f"{record.cars} cars, {runs} is {median:g}, they may be {per_cent(drop)} fewer"
     return name, (median - record.cars) / median <= drop, said
-
-
-def _is_measure_of(record: RunRecord, other: RunRecord) -> bool:
-    """Whether *other* is a complete run of the same kind before *record*."""
-    return (
-        other.spider == record.spider
-        and _kind(other) == _kind(record)
-        and other.status in {SUCCESS, PARTIAL}
-        and other.cars > 0
-        and (other.id is None or other.id != record.id)
-    )
-
-
-def _kind(record: RunRecord) -> dict[str, str]:
-    return {name: value for name, value in record.arguments.items() if not name.startswith("_")}  # _job is each its own

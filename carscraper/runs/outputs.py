@@ -20,11 +20,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrapy.utils.log import TopLevelFormatter
-
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar
-from carscraper.logs import formatter, printable
+from carscraper.logs import dress, printable
 from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
@@ -237,10 +235,7 @@ class _LogFile(logging.FileHandler):
 
 def _log_file(path: Path, settings: BaseSettings) -> _LogFile:
     handler = _LogFile(path, mode="x", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(formatter(settings))
-    handler.setLevel(settings.get("LOG_LEVEL"))
-    if settings.getbool("LOG_SHORT_NAMES"):
-        handler.addFilter(TopLevelFormatter(["scrapy"]))
+    dress(handler, settings)
     return handler
 
 
@@ -338,8 +333,11 @@ def upload(
         output["status"] = SUCCESS
     else:
         output["status"] = PARTIAL if output["filesUploaded"] or not enabled else FAILED
-    if enabled and not asked:
-        _tell(output, spider, job_id)
+    if enabled and not asked and not output["errors"]:
+        logger.info("%s: %d bytes uploaded: %s", spider, output["bytesUploaded"], ", ".join(output["s3Urls"]))
+    elif enabled and not asked:
+        # What went wrong is in the verdict's last line.
+        logger.warning("%s: not all items and log are uploaded; `scrapy runs upload %s` does it again", spider, job_id)
     return output
 
 
@@ -379,11 +377,3 @@ def _output(folder: Path, *, enabled: bool, errors: list[str]) -> dict[str, Any]
         "errors": errors,
         "folder": str(folder),
     }
-
-
-def _tell(output: dict[str, Any], spider: str, job_id: str) -> None:
-    if output["status"] == SUCCESS:
-        logger.info("%s: %d bytes uploaded: %s", spider, output["bytesUploaded"], ", ".join(output["s3Urls"]))
-    else:
-        # What went wrong is in the verdict's last line.
-        logger.warning("%s: not all items and log are uploaded; `scrapy runs upload %s` does it again", spider, job_id)

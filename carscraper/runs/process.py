@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from carscraper.exceptions import CarscraperError
 from carscraper.logs import printable
-from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL, RUNNING, SKIPPED, SUCCESS, RunRecord
+from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL, RUNNING, SKIPPED, STATUS_OF, SUCCESS, RunRecord
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -188,7 +189,7 @@ class Processes:
             outcome, said = record.status, record.why or ""
             line = record.reason or said.partition("\n")[0].removeprefix(f"{outcome}. ")
             return Outcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=line)
-        outcome = {0: SUCCESS, 3: PARTIAL}.get(code, FAILED)
+        outcome = STATUS_OF.get(code, FAILED)
         if code < 0:
             last = f"ended by signal {-code}"
         elif code == 0 and self.stops:  # gone before it could give a verdict
@@ -197,12 +198,12 @@ class Processes:
         return Outcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=said)
 
 
-def exit_code(outcomes: Iterable[Outcome]) -> int:
+def exit_code(outcomes: Iterable[Outcome]) -> ExitCode:
     """Return the exit code of several crawls: 0 if none failed or was in vain, 4 if all failed, else 3."""
     words = {each.outcome for each in outcomes}
     if words and words <= {SUCCESS, SKIPPED}:
-        return 0
-    return 3 if words & {SUCCESS, PARTIAL, SKIPPED} else 4
+        return ExitCode.SUCCESS
+    return ExitCode.PARTIAL if words & {SUCCESS, PARTIAL, SKIPPED} else ExitCode.FAILED
 
 
 def _die_with_parent() -> Callable[[], None] | None:

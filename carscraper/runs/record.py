@@ -12,6 +12,7 @@ from scrapy.settings import SETTINGS_PRIORITIES
 
 from carscraper.logs import SECRET_NAME, cleaned
 from carscraper.settings import Secret
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
@@ -25,6 +26,8 @@ SKIPPED = "skipped"
 """It never began: another run of the same source was under way."""
 
 STATUSES = (RUNNING, SUCCESS, PARTIAL, FAILED, INTERRUPTED, SKIPPED)
+STATUS_OF: dict[int, str] = {ExitCode.SUCCESS: SUCCESS, ExitCode.PARTIAL: PARTIAL, ExitCode.FAILED: FAILED}
+"""Of a run with such an exit code that came to its end."""
 
 _FAILED_IMAGES = "carscraper/images/failed/"
 _LONGEST = 1000  # characters of one value

@@ -103,12 +103,7 @@ DOWNLOADER_MIDDLEWARES = {
 #: ``scrapy fetch`` and its kind download what their command line names, with a spider's settings and nothing more.
 #: (Scrapy takes the command's name off the line once the settings are read.) Used by ``addon``,
 #: ``base_spiders.dealer`` and ``middlewares.retry``.
-CARSCRAPER_ONE_PAGE = next((word for word in sys.argv[1:] if word[:1] != "-"), "") in (
-    "fetch",
-    "parse",
-    "shell",
-    "view",
-)
+CARSCRAPER_ONE_PAGE = _environment.command in {"fetch", "parse", "shell", "view"}
 
 # --- Scrapy's own, which only ``-s`` changes: its default, and why it differs here ------------------------------
 
@@ -158,7 +153,9 @@ USER_AGENT: str = globals()["USER_AGENT"] or user_agent(globals()["CONTACT"])
 
 checks: dict[str, Callable[[Any], Any]] = {name: setting.read for name, setting in _SETTINGS.items()}
 """Return the typed value of a setting, or raise ``ConfigurationError``."""
-checks["FEEDS"] = partial(kinds.FEEDS.read, "FEEDS")  # Scrapy's own: what -o names
+# Scrapy's own:
+checks["FEEDS"] = partial(kinds.FEEDS.read, "FEEDS")  # what -o names
+checks["DEPTH_LIMIT"] = partial(kinds.DEPTH_LIMIT.read, "DEPTH_LIMIT")
 
 secret_names = tuple(name for name, setting in _SETTINGS.items() if setting.secret)
 known_names = frozenset(name for name in globals() if name.isupper()) | scrapy_names

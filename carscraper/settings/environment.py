@@ -1,4 +1,4 @@
-"""The environment and ``.env``: the only reader of both, and what is wrong with the names in them."""
+"""The environment, ``.env`` and the command line: the only reader of all three, and what is wrong with their names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import io
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
@@ -31,6 +32,10 @@ class Environment:
     def __init__(self) -> None:
         beside_project = Path(closest_scrapy_cfg() or "scrapy.cfg").parent / ".env"
         self.file = Path(os.environ.get("CARSCRAPER_ENV_FILE") or beside_project)
+        self.command = next((word for word in sys.argv[1:] if word[:1] != "-"), "")
+        """Of Scrapy's commands, or whatever stands in its place."""
+        self.words = [word for word in sys.argv[1:] if word != self.command]
+        """The rest of the command line."""
         self.problems: list[str] = []
         """Sentences; ``addon`` ends the crawl with the first."""
         self.in_file = self._read()

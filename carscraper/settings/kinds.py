@@ -104,6 +104,12 @@ def _placeholder_cars(value: Any) -> int:
     return int(value)
 
 
+def _depth_limit(value: Any) -> int:
+    if str(value) != "0":
+        raise _WrongError(f"is {value!r}, which drops result pages without a word; write 0, and use -a max_pages=N")
+    return 0
+
+
 def _json_object(value: Any) -> dict[str, Any]:
     if not value:
         return {}
@@ -284,6 +290,7 @@ DATABASE_URL = Kind(
     _database_url,
     wrong="is not an address of a database",
 )
+DEPTH_LIMIT = Kind("0", _depth_limit)
 FEEDS = Kind("a JSON object", _feeds)
 BUCKET = matching(
     r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, dots and hyphens", optional=True

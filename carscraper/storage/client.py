@@ -1,4 +1,4 @@
-"""S3 connection options, credentials, boto3 clients, and what an S3 server's answers mean.
+"""S3 connection options, credentials and boto3 clients.
 
 boto3 takes 50 MB and 0.3 s to import: only for those who use it.
 """
@@ -6,7 +6,6 @@ boto3 takes 50 MB and 0.3 s to import: only for those who use it.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -16,110 +15,45 @@ from urllib.parse import urlencode
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
-from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret
-from carscraper.storage.encryption import encryption
-from carscraper.storage.keys import normalise_prefix, public_base
+from carscraper.storage.answers import Answer, region_in
+from carscraper.storage.keys import normalise_prefix, public_base, published_bases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from typing import Self
 
     import boto3
     from scrapy.settings import BaseSettings
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
-_SERVER_ERROR = 500
-
-# The default class of an answer is "refused". What passes by itself has one of these codes, or one of these statuses
-# (or 5xx) and no code of FIXES.
-_PASSING_STATUS = {408, 409, 425, 429}
-_FINAL_STATUS = {501, 505}
-_PASSING_CODES = {
-    *("BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"),
-    *("SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"),
-    *("TooManyInvalidationsInProgress", "XMinioServerNotInitialized"),
-}
-_LONGEST_MESSAGE = 200
-
-FIXES = {
-    "InvalidAccessKeyId": "the access key does not exist (any more): check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
-    "TokenRefreshRequired": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
-    "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
-    "AllAccessDisabled": "the account is suspended: ask the account's owner",
-    "AccountProblem": "the account has a problem: ask the account's owner",
-    "NotSignedUp": "the account is not signed up for S3: ask the account's owner",
-    "NoSuchBucket": "check AWS_S3_BUCKET",
-    "PermanentRedirect": "the bucket is in another region: check AWS_S3_REGION",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: check AWS_S3_REGION",
-    "IllegalLocationConstraintException": "the bucket is in another region: check AWS_S3_REGION",
-    "InvalidRegionName": "the server does not know this region: check AWS_S3_REGION",
-    "QuotaExceeded": "the bucket's quota is used up: raise it or make room",
-    "XMinioStorageFull": "the server's disk is full: make room",
-    "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
-    "InvalidTag": "the server does not take these tags: check S3_TAGS",
-    "InvalidEncryptionAlgorithmError": "the server does not know this encryption: check S3_SSE",
-    "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
-    "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
-    "NotImplemented": "the server can't do what is asked; for uploads leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
-}
-"""What mends a refusal with this S3 error code."""
-DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403"}
-"""Codes that name a missing right."""
-MISSING_FEATURE = {"NotImplemented", "MethodNotAllowed", "XNotImplemented", "NotSupported", "501", "405"}
-"""Codes of a server that does not have what was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an S3 server said instead of doing what was asked."""
+def encryption(sse: str | None) -> tuple[str, str]:
+    """Split ``S3_SSE``: S3's name of the algorithm, and the key (or nothing: Amazon's own).
 
-    status: int
-    code: str = ""
-    message: str = ""
+    >>> encryption("AES256"), encryption("aws:kms"), encryption("aws:kms:1234-abcd"), encryption("aws:kms:dsse")
+    (('AES256', ''), ('aws:kms', ''), ('aws:kms', '1234-abcd'), ('aws:kms:dsse', ''))
+    >>> encryption(None)
+    ('', '')
+    """
+    if not sse or sse in {"AES256", "aws:kms", "aws:kms:dsse"}:
+        return sse or "", ""
+    return "aws:kms", sse.removeprefix("aws:kms:")
 
-    @classmethod
-    def of(cls, error: ClientError) -> Self:
-        """Read boto3's *error*."""
-        said = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return cls(status, str(said.get("Code", "")), str(said.get("Message", "")))
 
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may work later."""
-        if self.code in _PASSING_CODES:
-            return True
-        later = self.status in _PASSING_STATUS or (self.status >= _SERVER_ERROR and self.status not in _FINAL_STATUS)
-        return later and self.code not in FIXES
+def contradicts(etag: str, sse: str | None, data: bytes) -> bool:
+    """Return whether *etag* is an MD5, and not that of *data*.
 
-    @property
-    def words(self) -> str:
-        """The server's own code and message, in one line.
-
-        >>> Answer(403, "AccessDenied", "Access Denied").words, Answer(405).words
-        ('AccessDenied: Access Denied', '405')
-        """
-        message = " ".join(self.message.split())[:_LONGEST_MESSAGE].rstrip(".")
-        return ": ".join(part for part in (self.code or str(self.status), message) if part)
-
-    def fix(self, action: str) -> str:
-        """Say what mends it, if *action* (IAM's name, such as ``s3:PutObject``) was asked for.
-
-        >>> Answer(403, "AccessDenied", "… not authorized to perform: kms:Decrypt on …").fix("s3:GetObject")
-        'allow kms:Decrypt'
-        """
-        if self.code in DENIED or (self.status in {401, 403} and not self.code):
-            named = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)", self.message)
-            return f"allow {named[1] if named else action}"
-        if self.status in {301, 302, 307, 308} and self.code not in FIXES:
-            return "check AWS_ENDPOINT_URL and AWS_S3_REGION: the server sends elsewhere"
-        if self.code or self.status in {501, 505}:
-            return FIXES.get(self.code, "check the AWS_… and S3_… settings, or ask who runs the server")
-        return "check AWS_ENDPOINT_URL: it must be an S3 server's address"
+    Args:
+        etag: without its quotes.
+        sse: the algorithm that the object was encrypted with, as far as it is known.
+        data: what was sent.
+    """
+    # With a KMS key it has the length of an MD5 and is none.
+    if sse not in {None, "", "AES256"} or not re.fullmatch(r"[0-9a-f]{32}", etag):
+        return False
+    return etag != hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,16 +128,26 @@ class S3Options:
         return public_base(bucket=self.bucket, region=self.region, endpoint=self.endpoint, public_url=None)
 
     @property
+    def published(self) -> list[str]:
+        """What may stand before a key in its permanent URLs, see :func:`~carscraper.storage.keys.published_bases`."""
+        return published_bases(bucket=self.bucket, endpoint=self.endpoint, public_url=self.public_url)
+
+    @property
+    def store(self) -> str:
+        """The bucket as the ledger's rows name it."""
+        return f"s3://{self.bucket}"
+
+    @property
     def put_arguments(self) -> dict[str, str]:
         """What boto3's ``put_object`` needs beside name and bytes: storage class, encryption and tags."""
+        found = {"StorageClass": self.storage_class, "Tagging": urlencode(self.tags)}
+        return {name: value for name, value in found.items() if value} | self.sse_arguments
+
+    @property
+    def sse_arguments(self) -> dict[str, str]:
+        """The encryption alone, as boto3 takes it."""
         kind, key = encryption(self.sse)
-        arguments = {
-            "StorageClass": self.storage_class,
-            "ServerSideEncryption": kind,
-            "SSEKMSKeyId": key,
-            "Tagging": urlencode(self.tags),
-        }
-        return {name: value for name, value in arguments.items() if value}
+        return {name: value for name, value in (("ServerSideEncryption", kind), ("SSEKMSKeyId", key)) if value}
 
 
 def open_client(
@@ -244,89 +188,6 @@ def _prepare(params: dict[str, Any], model: Any, **_: Any) -> None:
         body = params["body"].encode() if isinstance(params["body"], str) else params["body"]
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
-
-
-@contextlib.contextmanager
-def explained(bucket: str, action: str) -> Iterator[None]:
-    """Turn what boto3 raises inside into a sentence.
-
-    Args:
-        bucket: its name, for the sentence.
-        action: the IAM action that is being used, such as ``s3:ListBucket``.
-
-    Raises:
-        StoreRefusedError: it will go on refusing until a person changes something.
-        StoreUnavailableError: the server is away or busy.
-    """
-    try:
-        yield
-    except ClientError as error:
-        raise explain(error, bucket, action) from error
-    except BotoCoreError as error:
-        raise silent(error) from error
-
-
-def explain(error: ClientError, bucket: str, action: str) -> StoreError:
-    """Return what *error* means, and what mends it, as an exception with a sentence."""
-    return failure(Answer.of(error), bucket, action)
-
-
-def failure(answer: Answer, bucket: str, action: str) -> StoreError:
-    """Return the exception for a server that answered *answer* to *action*."""
-    if answer.passing:
-        return StoreUnavailableError(f"S3 answers {answer.status} {answer.code} to {action}; try again later.")
-    return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {answer.fix(action)}.")
-
-
-# What a client's words about a connection mean: a part of them, the cause, the fix; the first that fits.
-_CONNECTION = (
-    *(
-        (words, "its certificate has expired", "renew it on the server")
-        for words in ("certificate has expired", "InvalidCertificate(Expired")
-    ),
-    *(
-        (
-            words,
-            "its certificate is another host's",
-            "use a name that it has (a bucket with dots has none)",
-        )
-        for words in ("ostname mismatch", "doesn't match", "IP address mismatch", "NotValidForName")
-    ),
-    *(
-        (words, "its certificate can't be verified", "set AWS_CA_BUNDLE to the PEM file of its authority")
-        for words in ("CERTIFICATE_VERIFY_FAILED", "UnknownIssuer", "InvalidCertificate", "invalid path: ")
-    ),
-    *(
-        (words, "it does not speak TLS", "write http:// instead of https:// in its address")
-        for words in ("WRONG_VERSION_NUMBER", "record layer failure", "InvalidMessage", "InvalidContentType")
-    ),
-    ("BadStatusLine", "it does not speak HTTP", "write https:// instead of http:// in AWS_ENDPOINT_URL"),
-)
-
-
-def connection_problem(said: str) -> tuple[str, str] | None:
-    """Return cause and fix if *said*, a client's words, names a fault that does not pass by itself.
-
-    >>> connection_problem("[SSL: WRONG_VERSION_NUMBER] wrong version number")
-    ('it does not speak TLS', 'write http:// instead of https:// in its address')
-    >>> connection_problem("Connection refused") is None
-    True
-    """
-    return next(((cause, fix) for words, cause, fix in _CONNECTION if words in said), None)
-
-
-def silent(error: BotoCoreError) -> StoreError:
-    """Return why no answer came, as an exception with a sentence."""
-    if problem := connection_problem(str(error)):
-        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({error}); {problem[1]}.")
-    return StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).")
-
-
-def region_in(response: Mapping[str, Any]) -> str | None:
-    """Return the bucket's region if boto3's *response* names it, that of an error too."""
-    found = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    found = found or response.get("BucketRegion") or response.get("Error", {}).get("Region")
-    return str(found) if found else None
 
 
 def keys(options: S3Options) -> Credentials | None:
@@ -376,3 +237,29 @@ def session(options: S3Options) -> boto3.Session:
             "or AWS_PROFILE, or give the machine a role."
         )
     return found
+
+
+# --- the bucket -------------------------------------------------------------------------------------------------
+
+
+def ask_bucket(client: Any, bucket: str, prefix: str = "") -> tuple[str | None, Answer | None]:
+    """Return the region that the bucket says it is in, and why it does not let us look inside (``None``: it does).
+
+    What stops boto3 before there is an answer is raised.
+    """
+    try:
+        return region_in(client.head_bucket(Bucket=bucket)), None
+    except ClientError as error:
+        said = Answer.of(error)
+    refusal = why_refused(client, bucket, prefix)
+    region = said.region or (refusal.region if refusal else None)
+    return region, said if said.status == 404 and (refusal is None or refusal.status != 404) else refusal
+
+
+def why_refused(client: Any, bucket: str, prefix: str = "") -> Answer | None:
+    """Return why a HEAD of the bucket was refused: its answer has no body, that to a listing of one key has."""
+    try:
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1, Prefix=prefix)
+    except ClientError as error:
+        return Answer.of(error)
+    return None

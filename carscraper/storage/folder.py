@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.exceptions import StoreRefusedError
-from carscraper.storage.keys import permanent_url
+from carscraper.storage.keys import THUMBNAILS, permanent_url
 
 if TYPE_CHECKING:
-    from carscraper.storage.upload import Upload
+    from carscraper.storage.keys import Upload
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -106,16 +107,39 @@ class FolderStore:
         except OSError as error:
             raise StoreRefusedError(f"{path} can't be read ({error.strerror})") from error
 
+    def size(self, name: str) -> int | None:
+        """Return the size of the file *name*; ``None`` if there is none.
+
+        Names come from databases that others have filled: none leads out of the folder, nor does a link in it.
+        """
+        if not name or "\0" in name or any(part in {"", ".", ".."} for part in name.split("/")):
+            return None
+        try:
+            found = os.lstat(self.root / name)
+            inside = (self.root / name).parent.resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return found.st_size if inside and stat.S_ISREG(found.st_mode) else None
+
+    def thumbnail_names(self) -> list[str]:
+        """Return which thumbnails the folder has (``small``, …)."""
+        try:
+            return sorted(each.name for each in (self.root / THUMBNAILS).iterdir() if each.is_dir())
+        except OSError:
+            return []
+
     def delete(self, name: str) -> None:
         """Remove *name*, if it is there.
 
         Raises:
             StoreRefusedError: it can't be removed.
         """
+        if self.size(name) is None:
+            return
         try:
             (self.root / name).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreRefusedError(f"{self.root / name} can't be removed ({error.strerror})") from error
+            raise StoreRefusedError(f"{self.root / name} can't be removed ({error.strerror}).") from error
 
     def close(self) -> None:
         """Nothing to give back."""

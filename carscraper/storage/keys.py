@@ -1,15 +1,23 @@
-"""Names of objects and their permanent URLs: pure functions."""
+"""What is stored, its name and its permanent URL: pure functions."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from carscraper.vehicles import make_slug, slug
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 THUMBNAILS = "thumbnails"
+PROBES = "_test/"
+"""Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""``Cache-Control`` of a photo: its key follows from its bytes."""
 
 _SLUG = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _SCHEME = re.compile(
@@ -17,6 +25,20 @@ _SCHEME = re.compile(
     r"(?P<external_id>[a-z0-9][a-z0-9-]{0,59})_(?P<hash>[0-9a-f]{12})\.(?P<extension>[a-z0-9]{2,5})"
 )
 _THUMBNAIL = re.compile(rf"{THUMBNAILS}/(?P<name>[a-z0-9_-]+)/(?P<key>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """One object on its way to the store."""
+
+    name: str
+    """The object's name in the store, prefix included."""
+    data: bytes
+    content_type: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    """``source``, ``external-id``, ``source-url``: kept with the object."""
+    row: dict[str, str | int | None] | None = None
+    """What the ledger's row becomes once the bytes are safe; ``None`` for thumbnails, which have no row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +91,13 @@ def image_key(
         str(year) if year else "unknown",
         make_slug(make),
         slug(model),
-        _id_slug(external_id),
+        id_slug(external_id),
     )
     return f"{'/'.join(parts)}_{sha256[:12]}.{extension}"
 
 
-def _id_slug(external_id: str) -> str:
+def id_slug(external_id: str) -> str:
+    """Return a car's id as keys have it."""
     # Ids are digits on every known site. Should one hold other characters, two ids must still give two slugs.
     if re.fullmatch(r"[a-z0-9]{1,40}", external_id):
         return external_id
@@ -124,6 +147,11 @@ def parse_thumbnail(name: str, prefix: str = "") -> tuple[str, str] | None:
     return (found["name"], found["key"]) if found else None
 
 
+def kind_of(name: str, prefix: str) -> str:
+    """Return what the object *name* is: ``photo``, ``thumbnail`` or ``other``."""
+    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
+
+
 def permanent_url(key: str, base: str) -> str:
     """Return the address of *key* below *base*, percent-encoded.
 
@@ -150,7 +178,7 @@ def published_bases(*, bucket: str | None, endpoint: str | None, public_url: str
     return bases
 
 
-def key_of(url: str, bases: list[str]) -> str | None:
+def key_of(url: str, bases: Iterable[str]) -> str | None:
     """Return the key that the permanent *url* names, ``None`` if it is none of ours.
 
     >>> bases = published_bases(bucket="cars", endpoint="http://127.0.0.1:9000", public_url=None)

@@ -1,78 +1,148 @@
-"""Single objects as a person names them: look, read, put, presign; by boto3, which takes every key as it is.
+"""Objects of a bucket by boto3, which takes every key as it is: list, look, read, put, remove, sign.
 
 obstore, which crawls put with, tidies names up (``a//b`` becomes ``a/b``). Crawls make names that need no tidying;
 a person may type any.
+What asks S3 raises ``StoreError`` where S3 refuses or is away.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
+from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import explain, explained
-from carscraper.storage.encryption import contradicts, encryption
+from carscraper.storage.answers import DENIED, FIXES, MISSING_FEATURE, Answer, explained, failure, silent
+from carscraper.storage.client import contradicts
+from carscraper.storage.keys import THUMBNAILS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
+    from datetime import datetime
+
     from carscraper.storage.client import S3Options
-    from carscraper.storage.upload import Upload
+    from carscraper.storage.keys import Upload
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_BYTES = 1024**3
 """One object is held in memory."""
 MAX_EXPIRES = timedelta(days=7)
 """A signature of version 4 lives no longer."""
-_LONGEST_KEY = 1024  # bytes of UTF-8
+MAX_DELETES = 1_000
+"""Names in one request."""
+THREADS = 10
+"""Objects under way at the same time; boto3 keeps as many connections."""
+_PIECE = 256 * 1024  # bytes read at a time
+_ABSENT = frozenset({"NoSuchKey", "NotFound", "404"})
+_OF_ONE_OBJECT = frozenset({"KMS.NotFoundException", "KMS.DisabledException"})  # encrypted with a key of its own
+
+
+# --- many at once -----------------------------------------------------------------------------------------------
+
+
+def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Return ``function(item)`` of each item, in their order, worked out in *pool*; few items are taken ahead."""
+    source = iter(items)
+    waiting = deque(pool.submit(function, item) for item in islice(source, 2 * THREADS))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut *items* into lists of at most *size*.
+
+    >>> list(in_groups(range(5), 2))
+    [[0, 1], [2, 3], [4]]
+    """
+    source = iter(items)
+    while group := list(islice(source, size)):
+        yield group
+
+
+# --- the list ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object, as the list has it."""
+
+    name: str
+    size: int
+    etag: str
+    """Without its quotes."""
+    modified: datetime
+    """With its zone."""
+    storage_class: str
+
+
+def listed(client: Any, bucket: str, prefix: str = "") -> Iterator[Listed]:
+    """Return every object below *prefix*, page by page: memory stays flat whatever the bucket holds.
+
+    Amazon gives names in the order of their UTF-8 bytes; not every server does.
+    """
+    pages = iter(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+    while True:
+        with explained(bucket, "s3:ListBucket"):
+            page = next(pages, None)
+        if page is None:
+            return
+        for each in page.get("Contents", ()):
+            yield Listed(
+                name=each["Key"],
+                size=each["Size"],
+                etag=each.get("ETag", "").strip('"'),
+                modified=each["LastModified"],
+                storage_class=each.get("StorageClass", "STANDARD"),
+            )
+
+
+def thumbnail_names(client: Any, bucket: str, prefix: str) -> list[str]:
+    """Return which thumbnails there are (``small``, …) below *prefix*; raises ``StoreError``."""
+    below = f"{prefix}{THUMBNAILS}/"
+    with explained(bucket, "s3:ListBucket"):
+        pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
+    return [each["Prefix"].removeprefix(below).rstrip("/") for page in pages for each in page.get("CommonPrefixes", ())]
+
+
+# --- look and read ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
-    """What the server says about an object."""
+class Seen:
+    """An object that is there."""
 
-    size: int
-    content_type: str
-    etag: str
+    size: int = 0
+    modified: datetime | None = None
+    """With its zone."""
+    etag: str = ""
     """Without its quotes."""
-    sse: str | None
+    sse: str | None = None
     """``AES256``, ``aws:kms``, …; ``None`` if the server names none."""
+    content_type: str = ""
+    metadata: dict[str, str] | None = None
+    """Names in lower case."""
+    sha256: str | None = None
+    """Hexadecimal; ``None`` if the bytes were not asked for."""
+    data: bytes | None = None
+    problem: str | None = None
+    """Why it can't be read: a few words. Then nothing else is known."""
 
 
-def problem_with_key(key: str, *, new: bool = False) -> str | None:
-    """Return why *key* can be no object's name, ``None`` if it can.
-
-    Args:
-        key: the object's whole name in the bucket.
-        new: it shall be made: what S3 takes but addresses, lists or folders can't hold is refused too.
-
-    >>> problem_with_key("cars/þ + 100%.jpg", new=True), problem_with_key("a/../b.jpg", new=True)
-    (None, "has a part '..', which browsers take out of an address")
-    """
-    try:
-        length = len(key.encode("utf-8"))
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    if not key:
-        return "is empty"
-    if length > _LONGEST_KEY:
-        return f"has {length} bytes; S3 takes {_LONGEST_KEY}"
-    if "\0" in key:
-        return "holds a NUL"
-    if new:
-        dots = [part for part in key.split("/") if part in {".", ".."}]
-        if dots:
-            return f"has a part {dots[0]!r}, which browsers take out of an address"
-        if re.search(r"[\x00-\x1f\x7f]", key):
-            return "holds a control character"
-        if key.endswith("/"):
-            return "ends with a slash, which marks a folder"
-    return None
-
-
-def head(client: Any, bucket: str, name: str) -> Head | None:
+def head(client: Any, bucket: str, name: str) -> Seen | None:
     """Ask for the object *name*; ``None`` if it is not there.
 
     Raises:
@@ -80,61 +150,116 @@ def head(client: Any, bucket: str, name: str) -> Head | None:
             not there.)
         StoreUnavailableError: the server is away or busy.
     """
-    try:
-        with explained(bucket, "s3:GetObject"):
+    with explained(bucket, "s3:GetObject"):
+        try:
             answer = client.head_object(Bucket=bucket, Key=name)
-    except StoreRefusedError as error:
-        status = _status(error)
-        if status == 404:
-            return None
-        # The answer to a HEAD has no body; that to a listing says why.
-        with explained(bucket, "s3:ListBucket"):
-            client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
-        if status == 400:
-            raise StoreRefusedError(f"The server does not take {name!r} as a key (400): choose another.") from error
-        raise
-    return _head(answer)
+        except ClientError as error:
+            said = Answer.of(error)
+            if said.status == 404:
+                return None
+            if not said.passing:  # the answer to a HEAD has no body; that to a listing says why
+                with explained(bucket, "s3:ListBucket"):
+                    client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
+            if said.status == 400:
+                raise StoreRefusedError(f"The server does not take {name!r} as a key (400): choose another.") from error
+            raise
+    return _seen(answer, answer["ContentLength"])
 
 
-def is_denied(error: StoreRefusedError) -> bool:
-    """Return whether *error* came of a missing right, not of wrong credentials or a missing bucket."""
-    cause = error.__cause__
-    code = cause.response["Error"].get("Code") if isinstance(cause, ClientError) else None
-    return code in {"AccessDenied", "Forbidden", "403"}
-
-
-def _status(error: StoreRefusedError) -> int:
-    cause = error.__cause__
-    return int(cause.response["ResponseMetadata"]["HTTPStatusCode"]) if isinstance(cause, ClientError) else 0
-
-
-def _head(answer: dict[str, Any]) -> Head:
-    return Head(
-        size=answer["ContentLength"],
-        content_type=answer.get("ContentType", ""),
-        etag=answer.get("ETag", "").strip('"').lower(),
-        sse=answer.get("ServerSideEncryption"),
-    )
-
-
-def get(client: Any, bucket: str, name: str) -> tuple[Head, bytes] | None:
-    """Read the object *name*; ``None`` if it is not there.
+def get(client: Any, bucket: str, name: str) -> Seen | None:
+    """Read the object *name* with its bytes; ``None`` if it is not there.
 
     Raises:
         StoreRefusedError: the server refuses, or it has more than ``MAX_BYTES``.
         StoreUnavailableError: the server is away or busy, or the connection broke.
     """
     with explained(bucket, "s3:GetObject"):
-        try:
-            answer = client.get_object(Bucket=bucket, Key=name)
-        except client.exceptions.NoSuchKey:
-            return None
-    found = _head(answer)
-    if found.size > MAX_BYTES:
-        answer["Body"].close()
+        found = _read(client, bucket, name, MAX_BYTES)
+    if found and found.problem:
         raise StoreRefusedError(f"{name} has {found.size} bytes: read it by the address that presign gives.")
-    with explained(bucket, "s3:GetObject"):
-        return found, answer["Body"].read()
+    return found
+
+
+def look(client: Any, bucket: str, name: str) -> Seen | None:
+    """Ask for the object *name* among many: what concerns it alone is its ``problem``; ``None`` if it is not there."""
+    try:
+        answer = client.head_object(Bucket=bucket, Key=name)
+    except ClientError as error:
+        said = Answer.of(error)
+        if said.code in _ABSENT or said.status == 404:
+            return None
+        if said.status >= 500:
+            raise failure(said, bucket, "s3:GetObject") from error
+        return Seen(problem=_problem(said, bucket))
+    except BotoCoreError as error:
+        raise silent(error) from error
+    return _seen(answer, answer["ContentLength"])
+
+
+def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -> Seen | None:
+    """Read the object *name* for its SHA-256, in pieces; else as :func:`look`.
+
+    Args:
+        client: a boto3 client for S3, which many threads may share.
+        bucket: its name.
+        name: the object's.
+        max_bytes: with it, its bytes are given too, unless there are more of them.
+    """
+    try:
+        return _read(client, bucket, name, max_bytes)
+    except ClientError as error:
+        said = Answer.of(error)
+        return Seen(problem=str(said.status) if said.status >= 500 else _problem(said, bucket))
+    except (EndpointConnectionError, ConnectTimeoutError) as error:
+        raise silent(error) from error
+    except BotoCoreError as error:
+        return Seen(problem=f"it breaks off ({type(error).__name__})")
+
+
+def _read(client: Any, bucket: str, name: str, max_bytes: int | None) -> Seen | None:
+    digest, size, pieces = hashlib.sha256(), 0, []
+    try:
+        answer = client.get_object(Bucket=bucket, Key=name)
+    except ClientError as error:
+        if Answer.of(error).code in _ABSENT:
+            return None
+        raise
+    if max_bytes is not None and answer["ContentLength"] > max_bytes:
+        answer["Body"].close()
+        return Seen(size=answer["ContentLength"], problem=f"more than {max_bytes} bytes")
+    for piece in answer["Body"].iter_chunks(_PIECE):
+        digest.update(piece)
+        size += len(piece)
+        if max_bytes is not None:
+            pieces.append(piece)
+    return _seen(answer, size, sha256=digest.hexdigest(), data=b"".join(pieces) if max_bytes is not None else None)
+
+
+def _seen(answer: dict[str, Any], size: int, **read: Any) -> Seen:
+    return Seen(
+        size=size,
+        modified=answer["LastModified"],
+        etag=answer.get("ETag", "").strip('"').lower(),
+        sse=answer.get("ServerSideEncryption"),
+        content_type=answer.get("ContentType", ""),
+        metadata={str(key).lower(): value for key, value in answer.get("Metadata", {}).items()},
+        **read,
+    )
+
+
+def _problem(said: Answer, bucket: str) -> str:
+    """Return why this object can't be read; raise what concerns all of them."""
+    if said.code in FIXES and said.code not in _OF_ONE_OBJECT:
+        raise failure(said, bucket, "s3:GetObject")
+    return said.code
+
+
+def is_denied(error: StoreRefusedError) -> bool:
+    """Return whether *error* came of a missing right, not of wrong credentials or a missing bucket."""
+    return isinstance(error.__cause__, ClientError) and Answer.of(error.__cause__).code in DENIED
+
+
+# --- put --------------------------------------------------------------------------------------------------------
 
 
 def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache_control: str | None) -> None:
@@ -148,64 +273,40 @@ def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache
         options: the bucket and how objects are put there.
         upload: the object.
         replace: an object of that name may be there. If not, it is the server that looks, where it knows how.
-        cache_control: the header of that name.
+        cache_control: a header.
 
     Raises:
         StoreRefusedError: the server refuses, or there is another object of that name.
         StoreUnavailableError: the server is away or busy, or confirmed other bytes.
     """
-    arguments = _arguments(options, upload, cache_control)
     condition = {} if replace else {"IfNoneMatch": "*"}
-    try:
-        answer = client.put_object(**arguments, **condition)
-    except ClientError as error:
-        code = error.response["Error"].get("Code", "")
-        if condition and code == "NotImplemented":  # the condition, or what the settings ask for: then it says so again
-            put(client, options, upload, replace=True, cache_control=cache_control)
-            return
-        if condition and code in {"PreconditionFailed", "412"}:
-            _adopt(client, options.bucket, upload)
-            return
-        raise explain(error, options.bucket, "s3:PutObject") from error
-    except BotoCoreError as error:
-        raise StoreUnavailableError(f"S3 does not answer ({type(error).__name__}).") from error
+    caching = {"CacheControl": cache_control} if cache_control else {}
+    with explained(options.bucket, "s3:PutObject"):
+        try:
+            answer = client.put_object(
+                Bucket=options.bucket,
+                Key=upload.name,
+                Body=upload.data,
+                ContentType=upload.content_type,
+                **options.put_arguments,
+                **caching,
+                **condition,
+            )
+        except ClientError as error:
+            code = Answer.of(error).code if condition else ""
+            if code == "NotImplemented":  # the condition, or what the settings ask for: then it says so again
+                return put(client, options, upload, replace=True, cache_control=cache_control)
+            if code not in {"PreconditionFailed", "412"}:
+                raise
+            there = get(client, options.bucket, upload.name)  # put by ourselves, if our first answer was lost
+            if there is None or there.data != upload.data:
+                raise StoreRefusedError(
+                    f"{upload.name} is there already, with other bytes: nothing was replaced."
+                ) from error
+            return None
     if contradicts(answer.get("ETag", "").strip('"').lower(), answer.get("ServerSideEncryption"), upload.data):
         raise StoreUnavailableError(f"The server's checksum of {upload.name} is not that of the bytes: put it again.")
-
-
-def _adopt(client: Any, bucket: str, upload: Upload) -> None:
-    """It is there already: by ourselves, if the answer to our first try was lost."""
-    there = get(client, bucket, upload.name)
-    if there is None or there[1] != upload.data:
-        raise StoreRefusedError(f"{upload.name} is there already, with other bytes: nothing was replaced.")
-
-
-def _arguments(options: S3Options, upload: Upload, cache_control: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "Bucket": options.bucket,
-        "Key": upload.name,
-        "Body": upload.data,
-        "ContentType": upload.content_type,
-        **sse_arguments(options.sse),
-    }
-    if cache_control:
-        found["CacheControl"] = cache_control
-    if options.storage_class:
-        found["StorageClass"] = options.storage_class
-    if options.tags:
-        found["Tagging"] = urlencode(options.tags)
-    return found
-
-
-def sse_arguments(sse: str | None) -> dict[str, str]:
-    """Return ``S3_SSE`` as boto3's arguments of a put.
-
-    >>> sse_arguments("aws:kms:1234-abcd"), sse_arguments("AES256"), sse_arguments(None)
-    ({'ServerSideEncryption': 'aws:kms', 'SSEKMSKeyId': '1234-abcd'}, {'ServerSideEncryption': 'AES256'}, {})
-    """
-    kind, key = encryption(sse)
-    arguments = {"ServerSideEncryption": kind, "SSEKMSKeyId": key}
-    return {name: value for name, value in arguments.items() if value}
+    return None
 
 
 def presign(
@@ -213,17 +314,10 @@ def presign(
 ) -> str:
     """Return an address that opens *name* for a while to whoever has it; nothing is asked of the server.
 
-    Args:
-        client: of the bucket's server.
-        bucket: its name.
-        name: the object's, which need not be there.
-        expires: at most ``MAX_EXPIRES``; credentials of a role end it sooner.
-        put: for writing instead of reading.
-        content_type: what a writer must say about its bytes.
+    It *expires* after ``MAX_EXPIRES`` at most, with credentials of a role sooner; one to *put* may say what
+    *content_type* the writer must name.
     """
-    parameters = {"Bucket": bucket, "Key": name}
-    if put and content_type:
-        parameters["ContentType"] = content_type
+    parameters = {"Bucket": bucket, "Key": name} | ({"ContentType": content_type} if put and content_type else {})
     with explained(bucket, "s3:PutObject" if put else "s3:GetObject"):
         address: str = client.generate_presigned_url(
             "put_object" if put else "get_object",
@@ -232,3 +326,53 @@ def presign(
             HttpMethod="PUT" if put else "GET",
         )
     return address
+
+
+# --- remove -----------------------------------------------------------------------------------------------------
+
+
+def keeps_versions(client: Any, bucket: str) -> bool | None:
+    """Return whether the bucket keeps what is deleted as an old version; ``None`` if it does not say."""
+    try:
+        answer = client.get_bucket_versioning(Bucket=bucket)
+    except (ClientError, BotoCoreError):
+        return None
+    return answer.get("Status") in {"Enabled", "Suspended"}
+
+
+def versions_of(client: Any, bucket: str, name: str) -> list[str]:
+    """Return the id of every version of the object *name*, delete markers too; none where no versions are kept."""
+    versions: list[str] = []
+    with explained(bucket, "s3:ListBucketVersions"):
+        try:
+            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name):
+                found = [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
+                versions += [each["VersionId"] for each in found if each["Key"] == name]
+                if any(each["Key"] != name for each in found):
+                    break  # names come in their order: what begins like this one comes behind it
+        except ClientError as error:
+            if Answer.of(error).code not in MISSING_FEATURE:
+                raise
+    return versions
+
+
+def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:
+    """Remove the object *name*, or these *versions* of it for good; return whether an old version stays."""
+    for version in versions:
+        with explained(bucket, "s3:DeleteObjectVersion"):
+            client.delete_object(Bucket=bucket, Key=name, VersionId=version)
+    if versions:
+        return False
+    with explained(bucket, "s3:DeleteObject"):
+        return bool(client.delete_object(Bucket=bucket, Key=name).get("DeleteMarker"))
+
+
+def remove_many(client: Any, bucket: str, names: Sequence[str]) -> dict[str, str]:
+    """Remove at most ``MAX_DELETES`` objects; return those that are still there, each with the reason."""
+    if not names:
+        return {}
+    with explained(bucket, "s3:DeleteObject"):
+        answer = client.delete_objects(
+            Bucket=bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
+        )
+    return {each["Key"]: each.get("Code", "refused") for each in answer.get("Errors", ())}

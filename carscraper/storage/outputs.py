@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import S3Options, explained, open_client, session
-from carscraper.storage.encryption import encryption
+from carscraper.storage.answers import explained
+from carscraper.storage.client import S3Options, open_client, session
 from carscraper.storage.keys import normalise_prefix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
@@ -102,74 +103,55 @@ def upload(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
     Raises:
         ConfigurationError: the credentials can't be read.
     """
-    work = _Upload(options)
-    # A server that sends a byte now and then keeps a call waiting for ever: whoever waits here must not.
-    thread = threading.Thread(target=work.run, args=(files,), name="outputs", daemon=True)
-    thread.start()
-    thread.join(options.timeout + _GRACE)
-    done = work.done
-    found = Uploaded(urls=list(done.urls), sizes=list(done.sizes), errors=list(done.errors))
-    if thread.is_alive():
-        found.errors.append(work.too_late)
-    return found
+    done = Uploaded()
+    too_late = f"The upload took longer than {options.timeout:g} s: do it again, or raise S3_OUTPUT_TIMEOUT."
+    client = open_client(options.s3, attempts=options.retries + 1)
+    end = time.monotonic() + options.timeout
 
+    def go_on(_bytes: int) -> None:
+        """Break a transfer off whose time is over; boto3 then removes the parts that are there."""
+        if time.monotonic() >= end:
+            raise StoreUnavailableError(too_late)
 
-class _Upload:
-    def __init__(self, options: OutputOptions) -> None:
-        self._options = options
-        self._client = open_client(options.s3, attempts=options.retries + 1)
-        self._deadline = time.monotonic() + options.timeout
-        self.done = Uploaded()
-        self.too_late = f"The upload took longer than {options.timeout:g} s: do it again, or raise S3_OUTPUT_TIMEOUT."
-
-    def run(self, files: list[OutputFile]) -> None:
+    def run() -> None:
         for file in files:
             try:
-                size = self._put(file)
+                size = _put(client, options, file, go_on)
             except OSError as error:
-                self.done.errors.append(f"{file.path.name} can't be read ({error.strerror or error}).")
+                done.errors.append(f"{file.path.name} can't be read ({error.strerror or error}).")
             except StoreError as error:
-                self.done.errors.append(self._said(error))
-                if isinstance(error, StoreRefusedError) or time.monotonic() >= self._deadline:
+                said = str(error).replace("S3_TAGS", "S3_OUTPUT_TAGS=false")
+                done.errors.append(said.replace("AWS_S3_BUCKET", "S3_OUTPUT_BUCKET") if options.own_bucket else said)
+                if isinstance(error, StoreRefusedError) or time.monotonic() >= end:
                     return
             else:
-                self.done.sizes.append(size)
-                self.done.urls.append(f"s3://{self._options.s3.bucket}/{file.key}")
+                done.sizes.append(size)
+                done.urls.append(f"s3://{options.s3.bucket}/{file.key}")
 
-    def _said(self, error: StoreError) -> str:
-        sentence = str(error).replace("S3_TAGS", "S3_OUTPUT_TAGS=false")
-        return sentence.replace("AWS_S3_BUCKET", "S3_OUTPUT_BUCKET") if self._options.own_bucket else sentence
+    # A server that sends a byte now and then keeps a call waiting for ever: whoever waits here must not.
+    thread = threading.Thread(target=run, name="outputs", daemon=True)
+    thread.start()
+    thread.join(options.timeout + _GRACE)
+    late = [too_late] if thread.is_alive() else []
+    return Uploaded(urls=list(done.urls), sizes=list(done.sizes), errors=[*done.errors, *late])
 
-    def _put(self, file: OutputFile) -> int:
-        """Upload *file* and look whether all of it is there; return its size."""
-        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415 - it takes boto3 with it
 
-        bucket = self._options.s3.bucket
-        action = "s3:PutObject" + (" and s3:PutObjectTagging" if self._options.client else "")
-        # Not in threads of its own: the interpreter would wait for those at its end, however late they are.
-        config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, use_threads=False)
-        size = file.path.stat().st_size
-        with file.path.open("rb") as source, explained(bucket, action):
-            self._client.upload_fileobj(
-                source, bucket, file.key, ExtraArgs=self._headers(file), Config=config, Callback=self._go_on
-            )
-        with explained(bucket, "s3:GetObject"):
-            head = self._client.head_object(Bucket=bucket, Key=file.key)
-        if head["ContentLength"] != size:
-            cure = ": if the server does not know tags, set S3_OUTPUT_TAGS=false" if self._options.client else ""
-            raise StoreUnavailableError(f"{file.path.name} in {bucket} is not what was sent{cure}.")
-        return size
+def _put(client: Any, options: OutputOptions, file: OutputFile, go_on: Callable[[int], None]) -> int:
+    """Upload *file* and look whether all of it is there; return its size."""
+    from boto3.s3.transfer import TransferConfig  # noqa: PLC0415 - it takes boto3 with it
 
-    def _go_on(self, _bytes: int) -> None:
-        """Break a transfer off whose time is over; boto3 then removes the parts that are there."""
-        if time.monotonic() >= self._deadline:
-            raise StoreUnavailableError(self.too_late)
-
-    def _headers(self, file: OutputFile) -> dict[str, str]:
-        headers = {"ContentType": file.content_type}
-        if self._options.client:
-            headers["Tagging"] = urlencode({"client": self._options.client, "type": file.kind, "date": file.date})
-        kind, key = encryption(self._options.s3.sse)
-        return headers | {
-            name: value for name, value in (("ServerSideEncryption", kind), ("SSEKMSKeyId", key)) if value
-        }
+    bucket, size = options.s3.bucket, file.path.stat().st_size
+    headers = {"ContentType": file.content_type, **options.s3.sse_arguments}
+    if options.client:
+        headers["Tagging"] = urlencode({"client": options.client, "type": file.kind, "date": file.date})
+    # Not in threads of its own: the interpreter would wait for those at its end, however late they are.
+    config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, use_threads=False)
+    action = "s3:PutObject" + (" and s3:PutObjectTagging" if options.client else "")
+    with file.path.open("rb") as source, explained(bucket, action):
+        client.upload_fileobj(source, bucket, file.key, ExtraArgs=headers, Config=config, Callback=go_on)
+    with explained(bucket, "s3:GetObject"):
+        there = client.head_object(Bucket=bucket, Key=file.key)
+    if there["ContentLength"] != size:
+        cure = ": if the server does not know tags, set S3_OUTPUT_TAGS=false" if options.client else ""
+        raise StoreUnavailableError(f"{file.path.name} in {bucket} is not what was sent{cure}.")
+    return size

@@ -21,33 +21,22 @@ from urllib.parse import quote
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.client import (
-    DENIED,
-    Answer,
-    S3Options,
-    connection_problem,
-    failure,
-    keys,
-    open_client,
-    session,
-    silent,
-)
-from carscraper.storage.encryption import contradicts, encryption
-from carscraper.storage.keys import permanent_url
-from carscraper.storage.upload import IMMUTABLE
+from carscraper.storage.answers import DENIED, Answer, connection_problem, failure, silent
+from carscraper.storage.client import S3Options, contradicts, encryption, keys, open_client, session, why_refused
+from carscraper.storage.keys import IMMUTABLE, permanent_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from obstore.store import ClientConfig
 
-    from carscraper.storage.upload import Upload
+    from carscraper.storage.keys import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -116,27 +105,22 @@ class S3Store:
                 f"set AWS_S3_REGION={region}."
             )
         if answer.status_code != _HTTP_OK:
-            self._explain(answer.status_code)
+            self._explain()
 
-    def _explain(self, status: int) -> None:
+    def _explain(self) -> None:
         """Find out why HEAD was refused: its answer has no body, that to a listing has."""
-        found = Answer(status)
         client = self.client()
         try:
-            client.list_objects_v2(Bucket=self._options.bucket, MaxKeys=1, Prefix=self._options.prefix)
-        except ClientError as error:
-            found = Answer.of(error)
+            refusal = why_refused(client, self._options.bucket, self._options.prefix)
         except BotoCoreError as error:
             raise silent(error) from error
-        else:
-            return
         finally:
             client.close()
-        if found.code in DENIED:
+        if refusal and refusal.code in DENIED:
             # A key that may only put is allowed to crawl; the first upload tells whether it may.
             logger.info("S3: these credentials may not look into %s; going on, uploads will tell", self._options.bucket)
-            return
-        raise failure(found, self._options.bucket, "s3:ListBucket")
+        elif refusal:
+            raise failure(refusal, self._options.bucket, "s3:ListBucket")
 
     def get(self, name: str, *, max_bytes: int) -> bytes | None:
         """Read the object *name*; ``None`` if it is not there.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from carscraper.exceptions import ConfigurationError, StoreUnavailableError
 from carscraper.storage.folder import write_atomically
-from carscraper.storage.upload import Upload
+from carscraper.storage.keys import Upload
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from carscraper.storage.spool import Spool
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
-    from carscraper.storage.upload import Upload
+    from carscraper.storage.keys import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +306,18 @@ def _build_s3(settings: BaseSettings) -> ImagesFilesStore:
 
     options = S3Options.from_settings(settings)
     backend = S3Store(options)
-    # Names in the spool are whole: what was to go below another prefix must not stand in the way of this one.
-    location = f"{backend.location}/{options.prefix}"
-    spool = Spool(Path(settings.get("SPOOL_DIR")), location=location, max_bytes=settings.getint("SPOOL_MAX_BYTES"))
-    return ImagesFilesStore(backend, parallel=options.parallel, spool=spool, timeout=options.timeout)
+    return ImagesFilesStore(
+        backend,
+        parallel=options.parallel,
+        spool=s3_spool(settings, options.store, options.prefix),
+        timeout=options.timeout,
+    )
+
+
+def s3_spool(settings: BaseSettings, store: str, prefix: str) -> Spool:
+    """Return the spool of what goes to a bucket (``s3://bucket``) below *prefix*: names in it are whole."""
+    return Spool(
+        Path(settings.get("SPOOL_DIR")),
+        location=f"{store}/{prefix}",
+        max_bytes=settings.getint("SPOOL_MAX_BYTES"),
+    )

@@ -15,7 +15,7 @@ from carscraper.db import inventory
 from carscraper.db.models import CrawlRun
 from carscraper.maintenance import audit as audit_module
 from carscraper.maintenance import repair as repair_module
-from carscraper.maintenance.findings import WORDS
+from carscraper.maintenance.audit import WORDS
 from tests.crawl.conftest import new_site, new_world
 from tests.maintenance.stock import OLD, Stock, images, picture
 
@@ -149,7 +149,7 @@ def test_the_order_of_the_server_is_no_matter(stock: Stock, storage: Storage, mo
         stock.row(listing_id, f"1/{number}", **stock.stored(b"bytes", name))
     real = audit_module.listed
     monkeypatch.setattr(audit_module, "listed", lambda *given: reversed(list(real(*given))))
-    monkeypatch.setattr(audit_module.readback, "look", None)  # nothing even looks like a fault
+    monkeypatch.setattr(audit_module.objects, "look", None)  # nothing even looks like a fault
     assert summary(storage("audit", "--json"))["same"] == len(names)
 
 
@@ -353,13 +353,13 @@ class TestDeleting:
     def test_a_row_written_just_then_is_pending_again(
         self, stock: Stock, storage: Storage, orphans: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = repair_module.readback.delete
+        real = repair_module.objects.remove_many
 
         def delete(*given: Any) -> dict[str, str]:
             stock.row(1, "1/77", **stock.stored(b"1", orphans[1]))
             return real(*given)
 
-        monkeypatch.setattr(repair_module.readback, "delete", delete)
+        monkeypatch.setattr(repair_module.objects, "remove_many", delete)
         said = storage("audit", "--delete-orphans", "--yes", code=3)
         assert "Named by a row just then, pending again: 1." in said.out
         assert stock.only(identity="1/77").status == "pending"

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import pytest
 from sqlalchemy import insert
@@ -14,10 +15,10 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.storage.keys import image_key, thumbnail_key
+from tests import services
 from tests.cli.shop import NO_BUCKET
 
 if TYPE_CHECKING:
-    from tests import services
     from tests.cli.conftest import Storage
 
 
@@ -72,6 +73,23 @@ class TestList:
             (["bilasolur/", "--make", "vw"], PHOTOS[2:3]),
         ]:
             assert self.names(storage, *words) == sorted(wanted), words
+
+    def test_no_more_is_read_than_has_to_be(self, storage: Storage, moto_s3: services.S3) -> None:
+        with services.S3Proxy(moto_s3.endpoint) as proxy:
+            storage.settings = {**moto_s3.via(proxy).env, "S3_PREFIX": "cars"}
+            for words, asked in [
+                ([], "cars/"),
+                (["--source", "bilasolur", "--year", "2019"], "cars/bilasolur/2019/"),
+                (["--source", "bilasolur", "--year", "2019", "--make", "kia"], "cars/bilasolur/2019/kia/"),
+                (["--source", "bilasolur", "--make", "kia"], "cars/bilasolur/"),
+                (["--make", "kia"], "cars/"),
+                (["bilasolur/2019/toyota/yaris/2", "--source", "bilasolur"], "cars/bilasolur/2019/toyota/yaris/2"),
+                (["br/", "--source", "bilasolur"], None),
+            ]:
+                proxy.forget()
+                storage("list", *words)
+                found = [parse_qs(each.query)["prefix"][0] for each in proxy.requests]
+                assert found == [asked] * (asked is not None), words
 
     def test_for_people(self, storage: Storage, bucket: services.S3) -> None:
         said = storage("list", "--make", "vw")

@@ -1,4 +1,4 @@
-"""``scrapy storage check``: lines, JSON and exit codes; every failure is in tests/maintenance/test_check.py."""
+"""``scrapy storage check``: lines, JSON and exit codes; every failure is in tests/storage/test_check.py."""
 
 from __future__ import annotations
 

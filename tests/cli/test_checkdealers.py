@@ -65,6 +65,7 @@ class Dealer:
             env={"DATABASE_URL": self._database_url},
             settings=FAST,
             spider_arguments={"base_url": self._url} | arguments,
+            alone=False,
         )
         assert done.returncode == code, done
         assert "Traceback" not in done.stderr, done
@@ -150,14 +151,14 @@ def test_a_second_crawl_that_reads_no_details_is_no_change(
 
 def test_the_command_before_any_crawl(tmp_path: Path, sqlite_url: str) -> None:
     env = {"DATABASE_URL": sqlite_url}
-    done = services.run_scrapy("checkdealers", cwd=tmp_path, env=env)
+    done = services.run_scrapy("checkdealers", cwd=tmp_path, env=env, alone=False)
     assert (done.returncode, done.stdout) == (4, "")
     assert "run a crawl first" in done.stderr
-    done = services.run_scrapy("checkdealers", "--sources", "bmw", cwd=tmp_path, env=env)
+    done = services.run_scrapy("checkdealers", "--sources", "bmw", cwd=tmp_path, env=env, alone=False)
     assert done.returncode == 4
     assert done.stderr.startswith("--sources names bmw, which is no dealer here; known are ")
-    assert services.run_scrapy("database", "upgrade", cwd=tmp_path, env=env).returncode == 0
-    done = services.run_scrapy("checkdealers", cwd=tmp_path, env=env)
+    assert services.run_scrapy("database", "upgrade", cwd=tmp_path, env=env, alone=False).returncode == 0
+    done = services.run_scrapy("checkdealers", cwd=tmp_path, env=env, alone=False)
     assert done.returncode == 4
     assert "hekla: no crawl yet" in done.stdout
     assert done.stderr == "Nothing to compare: no dealer has a good crawl before its last one.\n"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
+from carscraper.command import checked
 from carscraper.commands import crawlall
 from carscraper.commands.crawlall import report
 from carscraper.db import runs, schema
@@ -97,7 +98,7 @@ def test_each_dealer_has_its_outcome_and_its_log(
 
 def test_nothing_is_started_for_an_unknown_name(tmp_path: Path, sqlite_url: str) -> None:
     done = services.run_scrapy(
-        "crawlall", "--sources", "bilasolur,helka", cwd=tmp_path, env={"DATABASE_URL": sqlite_url}
+        "crawlall", "--sources", "bilasolur,helka", cwd=tmp_path, env={"DATABASE_URL": sqlite_url}, alone=False
     )
     assert (done.returncode, done.stdout) == (4, "")
     (sentence,) = done.stderr.splitlines()
@@ -280,7 +281,7 @@ def plan(*words: str, **settings: Any) -> tuple[dict[str, list[str]], dict[str, 
     command.add_options(parser)
     opts, left = parser.parse_known_args(words)
     command.process_options(left, opts)
-    crawls, left_out = command._plan(opts)
+    crawls, left_out = crawlall.plan(checked(command.settings), opts)
     return {each.spider: each.command for each in crawls}, left_out
 
 

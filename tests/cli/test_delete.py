@@ -11,8 +11,9 @@ import sqlalchemy
 from carscraper.db import queries
 from carscraper.db.models import CarImageRow
 from carscraper.items import CarImage, CarItem
+from carscraper.storage import objects
+from carscraper.storage.keys import Upload
 from carscraper.storage.spool import Spool
-from carscraper.storage.upload import Upload
 from tests import services
 from tests.cli.shop import RULES, Shop, each_server_and_database
 from tests.crawl.world import World, verdict
@@ -354,11 +355,9 @@ def test_a_kill_between_rows_and_objects_leaves_nothing_wrong(
 def test_a_crawl_that_links_the_photo_meanwhile_gets_a_tombstone_too(
     storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from carscraper.storage import removal
-
     shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg")
-    real = removal.remove
+    real = objects.remove
 
     def remove(*given: Any) -> bool:
         kept: bool = real(*given)
@@ -366,7 +365,7 @@ def test_a_crawl_that_links_the_photo_meanwhile_gets_a_tombstone_too(
         moto_s3.delete("x/1_a.jpg")
         return kept
 
-    monkeypatch.setattr(removal, "remove", remove)
+    monkeypatch.setattr(objects, "remove", remove)
     storage("delete", "x/1_a.jpg", "--yes")
     assert tombstone(shop.images("2")[0])
     assert shop.cover("2") is None

@@ -73,17 +73,8 @@ def test_apply_keeps_what_others_made_and_does_nothing_twice(
 ) -> None:
     put(moto_s3, FOREIGN)
     storage.settings = moto_s3.via(proxy).env | {"S3_PREFIX": "cars/"}
-    options = (
-        *MOVES,
-        "--expire",
-        "cars/_test/:1",
-        "--expire",
-        "outputs/:30",
-        "--old-versions",
-        "9",
-        "--multipart",
-        "3",
-    )
+    expire = ("--expire", "cars/_test/:1", "--expire", "outputs/:30")
+    options = (*MOVES, *expire, "--old-versions", "9", "--multipart", "3")
     assert storage("lifecycle", "apply", "--yes", *options).out.endswith("Done.\n")
     rules = rules_of(moto_s3)
     assert rules[0] == FOREIGN
@@ -156,15 +147,15 @@ def test_apply_warns_of_archives_and_deleted_photos(storage: Storage, moto_s3: s
     assert again.err == ""  # nothing changes, nothing is said
 
 
-@pytest.mark.parametrize("answer", ["y", "n"])
-def test_it_asks(storage: Storage, moto_s3: services.S3, answer: str) -> None:
+def test_it_asks(storage: Storage, moto_s3: services.S3) -> None:
     put(moto_s3, FOREIGN)
     storage.settings = moto_s3.env
-    storage.answer = answer
-    said = storage("lifecycle", "apply", "--multipart", "3")
-    assert "Change the lifecycle rules of" in said.err
-    assert said.out.splitlines()[-1] == ("Done." if answer == "y" else "Nothing was changed.")
-    assert len(rules_of(moto_s3)) == (2 if answer == "y" else 1)
+    for answer, says, number in (("n", "Nothing was changed.", 1), ("y", "Done.", 2)):
+        storage.answer = answer
+        said = storage("lifecycle", "apply", "--multipart", "3")
+        assert "Change the lifecycle rules of" in said.err
+        assert said.out.splitlines()[-1] == says
+        assert len(rules_of(moto_s3)) == number
 
 
 def test_somebody_changes_the_rules_in_the_meantime(
@@ -177,7 +168,7 @@ def test_somebody_changes_the_rules_in_the_meantime(
         put(moto_s3, FOREIGN)
         return True
 
-    monkeypatch.setattr("carscraper.cli.console.Console.confirm", confirm)
+    monkeypatch.setattr("carscraper.console.Console.confirm", confirm)
     assert "changed by somebody else in the meantime" in storage("lifecycle", "apply", "--multipart", "3", code=4).err
     assert rules_of(moto_s3) == [FOREIGN]
 

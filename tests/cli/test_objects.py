@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from carscraper.cli.durations import duration, in_words
+from carscraper.commands.storage.common import problem_with_key
+from carscraper.console import duration, in_words
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
@@ -147,37 +148,28 @@ def test_put_with_what_is_configured(storage: Storage, moto: services.S3, photo:
     assert head["CacheControl"] == "public, max-age=31536000, immutable"
 
 
-@pytest.mark.parametrize(
-    ("kind", "content_type"), [("png", "image/png"), ("webp", "image/webp"), ("avif", "image/avif")]
-)
-def test_the_type_is_that_of_the_bytes(
-    storage: Storage, moto: services.S3, tmp_path: Path, kind: str, content_type: str
-) -> None:
-    (tmp_path / "x.jpg").write_bytes(photos()[kind][1])
-    storage("put", "x.jpg", KEY)
-    assert moto.get(KEY)[1]["content-type"] == content_type
+def test_the_type_is_that_of_the_bytes(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
+    for kind in ("png", "webp", "avif"):
+        (tmp_path / "x.jpg").write_bytes(photos()[kind][1])
+        storage("put", "x.jpg", f"{kind}.jpg")
+        assert moto.get(f"{kind}.jpg")[1]["content-type"] == f"image/{kind}"
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "content_type"),
-    [
+def test_what_is_no_photo(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
+    for name, content, content_type in [
         ("page.html", b"<html>hi</html>", "text/html"),
         ("notes", b"\x00\x01\x02", "application/octet-stream"),
         ("cut.jpg", PHOTO[:500], "image/jpeg"),
-    ],
-)
-def test_what_is_no_photo(
-    storage: Storage, moto: services.S3, tmp_path: Path, name: str, content: bytes, content_type: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    said = storage("put", name, "x/y", code=4)
-    assert said.err.startswith(f"{name} is no photo a crawl would keep (")
-    assert said.err.endswith("): say --any to put it all the same.\n")
-    assert moto.keys() == []
-    storage("put", name, "x/y", "--any")
-    headers = moto.get("x/y")[1]
-    assert headers["content-type"].split(";", maxsplit=1)[0] == content_type
-    assert "cache-control" not in headers
+    ]:
+        (tmp_path / name).write_bytes(content)
+        said = storage("put", name, name, code=4)
+        assert said.err.startswith(f"{name} is no photo a crawl would keep (")
+        assert said.err.endswith("): say --any to put it all the same.\n")
+        assert name not in moto.objects()
+        storage("put", name, name, "--any")
+        headers = moto.get(name)[1]
+        assert headers["content-type"].split(";", maxsplit=1)[0] == content_type
+        assert "cache-control" not in headers
 
 
 def test_put_replaces_nothing_unasked(storage: Storage, moto: services.S3, photo: Path) -> None:
@@ -222,6 +214,25 @@ def test_put_rehearsed(storage: Storage, moto: services.S3, photo: Path) -> None
     assert moto.keys() == []
 
 
+def test_keys() -> None:
+    for key, problem, for_new in [
+        ("a b+þ%#?&'\".jpg", None, None),
+        (".hidden/..x.jpg", None, None),
+        ("a//b.jpg", None, None),
+        ("", "is empty", "is empty"),
+        ("a" * 1024, None, None),
+        ("þ" * 513, "has 1026 bytes; S3 takes 1024", "has 1026 bytes; S3 takes 1024"),
+        ("a\0b", "holds a NUL", "holds a NUL"),
+        ("a\udce9b", "is not UTF-8", "is not UTF-8"),
+        ("a\nb", None, "holds a control character"),
+        ("a/./b", None, "has a part '.', which browsers take out of an address"),
+        ("../b", None, "has a part '..', which browsers take out of an address"),
+        ("a/", None, "ends with a slash, which marks a folder"),
+    ]:
+        assert problem_with_key(key) == problem, key
+        assert problem_with_key(key, new=True) == for_new, key
+
+
 def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path) -> None:
     for key in ("", "a" * 1025, "../a.jpg", "a/./b.jpg", "a\tb.jpg", "a\nb.jpg", "a/"):
         said = storage("put", photo, key, code=None)
@@ -230,11 +241,11 @@ def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path)
     assert moto.keys() == []
 
 
-@pytest.mark.parametrize(("name", "why"), [("nothing.jpg", "No such file"), (".", "Is a directory"), ("a\0b", "null")])
-def test_files_that_put_can_not_read(storage: Storage, moto: services.S3, name: str, why: str) -> None:
-    said = storage("put", name, KEY, code=4)
-    assert "can't be read (" in said.err
-    assert why in said.err
+def test_files_that_put_can_not_read(storage: Storage, moto: services.S3) -> None:
+    for name, why in (("nothing.jpg", "No such file"), (".", "Is a directory"), ("a\0b", "null")):
+        said = storage("put", name, KEY, code=4)
+        assert "can't be read (" in said.err
+        assert why in said.err
 
 
 def test_put_says_what_a_crawl_would_have_cut_out(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
@@ -448,18 +459,15 @@ def test_presign_with_credentials_that_end(storage: Storage, moto: services.S3) 
     assert "the address ends with them" in storage("presign", KEY).err
 
 
-@pytest.mark.parametrize(
-    ("settings", "base"),
-    [
+def test_url(storage: Storage) -> None:
+    for settings, base in [
         ({}, "https://car-photos.s3.eu-north-1.amazonaws.com"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "http://127.0.0.1:1/car-photos"),
         ({"IMAGES_PUBLIC_URL": "https://img.example.is/x/"}, "https://img.example.is/x"),
-    ],
-)
-def test_url(storage: Storage, settings: dict[str, str], base: str) -> None:
-    storage.settings = {"AWS_S3_BUCKET": "car-photos", **settings}
-    assert storage("url", "a b/100%þ?.jpg").out == f"{base}/a%20b/100%25%C3%BE%3F.jpg\n"
-    assert storage("url", "k", "--json").data == {"key": "k", "url": f"{base}/k"}
+    ]:
+        storage.settings = {"AWS_S3_BUCKET": "car-photos", **settings}
+        assert storage("url", "a b/100%þ?.jpg").out == f"{base}/a%20b/100%25%C3%BE%3F.jpg\n"
+        assert storage("url", "k", "--json").data == {"key": "k", "url": f"{base}/k"}
 
 
 def test_keys_that_are_none(storage: Storage) -> None:

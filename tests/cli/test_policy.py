@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import urllib.request
 from dataclasses import replace
@@ -17,8 +18,8 @@ from carscraper.exceptions import StoreRefusedError
 from carscraper.runs.outputs import KINDS, folder_name
 from carscraper.storage import outputs
 from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
-from carscraper.storage.upload import Upload
 from tests import services
 from tests.cli.shop import NO_BUCKET
 from tests.fakes import make_settings
@@ -185,17 +186,16 @@ def test_outputs_have_no_rights_unless_they_are_uploaded(storage: Storage, moto_
         assert "car-outputs" not in str(off)
 
 
-@pytest.mark.parametrize("prefix", ["", "outputs", "cars"])
-def test_the_public_never_reads_outputs(prefix: str, storage: Storage, moto_s3: services.S3) -> None:
+def test_the_public_never_reads_outputs(storage: Storage, moto_s3: services.S3) -> None:
     """Whatever S3_PREFIX and S3_OUTPUT_PREFIX are, and whatever a job is called."""
-    settings = {"S3_PREFIX": prefix, "S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_PREFIX": "outputs"}
-    storage.settings = moto_s3.env | settings
-    (statement,) = json.loads(storage("policy", "--bucket-policy", "public").out)["Statement"]
-    its = outputs.OutputOptions.from_settings(make_settings(**storage.settings))
-    for job in ("job", "a.jpg", "b.png"):
-        for name in KINDS:
+    for prefix in ("", "outputs", "cars"):
+        settings = {"S3_PREFIX": prefix, "S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_PREFIX": "outputs"}
+        storage.settings = moto_s3.env | settings
+        (statement,) = json.loads(storage("policy", "--bucket-policy", "public").out)["Statement"]
+        its = outputs.OutputOptions.from_settings(make_settings(**storage.settings))
+        for job, name in itertools.product(("job", "a.jpg", "b.png"), KINDS):
             arn = f"arn:aws:s3:::{moto_s3.bucket}/{its.key(folder_name(datetime.now(UTC), job), name)}"
-            assert not [each for each in statement["Resource"] if fnmatch.fnmatchcase(arn, each)]
+            assert not [each for each in statement["Resource"] if fnmatch.fnmatchcase(arn, each)], (prefix, arn)
 
 
 def test_it_is_for_the_bucket_and_prefix_of_the_settings(storage: Storage, moto_s3: services.S3) -> None:
@@ -217,36 +217,29 @@ def test_json_is_what_it_prints_anyway(storage: Storage, moto_s3: services.S3) -
     assert moto_s3.secret_key not in printed(storage, moto_s3, "admin")
 
 
-@pytest.mark.parametrize(
-    ("words", "sid"),
-    [
+def test_policies_of_the_bucket(storage: Storage, moto_s3: services.S3) -> None:
+    for words, sid in [
         (["tls"], "CarscraperTlsOnly"),
         (["public"], "CarscraperPublicRead"),
         (["cloudfront", "--distribution-arn", DISTRIBUTION], "CarscraperCloudFrontRead"),
-    ],
-)
-def test_policies_of_the_bucket(storage: Storage, moto_s3: services.S3, words: list[str], sid: str) -> None:
-    document = printed(storage, moto_s3, "--bucket-policy", *words)
-    (statement,) = json.loads(document)["Statement"]
-    assert statement["Sid"] == sid
-    assert ("AWS:SourceArn" in document) == (words[0] == "cloudfront")
-    moto_s3.client.put_bucket_policy(Bucket=moto_s3.bucket, Policy=document)
+    ]:
+        document = printed(storage, moto_s3, "--bucket-policy", *words)
+        (statement,) = json.loads(document)["Statement"]
+        assert statement["Sid"] == sid
+        assert ("AWS:SourceArn" in document) == (words[0] == "cloudfront")
+        moto_s3.client.put_bucket_policy(Bucket=moto_s3.bucket, Policy=document)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_one_policy_at_a_time(storage: Storage, moto_s3: services.S3) -> None:
+    storage.settings = moto_s3.env
+    for words in (
         [],
         ["crawl", "--bucket-policy", "tls"],
         ["--bucket-policy", "cloudfront"],
         ["crawl", "--distribution-arn", DISTRIBUTION],
-    ],
-)
-def test_one_policy_at_a_time(storage: Storage, moto_s3: services.S3, words: list[str]) -> None:
-    storage.settings = moto_s3.env
-    said = storage("policy", *words, code=4)
-    assert said.out == ""
-    assert said.err.count("\n") == 1
+    ):
+        said = storage("policy", *words, code=4)
+        assert (said.out, said.err.count("\n")) == ("", 1), words
 
 
 def test_what_is_no_distribution(storage: Storage) -> None:

@@ -212,11 +212,11 @@ def test_what_is_not_there_is_a_sentence(scrapy_runs: Callable[..., Said], sqlit
 
 def test_the_program_itself(tmp_path: Path, sqlite_url: str, three: list[int]) -> None:
     env = {"DATABASE_URL": sqlite_url}
-    done = services.run_scrapy("runs", "--json", cwd=tmp_path, env=env)
+    done = services.run_scrapy("runs", "--json", cwd=tmp_path, env=env, alone=False)
     assert done.returncode == 0, done
     assert len(json.loads(done.stdout)) == 3
     outcomes: list[Any] = [
-        (services.run_scrapy("runs", *words, cwd=tmp_path, env=env), code)
+        (services.run_scrapy("runs", *words, cwd=tmp_path, env=env, alone=False), code)
         for words, code in ((["list", "--limit", "0"], 2), (["show"], 2), (["frobnicate"], 2), (["show", "99"], 4))
     ]
     for done, code in outcomes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url
 
-from carscraper.cli.storage import VERBS as STORAGE_VERBS
+from carscraper.commands.storage import Command as StorageCommand
 from tests import services
 from tests.cli.test_objects import enter
 from tests.conftest import service
@@ -59,7 +59,7 @@ WORDS: dict[str, list[list[str]]] = {
 }
 """What each verb is called with; the first of them must be understood."""
 
-VERBS = [verb.name for verb in STORAGE_VERBS]
+VERBS = [verb.name for verb in StorageCommand.verbs]
 
 
 def test_every_verb_is_here() -> None:

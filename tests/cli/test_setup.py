@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from carscraper.maintenance import lifecycle
+from carscraper.maintenance import lifecycle, policies
 from carscraper.maintenance.bucket import Bucket
 from carscraper.maintenance.features import FEATURES
-from carscraper.storage import policies
 from tests import services
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def test_tls_only_is_for_endpoints_with_tls(
     storage.settings = moto_s3.env
     assert policies.TLS_ONLY not in storage("setup", "--dry-run").out  # it would lock us out
     # Reached by http, whatever the setting says.
-    monkeypatch.setattr("carscraper.cli.storage.setup.Bucket", lambda _, options: Bucket(moto_s3.client, options))
+    monkeypatch.setattr("carscraper.maintenance.bucket.Bucket", lambda _, options: Bucket(moto_s3.client, options))
     storage.settings |= {"AWS_ENDPOINT_URL": moto_s3.endpoint.replace("http:", "https:")}
     assert f"+ policy: {policies.TLS_ONLY}: requests without TLS are refused" in storage("setup", "--dry-run").out
     assert policies.TLS_ONLY not in storage("setup", "--dry-run", "--no-tls-only").out
@@ -305,7 +304,7 @@ def test_somebody_changes_the_bucket_in_the_meantime(
         moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Suspended"})
         return True
 
-    monkeypatch.setattr("carscraper.cli.console.Console.confirm", confirm)
+    monkeypatch.setattr("carscraper.console.Console.confirm", confirm)
     assert "changed by somebody else in the meantime" in storage("setup", code=4).err
     assert moto_s3.client.get_bucket_versioning(Bucket=moto_s3.bucket)["Status"] == "Suspended"
 

@@ -1,4 +1,4 @@
-"""The real ``scrapy storage …``, as a process of its own: settings, exit codes, what stands on which stream."""
+"""The real ``scrapy storage …`` by Scrapy's command line: settings, exit codes, what stands on which stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHOTO = photos()["jpeg"][1]
 
 
 def run(*words: str | Path, cwd: Path, env: dict[str, str] | None = None) -> services.CompletedCrawl:
-    done = services.run_scrapy("storage", *words, cwd=cwd, env=env)
+    done = services.run_scrapy("storage", *words, cwd=cwd, env=env, alone=False)
     assert "Traceback" not in done.stderr, done
     return done
 

@@ -167,4 +167,4 @@ def test_the_command_says_what_is_wrong(new_world: Callable[..., World]) -> None
     assert "s3cr3t" not in done.stderr + done.stdout
     done = world.command("database", "downgrade")
     assert done.returncode == 2
-    assert "scrapy database upgrade" in done.stderr + done.stdout
+    assert "invalid choice: 'downgrade' (choose from 'upgrade', 'version')" in done.stderr

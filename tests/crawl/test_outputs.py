@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from carscraper.cli.runs import folder_of
+from carscraper.commands.runs import folder_of
 from carscraper.exceptions import ConfigurationError
 from carscraper.runs.record import RunRecord
 from tests import services

@@ -26,87 +26,70 @@ KEPT = {
 SENTENCE = "12 cars (2 new, 1 gone); 30 photos stored (6.5 MB), 3 linked, 100 known before."
 
 
-class TestJudge:
-    def test_all_is_kept(self) -> None:
-        assert judge(KEPT, CrawlState(closed="finished"), "bilasolur") == (
-            SUCCESS,
-            [f"bilasolur: success. {SENTENCE}"],
-        )
+def test_what_is_kept_and_what_is_not() -> None:
+    assert judge(KEPT, CrawlState(closed="finished"), "bilasolur") == (SUCCESS, [f"bilasolur: success. {SENTENCE}"])
+    assert judge({}, CrawlState(), "x")[0] == SUCCESS
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"carscraper/images/failed/http-404": 1}, "1 photo failed (1 http-404)"),
+        (
+            {"carscraper/images/failed/http-404": 2, "carscraper/images/failed/truncated": 5},
+            "7 photos failed (5 truncated, 2 http-404)",
+        ),
+        ({"carscraper/images/pending": 4}, "4 photos not fetched"),
+        ({"carscraper/spool/added": 5, "carscraper/spool/uploaded": 3}, "2 photos in the spool"),
+        ({"carscraper/cars/failed": 1}, "1 car not written"),
+        ({"carscraper/cars/spooled": 3}, "3 cars in the spool"),
+        ({"carscraper/cards/failed": 1}, "1 card unreadable"),
+        ({"carscraper/details/failed": 2}, "2 details pages"),
+        ({"carscraper/pages/failed": 1}, "1 result page missing"),
+        ({"carscraper/pages/capped": 1}, "CRAWL_MAX_PAGES"),
+        ({"spider_exceptions/count": 1}, "1 mistake of the spider"),
+    ]
+    for stats, words in cases:
+        for why, expected in ((None, PARTIAL), ("No form.", FAILED)):
+            code, lines = judge({**KEPT, **stats}, CrawlState(failed=why, closed="finished"), "bilasolur")
+            assert code == expected, stats
+            assert lines[-1].startswith("bilasolur: not kept: "), stats
+            assert words in lines[-1], stats
+            assert SENTENCE[:-1].partition(";")[0] in " ".join(lines), stats
 
-    @pytest.mark.parametrize(
-        ("stats", "words"),
-        [
-            ({"carscraper/images/failed/http-404": 1}, "1 photo failed (1 http-404)"),
-            (
-                {"carscraper/images/failed/http-404": 2, "carscraper/images/failed/truncated": 5},
-                "7 photos failed (5 truncated, 2 http-404)",
-            ),
-            ({"carscraper/images/pending": 4}, "4 photos not fetched"),
-            ({"carscraper/spool/added": 5, "carscraper/spool/uploaded": 3}, "2 photos in the spool"),
-            ({"carscraper/cars/failed": 1}, "1 car not written"),
-            ({"carscraper/cars/spooled": 3}, "3 cars in the spool"),
-            ({"carscraper/cards/failed": 1}, "1 card unreadable"),
-            ({"carscraper/details/failed": 2}, "2 details pages"),
-            ({"carscraper/pages/failed": 1}, "1 result page missing"),
-            ({"carscraper/pages/capped": 1}, "CRAWL_MAX_PAGES"),
-            ({"spider_exceptions/count": 1}, "1 mistake of the spider"),
-        ],
-    )
-    @pytest.mark.parametrize("failed", [False, True])
-    def test_what_is_not_kept_is_said(self, stats: dict[str, Any], words: str, failed: bool) -> None:
-        state = CrawlState(failed="No form." if failed else None, closed="finished")
-        code, lines = judge({**KEPT, **stats}, state, "bilasolur")
-        assert code == (FAILED if failed else PARTIAL)
-        assert lines[-1].startswith("bilasolur: not kept: ")
-        assert words in lines[-1]
-        assert SENTENCE[:-1] in " ".join(lines)
 
-    @pytest.mark.parametrize(
-        "stats",
-        [
-            {"carscraper/spool/added": 5, "carscraper/spool/uploaded": 5},
-            {"carscraper/spool/uploaded": 5},
-            {"carscraper/images/failed/http-404": 0},
-            {"carscraper/details/gone": 3},
-            {"carscraper/implausible/price": 3},
-            {"retry/count": 9, "downloader/exception_count": 9},
-        ],
-    )
-    def test_what_came_right_or_is_no_loss_is_no_trouble(self, stats: dict[str, Any]) -> None:
-        assert judge({**KEPT, **stats}, CrawlState(closed="finished"), "x")[0] == SUCCESS
+def test_what_came_right_or_is_no_loss_is_no_trouble() -> None:
+    for stats in (
+        {"carscraper/spool/added": 5, "carscraper/spool/uploaded": 5},
+        {"carscraper/spool/uploaded": 5},
+        {"carscraper/images/failed/http-404": 0},
+        {"carscraper/details/gone": 3},
+        {"carscraper/implausible/price": 3},
+        {"retry/count": 9, "downloader/exception_count": 9},
+    ):
+        assert judge({**KEPT, **stats}, CrawlState(closed="finished"), "x")[0] == SUCCESS, stats
 
-    def test_failed_before_anything(self) -> None:
-        state = CrawlState(failed="AWS_S3_BUCKET is missing.", closed="configuration")
-        assert judge({}, state, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
 
-    @pytest.mark.parametrize("reason", ["cancelled", "memusage_exceeded", "closespider_timeout", "site", "x"])
-    def test_an_early_end_is_a_failure(self, reason: str) -> None:
+def test_how_it_ended() -> None:
+    state = CrawlState(failed="AWS_S3_BUCKET is missing.", closed="configuration")
+    assert judge({}, state, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
+    for reason in ("cancelled", "memusage_exceeded", "closespider_timeout", "site", "x"):
         code, lines = judge(KEPT, CrawlState(closed=reason), "bilasolur")
         assert code == FAILED
         assert reason in lines[0]
+    code, lines = judge(KEPT, CrawlState(closed="shutdown"), "bilasolur")
+    assert code == PARTIAL
+    assert lines[-1] == "bilasolur: stopped on request; the same command goes on where this one ended."
+    state = CrawlState(skipped="Another crawl is under way.", closed="skipped")
+    assert judge({}, state, "bilasolur") == (SUCCESS, ["bilasolur: skipped. Another crawl is under way."])
 
-    def test_stopped_on_request_is_partial_and_says_how_to_go_on(self) -> None:
-        code, lines = judge(KEPT, CrawlState(closed="shutdown"), "bilasolur")
-        assert code == PARTIAL
-        assert lines[-1] == "bilasolur: stopped on request; the same command goes on where this one ended."
 
-    def test_a_limit_that_is_not_kept_is_partial_and_said(self) -> None:
-        limits = ["min_cars: 12 cars, at least 50 are expected", "x: y"]
-        code, lines = judge(KEPT, CrawlState(limits=limits, closed="finished"), "bilasolur")
-        assert code == PARTIAL
-        assert lines == [
-            f"bilasolur: partial. {SENTENCE}",
-            "bilasolur: limit not kept: min_cars: 12 cars, at least 50 are expected",
-            "bilasolur: limit not kept: x: y",
-        ]
-        assert judge(KEPT, CrawlState(limits=limits, failed="No form."), "x")[0] == FAILED
-
-    def test_one_that_never_began_because_another_is_at_it_is_no_failure(self) -> None:
-        state = CrawlState(skipped="Another crawl is under way.", closed="skipped")
-        assert judge({}, state, "bilasolur") == (SUCCESS, ["bilasolur: skipped. Another crawl is under way."])
-
-    def test_nothing_at_all(self) -> None:
-        assert judge({}, CrawlState(), "x")[0] == SUCCESS
+def test_a_limit_that_is_not_kept_is_partial_and_said() -> None:
+    limits = ["min_cars: 12 cars, at least 50 are expected", "x: y"]
+    code, lines = judge(KEPT, CrawlState(limits=limits, closed="finished"), "bilasolur")
+    assert code == PARTIAL
+    assert lines == [
+        f"bilasolur: partial. {SENTENCE}",
+        "bilasolur: limit not kept: min_cars: 12 cars, at least 50 are expected",
+        "bilasolur: limit not kept: x: y",
+    ]
+    assert judge(KEPT, CrawlState(limits=limits, failed="No form."), "x")[0] == FAILED
 
 
 class BilasolurSpider(Spider):
@@ -122,29 +105,21 @@ def end(stats: dict[str, Any], reason: str = "finished", failed: str | None = No
     return crawler
 
 
-@pytest.mark.parametrize(
-    ("stats", "reason", "failed", "code", "level"),
-    [
+def test_code_and_log(caplog: pytest.LogCaptureFixture) -> None:
+    cases: list[tuple[dict[str, Any], str, str | None, ExitCode, int]] = [
         (KEPT, "finished", None, SUCCESS, logging.INFO),
         ({**KEPT, "carscraper/images/failed/http-404": 1}, "finished", None, PARTIAL, logging.WARNING),
         (KEPT, "shutdown", None, PARTIAL, logging.WARNING),
         ({}, "site", "No form.", FAILED, logging.ERROR),
-    ],
-)
-def test_code_and_log(
-    stats: dict[str, Any],
-    reason: str,
-    failed: str | None,
-    code: ExitCode,
-    level: int,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.INFO):
-        crawler = end(stats, reason, failed)
-    assert state_of(crawler).exit_code is code
-    ours = [record for record in caplog.records if record.name == "carscraper.extensions.verdict"]
-    assert {record.levelno for record in ours} == {level}
-    assert ours[0].message.startswith("bilasolur: ")
+    ]
+    for stats, reason, failed, code, level in cases:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            crawler = end(stats, reason, failed)
+        assert state_of(crawler).exit_code is code
+        ours = [record for record in caplog.records if record.name == "carscraper.extensions.verdict"]
+        assert {record.levelno for record in ours} == {level}
+        assert ours[0].message.startswith("bilasolur: ")
 
 
 def test_what_is_said_behind_the_verdict_makes_it_worse_never_better() -> None:
@@ -153,9 +128,8 @@ def test_what_is_said_behind_the_verdict_makes_it_worse_never_better() -> None:
     assert state_of(crawler).exit_code is PARTIAL
 
 
-@pytest.mark.parametrize(
-    ("settings", "shown"),
-    [
+def test_a_log_that_hides_the_verdict_does_not_hide_it(capsys: pytest.CaptureFixture[str]) -> None:
+    cases: list[tuple[dict[str, Any], bool]] = [
         ({}, False),
         ({"LOG_LEVEL": "INFO"}, False),
         ({"LOG_LEVEL": "WARNING"}, True),
@@ -164,12 +138,9 @@ def test_what_is_said_behind_the_verdict_makes_it_worse_never_better() -> None:
         ({"LOG_LEVEL": 10}, False),
         ({"LOG_ENABLED": False}, True),
         ({"LOG_FILE": "crawl.log"}, True),
-    ],
-)
-def test_a_log_that_hides_the_verdict_does_not_hide_it(
-    settings: dict[str, Any], shown: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    end(KEPT, **settings)
-    captured = capsys.readouterr()
-    assert ("bilasolur: success." in captured.err) is shown
-    assert captured.out == ""
+    ]
+    for settings, shown in cases:
+        end(KEPT, **settings)
+        captured = capsys.readouterr()
+        assert ("bilasolur: success." in captured.err) is shown, settings
+        assert captured.out == ""

@@ -12,8 +12,8 @@ import pytest
 
 from carscraper.exceptions import StoreUnavailableError
 from carscraper.storage.client import S3Options
+from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
-from carscraper.storage.upload import Upload
 from tests.faults.helpers import World, assert_nothing_lost, photo_count
 
 if TYPE_CHECKING:

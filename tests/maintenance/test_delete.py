@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from carscraper.db import removal as rows
 from carscraper.maintenance import delete as deletion
-from carscraper.storage import removal as objects
+from carscraper.storage import objects
+from carscraper.storage.folder import FolderStore
 from tests.cli.shop import Shop
 
 if TYPE_CHECKING:
@@ -28,17 +30,17 @@ def shop(tmp_path: Path, sqlite_url: str, moto_s3: services.S3) -> Iterator[Shop
 
 def places(shop: Shop) -> deletion.Places:
     assert shop.s3
-    bucket = deletion.Bucket(client=shop.s3.client, name=shop.s3.bucket, prefix="")
-    return deletion.Places(bucket=bucket, folder=shop.folder, bases=[])
+    folder = FolderStore(shop.folder, public_url=None)
+    return deletion.Places(client=shop.s3.client, bucket=shop.s3.bucket, folder=folder)
 
 
 def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    for module, name in ((rows, "mark_deleted"), (objects, "remove"), (objects, "remove_file"), (rows, "clear_keys")):
+    for module, name in ((rows, "mark_deleted"), (objects, "remove"), (FolderStore, "delete"), (rows, "clear_keys")):
         real = getattr(module, name)
 
-        def note(*arguments: Any, real: Any = real, name: str = f"{module.__name__}.{name}", **more: Any) -> Any:
-            steps.append(name.removeprefix("carscraper."))
+        def note(*arguments: Any, real: Any = real, name: str = name, **more: Any) -> Any:
+            steps.append(name)
             return real(*arguments, **more)
 
         monkeypatch.setattr(module, name, note)
@@ -50,20 +52,15 @@ def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypa
     plan, unknown = deletion.select(shop.engine, ["x/1_a.jpg", "x/nothing.jpg"], [])
     assert unknown == ["x/nothing.jpg"]
     plan.keys.remove("x/nothing.jpg")
-    where = places(shop)
-    assert where.bucket
-    with_cdn = deletion.Bucket(
-        client=where.bucket.client, name=where.bucket.name, prefix="", distribution="E1", open_cdn=lambda: None
-    )
-    where = deletion.Places(bucket=with_cdn, folder=shop.folder, bases=[])
+    where = replace(places(shop), distribution="E1")
     deletion.look(plan, where, all_versions=False)
     deletion.run(shop.engine, plan, where, all_versions=False)
-    steps = [step for number, step in enumerate(steps) if step != "db.removal.mark_deleted" or number == 0]
+    steps = [step for number, step in enumerate(steps) if step != "mark_deleted" or number == 0]
     assert steps == [
-        "db.removal.mark_deleted",
-        *sorted(["storage.removal.remove_file", "storage.removal.remove"], key=steps.index),
+        "mark_deleted",
+        *sorted(["delete", "remove"], key=steps.index),
         "cdn /x/1_a.jpg",
-        "db.removal.clear_keys",
+        "clear_keys",
     ]
 
 
@@ -87,10 +84,11 @@ def test_a_car_that_nobody_knows(shop: Shop) -> None:
 def test_names_that_can_be_no_file_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "x").write_bytes(b"outside")
+    folder = FolderStore(tmp_path / "folder", public_url=None)
     for name in ("", "/", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/.", "a\0b", "a/" * 3000 + "x"):
-        assert objects.file_size(tmp_path / "folder", name) is None, name
-        objects.remove_file(tmp_path / "folder", name)
+        assert folder.size(name) is None, name
+        folder.delete(name)
     (tmp_path / "folder" / "a b").mkdir()
     (tmp_path / "folder" / "a b" / "þ#1?%2e.jpg").write_bytes(b"photo")
-    assert objects.file_size(tmp_path / "folder", "a b/þ#1?%2e.jpg") == 5
+    assert folder.size("a b/þ#1?%2e.jpg") == 5
     assert (tmp_path / "x").exists()

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.maintenance import bucket, lifecycle
+from carscraper.maintenance import bucket, lifecycle, policies
 from carscraper.maintenance.features import FEATURES, Notification, Wanted, lifecycle_plan, order
 from carscraper.maintenance.lifecycle import CLASSES, expiry, merged, multipart, old_versions, transitions
-from carscraper.storage import policies
-from carscraper.storage.policies import Scope
+from carscraper.maintenance.policies import Scope
 
 REGION = "eu-north-1"
 SCOPE = Scope(bucket="car-photos", region=REGION)
@@ -212,15 +211,6 @@ def test_values_that_are_none() -> None:
     ]:
         with pytest.raises(ConfigurationError, match=says):
             lifecycle.parse_expiry(text)
-
-
-def test_only_ours_are_removed() -> None:
-    theirs = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 7}}
-    there = [multipart(7), theirs, expiry("_test/", 1)]
-    assert merged(there, [multipart(3)], ["carscraper-expire:_test/"]) == [multipart(3), theirs]
-    for put, remove in (([], "logs"), ([], "carscraper-old-versions"), ([multipart(2)], "carscraper-multipart")):
-        with pytest.raises(ConfigurationError, match="is no rule of ours that can be removed"):
-            merged(there, put, [remove])
 
 
 def test_a_rule_in_words() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from carscraper.db.engine import open_engine
 from carscraper.db.queries import PlaceholderRules
-from carscraper.maintenance.parallel import in_order
 from carscraper.maintenance.register import Candidate, Dealer, Outcome, PhotoRules, Register
 from carscraper.storage.client import S3Options
 from carscraper.storage.keys import image_key
+from carscraper.storage.objects import THREADS, in_order
 from tests.db.test_repairs import NO_BUCKET, Rows
 from tests.maintenance.stock import picture
 
@@ -83,10 +83,11 @@ class TestExamining:
         ]:
             photo = register.examine(name, picture("a"), carried)
             assert isinstance(photo, Candidate), name
-            assert (photo.car, photo.width, photo.height, photo.size) == (car, 240, 160, len(picture("a")))
+            found = photo.photo
+            assert (photo.car, found.width, found.height, found.bytes) == (car, 240, 160, len(picture("a")))
         photo = register.examine(key("a"), picture("a"), CARRIED)
         assert isinstance(photo, Candidate)
-        assert (photo.source_url, photo.identity) == (CARRIED["source-url"], "1/5")
+        assert (photo.photo.source_url, photo.photo.identity) == (CARRIED["source-url"], "1/5")
 
     def test_what_is_none(self, register: Register) -> None:
         for name, data, what in [
@@ -175,8 +176,8 @@ class TestInOrder:
             return number
 
         with ThreadPoolExecutor(4) as pool:
-            for number in in_order(pool, work, source(), ahead=8):
-                assert taken <= number + 8
+            for number in in_order(pool, work, source()):
+                assert taken <= number + 2 * THREADS
         assert number == 50
 
     def test_what_fails_is_raised_and_the_rest_is_left(self) -> None:
@@ -189,5 +190,5 @@ class TestInOrder:
             time.sleep(0.005)
 
         with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="3"):
-            list(in_order(pool, work, range(100), ahead=10))
-        assert len(done) < 20
+            list(in_order(pool, work, range(100)))
+        assert len(done) < 30

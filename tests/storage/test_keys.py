@@ -7,11 +7,19 @@ import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carscraper.storage.keys import image_key, normalise_prefix, permanent_url, public_base, thumbnail_key
+from carscraper.storage.keys import (
+    KeyParts,
+    image_key,
+    normalise_prefix,
+    parse_key,
+    parse_thumbnail,
+    permanent_url,
+    public_base,
+    thumbnail_key,
+)
 
 SHA256 = hashlib.sha256(b"photo").hexdigest()
 CAR: dict[str, Any] = {
@@ -36,21 +44,18 @@ HOSTILE = st.one_of(
 )
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({}, f"bilasolur/2019/toyota/yaris/296487_{SHA256[:12]}.jpg"),
-        ({"year": None}, f"bilasolur/unknown/toyota/yaris/296487_{SHA256[:12]}.jpg"),
-        ({"make": None, "model": None}, f"bilasolur/2019/unknown/unknown/296487_{SHA256[:12]}.jpg"),
-        ({"make": "VW", "model": "ID.5 GTX"}, f"bilasolur/2019/volkswagen/id-5-gtx/296487_{SHA256[:12]}.jpg"),
-        ({"make": "M.BENZ"}, f"bilasolur/2019/mercedes-benz/yaris/296487_{SHA256[:12]}.jpg"),
-        ({"model": "Þórður Ægir Ölaf"}, f"bilasolur/2019/toyota/thordur-aegir-olaf/296487_{SHA256[:12]}.jpg"),
-        ({"make": "../../etc", "model": "a/b\n🚗"}, f"bilasolur/2019/etc/a-b/296487_{SHA256[:12]}.jpg"),
-        ({"extension": "webp"}, f"bilasolur/2019/toyota/yaris/296487_{SHA256[:12]}.webp"),
-    ],
-)
-def test_the_scheme(changes: dict[str, Any], key: str) -> None:
-    assert image_key(**{**CAR, **changes}) == key
+def test_the_scheme() -> None:
+    for changes, folder in [
+        ({}, "bilasolur/2019/toyota/yaris"),
+        ({"year": None}, "bilasolur/unknown/toyota/yaris"),
+        ({"make": None, "model": None}, "bilasolur/2019/unknown/unknown"),
+        ({"make": "VW", "model": "ID.5 GTX"}, "bilasolur/2019/volkswagen/id-5-gtx"),
+        ({"make": "M.BENZ"}, "bilasolur/2019/mercedes-benz/yaris"),
+        ({"model": "Þórður Ægir Ölaf"}, "bilasolur/2019/toyota/thordur-aegir-olaf"),
+        ({"make": "../../etc", "model": "a/b\n🚗"}, "bilasolur/2019/etc/a-b"),
+    ]:
+        assert image_key(**{**CAR, **changes}) == f"{folder}/296487_{SHA256[:12]}.jpg"
+    assert image_key(**{**CAR, "extension": "webp"}).endswith(".webp")
 
 
 @given(make=HOSTILE, model=HOSTILE, external_id=HOSTILE.filter(lambda text: text is not None))
@@ -70,20 +75,15 @@ def test_two_cars_never_share_a_key(one: str, other: str) -> None:
         assert image_key(**{**CAR, "external_id": one}) != image_key(**{**CAR, "external_id": other})
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("A1", "a1"), ("a 1", "a-1"), ("1", "01"), ("é", "e"), ("x" * 41, "x" * 42), ("1\n", "1")]
-)
-def test_ids_that_look_alike(one: str, other: str) -> None:
-    assert image_key(**{**CAR, "external_id": one}) != image_key(**{**CAR, "external_id": other})
+def test_ids_that_look_alike() -> None:
+    for one, other in [("A1", "a1"), ("a 1", "a-1"), ("1", "01"), ("é", "e"), ("x" * 41, "x" * 42), ("1\n", "1")]:
+        assert image_key(**{**CAR, "external_id": one}) != image_key(**{**CAR, "external_id": other}), one
 
 
-@pytest.mark.parametrize(
-    ("prefix", "normal"),
-    [(None, ""), ("", ""), ("/", ""), ("cars", "cars/"), ("cars/", "cars/"), ("//cars//is/", "cars/is/")],
-)
-def test_a_prefix_ends_with_one_slash(prefix: str | None, normal: str) -> None:
-    assert normalise_prefix(prefix) == normal
-    assert normalise_prefix(normal) == normal
+def test_a_prefix_ends_with_one_slash() -> None:
+    for prefix, normal in [(None, ""), ("/", ""), ("cars", "cars/"), ("cars/", "cars/"), ("//cars//is/", "cars/is/")]:
+        assert normalise_prefix(prefix) == normal
+        assert normalise_prefix(normal) == normal
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
@@ -95,20 +95,69 @@ def test_a_permanent_url_names_exactly_its_key(key: str) -> None:
     assert unquote(parts.path) == f"/{key}"
 
 
-@pytest.mark.parametrize(
-    ("options", "base"),
-    [
+def test_what_stands_before_the_key() -> None:
+    public, server = {"public_url": "https://img.example.is/"}, {"endpoint": "http://127.0.0.1:9000/"}
+    for options, base in [
         ({}, "https://b.s3.eu-north-1.amazonaws.com"),
-        ({"endpoint": "http://127.0.0.1:9000/"}, "http://127.0.0.1:9000/b"),
-        ({"public_url": "https://img.example.is/"}, "https://img.example.is"),
-        ({"public_url": "https://img.example.is", "endpoint": "http://127.0.0.1:9000"}, "https://img.example.is"),
-    ],
-)
-def test_what_stands_before_the_key(options: dict[str, str], base: str) -> None:
-    known: dict[str, Any] = {"endpoint": None, "public_url": None, **options}
-    assert public_base(bucket="b", region="eu-north-1", **known) == base
+        (server, "http://127.0.0.1:9000/b"),
+        (public, "https://img.example.is"),
+        (public | server, "https://img.example.is"),
+    ]:
+        known: dict[str, Any] = {"endpoint": None, "public_url": None, **options}
+        assert public_base(bucket="b", region="eu-north-1", **known) == base, options
 
 
 def test_a_thumbnail_is_beside_not_among_the_photos() -> None:
     key = image_key(**CAR)
     assert thumbnail_key("small", key) == f"thumbnails/small/{key}"
+
+
+PHOTO = image_key(**CAR)
+THUMBNAIL = thumbnail_key("small", PHOTO)
+
+
+class TestParseKey:
+    def test_every_key_we_make_is_read(self) -> None:
+        for changes in ({}, {"year": None}, {"make": None, "model": None}, {"spider": "br"}):
+            name = image_key(**{**CAR, **changes})
+            parts = parse_key(name)
+            assert isinstance(parts, KeyParts)
+            folder = f"{parts.spider}/{parts.year or 'unknown'}/{parts.make}/{parts.model}"
+            assert f"{folder}/{parts.external_id}_{parts.hash}.{parts.extension}" == name
+            assert parse_key(f"cars/is/{name}", "cars/is/") == parts
+
+    def test_an_odd_external_id(self) -> None:
+        odd = image_key(
+            spider="br", year=None, make=None, model=None, external_id="A/1_b þ", sha256="f" * 64, extension="avif"
+        )
+        parts = parse_key(odd)
+        assert parts
+        assert (parts.year, parts.make, parts.hash, parts.extension) == (None, "unknown", "f" * 12, "avif")
+
+    def test_what_is_no_photo(self) -> None:
+        for name in (
+            "",
+            "bilasolur/2019/kia/rio/1_0123456789ab.jpg/",
+            "bilasolur/2019/kia/rio/1_0123456789ab",
+            "bilasolur/2019/kia/rio/1_0123456789AB.jpg",
+            "bilasolur/2019/kia/rio/1_0123456789.jpg",
+            "bilasolur/2019/kia/rio/_0123456789ab.jpg",
+            "bilasolur/0/kia/rio/1_0123456789ab.jpg",
+            "bilasolur/2019/Kia/rio/1_0123456789ab.jpg",
+            "bilasolur/2019//rio/1_0123456789ab.jpg",
+            "bilasolur/2019/kia/rio/1_0123456789ab.jpg\n",
+            "thumbnails/2019/kia/rio/1_0123456789ab.jpg",
+            "x/bilasolur/2019/kia/rio/1_0123456789ab.jpg",
+            THUMBNAIL,
+            "_test/probe",
+            "notes þ.txt",
+        ):
+            assert parse_key(name) is None, name
+
+    def test_another_prefix(self) -> None:
+        assert parse_key(f"boats/{PHOTO}", "cars/") is None
+        assert parse_thumbnail(f"boats/{THUMBNAIL}", "cars/") is None
+
+    def test_thumbnails(self) -> None:
+        assert parse_thumbnail(f"cars/{THUMBNAIL}", "cars/") == ("small", PHOTO)
+        assert parse_thumbnail(PHOTO) is None

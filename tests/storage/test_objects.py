@@ -15,103 +15,40 @@ import pytest
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage import client as client_module
 from carscraper.storage import objects
-from carscraper.storage.client import S3Options
-from carscraper.storage.encryption import contradicts
-from carscraper.storage.upload import IMMUTABLE, Upload
+from carscraper.storage.client import S3Options, contradicts
+from carscraper.storage.keys import IMMUTABLE, Upload
 from tests import services
+from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.storage.conftest import Proxied
 
 open_client = functools.cache(client_module.open_client)  # one takes longer to make than most tests to run
 KEY = "cars/1.jpg"
 DATA = b"\xff\xd8 not much of a photo" * 50
 
 
-def options(s3: services.S3, **changes: Any) -> S3Options:
-    its = {
-        "bucket": s3.bucket,
-        "region": s3.region,
-        "endpoint": s3.endpoint,
-        "access_key": s3.access_key,
-        "secret_key": s3.secret_key,
-    }
-    return S3Options(**{**its, **changes})
-
-
 def put(s3: services.S3, data: bytes = DATA, key: str = KEY, *, replace: bool = False, **changes: Any) -> None:
-    its = options(s3, **changes)
+    its = options_of(s3, **changes)
     upload = Upload(name=key, data=data, content_type="image/jpeg")
     objects.put(open_client(its), its, upload, replace=replace, cache_control=IMMUTABLE)
 
 
-@pytest.fixture(scope="module")
-def one_bucket(moto_server: services.MotoS3) -> services.S3:
-    """One bucket for the whole module: a boto3 client takes longer to make than most of these tests to run."""
-    moto_server.reset()
-    return moto_server.bucket("car-photos-of-this-module")
-
-
-@pytest.fixture
-def moto_s3(one_bucket: services.S3) -> services.S3:
-    """The bucket, empty."""
-    for key in one_bucket.keys():  # noqa: SIM118 - no dict
-        one_bucket.delete(key)
-    return one_bucket
-
-
-@pytest.fixture
-def proxied(moto_s3: services.S3) -> Iterator[tuple[services.S3, services.S3Proxy]]:
-    with services.S3Proxy(moto_s3.endpoint) as proxy:
-        yield moto_s3.via(proxy), proxy
-
-
-@pytest.mark.parametrize(
-    ("key", "problem", "for_new"),
-    [
-        ("a b+þ%#?&'\".jpg", None, None),
-        (".hidden/..x.jpg", None, None),
-        ("a//b.jpg", None, None),
-        ("", "is empty", "is empty"),
-        ("a" * 1024, None, None),
-        ("þ" * 513, "has 1026 bytes; S3 takes 1024", "has 1026 bytes; S3 takes 1024"),
-        ("a\0b", "holds a NUL", "holds a NUL"),
-        ("a\udce9b", "is not UTF-8", "is not UTF-8"),
-        ("a\nb", None, "holds a control character"),
-        ("a/./b", None, "has a part '.', which browsers take out of an address"),
-        ("../b", None, "has a part '..', which browsers take out of an address"),
-        ("a/", None, "ends with a slash, which marks a folder"),
-    ],
-)
-def test_keys(key: str, problem: str | None, for_new: str | None) -> None:
-    assert objects.problem_with_key(key) == problem
-    assert objects.problem_with_key(key, new=True) == for_new
-
-
 def test_put_head_get(s3: services.S3) -> None:
     put(s3)
-    client = open_client(options(s3))
+    client = open_client(options_of(s3))
     head = objects.head(client, s3.bucket, KEY)
     assert head is not None
     assert (head.size, head.content_type) == (len(DATA), "image/jpeg")
     assert head.etag == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
-    assert objects.get(client, s3.bucket, KEY) is not None
-    assert (objects.get(client, s3.bucket, KEY) or (head, b""))[1] == DATA
+    found = objects.get(client, s3.bucket, KEY)
+    assert found
+    assert (found.data, found.sha256) == (DATA, hashlib.sha256(DATA).hexdigest())
     assert objects.head(client, s3.bucket, "cars/2.jpg") is None
     assert objects.get(client, s3.bucket, "cars/2.jpg") is None
 
 
-def test_what_is_configured_goes_with_it(moto_s3: services.S3) -> None:
-    put(moto_s3, storage_class="STANDARD_IA", sse="aws:kms:1234-abcd", tags=(("a b", "c+d"),))
-    found = moto_s3.client.head_object(Bucket=moto_s3.bucket, Key=KEY)
-    assert found["CacheControl"] == "public, max-age=31536000, immutable"
-    assert (found["StorageClass"], found["ServerSideEncryption"]) == ("STANDARD_IA", "aws:kms")
-    assert found["SSEKMSKeyId"] == "1234-abcd"
-    tags = moto_s3.client.get_object_tagging(Bucket=moto_s3.bucket, Key=KEY)["TagSet"]
-    assert tags == [{"Key": "a b", "Value": "c+d"}]
-
-
-def test_one_request_signed_over_the_bytes(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+def test_one_request_signed_over_the_bytes(proxied: Proxied) -> None:
     s3, proxy = proxied
     put(s3)
     (request,) = proxy.requests
@@ -133,7 +70,7 @@ def test_another_object_is_not_replaced(moto_s3: services.S3) -> None:
     assert moto_s3.objects() == {KEY: DATA}
 
 
-def test_a_lost_answer_is_not_taken_for_somebody_elses_object(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+def test_a_lost_answer_is_not_taken_for_somebody_elses_object(proxied: Proxied) -> None:
     s3, proxy = proxied
     proxy.lose_reply(methods="PUT", times=1)
     put(s3)
@@ -141,7 +78,7 @@ def test_a_lost_answer_is_not_taken_for_somebody_elses_object(proxied: tuple[ser
     assert s3.objects() == {KEY: DATA}
 
 
-def test_a_server_without_conditions(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+def test_a_server_without_conditions(proxied: Proxied) -> None:
     s3, proxy = proxied
     proxy.fail(501, "NotImplemented", methods="PUT", times=1)
     put(s3)
@@ -156,7 +93,7 @@ def test_a_server_without_conditions(proxied: tuple[services.S3, services.S3Prox
 
 
 def test_a_confirmation_of_other_bytes_is_none(moto_s3: services.S3) -> None:
-    its = options(moto_s3)
+    its = options_of(moto_s3)
     client = client_module.open_client(its)
     says = {"ETag": f'"{"0" * 32}"'}
     client.meta.events.register("after-call.s3.PutObject", lambda parsed, **_: parsed.update(says))
@@ -167,24 +104,19 @@ def test_a_confirmation_of_other_bytes_is_none(moto_s3: services.S3) -> None:
     objects.put(client, its, upload, replace=True, cache_control=None)  # with a KMS key an ETag is no MD5
 
 
-@pytest.mark.parametrize(
-    ("etag", "sse", "no"),
-    [
-        (hashlib.md5(DATA, usedforsecurity=False).hexdigest(), None, False),
-        ("0" * 32, None, True),
-        ("0" * 32, "AES256", True),
-        ("0" * 32, "aws:kms", False),
-        ("0" * 32 + "-2", None, False),
-        ("", None, False),
-    ],
-)
-def test_what_an_etag_says(etag: str, sse: str | None, no: bool) -> None:
-    assert contradicts(etag, sse, DATA) is no
+def test_what_an_etag_says() -> None:
+    md5 = hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+    none = "0" * 32
+    for etag, sse, no in [
+        *((md5, None, False), (none, None, True), (none, "AES256", True), (none, "aws:kms", False)),
+        *((f"{none}-2", None, False), ("", None, False)),
+    ]:
+        assert contradicts(etag, sse, DATA) is no, (etag, sse)
 
 
-def test_refusals_are_sentences(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+def test_refusals_are_sentences(proxied: Proxied) -> None:
     s3, proxy = proxied
-    client = open_client(options(s3))
+    client = open_client(options_of(s3))
     proxy.fail(403, "AccessDenied")
     with pytest.raises(StoreRefusedError, match="allow s3:PutObject"):
         put(s3)
@@ -195,24 +127,24 @@ def test_refusals_are_sentences(proxied: tuple[services.S3, services.S3Proxy]) -
 
 
 def test_head_finds_out_why(rclone_s3: services.S3) -> None:
-    client = open_client(options(rclone_s3, secret_key="wrong"))
+    client = open_client(options_of(rclone_s3, secret_key="wrong"))
     with pytest.raises(StoreRefusedError, match=r"SignatureDoesNotMatch.*check AWS_SECRET_ACCESS_KEY"):
         objects.head(client, rclone_s3.bucket, KEY)
 
 
-def test_an_object_that_may_be_listed_and_not_read(proxied: tuple[services.S3, services.S3Proxy]) -> None:
+def test_an_object_that_may_be_listed_and_not_read(proxied: Proxied) -> None:
     s3, proxy = proxied
     proxy.fail(403, "AccessDenied", methods="HEAD")
     with pytest.raises(StoreRefusedError, match="allow s3:GetObject"):
-        objects.head(open_client(options(s3)), s3.bucket, KEY)
+        objects.head(open_client(options_of(s3)), s3.bucket, KEY)
 
 
 @pytest.mark.parametrize("fault", ["down", "fail", "cut"])
-def test_away(proxied: tuple[services.S3, services.S3Proxy], fault: str) -> None:
+def test_away(proxied: Proxied, fault: str) -> None:
     s3, proxy = proxied
     s3.put(KEY, DATA)
     proxy.down() if fault == "down" else getattr(proxy, fault)(**({"at": 9} if fault == "cut" else {}))
-    client = open_client(options(s3))
+    client = open_client(options_of(s3))
     with pytest.raises(StoreUnavailableError):
         objects.get(client, s3.bucket, KEY)
     if fault != "cut":
@@ -226,27 +158,14 @@ def test_too_large_for_memory(moto_s3: services.S3, monkeypatch: pytest.MonkeyPa
     put(moto_s3)
     monkeypatch.setattr(objects, "MAX_BYTES", 10)
     with pytest.raises(StoreRefusedError, match=rf"{KEY} has {len(DATA)} bytes: .*presign"):
-        objects.get(open_client(options(moto_s3)), moto_s3.bucket, KEY)
+        objects.get(open_client(options_of(moto_s3)), moto_s3.bucket, KEY)
 
 
 # --- addresses --------------------------------------------------------------------------------------------------
 
 
-def test_presigned_reading_and_writing(s3: services.S3) -> None:
-    client = open_client(options(s3))
-    hour = timedelta(hours=1)
-    writing = objects.presign(client, s3.bucket, "a þ+.jpg", expires=hour, put=True, content_type="image/jpeg")
-    request = urllib.request.Request(writing, data=DATA, method="PUT", headers={"Content-Type": "image/jpeg"})
-    urllib.request.urlopen(request, timeout=5).close()
-    reading = objects.presign(client, s3.bucket, "a þ+.jpg", expires=hour)
-    with urllib.request.urlopen(reading, timeout=5) as answer:
-        assert answer.read() == DATA
-        assert answer.headers["Content-Type"] == "image/jpeg"
-    assert "X-Amz-Expires=3600" in reading
-
-
 def test_a_presigned_type_is_signed(rclone_s3: services.S3) -> None:
-    client = open_client(options(rclone_s3))
+    client = open_client(options_of(rclone_s3))
     url = objects.presign(
         client, rclone_s3.bucket, KEY, expires=timedelta(hours=1), put=True, content_type="image/jpeg"
     )
@@ -264,3 +183,48 @@ def test_amazons_presigned_address_names_the_region() -> None:
     parts = urllib.parse.urlsplit(url)
     assert (parts.netloc, parts.path) == ("car-photos.s3.eu-north-1.amazonaws.com", "/a%20b.jpg")
     assert urllib.parse.parse_qs(parts.query)["X-Amz-Expires"] == ["604800"]
+
+
+# --- the list ---------------------------------------------------------------------------------------------------
+
+
+class TestListed:
+    def test_what_an_object_says(self, s3: services.S3) -> None:
+        s3.put(KEY, b"12345")
+        (found,) = objects.listed(s3.client, s3.bucket)
+        assert (found.name, found.size, found.storage_class) == (KEY, 5, "STANDARD")
+        assert found.etag == "827ccb0eea8a706c4c34a16891f84e7b"
+        assert found.modified.tzinfo is not None
+
+    def test_pages_are_read_as_they_are_needed(self, moto_s3: services.S3) -> None:
+        client = moto_s3.client
+        for number in range(5):
+            moto_s3.put(f"{number}", b"")
+        pages = []
+        answer = client.meta.events.register
+        answer("after-call.s3.ListObjectsV2", lambda **_: pages.append(1))
+
+        class Small:
+            def get_paginator(self, name: str) -> Any:
+                paginator = client.get_paginator(name)
+
+                class Two:
+                    def paginate(self, **arguments: Any) -> Any:
+                        return paginator.paginate(**arguments, PaginationConfig={"PageSize": 2})
+
+                return Two()
+
+        found = objects.listed(Small(), moto_s3.bucket)
+        assert [next(found).name for _ in range(2)] == ["0", "1"]
+        assert len(pages) == 1
+        assert [each.name for each in found] == ["2", "3", "4"]
+        assert len(pages) == 3
+
+    def test_a_missing_bucket_is_a_sentence(self, s3: services.S3) -> None:
+        with pytest.raises(StoreRefusedError, match="AWS_S3_BUCKET"):
+            list(objects.listed(s3.client, "no-such-bucket-here"))
+
+    def test_a_server_that_is_away_is_a_sentence(self, rclone: services.RcloneS3, rclone_s3: services.S3) -> None:
+        rclone.stop()
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            list(objects.listed(rclone_s3.client, rclone_s3.bucket))

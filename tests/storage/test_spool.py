@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from carscraper.exceptions import StoreUnavailableError
+from carscraper.storage.keys import Upload
 from carscraper.storage.spool import Spool
-from carscraper.storage.upload import Upload
 
 
 def upload(number: int = 1, *, identity: str = "1/1", data: bytes = b"\x00photo\n\xff") -> Upload:
@@ -34,16 +34,14 @@ def test_nothing_is_made_before_it_is_needed(spool: Spool, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "item",
-    [upload(), upload(data=b""), upload(data=bytes(range(256))), dataclasses.replace(upload(), row=None, metadata={})],
-)
-def test_what_goes_in_comes_out(spool: Spool, item: Upload) -> None:
-    spool.add(item)
-    (path,) = spool.waiting()
-    assert spool.read(path) == item
-    spool.remove(path)
-    assert spool.waiting() == []
+def test_what_goes_in_comes_out(spool: Spool) -> None:
+    bare = dataclasses.replace(upload(), row=None, metadata={})
+    for item in (upload(), upload(data=b""), upload(data=bytes(range(256))), bare):
+        spool.add(item)
+        (path,) = spool.waiting()
+        assert spool.read(path) == item
+        spool.remove(path)
+        assert spool.waiting() == []
 
 
 def test_a_later_run_finds_it(spool: Spool, tmp_path: Path) -> None:
@@ -101,14 +99,14 @@ def test_a_full_disk_leaves_no_part(spool: Spool, tmp_path: Path, monkeypatch: p
     spool.add(upload())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]\nphoto", b'{"name": 1}\nphoto', b"\xff\xfe\nphoto", b'{"x": 1}\n'])
-def test_a_damaged_file_is_moved_aside(spool: Spool, content: bytes) -> None:
-    spool.add(upload())
-    (path,) = spool.waiting()
-    path.write_bytes(content)
-    assert spool.read(path) is None
-    assert spool.waiting() == []
-    assert path.with_suffix(".damaged").read_bytes() == content
+def test_a_damaged_file_is_moved_aside(spool: Spool) -> None:
+    for content in (b"", b"{", b"[]\nphoto", b'{"name": 1}\nphoto', b"\xff\xfe\nphoto", b'{"x": 1}\n'):
+        spool.add(upload())
+        (path,) = spool.waiting()
+        path.write_bytes(content)
+        assert spool.read(path) is None, content
+        assert spool.waiting() == []
+        assert path.with_suffix(".damaged").read_bytes() == content
 
 
 def test_one_that_another_process_has_taken_is_no_error(spool: Spool) -> None:

@@ -14,9 +14,9 @@ import pytest
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import store as store_module
 from carscraper.storage.folder import FolderStore
+from carscraper.storage.keys import Upload
 from carscraper.storage.spool import Spool
 from carscraper.storage.store import ImagesFilesStore, build_store
-from carscraper.storage.upload import Upload
 from tests.fakes import make_settings, until
 
 if TYPE_CHECKING:

@@ -15,26 +15,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.maintenance import check as check_module
+from carscraper.maintenance import policies
 from carscraper.maintenance.check import Step, check
-from carscraper.storage import policies
-from carscraper.storage.client import FIXES, S3Options, open_client
+from carscraper.storage.answers import FIXES
+from carscraper.storage.client import S3Options, open_client
 from tests import services
+from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.storage.conftest import Proxied
+
 ALL = ["credentials", "bucket", "put", "get", "head", "list", "public address", "presigned address", "delete"]
-Proxied = tuple[services.S3, services.S3Proxy]
-
-
-def options(s3: services.S3, **changes: Any) -> S3Options:
-    its = {"bucket": s3.bucket, "region": s3.region, "endpoint": s3.endpoint}
-    return S3Options(**{**its, "access_key": s3.access_key, "secret_key": s3.secret_key, **changes})
 
 
 def steps(s3: services.S3, *, public: bool | None = None, **changes: Any) -> dict[str, Step]:
-    return {step.name: step for step in check(options(s3, **changes), public=public)}
+    return {step.name: step for step in check(options_of(s3, **changes), public=public)}
 
 
 def failed(s3: services.S3, name: str, *, public: bool | None = None, **changes: Any) -> tuple[str, str]:
@@ -61,35 +59,6 @@ def one_client(its: S3Options) -> Any:
     made = open_client(its, attempts=1)
     made.close = lambda: None
     return made
-
-
-@pytest.fixture(scope="module")
-def one_bucket(moto_server: services.MotoS3) -> services.S3:
-    moto_server.reset()
-    return moto_server.bucket("car-photos-of-this-module")
-
-
-@pytest.fixture(scope="module")
-def one_proxy(one_bucket: services.S3) -> Iterator[Proxied]:
-    with services.S3Proxy(one_bucket.endpoint) as proxy:
-        yield one_bucket.via(proxy), proxy
-
-
-@pytest.fixture
-def moto_s3(one_bucket: services.S3) -> services.S3:
-    """The bucket, empty and private."""
-    one_bucket.client.delete_bucket_policy(Bucket=one_bucket.bucket)
-    for key in one_bucket.keys():  # noqa: SIM118 - no dict
-        one_bucket.delete(key)
-    return one_bucket
-
-
-@pytest.fixture
-def proxied(moto_s3: services.S3, one_proxy: Proxied) -> Proxied:
-    """The same bucket behind a proxy that passes everything on."""
-    one_proxy[1].heal()
-    one_proxy[1].forget()
-    return one_proxy
 
 
 def test_all_is_well_and_nothing_stays(s3: services.S3) -> None:
@@ -344,7 +313,7 @@ def test_what_comes_back(proxied: Proxied) -> None:
 
 
 def test_the_probe_goes_when_the_caller_does(moto_s3: services.S3) -> None:
-    running = check(options(moto_s3))
+    running = check(options_of(moto_s3))
     for step in running:
         if step.name == "put":
             assert moto_s3.keys() == [step.detail]

@@ -7,29 +7,26 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.verb import DONE
+from carscraper.command import Verb
 from carscraper.exceptions import ConfigurationError
-from carscraper.storage import policies
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from carscraper.command import Context
+    from carscraper.maintenance import policies
 
-    from carscraper.cli.verb import Context
-
-_IAM: dict[str, Callable[[policies.Scope], policies.Document]] = {
-    "crawl": policies.crawl,
-    "backfill": policies.backfill,
-    "admin": policies.admin,
-}
+_ROLES = ("crawl", "backfill", "admin")
 _BUCKET = ("public", "cloudfront", "tls")
 
 
 def scope(context: Context, bucket: str | None = None) -> policies.Scope:
     """Return what policies are about: the settings' bucket, or another one by its name."""
+    from carscraper.maintenance import policies
+
     options = context.options
     outputs = None
     if context.settings.getbool("S3_UPLOAD_ON_COMPLETION"):
-        from carscraper.storage.outputs import OutputOptions  # noqa: PLC0415 - only where they are uploaded
+        from carscraper.storage.outputs import OutputOptions
 
         its = OutputOptions.from_settings(context.settings)
         outputs = policies.Outputs(bucket=its.s3.bucket, prefix=its.prefix, tags=bool(its.client))
@@ -45,7 +42,7 @@ def scope(context: Context, bucket: str | None = None) -> policies.Scope:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("role", nargs="?", choices=list(_IAM), help="whose rights, as an IAM policy")
+    parser.add_argument("role", nargs="?", choices=_ROLES, help="whose rights, as an IAM policy")
     parser.add_argument("--bucket-policy", choices=_BUCKET, help="a policy of the bucket instead")
     parser.add_argument(
         "--distribution-arn",
@@ -64,17 +61,22 @@ def _distribution(text: str) -> str:
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance import policies
+
     if bool(options.role) == bool(options.bucket_policy):
         raise ConfigurationError("Name one policy: crawl, backfill or admin, or --bucket-policy public|cloudfront|tls.")
     if bool(options.distribution_arn) != (options.bucket_policy == "cloudfront"):
         raise ConfigurationError("--bucket-policy cloudfront and --distribution-arn belong together.")
     where = scope(context)
-    found = _IAM[options.role](where) if options.role else policies.document(_statement(options, where))
+    of_role = {"crawl": policies.crawl, "backfill": policies.backfill, "admin": policies.admin}
+    found = of_role[options.role](where) if options.role else policies.document(_statement(options, where))
     context.console.result(found, json.dumps(found, ensure_ascii=False, indent=2))
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _statement(options: argparse.Namespace, where: policies.Scope) -> dict[str, Any]:
+    from carscraper.maintenance import policies
+
     if options.bucket_policy == "tls":
         return policies.tls_only(where)
     if options.bucket_policy == "public":
@@ -82,4 +84,9 @@ def _statement(options: argparse.Namespace, where: policies.Scope) -> dict[str, 
     return policies.cloudfront_read(where, options.distribution_arn)
 
 
-FUNCTIONS = {"policy": (_arguments, _run)}
+VERB = Verb(
+    "policy",
+    "Print the least rights for a crawl, a backfill or the administration, or a policy for the bucket",
+    _run,
+    _arguments,
+)

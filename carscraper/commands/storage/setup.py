@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from carscraper.cli.console import printable
-from carscraper.cli.storage.lifecycle import typed
-from carscraper.cli.storage.policy import scope
-from carscraper.cli.verb import DONE, FAILED, PARTIAL
+from carscraper.command import Verb
+from carscraper.commands.storage.common import typed
+from carscraper.commands.storage.policy import scope
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.logs import printable
 from carscraper.maintenance import lifecycle
-from carscraper.maintenance.bucket import Bucket, BucketTakenError, FeatureMissingError, checked_name
-from carscraper.maintenance.features import FEATURES, Change, Notification, Wanted
-from carscraper.storage import policies
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
+    from carscraper.maintenance.bucket import Bucket
+    from carscraper.maintenance.features import Change, Wanted
 
 _ARNS = {
     "lambda": r"arn:aws(?:-cn|-us-gov)?:lambda:([a-z0-9-]+):[0-9]{12}:function:[\w-]+(:[\w$-]+)?",
@@ -28,9 +28,7 @@ _ARNS = {
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fallback-bucket", metavar="NAME", type=typed(checked_name), help="if AWS_S3_BUCKET is somebody else's"
-    )
+    parser.add_argument("--fallback-bucket", metavar="NAME", type=_bucket, help="if AWS_S3_BUCKET is somebody else's")
     parser.add_argument(
         "--public", action="store_true", help="everybody may read photos and thumbnails (else public access is blocked)"
     )
@@ -61,6 +59,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notify-suffix", metavar="SUFFIX", default="", help="only of names that end so, such as .jpg")
 
 
+def _bucket(text: str) -> str:
+    from carscraper.maintenance.bucket import checked_name
+
+    name: str = typed(checked_name)(text)
+    return name
+
+
 def _sse(text: str) -> str:
     if not re.fullmatch(r"AES256|aws:kms(:[\w:/+=.@-]+)?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is no encryption; write AES256, aws:kms or aws:kms:KEY")
@@ -89,28 +94,34 @@ def _arn(kind: str) -> Any:
     return read
 
 
+_WORKS = "stored, read and removed"
+
 # --- the verb ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
 class _Outcome:
-    """What came of a bucket; the JSON is made from it."""
+    """What came of a bucket, as ``--json`` prints it."""
 
-    name: str
+    bucket: str
+    region: str
+    settings: dict[str, str]
+    """Those to change before a crawl."""
     plan: list[Change] = field(default_factory=list)
     lacks: list[str] = field(default_factory=list)
     """Features that the server does not have."""
     done: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-    """What was not tried."""
+    not_tried: list[str] = field(default_factory=list)
     taken_back: str | None = None
     photo: str = "not tried"
-    """``stored, read and removed``, or why that failed."""
+    """:data:`_WORKS`, or why that failed."""
     notes: list[str] = field(default_factory=list)
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance.bucket import Bucket, BucketTakenError
+
     ours = context.options
     arns = [arn for arn in (options.notify_lambda, options.notify_sqs) if arn]
     if not arns and (options.notify_prefix or options.notify_suffix):
@@ -138,7 +149,9 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
     Raises:
         BucketTakenError: the name is somebody else's.
     """
-    console, wanted, outcome = context.console, _wanted(context, options, its.name), _Outcome(name=its.name)
+    console, wanted = context.console, _wanted(context, options, its.name)
+    other = {"AWS_S3_BUCKET": its.name} if its.name != context.options.bucket else {}
+    outcome = _Outcome(bucket=its.name, region=context.options.region, settings=other)
     exists = its.exists()
     outcome.plan, outcome.lacks = its.plan(wanted, exists=exists)
     changing = [change for change in outcome.plan if change.lines]
@@ -148,7 +161,7 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
         return _report(context, options, outcome)
     if changing or not exists:
         if not console.confirm(f"Change the bucket {its.name} like this?"):
-            outcome.left = [change.feature for change in changing]
+            outcome.not_tried = [change.feature for change in changing]
             return _report(context, options, outcome)
         if not exists:
             its.create()
@@ -169,6 +182,9 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
 
 
 def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
+    from carscraper.maintenance import policies
+    from carscraper.maintenance.features import Notification, Wanted
+
     ours, where = context.options, scope(context, name)
     # Over a plain endpoint it would lock us out.
     tls_only = not options.no_tls_only and not (ours.endpoint or "").startswith("http://")
@@ -192,6 +208,8 @@ def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
 
 def _notes(plan: list[Change], options: argparse.Namespace) -> list[str]:
     """Return what the plan does not say about photos that are public."""
+    from carscraper.maintenance import policies
+
     policy = next((change for change in plan if change.feature == "policy"), None)
     if policy is None or options.public:
         return []
@@ -208,44 +226,44 @@ def _notes(plan: list[Change], options: argparse.Namespace) -> list[str]:
 
 def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -> None:
     """Make every change that can be made; one that is refused does not keep the others from theirs."""
+    from carscraper.maintenance.bucket import FeatureMissingError
+
+    outcome.plan = plan
     changing = [change for change in plan if change.lines]
     for number, change in enumerate(changing):
-        if change.feature == "policy" and wanted.public and "public access" in outcome.refused:
-            outcome.left.append("policy")  # Amazon would refuse it, and all about the policy with it
+        name = change.feature
+        if name == "policy" and wanted.public and "public access" in outcome.refused:
+            outcome.not_tried.append(name)  # Amazon would refuse it, and all about the policy with it
             continue
         try:
             its.apply(change, wanted)
+            outcome.done.append(name)
         except FeatureMissingError:
-            outcome.lacks.append(change.feature)
+            outcome.lacks.append(name)
         except StoreError as error:
-            outcome.refused[change.feature] = str(error)
+            outcome.refused[name] = str(error)
             if isinstance(error, StoreUnavailableError):
-                outcome.left += [each.feature for each in changing[number + 1 :]]
+                outcome.not_tried += [each.feature for each in changing[number + 1 :]]
                 return
-        else:
-            outcome.done.append(change.feature)
-    outcome.plan = plan
 
 
 def _try_photo(its: Bucket, outcome: _Outcome) -> None:
     """Store, read and remove a photo; take back the change that makes it fail."""
+    from carscraper.maintenance.features import FEATURES
+
     try:
         its.try_photo()
-    except StoreUnavailableError as error:
+    except StoreError as error:
         outcome.photo = str(error)
-        return
-    except StoreRefusedError as error:
-        outcome.photo = str(error)
-        done = [change for change in outcome.plan if change.feature in outcome.done or not change.lines]
-        outcome.taken_back = its.take_back_what_breaks_uploads(done)
-        if outcome.taken_back is None:
+        if isinstance(error, StoreUnavailableError):
             return
-        outcome.notes.append(
-            f"With {FEATURES[outcome.taken_back].title} this server refuses photos ({error}): that was taken back."
-        )
-        if outcome.taken_back in outcome.done:
-            outcome.done.remove(outcome.taken_back)
-    outcome.photo = "stored, read and removed"
+        done = [change for change in outcome.plan if change.feature in outcome.done or not change.lines]
+        outcome.taken_back = name = its.take_back_what_breaks_uploads(done)
+        if name is None:
+            return
+        outcome.notes.append(f"With {FEATURES[name].title} this server refuses photos ({error}): that was taken back.")
+        outcome.done = [each for each in outcome.done if each != name]
+    outcome.photo = _WORKS
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -256,7 +274,7 @@ def _show(context: Context, outcome: _Outcome, exists: bool) -> None:
     console = context.console
     say = console.note if console.as_json else console.line
     if not (console.as_json and console.assume_yes):
-        say(f"The bucket {outcome.name} in {context.options.region}:")
+        say(f"The bucket {outcome.bucket} in {outcome.region}:")
         if not exists:
             say("  + bucket: it is made")
         for change in outcome.plan:
@@ -270,6 +288,8 @@ def _show(context: Context, outcome: _Outcome, exists: bool) -> None:
 
 
 def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) -> int:
+    from carscraper.maintenance.features import FEATURES
+
     console = context.console
     asked = {
         "policy": options.public,
@@ -278,12 +298,11 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
         "notifications": options.notify_lambda or options.notify_sqs,
     }
     in_vain = [feature for feature, was in asked.items() if was and feature in outcome.lacks]
-    other = outcome.name != context.options.bucket
-    broken = not options.dry_run and not outcome.left and outcome.photo not in {"not tried", "stored, read and removed"}
+    broken = not options.dry_run and not outcome.not_tried and outcome.photo not in {"not tried", _WORKS}
     lines = [f"Done: {', '.join(outcome.done)}."] if outcome.done else []
     lines += [f"Not done: {feature}. {printable(why)}" for feature, why in outcome.refused.items()]
-    if outcome.left:
-        lines.append(f"Not done: {', '.join(outcome.left)}.")
+    if outcome.not_tried:
+        lines.append(f"Not done: {', '.join(outcome.not_tried)}.")
     if outcome.lacks:
         titles = ", ".join(FEATURES[feature].title for feature in outcome.lacks)
         lines.append(f"This server does not have: {titles}.")
@@ -292,20 +311,18 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
     lines += [printable(note) for note in outcome.notes]
     if not options.dry_run and outcome.photo != "not tried":
         lines.append(f"A photo, as a test: {printable(outcome.photo)}")
-    if other and outcome.done:
-        lines.append(f"Set AWS_S3_BUCKET={outcome.name} before the first crawl, and make IAM policies for that name.")
-    data = {
-        **{name: value for name, value in asdict(outcome).items() if name not in {"name", "plan", "left"}},
-        "bucket": outcome.name,
-        "region": context.options.region,
-        "plan": [asdict(change) for change in outcome.plan],
-        "not_tried": outcome.left,
-        "settings": {"AWS_S3_BUCKET": outcome.name} if other else {},
-    }
-    console.result(data, lines)
+    if outcome.settings and outcome.done:
+        lines.append(f"Set AWS_S3_BUCKET={outcome.bucket} before the first crawl, and make IAM policies for that name.")
+    console.result(asdict(outcome), lines)
     if outcome.refused or broken:
-        return PARTIAL if outcome.done else FAILED
-    return PARTIAL if in_vain or outcome.taken_back else DONE
+        return ExitCode.PARTIAL if outcome.done else ExitCode.FAILED
+    return ExitCode.PARTIAL if in_vain or outcome.taken_back else ExitCode.SUCCESS
 
 
-FUNCTIONS = {"setup": (_arguments, _run)}
+VERB = Verb(
+    "setup",
+    "Make the bucket, or bring one that is there into shape: access, encryption, versions, rules",
+    _run,
+    _arguments,
+    changes=True,
+)

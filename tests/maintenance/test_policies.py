@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 import pytest
 
-from carscraper.backfill.rehearsal import TEST_PREFIX
-from carscraper.storage import policies
-from carscraper.storage.policies import Outputs, Scope
+from carscraper.maintenance import policies
+from carscraper.maintenance.policies import Outputs, Scope
 from tests.services import REPO
 
 if TYPE_CHECKING:
@@ -64,35 +63,20 @@ def actions_of(*found: dict[str, Any]) -> set[str]:
 ACTIONS = sorted(actions_of(*statements()))
 
 
-@pytest.fixture(scope="module")
-def operations() -> dict[str, set[str]]:
+def test_every_action_exists() -> None:
     session = botocore.session.get_session()
-    return {name: set(session.get_service_model(name).operation_names) for name in ("s3", "kms", "cloudfront")}
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-def test_every_action_exists(action: str, operations: dict[str, set[str]]) -> None:
-    service, name = action.split(":")
-    wanted = OTHER_NAMES.get(action, {name})
-    assert wanted <= operations[service]
-
-
-def test_no_exception_is_left_over() -> None:
+    operations = {name: set(session.get_service_model(name).operation_names) for name in ("s3", "kms", "cloudfront")}
+    for action in ACTIONS:
+        service, name = action.split(":")
+        assert OTHER_NAMES.get(action, {name}) <= operations[service], action
     assert set(OTHER_NAMES) <= set(ACTIONS)
     assert len(ACTIONS) > 20
-
-
-def test_a_crawl_puts_photos_and_looks() -> None:
-    found = policies.crawl(SCOPE)["Statement"]
-    assert actions_of(*found) == {"s3:PutObject", "s3:ListBucket"}
-    assert [each["Resource"] for each in found] == ["arn:aws:s3:::car-photos/cars/*", "arn:aws:s3:::car-photos"]
 
 
 def test_a_backfill_reads_too_and_deletes_below_test_only() -> None:
     found = {each["Sid"]: each for each in policies.backfill(SCOPE)["Statement"]}
     assert actions_of(*found.values()) == {"s3:PutObject", "s3:ListBucket", "s3:GetObject", "s3:DeleteObject"}
     assert found["ClearRehearsals"]["Resource"] == "arn:aws:s3:::car-photos/cars/_test/*"
-    assert policies.PROBES == TEST_PREFIX
 
 
 def test_tags_and_a_key_need_more() -> None:
@@ -104,27 +88,19 @@ def test_tags_and_a_key_need_more() -> None:
     assert "s3:PutObjectTagging" in actions_of(*policies.admin(FULL)["Statement"])
 
 
-@pytest.mark.parametrize(
-    ("sse", "resource"),
-    [
-        (None, None),
-        ("AES256", None),
-        ("aws:kms", None),
-        ("aws:kms:dsse", None),
+def test_the_key_is_named_as_iam_knows_it() -> None:
+    for sse, resource in [
+        *((None, None), ("AES256", None), ("aws:kms", None), ("aws:kms:dsse", None)),
         ("aws:kms:1234-abcd", "arn:aws:kms:eu-north-1:*:key/1234-abcd"),
         (f"aws:kms:{KEY}", KEY),
         ("aws:kms:alias/photos", "arn:aws:kms:eu-north-1:*:key/*"),
         ("aws:kms:arn:aws:kms:eu-north-1:123456789012:alias/photos", "arn:aws:kms:eu-north-1:123456789012:key/*"),
-    ],
-)
-def test_the_key_is_named_as_iam_knows_it(sse: str | None, resource: str | None) -> None:
-    found = policies.crawl(Scope(bucket="b", region="eu-north-1", sse=sse))["Statement"]
-    keys = [each for each in found if each["Sid"] == "UseTheKey"]
-    assert [each["Resource"] for each in keys] == ([resource] if resource else [])
-    aliases = [
-        each["Condition"]["ForAnyValue:StringEquals"]["kms:ResourceAliases"] for each in keys if "Condition" in each
-    ]
-    assert aliases == (["alias/photos"] if sse and "alias" in sse else [])
+    ]:
+        found = policies.crawl(Scope(bucket="b", region="eu-north-1", sse=sse))["Statement"]
+        keys = [each for each in found if each["Sid"] == "UseTheKey"]
+        assert [each["Resource"] for each in keys] == ([resource] if resource else []), sse
+        aliases = [each["Condition"]["ForAnyValue:StringEquals"] for each in keys if "Condition" in each]
+        assert aliases == ([{"kms:ResourceAliases": "alias/photos"}] if sse and "alias" in sse else []), sse
 
 
 def test_the_administration_invalidates_only_a_distribution_that_is_set() -> None:
@@ -132,18 +108,16 @@ def test_the_administration_invalidates_only_a_distribution_that_is_set() -> Non
     assert "cloudfront:CreateInvalidation" not in actions_of(*policies.admin(SCOPE)["Statement"])
 
 
-@pytest.mark.parametrize(
-    ("region", "begin"),
-    [("eu-north-1", "arn:aws:"), ("cn-north-1", "arn:aws-cn:"), ("us-gov-west-1", "arn:aws-us-gov:")],
-)
-def test_arns_begin_as_the_region_wants(region: str, begin: str) -> None:
-    scope = Scope(bucket="b", region=region, sse="aws:kms:1234", distribution="E2QWRUHEXAMPLE")
-    whole = [*policies.admin(scope)["Statement"], policies.tls_only(scope), policies.public_read(scope)]
-    resources = [
-        one for each in whole for one in ([each["Resource"]] if isinstance(each["Resource"], str) else each["Resource"])
-    ]
-    assert len(resources) > 6
-    assert all(each.startswith(begin) for each in resources)
+def test_arns_begin_as_the_region_wants() -> None:
+    for region, begin in [
+        *(("eu-north-1", "arn:aws:"), ("cn-north-1", "arn:aws-cn:"), ("us-gov-west-1", "arn:aws-us-gov:")),
+    ]:
+        scope = Scope(bucket="b", region=region, sse="aws:kms:1234", distribution="E2QWRUHEXAMPLE")
+        whole = [*policies.admin(scope)["Statement"], policies.tls_only(scope), policies.public_read(scope)]
+        named = [each["Resource"] for each in whole]
+        resources = [one for each in named for one in ([each] if isinstance(each, str) else each)]
+        assert len(resources) > 6
+        assert all(each.startswith(begin) for each in resources), region
 
 
 # --- the bucket's own -------------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from carscraper.cli.console import printable
-from carscraper.cli.storage.browse import positive
-from carscraper.cli.storage.common import dealers, result
-from carscraper.cli.verb import DONE, PARTIAL, Context
+from carscraper.command import Context, Verb
+from carscraper.commands.storage.common import result
+from carscraper.console import positive
 from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,7 @@ def _say(context: Context, outcome: Outcome) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.maintenance.register import REGISTERED, PhotoRules, Register  # noqa: PLC0415 - boto3 only when used
+    from carscraper.maintenance.register import REGISTERED, PhotoRules, Register, dealers
 
     options, console = context.options, context.console
     below = arguments.prefix or options.prefix
@@ -48,7 +49,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     where = f"s3://{options.bucket}/{printable(below)}"
     if not arguments.dry_run and not console.confirm(f"Register what {where} has and the ledger does not know?"):
         console.note("Nothing was changed.")
-        return PARTIAL
+        return ExitCode.PARTIAL
     outcomes: Counter[str] = Counter()
     client = context.client
     with context.database(create=not arguments.dry_run) as engine:
@@ -57,7 +58,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
             engine,
             options,
             PhotoRules.from_settings(context.settings),
-            dealers=dealers(context),
+            dealers=dealers(context.settings),
             create_cars=arguments.create_cars,
             dry_run=arguments.dry_run,
         )
@@ -78,7 +79,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     result(context, "summary", numbers | dict(outcomes) | {"dry_run": arguments.dry_run}, [text])
     if outcomes["unknown-car"] and not arguments.create_cars:
         console.note("--create-cars makes inactive rows for the cars that the database does not have.")
-    return PARTIAL if any(outcomes[what] for what in _LEFT) else DONE
+    return ExitCode.PARTIAL if any(outcomes[what] for what in _LEFT) else ExitCode.SUCCESS
 
 
-FUNCTIONS = {"discover": (_arguments, _run)}
+VERB = Verb("discover", "Register objects that the ledger does not know", _run, _arguments, changes=True)

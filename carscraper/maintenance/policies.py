@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from carscraper.storage.encryption import encryption
+from carscraper.storage.client import encryption
+from carscraper.storage.keys import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +21,6 @@ Document = dict[str, Any]
 Statement = dict[str, Any]
 """One statement of a policy."""
 
-PROBES = "_test/"
-"""Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
 PICTURES = ("avif", "gif", "jpeg", "jpg", "png", "webp", "JPEG", "JPG", "PNG")
 """How the names of public objects end."""
 TLS_ONLY, PUBLIC_READ, CLOUDFRONT_READ = "CarscraperTlsOnly", "CarscraperPublicRead", "CarscraperCloudFrontRead"
@@ -223,15 +222,17 @@ def merged(policy: Document | None, put: Iterable[Statement], drop: Iterable[str
         put: our statements.
         drop: the ``Sid`` of statements that go.
     """
-    ours = {statement["Sid"]: statement for statement in put}
-    gone = set(drop)
-    kept = [
-        ours.pop(each.get("Sid"), each)
-        for each in statements_of(policy)
-        if each.get("Sid") in ours or each.get("Sid") not in gone
-    ]
-    kept += ours.values()
+    kept = with_ours(statements_of(policy), put, drop, name="Sid")
     return {**(policy or document()), "Statement": kept} if kept else None
+
+
+def with_ours(
+    there: Iterable[Statement], ours: Iterable[Statement], gone: Iterable[str] = (), *, name: str = "ID"
+) -> list[Statement]:
+    """Return what is *there*, *ours* in the place of what has the same *name*; without what is *gone*."""
+    new, without = {each[name]: each for each in ours}, set(gone)
+    kept = [new.pop(each.get(name), each) for each in there if each.get(name) in new or each.get(name) not in without]
+    return [*kept, *new.values()]
 
 
 def statements_of(policy: Document | None) -> list[Statement]:

@@ -1,23 +1,26 @@
-"""A person or a script at the other end: results on stdout, progress and questions on stderr."""
+"""A person or a script at the other end: results on stdout, progress and questions on stderr, what is typed."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.logs import cleaned, printable
+from carscraper.logs import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Console", "human_bytes", "printable", "table"]
-
 _EVERY = 0.5  # seconds between two progress lines
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST = timedelta(days=36500)  # beyond a century it is a slip of the finger, and dates run out
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,3 +122,58 @@ def human_bytes(number: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+
+
+# --- what is typed, for argparse's ``type=`` ------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1.
+
+    >>> positive("12")
+    12
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read ``NAME=VALUE``.
+
+    >>> pair("br.base_url=https://x/?a=b")
+    ('br.base_url', 'https://x/?a=b')
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z][\w.]*", name):
+        raise argparse.ArgumentTypeError(f"{cleaned(text)} can't be read; write NAME=VALUE")
+    return name, value
+
+
+def duration(text: str) -> timedelta:
+    """Read ``90s``, ``15m``, ``1h``, ``30d`` or ``2w``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is nothing like that.
+
+    >>> duration("1h"), duration("30d"), duration("90s")
+    (datetime.timedelta(seconds=3600), datetime.timedelta(days=30), datetime.timedelta(seconds=90))
+    """
+    found = re.fullmatch(r"([0-9]{1,10})([smhdw])", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write a number with s, m, h, d or w: 1h, 30d")
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds <= _LONGEST.total_seconds():
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and 100 years")
+    return timedelta(seconds=seconds)
+
+
+def in_words(length: timedelta) -> str:
+    """Return *length* the way :func:`duration` reads it, in the largest unit that fits.
+
+    >>> in_words(timedelta(hours=1)), in_words(timedelta(days=30)), in_words(timedelta(seconds=90))
+    ('1h', '30d', '90s')
+    """
+    seconds = int(length.total_seconds())
+    unit = next(name for name in "dhms" if seconds % _SECONDS[name] == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, FAILED
-from carscraper.maintenance.check import check
+from carscraper.command import Verb
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     import argparse
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
 
 _MARKS = {True: "✓", False: "✗", None: "–"}
 
@@ -32,6 +32,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.maintenance.check import check
+
     options, console = context.options, context.console
     if not context.settings.getbool("USE_S3_STORAGE"):
         console.note("USE_S3_STORAGE is off: crawls keep photos elsewhere.")
@@ -45,7 +47,9 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     if console.as_json:
         where = {"bucket": options.bucket, "endpoint": options.endpoint}
         console.result({"ok": good, **where, "steps": [asdict(step) for step in steps]}, "")
-    return DONE if good else FAILED
+    return ExitCode.SUCCESS if good else ExitCode.FAILED
 
 
-FUNCTIONS = {"check": (_arguments, _run)}
+VERB = Verb(
+    "check", "Test the connection: credentials, bucket, objects, addresses; each failure with its fix", _run, _arguments
+)

@@ -7,30 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.spiderloader import get_spider_loader
 
-from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE
+from carscraper.command import Verb
+from carscraper.commands.storage.common import typed
 from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
 from carscraper.maintenance import lifecycle
-from carscraper.maintenance.bucket import Bucket
-from carscraper.maintenance.features import Change, Wanted, lifecycle_plan
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
     from carscraper.maintenance.lifecycle import Rule
-
-
-def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return *parse* for argparse's ``type=``, with its own sentence about a wrong value."""
-
-    def read(text: str) -> Any:
-        try:
-            return parse(text)
-        except ConfigurationError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +73,9 @@ def _rules(options: argparse.Namespace, prefix: str) -> list[Rule]:
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance.bucket import Bucket
+    from carscraper.maintenance.features import Change, Wanted, lifecycle_plan
+
     console, prefix = context.console, context.options.prefix
     rules = _rules(options, prefix)
     if bool(rules or options.remove) == (options.what == "show"):
@@ -118,7 +107,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
         its.apply(change, Wanted(rules=tuple(rules)))
     data = {"bucket": its.name, "changes": lines, "before": before, "after": after, "applied": applied, "notes": notes}
     console.result(data, ["Done."] if applied else [] if look or not lines else ["Nothing was changed."])
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _show(context: Context, rules: list[Rule]) -> int:
@@ -136,7 +125,13 @@ def _show(context: Context, rules: list[Rule]) -> int:
         {"bucket": context.options.bucket, "rules": listed},
         [*lines, f"{len(rules)} rules; those with * are ours."] if rules else "The bucket has no lifecycle rules.",
     )
-    return DONE
+    return ExitCode.SUCCESS
 
 
-FUNCTIONS = {"lifecycle": (_arguments, _run)}
+VERB = Verb(
+    "lifecycle",
+    "Show or change when objects move to cheaper classes and when they are deleted",
+    _run,
+    _arguments,
+    changes=True,
+)

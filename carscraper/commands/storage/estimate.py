@@ -9,18 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carscraper.cli.verb import DONE
-from carscraper.db import coverage
+from carscraper.command import Verb
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
-from carscraper.storage.keys import parse_key, parse_thumbnail
-from carscraper.storage.listing import listed
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from carscraper.cli.verb import Context
-
+    from carscraper.command import Context
 _MONTH = timedelta(days=30)
 _TITLES = {
     sums.STORAGE: "Storage",
@@ -28,6 +25,7 @@ _TITLES = {
     sums.TRANSFER: "Views, from S3 directly",
     sums.CLOUDFRONT: "Views, with CloudFront in front",
 }
+_KINDS = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
@@ -97,7 +95,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
         yield from ("", *notes)
 
     context.console.result(data, text())
-    return DONE
+    return ExitCode.SUCCESS
 
 
 def _prices(context: Context, given: Path | None) -> sums.Prices:
@@ -116,6 +114,9 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
     """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
+    from carscraper.storage.keys import kind_of
+    from carscraper.storage.objects import listed
+
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
 
@@ -133,12 +134,10 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
         since = datetime.now(UTC) - _MONTH
         for number, each in enumerate(listed(context.client, context.options.bucket, context.options.prefix), 1):
             context.console.progress(f"{number:,} objects")
-            if parse_key(each.name, context.options.prefix):
-                add("photos", each.size, options.mix or {each.storage_class: 1})
-                recent += each.modified >= since
-            else:
-                is_thumbnail = parse_thumbnail(each.name, context.options.prefix)
-                add("thumbnails" if is_thumbnail else "other objects", each.size, {each.storage_class: 1})
+            kind = kind_of(each.name, context.options.prefix)
+            is_photo = kind == "photo"
+            add(_KINDS[kind], each.size, (is_photo and options.mix) or {each.storage_class: 1})
+            recent += is_photo and each.modified >= since
         context.console.end_progress()
         where = f"in the bucket {context.options.bucket}"
     photos = [each for each in stock.values() if each.what == "photos"]
@@ -168,11 +167,12 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
 
 def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> float:
     """Return how many photos were stored in the last month, by the ledger, or uploaded (*recent*)."""
+    from carscraper.db import coverage
+
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
-        store = f"s3://{context.options.bucket}"
         with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
-            found = coverage.stored_since(connection, store, since)
+            found = coverage.stored_since(connection, context.options.store, since)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         context.console.note(f"The ledger does not say how many photos are new; write --new-per-month. {error}")
         inputs.append(f"{recent or 0:,} new photos a month: as many were uploaded in the last {_MONTH.days} days")
@@ -216,4 +216,9 @@ def _mix(text: str) -> dict[str, float]:
     return mix
 
 
-FUNCTIONS = {"estimate": (_arguments, _run)}
+VERB = Verb(
+    "estimate",
+    "Estimate what the photos cost in a month: storage, requests, transfer; the arithmetic is shown",
+    _run,
+    _arguments,
+)

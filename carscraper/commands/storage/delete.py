@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carscraper.cli.console import human_bytes, printable
-from carscraper.cli.storage.objects import object_key
-from carscraper.cli.verb import DONE, FAILED, PARTIAL
-from carscraper.db import removal as rows
+from carscraper.command import Verb
+from carscraper.commands.storage.common import object_key
+from carscraper.console import human_bytes
 from carscraper.exceptions import ConfigurationError
-from carscraper.maintenance import delete as deletion
-from carscraper.storage.client import open_client
-from carscraper.storage.keys import published_bases
-from carscraper.storage.spool import Spool
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Engine
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
     from carscraper.maintenance.delete import Copy, Deleted, Places, Plan
 
 _SHOWN = 20  # names of a list that is beside the point
@@ -58,6 +56,9 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> int:
+    from carscraper.db import removal as rows
+    from carscraper.maintenance import delete as deletion
+
     console = context.console
     with engine.connect() as connection:
         keys = [*arguments.keys, *(rows.unfinished(connection) if arguments.finish else ())]
@@ -68,7 +69,7 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     deletion.look(plan, places, all_versions=arguments.all_versions)
     found = {copy.key for copy in plan.copies} | plan.versions.keys()
     if unknown := [key for key in without_row if key not in found]:
-        where = f"no object of {places.bucket.name}" if places.bucket else "no file of IMAGES_STORE"
+        where = f"no object of {places.bucket}" if places.client else "no file of IMAGES_STORE"
         raise ConfigurationError(
             f"No row and {where} is called {_names(unknown)}: nothing was deleted. A key is the whole name, S3_PREFIX "
             "included."
@@ -76,16 +77,16 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     done = deletion.Deleted()
     if plan.is_empty:
         console.result(_data(plan, done, dry_run=arguments.dry_run), "There is nothing left to delete.")
-        return DONE
+        return ExitCode.SUCCESS
     if arguments.dry_run:
         console.result(_data(plan, done, dry_run=True), [*_lines(plan, without_row, None), _would(plan)])
-        return DONE
+        return ExitCode.SUCCESS
     if not console.assume_yes:
         for line in _lines(plan, without_row, _SHOWN):
             console.note(line)
     if not _agreed(context, plan):
         console.note("Nothing was deleted.")
-        return FAILED
+        return ExitCode.FAILED
     done = deletion.run(engine, plan, places, all_versions=arguments.all_versions, say=console.progress)
     console.end_progress()
     console.result(_data(plan, done, dry_run=False), _done(done))
@@ -95,8 +96,8 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
         console.note(
             "No crawl fetches these photos and no car shows them; the same command, or --finish, does the rest."
         )
-        return PARTIAL
-    return DONE
+        return ExitCode.PARTIAL
+    return ExitCode.SUCCESS
 
 
 def _agreed(context: Context, plan: Plan) -> bool:
@@ -119,6 +120,12 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
     Raises:
         ConfigurationError: a photo is in a bucket that the settings do not name.
     """
+    from carscraper.maintenance import delete as deletion
+    from carscraper.storage.client import open_client
+    from carscraper.storage.folder import FolderStore
+    from carscraper.storage.keys import published_bases
+    from carscraper.storage.store import s3_spool
+
     settings = context.settings
     named, folder = settings.get("AWS_S3_BUCKET"), settings.get("IMAGES_STORE")
     elsewhere = sorted(store for store in stores if store.startswith("s3://") and store != f"s3://{named}")
@@ -127,53 +134,50 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
             f"Photos of these are in {printable(elsewhere[0])}: set AWS_S3_BUCKET={printable(elsewhere[0][5:])} "
             "(with its region and credentials) and delete them there."
         )
-    in_bucket = settings.getbool("USE_S3_STORAGE") or stores - {"folder"} or (orphans and named)
-    return deletion.Places(
-        bucket=_bucket(context) if in_bucket else None,
-        folder=Path(folder) if folder else None,
-        bases=published_bases(
-            bucket=named, endpoint=settings.get("AWS_ENDPOINT_URL"), public_url=settings.get("IMAGES_PUBLIC_URL")
-        ),
-        public_url=settings.get("IMAGES_PUBLIC_URL"),
+    public_url = settings.get("IMAGES_PUBLIC_URL")
+    bases = published_bases(bucket=named, endpoint=settings.get("AWS_ENDPOINT_URL"), public_url=public_url)
+    places = deletion.Places(
+        folder=FolderStore(Path(folder), public_url=public_url) if folder else None,
+        bases=tuple(bases),
+        public_url=public_url,
     )
-
-
-def _bucket(context: Context) -> deletion.Bucket:
-    settings, options = context.settings, context.options
-    return deletion.Bucket(
+    if not (settings.getbool("USE_S3_STORAGE") or stores - {"folder"} or (orphans and named)):
+        return places
+    options = context.options
+    return replace(
+        places,
         client=context.client,
-        name=options.bucket,
+        bucket=options.bucket,
         prefix=options.prefix,
         distribution=settings.get("CLOUDFRONT_DISTRIBUTION_ID"),
         open_cdn=lambda: open_client(options, "cloudfront"),
-        spool=Spool(
-            Path(settings.get("SPOOL_DIR")),
-            location=f"s3://{options.bucket}/{options.prefix}",
-            max_bytes=settings.getint("SPOOL_MAX_BYTES"),
-        ),
+        spool=s3_spool(settings, options.store, options.prefix),
         thumbnails=frozenset(settings.get("IMAGES_THUMBS")),
     )
 
 
 def _lift(context: Context, engine: Engine, arguments: argparse.Namespace) -> int:
+    from carscraper.db import removal as rows
+    from carscraper.maintenance import delete as deletion
+
     console = context.console
     tombstones = deletion.deleted_photos(engine, arguments.car)
     cars = sorted({row.car for row in tombstones})
     data = {"dry_run": arguments.dry_run, "photos": len(tombstones), "cars": cars, "lifted": 0}
     if not tombstones:
         console.result(data, "No photo of this car was deleted.")
-        return DONE
+        return ExitCode.SUCCESS
     what = f"{_count(len(tombstones), 'photo')} of {_count(len(cars), 'car')} ({_names(cars)})"
     if arguments.dry_run:
         console.result(data, f"The next crawl might fetch {what} again.")
-        return DONE
+        return ExitCode.SUCCESS
     if not console.confirm(f"Let the next crawl fetch {what} again?"):
         console.note("Nothing was changed.")
-        return FAILED
+        return ExitCode.FAILED
     with engine.begin() as connection:
         data["lifted"] = rows.undelete(connection, [row.row_id for row in tombstones])
     console.result(data, f"The next crawl fetches {what} again, if the dealer still shows them.")
-    return DONE
+    return ExitCode.SUCCESS
 
 
 # --- words ------------------------------------------------------------------------------------------------------
@@ -269,4 +273,10 @@ def _data(plan: Plan, done: Deleted, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-FUNCTIONS = {"delete": (_arguments, _run)}
+VERB = Verb(
+    "delete",
+    "Delete photos everywhere: object, thumbnails, row, local copy, CDN; no crawl brings them back",
+    _run,
+    _arguments,
+    changes=True,
+)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carscraper.cli.console import printable
-from carscraper.cli.verb import DONE, PARTIAL
+from carscraper.command import Verb
 from carscraper.exceptions import ConfigurationError, StoreError
-from carscraper.maintenance import cdn
-from carscraper.storage.client import open_client
-from carscraper.storage.keys import published_bases
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     import argparse
 
-    from carscraper.cli.verb import Context
+    from carscraper.command import Context
+    from carscraper.maintenance import cdn
 
 _SHOWN = 20  # paths of a plan for people
 
@@ -26,6 +25,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance import cdn
+    from carscraper.storage.client import open_client
+
     console = context.console
     distribution = context.settings.get("CLOUDFRONT_DISTRIBUTION_ID")
     if not distribution:
@@ -41,12 +43,12 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     if options.dry_run:
         head = f"The distribution {distribution} would be sent an invalidation ({what}):"
         console.result({**data, "dry_run": True}, [head, *shown])
-        return DONE
+        return ExitCode.SUCCESS
     if not console.assume_yes:
         console.note("\n".join(shown))
     if not console.confirm(f"Send the distribution {distribution} this invalidation ({what})?"):
         console.note("Nothing was done.")
-        return DONE
+        return ExitCode.SUCCESS
     made: list[cdn.Invalidation] = []
     problem = None
     try:
@@ -61,11 +63,14 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     console.result({**data, "invalidations": entries, "problem": problem}, lines)
     if problem:
         console.note(f"{len(made)} of {requests} requests were accepted. {problem}")
-    return PARTIAL if problem else DONE
+    return ExitCode.PARTIAL if problem else ExitCode.SUCCESS
 
 
 def _paths(context: Context, options: argparse.Namespace) -> list[str]:
     """Return CloudFront's paths for all that was asked for, each once."""
+    from carscraper.maintenance import cdn
+    from carscraper.storage.keys import published_bases
+
     given = list(options.paths)
     try:
         if options.from_file == "-":
@@ -83,4 +88,6 @@ def _paths(context: Context, options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(path for text in given for path in cdn.requested_paths(text, bases, its.public_url)))
 
 
-FUNCTIONS = {"invalidate": (_arguments, _run)}
+VERB = Verb(
+    "invalidate", "Have CloudFront drop changed or deleted objects from its caches", _run, _arguments, changes=True
+)

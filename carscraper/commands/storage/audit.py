@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from carscraper.cli.console import printable
-from carscraper.cli.durations import duration, in_words
-from carscraper.cli.storage.browse import positive
-from carscraper.cli.storage.common import dealers, result
-from carscraper.cli.verb import DONE, PARTIAL, Context
+from carscraper.command import Context, Verb
+from carscraper.commands.storage.common import result
+from carscraper.console import duration, in_words, positive
 from carscraper.exceptions import ConfigurationError, StoreRefusedError
+from carscraper.logs import printable
+from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from carscraper.db.inventory import Comparison
     from carscraper.maintenance.audit import Audit
-    from carscraper.maintenance.findings import Finding
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +52,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.db.inventory import comparing  # noqa: PLC0415 - SQLAlchemy and boto3 only for those who use them
-    from carscraper.maintenance.audit import Audit  # noqa: PLC0415
+    from carscraper.db.inventory import comparing
+    from carscraper.maintenance.audit import Audit
 
     if arguments.older_than and not arguments.delete_orphans:
         raise ConfigurationError("--older-than belongs to --delete-orphans.")
@@ -62,7 +61,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(context.database(create=False))
         file = stack.enter_context(_open_report(arguments.report)) if arguments.report else None
-        comparison = stack.enter_context(comparing(engine, f"s3://{options.bucket}", options.prefix))
+        comparison = stack.enter_context(comparing(engine, options.store, options.prefix))
         audit = Audit(
             client,
             comparison,
@@ -76,15 +75,18 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
         )
         for finding in audit.run():
             console.end_progress()
-            _print(context, finding, file)
+            line = printable(finding.line())
+            console.line(json.dumps(finding.as_json(), ensure_ascii=False) if console.as_json else line)
+            if file:
+                print(line, file=file)
         console.end_progress()
         result(context, "summary", _summary(audit), _sentences(audit, arguments))
-        faults = sum(audit.counts[mark] for mark in "+-*!")
+        faults = sum(audit.counts[mark] for mark in _NUMBERS)
         if faults and arguments.fix:
             return _fix(context, arguments, engine, audit, comparison)
         if faults and arguments.delete_orphans:
             return _delete(context, arguments, engine, faults, comparison)
-    return PARTIAL if faults else DONE
+    return ExitCode.PARTIAL if faults else ExitCode.SUCCESS
 
 
 @contextlib.contextmanager
@@ -97,14 +99,8 @@ def _open_report(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _print(context: Context, finding: Finding, file: TextIO | None) -> None:
-    line = printable(finding.line())
-    context.console.line(json.dumps(finding.as_json(), ensure_ascii=False) if context.console.as_json else line)
-    if file:
-        print(line, file=file)
-
-
 _NUMBERS = {"+": "missing", "-": "orphans", "*": "differ", "!": "wrong"}
+_WORDS = {"+": "missing", "-": "orphaned", "*": "differing", "!": "wrong"}
 
 
 def _summary(audit: Audit) -> dict[str, Any]:
@@ -117,9 +113,6 @@ def _summary(audit: Audit) -> dict[str, Any]:
 
 def _sentences(audit: Audit, arguments: argparse.Namespace) -> Iterator[str]:
     counts = audit.counts
-    words = {"=": "as they should be", "+": "missing", "-": "orphaned", "*": "differing", "!": "wrong"}
-    numbers = {"=": counts["same"]} | {mark: counts[mark] for mark in _NUMBERS}
-    found = ", ".join(f"{words[mark]} ({mark}) {number:,}" for mark, number in numbers.items())
     for store, number in sorted(audit.elsewhere.items()):
         where = "outside S3_PREFIX" if store == "outside" else f"in {store}"
         yield f"Stored {where}, not looked at: {number:,}."
@@ -130,14 +123,29 @@ def _sentences(audit: Audit, arguments: argparse.Namespace) -> Iterator[str]:
         yield f"Without a row and younger than {age}, a crawl may be at work: {counts['young']:,}."
     if counts["read"]:
         yield f"Read to compare their SHA-256: {counts['read']:,}."
-    yield f"Rows {counts['rows']:,}, objects {counts['objects']:,}, thumbnails {counts['thumbnails']:,}: {found}."
+    found = "".join(f", {words} ({mark}) {counts[mark]:,}" for mark, words in _WORDS.items())
+    yield (
+        f"Rows {counts['rows']:,}, objects {counts['objects']:,}, thumbnails {counts['thumbnails']:,}: "
+        f"as they should be (=) {counts['same']:,}{found}."
+    )
+
+
+def _agreed(context: Context, arguments: argparse.Namespace, would: str, question: str, nothing: str) -> bool:
+    console = context.console
+    if arguments.dry_run:
+        console.note(f"--dry-run: would {would}. {nothing}")
+    elif console.confirm(question):
+        return True
+    else:
+        console.note(nothing)
+    return False
 
 
 def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, comparison: Comparison) -> int:
-    from carscraper.maintenance.register import PhotoRules, Register  # noqa: PLC0415 - see _run
-    from carscraper.maintenance.repair import Repair  # noqa: PLC0415
+    from carscraper.maintenance.register import PhotoRules, Register, dealers
+    from carscraper.maintenance.repair import Repair
 
-    counts, console, options = audit.counts, context.console, context.options
+    counts, options, settings, client = audit.counts, context.options, context.settings, context.client
     if counts["missing"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
         raise StoreRefusedError(
             f"Not one of the photos that should be in {options.bucket} is there: nothing was changed. Check "
@@ -148,45 +156,36 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
         f"have what is missing or differs fetched again ({counts['missing'] + counts['*']:,}){thumbnails}, mend wrong "
         f"rows ({counts['!']:,}), look into orphans ({counts['-']:,}) and register those that are photos of known cars"
     )
-    if arguments.dry_run:
-        console.note(f"--dry-run: would {plan}. Nothing was changed.")
-        return PARTIAL
-    if not console.confirm(f"{plan[0].upper()}{plan[1:]}?"):
-        console.note("Nothing was changed.")
-        return PARTIAL
-    rules = PhotoRules.from_settings(context.settings)
-    repair = Repair(
-        context.client,
-        engine,
-        options,
-        Register(context.client, engine, options, rules, dealers=dealers(context)),
-        thumbnails=context.settings.get("IMAGES_THUMBS"),
-        max_pixels=rules.inspection["max_pixels"],
-    )
+    if not _agreed(context, arguments, plan, f"{plan[0].upper()}{plan[1:]}?", "Nothing was changed."):
+        return ExitCode.PARTIAL
+    rules = PhotoRules.from_settings(settings)
+    orphans = Register(client, engine, options, rules, dealers=dealers(settings))
+    sizes, max_pixels = settings.get("IMAGES_THUMBS"), rules.inspection["max_pixels"]
+    repair = Repair(client, engine, options, orphans, thumbnails=sizes, max_pixels=max_pixels)
     for outcome in repair.run(comparison):
         detail = f": {outcome.detail}" if outcome.detail else ""
-        console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))
+        context.console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))
     done = repair.done
     names = ("pending", "addresses", "hashes", "covers", "registered", "thumbnails", "left")
-    said = (
+    mended = (
         f"Mended: photos pending again {done['pending']:,}, orphans registered {done['registered']:,}, "
         f"addresses {done['addresses']:,}, checksums {done['hashes']:,}, cars' pictures {done['covers']:,}, "
         f"thumbnails {done['thumbnails']:,}; left {done['left']:,}."
     )
-    lines = [said]
+    lines = [mended]
     if done["pending"]:
         lines.append("Fetch what is pending with: scrapy crawl backfill -a limit=0 -a include_inactive=true")
     result(context, "fixed", {name: done[name] for name in names}, lines)
-    return PARTIAL if done["left"] else DONE
+    return ExitCode.PARTIAL if done["left"] else ExitCode.SUCCESS
 
 
 def _delete(
     context: Context, arguments: argparse.Namespace, engine: Engine, faults: int, comparison: Comparison
 ) -> int:
-    from carscraper.maintenance.repair import OrphanRemoval  # noqa: PLC0415 - see _run
+    from carscraper.maintenance.repair import MARGIN, OrphanRemoval
 
     console, options = context.console, context.options
-    older_than = arguments.older_than or timedelta(days=30)
+    older_than = arguments.older_than or MARGIN
     removal = OrphanRemoval(context.client, engine, options, older_than=older_than)
     old = number = 0
     for finding in removal.plan(comparison):
@@ -195,13 +194,11 @@ def _delete(
     age = in_words(older_than)
     if not old:
         console.note(f"No orphan is older than {age}: nothing to delete.")
-        return PARTIAL
-    if arguments.dry_run:
-        console.note(f"--dry-run: would delete orphans older than {age}: {old:,} ({number:,} objects). Nothing was.")
-        return PARTIAL
-    if not console.confirm(f"Delete orphans older than {age} from {options.bucket}: {old:,} ({number:,} objects)?"):
-        console.note("Nothing was deleted.")
-        return PARTIAL
+        return ExitCode.PARTIAL
+    would = f"delete orphans older than {age}: {old:,} ({number:,} objects)"
+    question = f"Delete orphans older than {age} from {options.bucket}: {old:,} ({number:,} objects)?"
+    if not _agreed(context, arguments, would, question, "Nothing was deleted."):
+        return ExitCode.PARTIAL
     for name, why in removal.run(comparison):
         if why:
             console.note(printable(f"left: {name} ({why})"))
@@ -210,7 +207,7 @@ def _delete(
     if done["pending"]:
         lines.append(f"Named by a row just then, pending again: {done['pending']:,}.")
     result(context, "deleted", {name: done[name] for name in ("deleted", "kept", "pending")}, lines)
-    return PARTIAL if faults > old or done["kept"] or done["pending"] else DONE
+    return ExitCode.PARTIAL if faults > old or done["kept"] or done["pending"] else ExitCode.SUCCESS
 
 
-FUNCTIONS = {"audit": (_arguments, _run)}
+VERB = Verb("audit", "Compare database, bucket and bytes; mend what differs", _run, _arguments, changes=True)

@@ -1,1 +1,0 @@
-"""What commands print and ask: arguments and words over functions that live elsewhere."""

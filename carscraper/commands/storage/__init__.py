@@ -1,0 +1,52 @@
+"""``scrapy storage VERB``: everything about the bucket."""
+
+from __future__ import annotations
+
+from carscraper.command import VerbCommand
+from carscraper.commands.storage import (
+    audit,
+    browse,
+    check,
+    delete,
+    discover,
+    estimate,
+    hits,
+    invalidate,
+    lifecycle,
+    objects,
+    policy,
+    setup,
+)
+
+GONE = {
+    "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
+    "most, `scrapy storage hits LOG` counts its hit rate, `scrapy storage lifecycle` moves photos to cheaper classes.",
+    "upload": "`scrapy storage upload` is gone: `scrapy crawl backfill -a only=local` moves the photos of "
+    "IMAGES_STORE to the bucket.",
+}
+"""Verbs of earlier versions, each with what to use instead."""
+
+
+class Command(VerbCommand):
+    """The verbs, a module each, in the order in which they are shown."""
+
+    summary = "Everything about the bucket: set up, check, look, change, audit"
+    verbs = (
+        setup.VERB,
+        check.VERB,
+        policy.VERB,
+        lifecycle.VERB,
+        browse.LIST,
+        browse.STATS,
+        estimate.VERB,
+        objects.GET,
+        objects.PUT,
+        objects.PRESIGN,
+        objects.URL,
+        delete.VERB,
+        audit.VERB,
+        discover.VERB,
+        hits.VERB,
+        invalidate.VERB,
+    )
+    gone = GONE

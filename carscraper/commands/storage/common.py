@@ -1,0 +1,80 @@
+"""What several verbs share: values that a person types, and lines of output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from carscraper.exceptions import ConfigurationError
+from carscraper.logs import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from carscraper.command import Context
+
+_LONGEST_KEY = 1024  # bytes of UTF-8
+
+
+def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return *parse* for argparse's ``type=``, with its own sentence about a wrong value."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def object_key(text: str) -> str:
+    """Read a KEY; made for argparse's ``type=``."""
+    if problem := problem_with_key(text):
+        raise argparse.ArgumentTypeError(f"the key {text[:80]!r} {problem}")
+    return text
+
+
+def new_key(key: str) -> None:
+    """Refuse a KEY that S3 takes but that addresses, lists or folders can't hold.
+
+    Raises:
+        ConfigurationError: with what is wrong with it.
+    """
+    if problem := problem_with_key(key, new=True):
+        raise ConfigurationError(f"The key {key!r} {problem}: choose another.")
+
+
+def problem_with_key(key: str, *, new: bool = False) -> str | None:
+    """Return why *key* can be no object's name, or should be no *new* object's; ``None`` if it can.
+
+    >>> problem_with_key("cars/þ + 100%.jpg", new=True), problem_with_key("a/../b.jpg", new=True)
+    (None, "has a part '..', which browsers take out of an address")
+    """
+    try:
+        length = len(key.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    dots = {".", ".."} & set(key.split("/"))
+    for is_wrong, words in (
+        (not key, "is empty"),
+        (length > _LONGEST_KEY, f"has {length} bytes; S3 takes {_LONGEST_KEY}"),
+        ("\0" in key, "holds a NUL"),
+        (new and dots, f"has a part {min(dots, default='')!r}, which browsers take out of an address"),
+        (new and re.search(r"[\x00-\x1f\x7f]", key), "holds a control character"),
+        (new and key.endswith("/"), "ends with a slash, which marks a folder"),
+    ):
+        if is_wrong:
+            return words
+    return None
+
+
+def result(context: Context, name: str, data: dict[str, Any], lines: Iterable[str]) -> None:
+    """Print one more line of JSON, *data* under *name*, or *lines*."""
+    if context.console.as_json:
+        context.console.line(json.dumps({name: data}, ensure_ascii=False))
+        return
+    for line in lines:
+        context.console.line(printable(line))

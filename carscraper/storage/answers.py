@@ -1,0 +1,188 @@
+"""What an S3 server's answers mean, and what mends a refusal."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Self
+
+_SERVER_ERROR = 500
+
+# The default class of an answer is "refused". What passes by itself has one of these codes, or one of these statuses
+# (or 5xx) and no code of FIXES.
+_PASSING_STATUS = {408, 409, 425, 429}
+_FINAL_STATUS = {501, 505}
+_PASSING_CODES = {
+    *("BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"),
+    *("SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"),
+    *("TooManyInvalidationsInProgress", "XMinioServerNotInitialized"),
+}
+_LONGEST_MESSAGE = 200
+
+FIXES = {
+    "InvalidAccessKeyId": "the access key does not exist (any more): check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
+    "TokenRefreshRequired": "the session token has expired: renew AWS_SESSION_TOKEN or use a role",
+    "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
+    "AllAccessDisabled": "the account is suspended: ask the account's owner",
+    "AccountProblem": "the account has a problem: ask the account's owner",
+    "NotSignedUp": "the account is not signed up for S3: ask the account's owner",
+    "NoSuchBucket": "check AWS_S3_BUCKET",
+    "PermanentRedirect": "the bucket is in another region: check AWS_S3_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: check AWS_S3_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region: check AWS_S3_REGION",
+    "InvalidRegionName": "the server does not know this region: check AWS_S3_REGION",
+    "QuotaExceeded": "the bucket's quota is used up: raise it or make room",
+    "XMinioStorageFull": "the server's disk is full: make room",
+    "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
+    "InvalidTag": "the server does not take these tags: check S3_TAGS",
+    "InvalidEncryptionAlgorithmError": "the server does not know this encryption: check S3_SSE",
+    "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
+    "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
+    "NotImplemented": "the server can't do what is asked; for uploads leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
+}
+"""What mends a refusal with this S3 error code."""
+DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403"}
+"""Codes that name a missing right."""
+MISSING_FEATURE = {"NotImplemented", "MethodNotAllowed", "XNotImplemented", "NotSupported", "501", "405"}
+"""Codes of a server that does not have what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an S3 server said instead of doing what was asked."""
+
+    status: int
+    code: str = ""
+    message: str = ""
+    region: str | None = None
+    """Where the bucket is, if it says so."""
+
+    @classmethod
+    def of(cls, error: ClientError) -> Self:
+        """Read boto3's *error*."""
+        said = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return cls(status, str(said.get("Code", "")), str(said.get("Message", "")), region_in(error.response))
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may work later."""
+        if self.code in _PASSING_CODES:
+            return True
+        later = self.status in _PASSING_STATUS or (self.status >= _SERVER_ERROR and self.status not in _FINAL_STATUS)
+        return later and self.code not in FIXES
+
+    @property
+    def words(self) -> str:
+        """The server's own code and message, in one line.
+
+        >>> Answer(403, "AccessDenied", "Access Denied").words, Answer(405).words
+        ('AccessDenied: Access Denied', '405')
+        """
+        message = " ".join(self.message.split())[:_LONGEST_MESSAGE].rstrip(".")
+        return ": ".join(part for part in (self.code or str(self.status), message) if part)
+
+    def fix(self, action: str) -> str:
+        """Say what mends it, if *action* (IAM's name, such as ``s3:PutObject``) was asked for.
+
+        >>> Answer(403, "AccessDenied", "… not authorized to perform: kms:Decrypt on …").fix("s3:GetObject")
+        'allow kms:Decrypt'
+        """
+        if self.code in DENIED or (self.status in {401, 403} and not self.code):
+            named = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)", self.message)
+            return f"allow {named[1] if named else action}"
+        if self.status in {301, 302, 307, 308} and self.code not in FIXES:
+            return "check AWS_ENDPOINT_URL and AWS_S3_REGION: the server sends elsewhere"
+        if self.code or self.status in {501, 505}:
+            return FIXES.get(self.code, "check the AWS_… and S3_… settings, or ask who runs the server")
+        return "check AWS_ENDPOINT_URL: it must be an S3 server's address"
+
+
+@contextlib.contextmanager
+def explained(bucket: str, action: str) -> Iterator[None]:
+    """Turn what boto3 raises inside into a sentence.
+
+    Args:
+        bucket: its name, for the sentence.
+        action: the IAM action that is being used, such as ``s3:ListBucket``.
+
+    Raises:
+        StoreRefusedError: it will go on refusing until a person changes something.
+        StoreUnavailableError: the server is away or busy.
+    """
+    try:
+        yield
+    except ClientError as error:
+        raise failure(Answer.of(error), bucket, action) from error
+    except BotoCoreError as error:
+        raise silent(error) from error
+
+
+def failure(answer: Answer, bucket: str, action: str) -> StoreError:
+    """Return the exception for a server that answered *answer* to *action*."""
+    if answer.passing:
+        return StoreUnavailableError(f"S3 answers {answer.status} {answer.code} to {action}; try again later.")
+    return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {answer.fix(action)}.")
+
+
+# What a client's words about a connection mean: parts of them, the cause, the fix; the first that fits.
+_CONNECTION = (
+    (
+        ("certificate has expired", "InvalidCertificate(Expired"),
+        "its certificate has expired",
+        "renew it on the server",
+    ),
+    (
+        ("ostname mismatch", "doesn't match", "IP address mismatch", "NotValidForName"),
+        "its certificate is another host's",
+        "use a name that it has (a bucket with dots has none)",
+    ),
+    (
+        ("CERTIFICATE_VERIFY_FAILED", "UnknownIssuer", "InvalidCertificate", "invalid path: "),
+        "its certificate can't be verified",
+        "set AWS_CA_BUNDLE to the PEM file of its authority",
+    ),
+    (
+        ("WRONG_VERSION_NUMBER", "record layer failure", "InvalidMessage", "InvalidContentType"),
+        "it does not speak TLS",
+        "write http:// instead of https:// in its address",
+    ),
+    (("BadStatusLine",), "it does not speak HTTP", "write https:// instead of http:// in AWS_ENDPOINT_URL"),
+)
+
+
+def connection_problem(said: str) -> tuple[str, str] | None:
+    """Return cause and fix if *said*, a client's words, names a fault that does not pass by itself.
+
+    >>> connection_problem("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    ('it does not speak TLS', 'write http:// instead of https:// in its address')
+    >>> connection_problem("Connection refused") is None
+    True
+    """
+    return next(((cause, fix) for words, cause, fix in _CONNECTION if any(each in said for each in words)), None)
+
+
+def silent(error: BotoCoreError) -> StoreError:
+    """Return why no answer came, as an exception with a sentence."""
+    if problem := connection_problem(str(error)):
+        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({error}); {problem[1]}.")
+    return StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).")
+
+
+def region_in(response: Mapping[str, Any]) -> str | None:
+    """Return the bucket's region if boto3's *response* names it, that of an error too."""
+    found = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    found = found or response.get("BucketRegion") or response.get("Error", {}).get("Region")
+    return str(found) if found else None
