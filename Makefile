@@ -57,7 +57,8 @@ test: setup test-packages ## The tests, real crawls against real services includ
 
 test-images: setup ## Builds the containers' images and runs them; needs root on Debian, no engine (docs/deploy.md)
 	@scripts/test-packages $(APT_IMAGE_PACKAGES)
-	@$(BIN)/python -m pytest -rP tests/deploy/images.py
+	@# What it mounts nobody else sees, and ends with it.
+	@unshare --mount $(BIN)/python -m pytest -rP tests/deploy/images.py
 
 coverage: setup test-packages ## The tests, and which lines they don't reach
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,12 @@ class Engine:
         return ("buildah", "--root", str(self.folder / "images"), "--runroot", str(self.folder / "state"))
 
     def prepare(self) -> None:
-        """Make the base image, and fetch the packages."""
+        """Make the base image, and fetch the packages meanwhile."""
+        with ThreadPoolExecutor() as pool:
+            for step in [pool.submit(self._make_base), pool.submit(self._fetch_packages)]:
+                step.result()
+
+    def _make_base(self) -> None:
         root = self.folder / "base.tar"
         sources = [
             path
@@ -93,6 +99,8 @@ class Engine:
         self.call("base", *self.buildah, "add", "--quiet", container, root, "/")
         self.call("base", *self.buildah, "commit", "--quiet", "--rm", container, BASE)
         root.unlink()
+
+    def _fetch_packages(self) -> None:
         lock = self.folder / "all.lock"
         lock.write_text(
             self.call("packages", sys.executable, REPO / "scripts/runtime_lock.py", "browser", "scrapyd"), "utf-8"
