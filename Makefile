@@ -8,7 +8,8 @@ STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
-APT_TEST_PACKAGES := postgresql chromium libimage-exiftool-perl nginx-light
+APT_TEST_PACKAGES := postgresql chromium libatomic1 libimage-exiftool-perl nginx-light
+APT_IMAGE_PACKAGES := buildah mmdebstrap runc postgresql
 
 # Two workers a core, as much of the time is waiting; who has nothing left takes over half of what another has.
 PYTEST_ARGS ?= --numprocesses $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
@@ -17,7 +18,7 @@ DEMO_ARGS ?=
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-packages coverage lint lint-types lint-secrets lint-audit lint-style format bench demo lock clean
+.PHONY: help setup test test-packages test-images coverage lint lint-types lint-secrets lint-audit lint-style format bench demo lock clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' Makefile | while IFS='|' read -r goal what; do \
@@ -55,6 +56,11 @@ test-packages:
 test: setup test-packages ## The tests, real crawls against real services included (PYTEST_ARGS=…)
 	@$(BIN)/python -m compileall -q carscraper tests  # also where Python is told to write no byte code
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-images: setup ## Builds the containers' images and runs them; needs root on Debian, no engine (docs/deploy.md)
+	@scripts/test-packages $(APT_IMAGE_PACKAGES)
+	@# What it mounts nobody else sees, and ends with it.
+	@unshare --mount $(BIN)/python -m pytest -rP tests/deploy/images.py
 
 coverage: setup test-packages ## The tests, and which lines they don't reach
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

@@ -1,6 +1,7 @@
 """Prints the part of ``requirements.lock`` that running carscraper takes: no tools for tests, lint or builds.
 
-Usage: runtime_lock.py [NAME ...]    (NAME: a package that is wanted besides, such as scrapyd, with what it needs)
+Usage: runtime_lock.py [NAME ...]    (NAME: an extra of pyproject.toml that is wanted besides, such as browser, or a
+package, such as scrapyd; each with what it needs)
 
 Versions and hashes are the lock's own. Which package needs which is what pip-compile wrote beside each (``# via``).
 """
@@ -53,7 +54,15 @@ def runtime(lock: str, wanted: set[str]) -> str:
     return "".join(known[name] for name in sorted(chosen))
 
 
-if __name__ == "__main__":
+def main(names: list[str]) -> None:
+    """Print the lines for the project's dependencies and for the extras and packages of these *names*."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    names = {canonical(each) for each in [*project["dependencies"], *sys.argv[1:]]}
-    print(runtime((ROOT / "requirements.lock").read_text("utf-8"), names), end="")
+    wanted = list(project["dependencies"])
+    for name in names:
+        wanted += project["optional-dependencies"].get(name, [name])
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    print(runtime(lock, {canonical(each) for each in wanted}), end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

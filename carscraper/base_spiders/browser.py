@@ -16,6 +16,7 @@ import random
 import re
 import socket
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from scrapy.exceptions import IgnoreRequest
 from scrapy.http import HtmlResponse
 
 from carscraper.base_spiders.cards import MANY, CardSpider
+from carscraper.exceptions import ConfigurationError
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -73,6 +75,11 @@ class BrowserSpider(CardSpider):
     most_lookups = 50
 
     def configure(self) -> None:
+        """Set up the browser, too.
+
+        Raises:
+            ConfigurationError: an argument is unknown or wrong, or there is no browser.
+        """
         super().configure()
         self.refused: dict[str, str] = {}
         """Addresses that a page wanted and did not get, and why."""
@@ -80,6 +87,11 @@ class BrowserSpider(CardSpider):
             self._set_up_browser()
 
     def _set_up_browser(self) -> None:
+        if find_spec("scrapy_playwright") is None:
+            raise ConfigurationError(
+                "This site needs a browser: pip install 'carscraper[browser]'; of the containers' images it is "
+                "`browser` that has one."
+            )
         # Not at the top: whatever Scrapy is told to do imports all spiders, and this takes a tenth of a second.
         from carscraper.base_spiders.chromium import find_chromium  # noqa: PLC0415
 

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 
 _PROGRAMS = (
-    *("chromium", "google-chrome-stable", "google-chrome", "chromium-browser", "/usr/bin/chromium"),
+    *(
+        "chromium",
+        "chromium-headless-shell",
+        "google-chrome-stable",
+        "google-chrome",
+        "chromium-browser",
+        "/usr/bin/chromium",
+    ),
     *("/snap/bin/chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
 )
+_NO_DRIVER = "start() must be awaited"  # scrapy-playwright did, and has logged what came of it
 
 
 class ChromiumHandler(ScrapyPlaywrightDownloadHandler):  # type: ignore[misc]  # it has no types
@@ -45,7 +53,7 @@ class ChromiumHandler(ScrapyPlaywrightDownloadHandler):  # type: ignore[misc]  #
                 raise
             await close_page(request.meta.pop("playwright_page", None))
             said = str(error)
-            if "BrowserType.launch" in said:
+            if "BrowserType.launch" in said or _NO_DRIVER in said:
                 raise ConfigurationError(why_not_started(self.config.launch_options["executable_path"], said)) from None
             is_file = isinstance(error, RuntimeError)  # that scrapy-playwright has not downloaded
             raise Error("a file in place of a page" if is_file else first_words(said)) from None
@@ -61,6 +69,11 @@ def why_not_started(path: str, said: str) -> str:
     "Chromium (/bin/false) can't be started (Target closed). Try it: /bin/false --headless --dump-dom about:blank"
     """
     start = f"Chromium ({path}) can't be started"
+    if _NO_DRIVER in said:
+        return (
+            f"{start}, as Playwright's driver is not; the beginning of this log says why. "
+            "If a library is missing: apt-get install libatomic1."
+        )
     if "No usable sandbox" in said or "setuid sandbox" in said.lower():
         return (
             f"{start}: it finds no sandbox for this user; apt-get install chromium-sandbox, or allow user namespaces "

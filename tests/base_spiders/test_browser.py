@@ -151,6 +151,7 @@ def test_a_chromium_that_does_not_start_names_the_fix() -> None:
         "The SUID sandbox helper binary was found, but is not configured: setuid sandbox": "chromium-sandbox",
         "error while loading shared libraries: libnss3.so: cannot open shared object file": "--reinstall chromium",
         "BrowserType.launch: Timeout 30000ms exceeded.": "memory",
+        "start() must be awaited before launch_browser()": "apt-get install libatomic1",
         "spawn /x EACCES": "Try it: /x",
         "": "no reason given",
     }.items():

