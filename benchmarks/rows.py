@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 
 from benchmarks.report import Table
-from carscraper.db import queries, schema
+from carscraper.db import cars as car_rows
+from carscraper.db import schema
 from carscraper.db.engine import open_engine
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from carscraper.items import CarImage, CarItem
 from tests import services
 
@@ -87,8 +88,9 @@ def measure(cars: int) -> dict[str, tuple[int, int, int]]:
             schema.ensure(engine)
             rules = PlaceholderRules(families=0)
             for begin in range(0, cars, _GROUP):
+                group = [car(number) for number in range(begin, min(cars, begin + _GROUP))]
                 with engine.begin() as connection:
-                    queries.save(connection, [car(number) for number in range(begin, min(cars, begin + _GROUP))], rules)
+                    car_rows.save(connection, group, rules)
             return {name: _size(engine, name) for name in TABLES}
         finally:
             engine.dispose()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from carscraper.base_spiders.base import allow_host, by_address, is_web_address
-from carscraper.db.queries import ARCHIVE, HAVE_BYTES
+from carscraper.db.rules import ARCHIVE, HAVE_BYTES
 from carscraper.items import CarImage
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from carscraper.backfill.worklist import Worklist
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.db.queries import KnownImage
+    from carscraper.db.photos import KnownImage
     from carscraper.db.work import KnownCar
 
 

@@ -94,9 +94,6 @@ class CarscraperSpider(Spider):
         """Read the photos of *item* from its own page."""
         raise NotImplementedError
 
-    def not_in_store(self, item: CarItem) -> None:
-        """Note that a photo is not where it was said to be, in the store or the folder."""
-
     def photo_slot(self, source: str) -> str:
         """Return the download slot of *source*'s photos."""
         return "images"

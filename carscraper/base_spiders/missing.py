@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-    from carscraper.db.queries import ActiveCar
+    from carscraper.db.cars import ActiveCar
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from carscraper.cli.console import human_bytes, printable, table
 from carscraper.cli.verb import DONE
 from carscraper.db import coverage
+from carscraper.db.engine import explained
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
 from carscraper.maintenance.parallel import THREADS, in_order
 from carscraper.storage import readback
@@ -151,7 +152,7 @@ _Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
 
 
 def _read_ledger(context: Context) -> _Ledger:
-    with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+    with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
         return coverage.coverage(connection), coverage.by_status(connection)
 
 

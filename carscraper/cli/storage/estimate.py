@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from carscraper.cli.verb import DONE
 from carscraper.db import coverage
+from carscraper.db.engine import explained
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
 from carscraper.storage.keys import parse_key, parse_thumbnail
@@ -171,7 +172,7 @@ def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> floa
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
         store = f"s3://{context.options.bucket}"
-        with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+        with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
             found = coverage.stored_since(connection, store, since)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         context.console.note(f"The ledger does not say how many photos are new; write --new-per-month. {error}")
