@@ -119,12 +119,12 @@ class _Opening:
         item, row = self.item, self.row
         tells = item.seen or row is None
         seen_at = now if item.seen else None
-        cover = row.image_url if row is not None and not self.is_replaced else None
+        cover = None if row is None or self.is_replaced else row.image_url
         return {name: getattr(item, name) if tells else None for name in _TOLD} | {
             "source": item.source,
             "external_id": item.external_id,
             "url": url,
-            "image_url": temporary_cover(item.url, self.images, cover),
+            "image_url": cover or temporary_cover(item.url, self.images, None),  # a better one when it is closed
             "is_active": item.seen,
             "first_seen_at": now,
             "last_seen_at": seen_at,
