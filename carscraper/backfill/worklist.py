@@ -14,6 +14,7 @@ from carscraper.storage.keys import key_of, published_bases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from scrapy.settings import BaseSettings
 
@@ -44,6 +45,9 @@ class Worklist:
         """Whether photos go to S3, so that those in the folder are to be moved."""
         self.ids: dict[int, str] = {}
         """Of rows that named no car when the run began, the id of theirs; a rehearsal does not write it."""
+        self._second_rows: AbstractSet[int] = frozenset()
+        self.unnamed = 0
+        """Rows of cars for sale that name no car: nobody can be asked for their photos."""
         self._keeps = self.s3 or bool(settings.get("IMAGES_STORE"))
         self._bases = published_bases(
             bucket=settings.get("AWS_S3_BUCKET"),
@@ -72,8 +76,10 @@ class Worklist:
         queues: dict[str, deque[Listed]] = {}
         self.ids = await self._give_ids()
         rows = await self._ledger.read(work.listed, options.sources, options.include_inactive, self._ledger.retry)
+        self.unnamed = 0
         for row in rows:
             if not row.has_id and row.row_id not in self.ids:
+                self.unnamed += row.is_active and row.row_id not in self._second_rows
                 continue
             kinds = self.kinds(row)
             if options.only in kinds if options.only else kinds:
@@ -105,6 +111,7 @@ class Worklist:
             given = await self._ledger.read(work.free_ids, found)
         else:
             given = await self._ledger.write(work.give_ids, found)
+        self._second_rows = found.keys() - given.keys()
         if rows:
             logger.info(
                 "%d rows had no id of their car: for %d it is known now, %d are second rows of a car, %d name none",

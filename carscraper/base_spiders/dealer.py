@@ -94,11 +94,12 @@ class DealerSpider(ConcludingSpider):
         self.taken = 0
         self._pages_of_listed: Counter[bool] = Counter()
         """Own pages of cars that are on the list, by whether they show the car."""
-        self.is_partial = bool(self.makes or self.limit or self.max_pages or self.changed_days)
         self.one_page = state_of(self.crawler).one_page
         """This is ``scrapy parse`` or its kind: there is no ledger to be asked."""
+        self.is_part = self.is_partial = bool(
+            self.makes or self.limit or self.max_pages or self.changed_days or self.one_page
+        )
         if self.one_page:
-            self.is_partial = True
             self.allowed_domains = []  # the page was named by its user, wherever it is
 
     def _read_changed_days(self, value: str) -> int | None:

@@ -262,6 +262,10 @@ class RoggFeedSpider(RoggSpider):
                 self.count("pages/failed", missing)
         return await super().conclude()
 
+    async def unseen_photos(self) -> list[CarItem]:
+        """Return none without leave to store the feed's photos."""
+        return await super().unseen_photos() if self.settings.getbool(self.store_setting) else []
+
     # --- what a page says ---
 
     @property

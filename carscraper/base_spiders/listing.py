@@ -220,7 +220,7 @@ class ListSpider(DealerSpider):
 
     # --- from page to page ---
 
-    async def _go_on(self, response: Response, make: str | None, page: int, *, has_cards: bool) -> list[Request]:
+    async def _go_on(self, response: Response, make: str | None, page: int, *, has_cards: bool) -> list[Any]:
         """Return what follows a result page that was read."""
         walk = self.walk(make)
         if walk.resume:
@@ -243,7 +243,7 @@ class ListSpider(DealerSpider):
         following = self.next_request(response, make, page)
         return [following] if following else await self._search_finished()
 
-    async def _end_seen(self, make: str | None, walk: Walk) -> list[Request]:
+    async def _end_seen(self, make: str | None, walk: Walk) -> list[Any]:
         """Return what is to be asked for after the last page of a list."""
         for page in walk.short_pages(first_counts=self.is_numbered):
             most = max(walk.sizes.values())
@@ -257,7 +257,7 @@ class ListSpider(DealerSpider):
         walk.second_look = walk.doubtful_pages()[:_SECOND_LOOK]
         return await self._look_again(make, walk)
 
-    async def _look_again(self, make: str | None, walk: Walk) -> list[Request]:
+    async def _look_again(self, make: str | None, walk: Walk) -> list[Any]:
         """Return the request for the next page that is to be read once more after the end of the list."""
         page = walk.second_look.pop(0) if walk.second_look else None
         following = self._ask(numbered(walk.url, page), make, page) if page else []
@@ -287,7 +287,7 @@ class ListSpider(DealerSpider):
 
     async def _go_without(
         self, request: Request | None, make: str | None, page: int, why: str, *, url: str
-    ) -> list[Request]:
+    ) -> list[Any]:
         """Ask for a page once more, at first as it is, then in a new search; else go on without it.
 
         Raises:
@@ -305,7 +305,7 @@ class ListSpider(DealerSpider):
         walk.missing += 1
         walk.lost += 1
         walk.repeated = walk.linked = False
-        following: list[Request] = []
+        following: list[Any] = []
         if lost == page and walk.missing < _MISSING and walk.lost < _BARREN and walk.second_look is None:
             following = self._ask(numbered(walk.url, page + 1), make, page + 1)
         return following or await self._search_finished()
@@ -323,8 +323,8 @@ class ListSpider(DealerSpider):
             return search
         return None
 
-    async def _search_finished(self) -> list[Request]:
-        """Return what is to be looked up once all searches are through."""
+    async def _search_finished(self) -> list[Any]:
+        """Return what is to be done about the cars that were not seen, once all searches are through."""
         self._finished_searches += 1
         if self._finished_searches < len(self.searches()):
             return []
@@ -335,7 +335,7 @@ class ListSpider(DealerSpider):
                 f"Result pages link to {len(unread)} cars of which no card could be read ({self.missing_sign()}), such "
                 f"as {first} on {self._linked[first]}: the site has changed."
             )
-        return await self.conclude()
+        return [*await self.unseen_photos(), *await self.conclude()]
 
     def next_request(self, response: Response, make: str | None, page: int) -> Request | None:
         """Return the request for the page after this one; ``None`` where an argument or a cap ends the list."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy import Request
 
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address, reason_of, status_of
-from carscraper.items import CarItem, GoneCar
+from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class ConcludingSpider(CarscraperSpider):
     gone_by_status: ClassVar[bool] = False
     """Whether 404 or 410 at a car's own page is the site's word that the car is gone."""
 
+    is_part: bool
+    """The crawl was asked for a part of the cars only."""
     is_partial: bool
-    """A partial crawl concludes nothing about cars that it did not see."""
+    """A partial crawl, by its arguments or by what went wrong, concludes nothing about cars that it did not see."""
     seen: set[str]
     """The ids of the cars that were on the list."""
     controls: deque[tuple[str, str]]
@@ -111,6 +114,25 @@ class ConcludingSpider(CarscraperSpider):
         self.lookups = len(requests)
         return requests
 
+    async def unseen_photos(self) -> list[CarItem]:
+        """Return the cars that this crawl did not see, with their photos that are due: a sold car's die first.
+
+        They are tried at their last addresses, and at fresh ones as long as the car's own page does not say that it is
+        gone. A crawl of a part of the cars leaves those of the others.
+        """
+        if self.is_part:
+            return []
+        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        items = []
+        for car in await self.ask(self.ledger.unseen_cars(self.source, self.seen, since)):
+            images = [
+                CarImage(identity=identity, source_url=known.image.source_url, position=known.image.position)
+                for identity, known in car.images.items()
+                if known.due
+            ]
+            items.append(replace(car.item, images=images, gone=not car.is_active))
+        return items
+
     def _lookup(self, car: ActiveCar) -> Request | None:
         if not is_web_address(car.url):
             logger.warning("The missing car %s has no address that could be looked up: %r", car.external_id, car.url)
@@ -135,6 +157,7 @@ class ConcludingSpider(CarscraperSpider):
         request: Request = failure.request  # type: ignore[attr-defined]
         says_gone = self.gone_by_status and status_of(failure) in NOT_THERE
         if not says_gone:
+            self.count("missing/unanswered")
             logger.info("A missing car's page does not come: %r (%s)", request.url, reason_of(failure))
         yield from self._looked_up(request.cb_kwargs["external_id"], request.url, says_gone=says_gone)
 

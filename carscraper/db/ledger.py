@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.batching import Batcher
-from carscraper.db import cars, photos, schema
+from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
@@ -28,11 +28,14 @@ from carscraper.settings import Secret
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from scrapy.crawler import Crawler
     from sqlalchemy import Connection
 
     from carscraper.db.cars import ActiveCar, CardState
     from carscraper.db.placeholders import KnownBytes
+    from carscraper.db.work import KnownCar
     from carscraper.items import CarImage, CarItem, GoneCar
 
 logger = logging.getLogger(__name__)
@@ -151,6 +154,10 @@ class Ledger:
     async def active_cars(self, source: str) -> list[ActiveCar]:
         """List every active car of *source*, the longest unseen first."""
         return await self.read(cars.active, source)
+
+    async def unseen_cars(self, source: str, seen: Collection[str], since: datetime) -> list[KnownCar]:
+        """List the cars with photos that are due and that a crawl did not see, see ``work.unseen_cars``."""
+        return await self.read(work.unseen_cars, source, frozenset(seen), since, self.retry)
 
     # --- what pipelines write, in groups ---
 

@@ -124,6 +124,24 @@ def cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) 
     return [found[row_id] for row_id in row_ids if row_id in found]
 
 
+def unseen_cars(
+    connection: Connection, source: str, seen: frozenset[str], since: datetime, retry: RetryRules = CRAWL
+) -> list[KnownCar]:
+    """Return the cars of *source* with photos that are due, without those of the ids *seen*.
+
+    Cars that were for sale after *since* only: what died earlier has been asked for often enough.
+    """
+    due = select(images.c.id).where(images.c.listing_id == listings.c.id, due_condition(utcnow(), retry))
+    query = (
+        select(listings.c.id, listings.c.external_id)
+        .where(listings.c.source == source, listings.c.external_id.is_not(None), listings.c.last_seen_at > since)
+        .where(due.exists())
+        .order_by(listings.c.id)
+    )
+    rows = connection.execute(query).all()
+    return cars(connection, [row.id for row in rows if row.external_id not in seen], retry)
+
+
 def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
     """List rows without an external id: row id, source, address and the photo's address, the last seen first."""
     last: Any = listings.c.last_seen_at

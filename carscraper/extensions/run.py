@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scrapy import signals
 from scrapy.exceptions import CloseSpider
+from scrapy.utils.misc import load_object
 
 from carscraper import __version__, logs
 from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
@@ -21,7 +22,7 @@ from carscraper.db import coverage, runs
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger
 from carscraper.db.locks import Locks, acquire, open_locks
-from carscraper.exceptions import CarscraperError, DatabaseUnavailableError
+from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import WORDS, announce, judge
 from carscraper.runs import record as words
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scrapy.crawler import Crawler
+    from scrapy.settings import BaseSettings
 
     from carscraper.db.coverage import ForSale
     from carscraper.settings import Secret
@@ -50,6 +52,19 @@ _PATIENCE = 15.0  # seconds that a database may be away when the run has ended
 _TIMEOUT = 10.0  # seconds for one of its answers then
 _QUICKLY = 2.0  # the same for a run that never began
 _LOCK_PATIENCE = 5.0  # seconds for giving the locks back
+
+
+_KEEPERS = (
+    "carscraper.pipelines.cars.CarsPipeline",
+    "carscraper.pipelines.images.CarImagesPipeline",
+    "carscraper.pipelines.cars.ClosingPipeline",
+)
+
+
+def _left_out(settings: BaseSettings) -> list[str]:
+    """Return the pipelines that keep cars and photos and of which *settings* have no subclass either."""
+    present = [load_object(each) for each, order in settings.getdict("ITEM_PIPELINES").items() if order is not None]
+    return [each for each in _KEEPERS if not any(issubclass(kind, load_object(each)) for kind in present)]
 
 
 class Run:
@@ -97,8 +112,13 @@ class Run:
         self._started = True
 
     async def _begin(self) -> None:
-        record = self._new_record()
         settings = self._crawler.settings
+        if missing := _left_out(settings):
+            raise ConfigurationError(
+                f"ITEM_PIPELINES leaves out {' and '.join(missing)}, so that cars or photos would be kept nowhere; "
+                "add your pipelines to the project's."
+            )
+        record = self._new_record()
         ledger = Ledger.of(self._crawler)
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
         dead: list[RunRecord] = []

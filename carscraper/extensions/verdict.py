@@ -114,6 +114,7 @@ def judge(
         _count(number("images/adopted"), "photo", "found in the store and entered"),
         _count(number("images/left"), "photo", "left by the limit"),
         _count(number("backfill/left"), "car", "left for the next run"),
+        _count(number("backfill/unnamed"), "row", "without an id or an address that names the car"),
         _count(
             number("images/in_folder"),
             "photo",
@@ -121,6 +122,7 @@ def judge(
         ),
         _count(number("cars/listed_as_gone"), "car", "on the list though its own page says that it is gone"),
         _count(gone, "photo", "of gone cars not to be had"),
+        _count(number("missing/unanswered"), "missing car", "for sale still, as the page does not come"),
         _count(number("makes/unknown"), "car", "of a make that vehicles.toml does not know"),
     ]
     kept += "".join(f", {aside}" for aside in asides if aside)

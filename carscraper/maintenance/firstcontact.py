@@ -79,7 +79,7 @@ class Sample:
         """Limit the crawl, which is partial by intent."""
         super().configure()  # type: ignore[misc]
         self.max_pages = PAGES
-        self.is_partial = True
+        self.is_part = self.is_partial = True
         self._cars = 0
         self._photos = 0
 
@@ -325,7 +325,9 @@ class Contact:  # no slots: signals hold their receivers by weak references
         name = "next page"
         if len(self.lists) > 1:
             second = self.lists[1]
-            return Line(GOOD, name, f"found, with {second.new} further cars" if second.new else "it repeats the first")
+            if second.new:
+                return Line(GOOD, name, f"found, with {second.new} further cars")
+            return Line(UNKNOWN, name, "it repeats the first" if second.cars else "no car could be read there")
         where = getattr(self.spider, "next_page", "") or "?page=2"
         if "more_button" in dir(self.spider):
             return Line(UNKNOWN, name, "a browser lets the list grow")
@@ -340,7 +342,7 @@ class Contact:  # no slots: signals hold their receivers by weak references
         total = {each for each in set.intersection(*map(set, said)) if not 1900 < each < 2100}  # 2/2023 is a month
         if total:
             return Line(GOOD, name, f"the pager says {said[-1][min(total)]}")
-        if len(self.lists) > 1 and not self.lists[1].new:
+        if len(self.lists) > 1 and self.lists[1].cars and not self.lists[1].new:
             return Line(GOOD, name, "page 2 has no further car")
         return Line(UNKNOWN, name, "not said on these pages: a crawl asks for one page more than it finds")
 

@@ -204,6 +204,7 @@ class BackfillSpider(SecondLook):
 
     async def _feed_cars(self) -> AsyncIterator[Request]:
         queues = await self.worklist.queues()
+        self.count("backfill/unnamed", self.worklist.unnamed)
         self.crawler.stats.set_value("carscraper/backfill/photos", self._estimate(queues))
         ahead: dict[str, deque[KnownCar]] = {source: deque() for source in queues}
         while not self._is_stopping() and (

@@ -295,3 +295,14 @@ def test_photos_under_their_old_ids_again_are_current_again(
     assert len(left) == 8
     assert key not in left
     assert statuses(world) == {("stored", None): 8, ("superseded", None): 8, ("failed", "deleted"): 2}
+
+
+def test_rows_that_name_no_car_are_said_in_the_last_line(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    legacy = Legacy(world)
+    base = row_of(world.site.cars[0], 1)
+    section = f"{world.site.base_url}/Section.aspx?s=1"
+    unnamed = [base | {"url": None}, base | {"url": section}, base | {"url": None, "is_active": False}]
+    legacy.add_all([base, *(row | {"image_url": None} for row in unnamed)])
+    upgrade(world)
+    assert "2 rows without an id or an address that names the car" in verdict(backfill(world, limit=0))

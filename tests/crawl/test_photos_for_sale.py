@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from carscraper.db.models import CarImageRow
+from tests.crawl.test_site_changes import drop
 from tests.crawl.world import World, last_words, verdict
 
 if TYPE_CHECKING:
@@ -127,3 +128,61 @@ def test_a_crawl_that_fails_says_it_too(new_world: Callable[..., World]) -> None
     row = newest(world)
     assert (row["status"], row["images_for_sale"], row["images_for_sale_stored"]) == ("failed", 8, 8)
     assert row["why"].endswith(" 8 of 8 photos of cars for sale are stored.")
+
+
+# ── Cars that the crawl does not see any more ─────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def after_a_bad_night(new_world: Callable[..., World], database_url: str) -> World:
+    """Six cars with two photos each, none of which came."""
+    world = new_world(cars=6, photos=2, database_url=database_url)
+    world.site.fault("photo", ["html200"], sticky=True)
+    world.crawl(code=3)
+    world.site.clear_faults()
+    a_day_passes(world)
+    return world
+
+
+def test_a_car_that_is_sold_after_a_bad_night_keeps_its_photos(after_a_bad_night: World) -> None:
+    world = after_a_bad_night
+    sold = world.site.cars[0]
+    world.site.sell(sold.cid)
+    world.crawl(limit=1)
+    assert {row["status"] for row in world.images_of(sold)} == {"failed"}, "none of this crawl's business"
+    done = world.crawl()
+    assert not world.listing(sold)["is_active"]
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    assert verdict(done).endswith("10 of 10 photos of cars for sale are stored.")
+
+
+def test_photos_of_a_sold_car_are_asked_for_until_the_answer_is_final(after_a_bad_night: World) -> None:
+    world = after_a_bad_night
+    sold = world.site.cars[0]
+    world.site.sell(sold.cid)
+    world.site.photo_fault(sold.cid, None, ["503"], sticky=True)
+    done = world.crawl(code=3, settings={"RETRY_TIMES": 0})
+    assert not world.listing(sold)["is_active"]
+    assert "not kept: 2 photos failed (2 http-503)." in last_words(done)
+    world.site.photo_fault(sold.cid, None, ["404"], sticky=True)
+    for _ in (1, 2):
+        a_day_passes(world)
+        done = world.crawl(code=3)
+        assert "not kept: 2 photos failed (2 no-fresh-address)." in last_words(done)
+    a_day_passes(world)
+    assert verdict(world.crawl()).endswith("10 of 10 photos of cars for sale are stored.")
+    world.site.reset()
+    world.crawl()
+    assert (world.asked("photo"), world.asked("details")) == (0, 0)
+
+
+def test_a_car_off_the_list_gets_its_photos_at_fresh_addresses(after_a_bad_night: World) -> None:
+    world = after_a_bad_night
+    unlisted, unanswered, *_ = world.site.cars
+    world.site.expire_all()
+    drop(world, unlisted, unanswered)
+    world.site.fault(f"details:{unanswered.cid}", ["never"], sticky=True)
+    done = world.crawl(code=3, settings={"DOWNLOAD_TIMEOUT": 1, "RETRY_TIMES": 0})
+    assert {row["status"] for row in world.images_of(unlisted)} == {"stored"}
+    assert world.listing(unlisted)["is_active"]
+    assert "1 missing car for sale still, as the page does not come" in last_words(done)

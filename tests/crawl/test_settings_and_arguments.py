@@ -367,6 +367,7 @@ OTHER_MISTAKES: dict[str, tuple[dict[str, str], str]] = {
     "folder can't be made": ({"IMAGES_STORE": "/proc/photos"}, "IMAGES_STORE"),
     "delay": ({"DOWNLOAD_DELAY": "fast"}, "DOWNLOAD_DELAY"),
     "depth": ({"DEPTH_LIMIT": "3"}, "DEPTH_LIMIT"),
+    "pipelines": ({"ITEM_PIPELINES": "{}"}, "ITEM_PIPELINES"),
 }
 
 
@@ -375,7 +376,9 @@ def test_a_mistake_is_one_sentence_before_anything_is_fetched(new_world: Callabl
     settings, named = OTHER_MISTAKES[mistake]
     world = new_world(cars=1, photos=1)
     (world.folder / "a-file").write_text("no folder")
-    by_command_line = {name: value for name, value in settings.items() if name.startswith(("DOWNLOAD_", "DEPTH_"))}
+    by_command_line = {
+        name: value for name, value in settings.items() if name.startswith(("DOWNLOAD_", "DEPTH_", "ITEM_"))
+    }
     done = world.crawl(code=4, env=settings, settings=by_command_line)
     assert_one_sentence(done, named)
     assert world.site.served.requests == []
