@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from scrapy import Request, signals
 
-from carscraper.backfill.addresses import is_wanted
 from carscraper.backfill.gone import Evidence
 from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
@@ -123,7 +122,7 @@ class CarVisits(CarscraperSpider):
         source = car.item.source
         page = url or self.addresses.page(car)
         dealer = self.dealers.get(source)
-        wanted = sum(is_wanted(each, insist=self.options.insists) for each in car.images.values())
+        wanted = sum(each.is_wanted(insist=self.options.insists) for each in car.images.values())
         reserve = wanted if car.images else TYPICAL_PHOTOS
         arguments: dict[str, Any] = {"car": car, "reserve": reserve, "again": again}
         request = None
@@ -244,7 +243,7 @@ class CarVisits(CarscraperSpider):
         wanted = []
         for image in item.images:
             known = car.images.get(image.identity)
-            if known and not is_wanted(known, insist=insist):
+            if known and not known.is_wanted(insist=insist):
                 continue
             image.insist = insist
             if self._is_full(item.source):

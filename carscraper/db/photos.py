@@ -54,6 +54,11 @@ class KnownImage:
     row: CarImage | None = None
     """The car's own row; *image* may be what another site has of the photo."""
 
+    def is_wanted(self, *, insist: bool) -> bool:
+        """Return whether it is to be fetched; *insist*: though it was given up."""
+        given_up = self.image.status not in HAVE_BYTES and self.image.reason not in _SETTLED
+        return self.due or (insist and given_up)
+
 
 # --- questions ---
 
@@ -171,10 +176,10 @@ def as_known(image: CarImage, known: KnownImage | None, *, seen: bool) -> CarIma
         known: its row.
         seen: the car was on its site in this run.
     """
-    if image.attempts or known is None or known.due or _is_shown_anew(image, known.image, seen=seen):
+    if image.attempts or known is None or known.is_wanted(insist=image.insist):
         return image
     row = known.image
-    if image.insist and row.status not in HAVE_BYTES and row.reason not in _SETTLED:
+    if _is_shown_anew(image, row, seen=seen):
         return image
     after: dict[str, Any] = {name: getattr(row, name) for name in (*OF_BYTES, "status", "reason")}
     if row.status == Status.SUPERSEDED and row.key:

@@ -9,6 +9,7 @@ from sqlalchemy import and_, case, func, or_, select, update
 
 from carscraper.db.models import images, listings
 from carscraper.db.photos import KnownImage, known
+from carscraper.db.repairs import lose
 from carscraper.db.rules import CRAWL, HAVE_BYTES, RetryRules, chunks, due_condition, of_cars, utcnow
 from carscraper.items import CarItem, Reason, Status
 
@@ -211,16 +212,9 @@ def settled(
 def lose_images(connection: Connection, source: str, external_id: str, identities: list[str]) -> None:
     """Make pending what was stored in the folder and is not there any more, under whatever ids the car has it."""
     car = select(listings.c.id).where(listings.c.source == source, listings.c.external_id == external_id)
-    of_car = and_(images.c.listing_id.in_(car), images.c.store == "folder", images.c.status.in_(HAVE_BYTES))
-    keys = connection.execute(select(images.c.key).where(of_car, images.c.identity.in_(identities))).scalars().all()
-    connection.execute(
-        update(images)
-        .where(of_car, images.c.key.in_(keys))
-        .values(
-            {"status": Status.PENDING}
-            | dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at", "superseded_by"))
-        )
-    )
+    in_folder = and_(images.c.listing_id.in_(car), images.c.store == "folder", images.c.identity.in_(identities))
+    rows = connection.execute(select(images.c.id, images.c.key).where(in_folder))
+    lose(connection, "folder", {row.id: row.key for row in rows})
 
 
 def sizes(connection: Connection) -> Sizes:
