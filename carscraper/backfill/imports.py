@@ -51,8 +51,12 @@ class BackfillImagesPipeline(CarImagesPipeline):
             else:
                 lost.append(image.identity)
         if lost:
-            await Ledger.of(self.crawler).write(work.lose_images, item.source, item.external_id, lost)
-            self.spider.not_in_store(item)
+            try:
+                await Ledger.of(self.crawler).write(work.lose_images, item.source, item.external_id, lost)
+            except DatabaseUnavailableError as error:
+                logger.warning("That %r is not in the folder is written by the next backfill: %s", lost, error)
+            else:
+                self.spider.not_in_store(item)
         return item
 
     async def _import(self, image: CarImage, item: CarItem) -> bool | None:

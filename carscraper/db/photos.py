@@ -353,14 +353,13 @@ def hashes_of(photos: Iterable[CarImage]) -> set[str]:
     return {image.source_sha256 for image in photos if image.status == Status.STORED and image.source_sha256}
 
 
-def set_url(connection: Connection, source: str, external_id: str, key: str, url: str) -> None:
+def set_url(connection: Connection, listing_id: int, key: str, url: str) -> None:
     """Write the address of a stored photo that had none: its folder is published by now."""
-    car = select(listings.c.id).where(listings.c.source == source, listings.c.external_id == external_id)
-    these = and_(images.c.listing_id.in_(car), images.c.key == key, images.c.url.is_(None))
+    these = and_(images.c.listing_id == listing_id, images.c.key == key, images.c.url.is_(None))
     connection.execute(update(images).where(these).values(url=url))
 
 
-# --- the spool and the folder ---
+# --- the spool ---
 
 
 def spooled(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str]]:

@@ -221,9 +221,11 @@ class PhotoKeeper:
         for image in item.images:
             if image.status == Status.STORED and image.key and not image.url and image.store == backend.location:
                 image.url = backend.url(image.key)
-                if image.url:
-                    car = (item.source, item.external_id)
-                    await self._ledger.write(photos.set_url, *car, image.key, image.url)
+                if image.url and item.listing_id is not None:
+                    try:
+                        await self._ledger.write(photos.set_url, item.listing_id, image.key, image.url)
+                    except DatabaseUnavailableError as error:
+                        logger.debug("The address of %s is written by the next crawl: %s", image.key, error)
 
     # --- the spool ---
 
