@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from scrapy import Request, signals
 
-from carscraper.backfill.gone import Evidence
 from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
 from carscraper.base_spiders.cards import CardSpider
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from carscraper.backfill.addresses import Addresses
+    from carscraper.backfill.gone import Evidence
     from carscraper.backfill.options import Options
     from carscraper.backfill.worklist import Worklist
     from carscraper.base_spiders.dealer import DealerSpider
@@ -48,6 +48,7 @@ class CarVisits(CarscraperSpider):
     dealers: dict[str, DealerSpider]
     addresses: Addresses
     worklist: Worklist
+    _evidence: dict[str, Evidence]
 
     @property
     def plan(self) -> Ledger:
@@ -66,7 +67,6 @@ class CarVisits(CarscraperSpider):
         self._handed_on: dict[tuple[str, str], KnownCar] = {}
         self._without_search: set[str] = set()
         """Sources whose sites can't be asked for a car's number."""
-        self._evidence: dict[str, Evidence] = defaultdict(Evidence)
         self._moved = asyncio.Event()
         for signal in (signals.item_scraped, signals.item_dropped, signals.item_error):
             self.crawler.signals.connect(self._item_left, signal=signal)
