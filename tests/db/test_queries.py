@@ -518,33 +518,27 @@ class TestPhoto:
 
 
 class TestDue:
-    @pytest.mark.parametrize(
-        ("photo", "hours_ago", "due"),
-        [
-            (stored(), 100, False),
-            (pending(), None, True),
-            (pending(reason="store-error"), None, True),
-            (stored(status="pending", reason="spooled"), 100, False),
-            *((failed(reason=reason), 100, False) for reason in sorted(DECIDED_HERE - {"car-gone"})),
-            *((failed(reason=reason), 0, True) for reason in sorted(FINAL_BY_DAYS)),
-            *((failed(reason=reason), 0, True) for reason in ("timeout", "http-403", "http-503", "truncated", "error")),
-            (failed(reason="placeholder"), 0, True),
-            (failed(reason="timeout", attempts=3), 0, True),
-            (failed(reason="timeout", attempts=4), 0, True),
-            (failed(reason="timeout", attempts=400), 0, True),
-        ],
-        ids=lambda value: f"{value.status} {value.reason} {value.attempts}" if isinstance(value, CarImage) else None,
-    )
-    def test_which_photos_are_tried_again(
-        self, ledger: Ledger, photo: CarImage, hours_ago: float | None, due: bool
-    ) -> None:
-        ledger.save(car(images=[dataclasses.replace(photo)], card_hash="ab"))
-        if hours_ago is not None:
+    def test_which_photos_are_tried_again(self, ledger: Ledger) -> None:
+        cases: list[tuple[CarImage, bool]] = [
+            (stored(), False),
+            (pending(), True),
+            (pending(reason="store-error"), True),
+            (stored(status="pending", reason="spooled"), False),
+            *((failed(reason=reason), False) for reason in sorted(DECIDED_HERE - {"car-gone"})),
+            *((failed(reason=reason), True) for reason in sorted(FINAL_BY_DAYS)),
+            *((failed(reason=reason), True) for reason in ("timeout", "http-403", "http-503", "error")),
+            *((failed(reason="timeout", attempts=attempts), True) for attempts in (3, 4, 400)),
+        ]
+        ids = [f"{number:02}" for number in range(len(cases))]
+        photos = [dataclasses.replace(photo, identity="photo") for photo, _ in cases]
+        ledger.save(*(car(each, images=[photo]) for each, photo in zip(ids, photos, strict=True)), rules=OFF)
+        for hours_ago in (0, 100):
             ledger.change(images, last_attempt_at=now() - timedelta(hours=hours_ago))
-        state = ledger.ask(car_rows.card_states, SOURCE, ["1"])["1"]
-        (known,) = ledger.ask(photo_rows.known, [(SOURCE, "1")])
-        assert (state.images_due, known["1/1"].due) == (due, due), "SQL and Python agree"
-        assert state.card_hash == "ab"
+            states = ledger.ask(car_rows.card_states, SOURCE, ids)
+            known = ledger.ask(photo_rows.known, [(SOURCE, each) for each in ids])
+            for car_id, (photo, due), found in zip(ids, cases, known, strict=True):
+                case = (photo.status, photo.reason, photo.attempts, hours_ago)
+                assert (states[car_id].images_due, found["photo"].due) == (due, due), case
 
     def test_a_gone_cars_photos_are_due_once_it_is_listed_again(self, ledger: Ledger) -> None:
         """The list shows the car, so its page is read; the pipeline ends the verdict when it sees the photo there."""
@@ -711,38 +705,37 @@ class TestCover:
     TEMPORARY = pending().source_url
     PERMANENT = "https://b.s3.eu-north-1.amazonaws.com/old.jpg"
 
-    @pytest.mark.parametrize(
-        ("current", "photos", "expected"),
-        [
-            (None, [], None),
-            (None, [pending()], TEMPORARY),
-            ("https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400", [pending()], TEMPORARY),
-            ("https://bilasolur.isCarImage.aspx?s=16&c=1&p=9&w=784", [pending()], TEMPORARY),
-            ("https://bilasolur.is/expired.jpg", [pending()], TEMPORARY),
-            ("https://[broken", [pending()], TEMPORARY),
-            ("", [pending()], TEMPORARY),
-            (
-                "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
-                [],
-                "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
-            ),
-            (PERMANENT, [], PERMANENT),
-            (PERMANENT, [pending()], PERMANENT),
-            (PERMANENT, [failed()], PERMANENT),
-            (PERMANENT, [stored(status="pending", reason="spooled")], PERMANENT),
-            (PERMANENT, [stored(url=None, store="folder")], PERMANENT),
-            (PERMANENT, [stored()], stored().url),
-            (None, [failed("1/1"), stored("1/2", position=1), stored("1/3", position=2)], stored("1/2").url),
-            (None, [stored("1/3", position=2), stored("1/2", position=1)], stored("1/2").url),
-            (None, [stored(url=None, store="folder")], TEMPORARY),
-        ],
+    CASES: tuple[tuple[str | None, list[CarImage], str | None], ...] = (
+        (None, [], None),
+        (None, [pending()], TEMPORARY),
+        ("https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400", [pending()], TEMPORARY),
+        ("https://bilasolur.isCarImage.aspx?s=16&c=1&p=9&w=784", [pending()], TEMPORARY),
+        ("https://bilasolur.is/expired.jpg", [pending()], TEMPORARY),
+        ("https://[broken", [pending()], TEMPORARY),
+        ("", [pending()], TEMPORARY),
+        (
+            "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
+            [],
+            "https://bilasolur.is/CarImage.aspx?s=1&c=1&p=9&w=400",
+        ),
+        (PERMANENT, [], PERMANENT),
+        (PERMANENT, [pending()], PERMANENT),
+        (PERMANENT, [failed()], PERMANENT),
+        (PERMANENT, [stored(status="pending", reason="spooled")], PERMANENT),
+        (PERMANENT, [stored(url=None, store="folder")], PERMANENT),
+        (PERMANENT, [stored()], stored().url),
+        (None, [failed("1/1"), stored("1/2", position=1), stored("1/3", position=2)], stored("1/2").url),
+        (None, [stored("1/3", position=2), stored("1/2", position=1)], stored("1/2").url),
+        (None, [stored(url=None, store="folder")], TEMPORARY),
     )
-    def test_what_a_car_is_shown_with(
-        self, ledger: Ledger, current: str | None, photos: list[CarImage], expected: str | None
-    ) -> None:
-        ledger.add_legacy(source=SOURCE, external_id="1", url=url_of("1"), image_url=current)
-        ledger.save(car(images=[dataclasses.replace(photo) for photo in photos]))
-        assert ledger.row().image_url == expected
+
+    def test_what_a_car_is_shown_with(self, ledger: Ledger) -> None:
+        for number, (current, _, _) in enumerate(self.CASES):
+            ledger.add_legacy(source=SOURCE, external_id=f"{number:02}", url=url_of(f"{number:02}"), image_url=current)
+        shown = [[dataclasses.replace(photo) for photo in photos] for _, photos, _ in self.CASES]
+        ledger.save(*(car(f"{number:02}", images=photos) for number, photos in enumerate(shown)), rules=OFF)
+        for row, (current, photos, expected) in zip(ledger.rows(), self.CASES, strict=True):
+            assert row.image_url == expected, (current, photos)
 
     def test_once_permanent_always_permanent(self, ledger: Ledger) -> None:
         ledger.save(car(images=[stored()]))
