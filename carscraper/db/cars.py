@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Boolean, DateTime, Text, and_, bindparam, case, exists, func, or_, select, update
 
 from carscraper.db.models import images, listings
-from carscraper.db.opening import Saved, car_of, lock, open_group, shown_of, temporary_cover
-from carscraper.db.placeholders import lock_covers, stored_urls
+from carscraper.db.opening import Saved, car_of, has_new_bytes, lock, open_group, shown_of, temporary_cover
+from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
 from carscraper.db.rules import ARCHIVE, CRAWL, RetryRules, chunks, due_condition, of_cars, utcnow
 from carscraper.db.superseded import supersede
 from carscraper.field_coverage import EXPECTABLE, PHOTO
 from carscraper.items import CarItem, GoneCar, Reason, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -139,11 +139,11 @@ def save(
         if len(new) < len(group) and connection.dialect.name != "sqlite":
             lock(connection, group.values())  # all, in the order in which all writers do: nobody waits in a ring
         results |= dict.fromkeys(group, Saved())
-        results |= zip(new, open_group(connection, list(new.values()), rules, retry), strict=True)
+        results |= zip(new, open_group(connection, list(new.values()), rules, retry, closes=True), strict=True)
         for number, item in new.items():
             opened = results[number]
             seen[number] = replace(item, listing_id=opened.listing_id, images=list(opened.images))
-        for number, superseded in _close(connection, seen).items():
+        for number, superseded in _close(connection, seen, written=new.keys()).items():
             results[number] = replace(results[number], superseded=superseded | results[number].superseded)
         _mark_seen(connection, unchanged, now)
         results |= {number: _mark_gone(connection, car, now) for number, car in gone.items()}
@@ -181,8 +181,12 @@ _CLOSE = (
 )
 
 
-def _close(connection: Connection, cars: dict[int, CarItem]) -> dict[int, frozenset[str]]:
-    """Write what waits for the photos' outcome; return the identities of each car's superseded photos."""
+def _close(connection: Connection, cars: dict[int, CarItem], *, written: Collection[int]) -> dict[int, frozenset[str]]:
+    """Write what waits for the photos' outcome; return the identities of each car's superseded photos.
+
+    *written*: of these only the picture that they are shown with may have to be. PostgreSQL looks at ``same_as`` when
+    a transaction writes a row for the second time, and that may wait for another one in a ring.
+    """
     if not cars:
         return {}
     ids = {number: item.listing_id for number, item in cars.items() if item.listing_id is not None}
@@ -191,19 +195,18 @@ def _close(connection: Connection, cars: dict[int, CarItem]) -> dict[int, frozen
     shown = {ids[number]: shown_of(item) for number, item in cars.items() if item.images and item.source != ARCHIVE}
     superseded = supersede(connection, shown)
     covers = stored_urls(connection, sorted(ids.values()))
-    rows = [
-        {
-            "row_id": ids[number],
-            "cover": next(iter(covers.get(ids[number], ())), None)
-            or temporary_cover(item.url, item.images, current[ids[number]]),
-            "seen": item.seen,
-            "card": item.card_hash,
-            "read_at": item.details_at if item.seen else None,
-            "fetched": any(image.attempts and image.status == Status.STORED for image in item.images),
-        }
-        for number, item in cars.items()
-    ]
-    connection.execute(_CLOSE, rows)
+    rows = []
+    for number, item in cars.items():
+        row_id = ids[number]
+        cover = next(iter(covers.get(row_id, ())), None) or temporary_cover(item.url, item.images, current[row_id])
+        if number not in written:
+            read_at = item.details_at if item.seen else None
+            values = {"row_id": row_id, "cover": cover, "seen": item.seen, "card": item.card_hash, "read_at": read_at}
+            rows.append(values | {"fetched": has_new_bytes(item)})
+        elif cover != current[row_id]:
+            set_cover(connection, row_id, cover)
+    if rows:
+        connection.execute(_CLOSE, rows)
     return {number: superseded.get(listing_id, frozenset()) for number, listing_id in ids.items()}
 
 

@@ -114,7 +114,7 @@ class _Opening:
         is_told = self.item.price is not None if name in _WITH_PRICE else value is not None
         return is_told and value != getattr(self.row, name)
 
-    def values(self, url: str | None, now: datetime) -> dict[str, Any]:
+    def values(self, url: str | None, now: datetime, *, closes: bool) -> dict[str, Any]:
         """Return the parameters of :func:`_upsert`."""
         item, row = self.item, self.row
         tells = item.seen or row is None
@@ -129,7 +129,9 @@ class _Opening:
             "first_seen_at": now,
             "last_seen_at": seen_at,
             "scraped_at": seen_at,
-            "link_due": self.is_due_for_linking,
+            "card_hash": item.card_hash if closes else None,
+            "details_at": item.details_at if closes and item.seen else None,
+            "link_due": self.is_due_for_linking or (closes and has_new_bytes(item)),
         }
 
     def saved(self, listing_id: int) -> Saved:
@@ -145,8 +147,13 @@ class _Opening:
         )
 
 
-def open_group(connection: Connection, items: list[CarItem], rules: PlaceholderRules, retry: RetryRules) -> list[Saved]:
-    """Open cars, each of which comes once, as :func:`carscraper.db.cars.open_cars` says."""
+def open_group(
+    connection: Connection, items: list[CarItem], rules: PlaceholderRules, retry: RetryRules, *, closes: bool = False
+) -> list[Saved]:
+    """Open cars, each of which comes once, as :func:`carscraper.db.cars.open_cars` says.
+
+    *closes*: nothing is fetched afterwards, so that what waits for that is written now.
+    """
     if not items:
         return []
     now = utcnow()
@@ -161,7 +168,7 @@ def open_group(connection: Connection, items: list[CarItem], rules: PlaceholderR
     _forget(connection, {car.row.id: car.item for car in cars if car.row is not None and car.is_replaced})
     for car, known in zip(cars, _known(connection, items, retry), strict=True):
         car.known, car.images = known, _images(car.item, known)
-    values = [car.values(urls[car_of(car.item)], now) for car in cars]
+    values = [car.values(urls[car_of(car.item)], now, closes=closes) for car in cars]
     upserted = connection.execute(_upsert(connection.dialect.name), values)
     ids = {(source, external_id): listing_id for listing_id, source, external_id in upserted}
     changes = [
@@ -267,10 +274,10 @@ def _upsert(dialect: str) -> Any:
     """Return the statement that writes a car, whether it has a row or not."""
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(listings)
     new, old = statement.excluded, listings.c
-    kept = {name: func.coalesce(new[name], old[name]) for name in (*_TOLD, "last_seen_at", "scraped_at")}
+    kept = {name: func.coalesce(new[name], old[name]) for name in (*_TOLD, "details_at", "last_seen_at", "scraped_at")}
     priced = {name: case((new.price.is_(None), old[name]), else_=new[name]) for name in _WITH_PRICE}
     seen = {
-        "card_hash": case((new.is_active, None), else_=old.card_hash),  # the car is open
+        "card_hash": case((new.is_active, new.card_hash), else_=old.card_hash),
         "gone_at": case((new.is_active, None), else_=old.gone_at),
         "is_active": or_(new.is_active, old.is_active),
     }
@@ -298,6 +305,11 @@ def _write_photos(connection: Connection, cars: dict[int, _Opening], rules: Plac
     photos.move(connection, known)
     found = photos.write(connection, outcomes, rules) if outcomes else 0
     return found + find_placeholders(connection, photos.hashes_of(image for _, image in new), rules)
+
+
+def has_new_bytes(item: CarItem) -> bool:
+    """Return whether a photo of the car was stored in this run."""
+    return any(image.attempts and image.status == Status.STORED for image in item.images)
 
 
 def shown_of(item: CarItem) -> Shown:

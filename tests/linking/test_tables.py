@@ -551,7 +551,7 @@ class TestSiblingsPhotos:
     def known(market: Market, *cars: str, siblings: bool = True) -> list[dict[str, Any]]:
         with market.engine.begin() as connection:
             asked = [(where.split("/")[0], where.split("/")[1]) for where in cars]
-            return photo_rows.known(connection, asked, siblings)
+            return (photo_rows.known_with_siblings if siblings else photo_rows.known)(connection, asked)
 
     def test_stored_there_is_stored_here(self, market: Market) -> None:
         market.show("Bilasolur/7", "a", "b")
@@ -602,7 +602,7 @@ class TestSiblingsPhotos:
             asked = []
             with market.engine.begin() as connection:
                 event.listen(connection, "before_cursor_execute", lambda *_: asked.append(1))
-                photo_rows.known(connection, cars, siblings)
+                (photo_rows.known_with_siblings if siblings else photo_rows.known)(connection, cars)
             return len(asked)
 
         cars = [("BR", str(number)) for number in range(300)]
@@ -618,7 +618,8 @@ class TestSiblingsPhotos:
 
         with quick.engine.begin() as connection:
             event.listen(connection, "before_cursor_execute", explain)
-            photo_rows.known(connection, [("BR", "1"), ("BR", "2")], siblings)
+            known = photo_rows.known_with_siblings if siblings else photo_rows.known
+            known(connection, [("BR", "1"), ("BR", "2")])
         assert not [plan for plan in plans if plan.startswith("SCAN")], plans
 
 
