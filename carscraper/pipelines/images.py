@@ -19,7 +19,7 @@ from carscraper.exceptions import DatabaseUnavailableError, ImageRejectedError, 
 from carscraper.items import CarImage, CarItem, Reason, Status
 from carscraper.pipelines.answers import is_whole_range, reason_of
 from carscraper.pipelines.cars import count_photo
-from carscraper.pipelines.keeping import PhotoKeeper, PhotoRules
+from carscraper.pipelines.keeping import KeepingRules, PhotoKeeper
 from carscraper.state import state_of
 from carscraper.storage.store import build_store
 
@@ -77,7 +77,7 @@ class CarImagesPipeline:
             await Ledger.of(self.crawler).open()
             store = build_store(settings)
             if store:
-                self._keeper = PhotoKeeper(self.crawler, store, PhotoRules.from_settings(settings))
+                self._keeper = PhotoKeeper(self.crawler, store, KeepingRules.from_settings(settings))
                 await self._keeper.open()
 
     async def close_spider(self) -> None:

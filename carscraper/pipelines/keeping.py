@@ -37,7 +37,7 @@ _LARGE = 1024**2  # bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhotoRules:
+class KeepingRules:
     """Which photos are kept, and how."""
 
     inspection: dict[str, int]
@@ -59,7 +59,7 @@ class PhotoRules:
 class PhotoKeeper:
     """Bytes first: the row says that a photo is stored once the store has confirmed it."""
 
-    def __init__(self, crawler: Crawler, store: ImagesFilesStore, rules: PhotoRules) -> None:
+    def __init__(self, crawler: Crawler, store: ImagesFilesStore, rules: KeepingRules) -> None:
         """Take the crawler, for its spider, ledger and stats, the store, and the rules."""
         self._spider: CarscraperSpider = crawler.spider  # type: ignore[assignment]
         self._crawler = crawler
