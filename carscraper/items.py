@@ -162,10 +162,10 @@ class CarItem:
     """``images`` are all photos that the site shows of the car now. Not a column."""
     seen: bool = True
     """The car was on its site in this run. False: only its photos are written, nothing is said about the car."""
+    imported: bool = False
+    """Its photos are in the store or the folder already: they are entered, not fetched. Not a column."""
     listing_id: int | None = None
-    """The id of its row, once it is written."""
-    news: str | None = None
-    """``new`` or ``changed``, once its row is written and it is. Not a column."""
+    """The id of its row, once that and those of its photos are written. Not a column."""
     gone: bool = False
     """Its page says that it is gone: no page can give fresh addresses for its photos."""
 

@@ -65,7 +65,7 @@ MODULES = (
     "carscraper.vehicles",
     "carscraper.linking.tables",
     "carscraper.db.models",
-    "carscraper.db.queries",
+    "carscraper.db.cars",
     "carscraper.images.inspection",
     "carscraper.images.metadata",
     "carscraper.images.thumbnails",

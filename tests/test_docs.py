@@ -23,7 +23,7 @@ from carscraper.commands.storage import GONE
 from carscraper.commands.storage import Command as StorageCommand
 from carscraper.db.coverage import ForSale
 from carscraper.db.models import Base
-from carscraper.db.queries import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
+from carscraper.db.rules import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
 from carscraper.settings.table import REMOVED, SETTINGS
 from carscraper.state import CrawlState, ExitCode

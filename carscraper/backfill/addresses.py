@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from carscraper.base_spiders.base import allow_host, by_address, is_web_address
-from carscraper.db.queries import ARCHIVE, HAVE_BYTES
+from carscraper.db.rules import ARCHIVE
 from carscraper.items import CarImage
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from carscraper.backfill.worklist import Worklist
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.db.queries import KnownImage
     from carscraper.db.work import KnownCar
 
 
@@ -88,7 +87,7 @@ class Addresses:
                     wanted_key=known.image.identity if source == ARCHIVE else None,
                 )
                 for known in car.images.values()
-                if is_wanted(known, insist=insist) and is_web_address(known.image.source_url)
+                if known.is_wanted(insist=insist) and is_web_address(known.image.source_url)
             ]
         return [replace(image, source_url=self.at_base(image.source_url, source)) for image in found]
 
@@ -121,9 +120,3 @@ def _repaired(address: str, home: str) -> str | None:
     except ValueError:  # brackets that hold no IPv6 address, and the like
         return None
     return url if is_web_address(url) else None
-
-
-def is_wanted(known: KnownImage, *, insist: bool) -> bool:
-    """Return whether a photo that the ledger knows is to be fetched; *insist*: though it was given up."""
-    given_up = known.image.status not in HAVE_BYTES and known.image.reason not in {"spooled", "deleted"}
-    return known.due or (insist and given_up)

@@ -9,7 +9,8 @@ import logging
 import posixpath
 from typing import TYPE_CHECKING
 
-from carscraper.db.queries import ARCHIVE
+from carscraper.db import work
+from carscraper.db.rules import ARCHIVE
 from carscraper.items import CarImage, CarItem
 from carscraper.manifest import Entry, count_entries, read_manifest
 
@@ -70,7 +71,7 @@ class Archive:
                 lots.setdefault(_lot(entry.key), {}).setdefault(entry.key, image)
         self._position += len(chunk)
         asked = [(lot, key) for lot, photos in lots.items() for key in photos]
-        settled = await self._ledger.settled(ARCHIVE, asked)
+        settled = await self._ledger.read(work.settled, ARCHIVE, asked, self._ledger.retry)
         for lot, key in settled:
             del lots[lot][key]
         stored = sum(status == "stored" for status in settled.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.base_spiders.base import read_address, read_count, read_flag
-from carscraper.db.queries import ARCHIVE
+from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import ConfigurationError
 from carscraper.manifest import STRIP_PREFIX
 

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from carscraper.db import work
 from carscraper.exceptions import ConfigurationError
 from carscraper.storage.keys import key_of, published_bases
 
@@ -74,7 +75,7 @@ class Worklist:
         options = self._options
         queues: dict[str, deque[Listed]] = {}
         self.ids = await self._give_ids()
-        rows = await self._ledger.listed(options.sources, include_inactive=options.include_inactive)
+        rows = await self._ledger.read(work.listed, options.sources, options.include_inactive, self._ledger.retry)
         self.unnamed = 0
         for row in rows:
             if not row.has_id and row.row_id not in self.ids:
@@ -103,9 +104,13 @@ class Worklist:
 
     async def _give_ids(self) -> dict[int, str]:
         """Fill in the car's id of rows of the earlier scraper, from their address or their photo's."""
-        rows = await self._ledger.without_id(self._options.sources)
+        rows = await self._ledger.read(work.without_id, self._options.sources)
         found = {row_id: car_id for row_id, *about in rows if (car_id := self._car_id(*about))}
-        given = await self._ledger.give_ids(found) if found else {}
+        # A ledger that is only read tells which would get one.
+        if self._options.rehearses:
+            given = await self._ledger.read(work.free_ids, found)
+        else:
+            given = await self._ledger.write(work.give_ids, found)
         self._second_rows = found.keys() - given.keys()
         if rows:
             logger.info(
@@ -129,7 +134,7 @@ class Worklist:
 
     async def rehearse(self) -> dict[str, dict[str, int]]:
         """Say for each source what a run would do: the numbers of :data:`PLANNED`."""
-        typical = round((await self._ledger.sizes()).photos_per_car) or TYPICAL_PHOTOS
+        typical = round((await self._ledger.read(work.sizes)).photos_per_car) or TYPICAL_PHOTOS
         limit = self._options.limit
         plans: dict[str, dict[str, int]] = {}
         for source, rows in (await self.queues()).items():

@@ -93,9 +93,6 @@ class CarscraperSpider(Spider):
         """Return the photos of *item* on its own page."""
         raise NotImplementedError
 
-    def not_in_store(self, item: CarItem) -> None:
-        """Note that a photo is not where it was said to be, in the store or the folder."""
-
     def photo_slot(self, source: str) -> str:
         """Return the download slot of *source*'s photos."""
         return "images"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-    from carscraper.db.queries import CardState
+    from carscraper.db.cars import CardState
 
 logger = logging.getLogger(__name__)
 

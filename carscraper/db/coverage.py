@@ -1,28 +1,22 @@
-"""How much of the cars' photos is stored, by the ledger: functions of a connection, like those of ``db.queries``."""
+"""How much of the cars' photos is stored, by the ledger: functions of a connection."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, func, or_, select, update
-from sqlalchemy.exc import DBAPIError
 
-from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import DECIDED_HERE, HAVE_BYTES, LEFT_ON_PURPOSE, RetryRules, becomes_final, chunks
-from carscraper.exceptions import DatabaseUnavailableError
+from carscraper.db.models import images, listings
+from carscraper.db.rules import DECIDED_HERE, HAVE_BYTES, LEFT_ON_PURPOSE, RetryRules, becomes_final, chunks
 from carscraper.items import Reason, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
 
-_listings = cast("Table", CarListing.__table__)
-_images = cast("Table", CarImageRow.__table__)
 
 NOT_WANTED = (Reason.PLACEHOLDER, Reason.DELETED)
 """Reasons of rows that are no photos: a dealer's picture for none, and what somebody has deleted."""
@@ -86,41 +80,27 @@ class Coverage:
         raise IndexError(place)
 
 
-@contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """Turn a database that does not answer inside into a sentence.
-
-    Raises:
-        DatabaseUnavailableError: with the driver's own words.
-    """
-    try:
-        yield
-    except DBAPIError as error:
-        said = (str(error.orig).strip().splitlines() or ["no reason given"])[0]
-        raise DatabaseUnavailableError(f"The database of DATABASE_URL does not answer: {said}.") from error
-
-
 def by_status(connection: Connection) -> list[Photos]:
     """Count the photos of all cars by status, reason and store."""
     # A row that failed later (a placeholder) keeps its key and store; it is not stored there as a photo.
-    store = case((_images.c.status.in_(HAVE_BYTES), _images.c.store))
+    store = case((images.c.status.in_(HAVE_BYTES), images.c.store))
     query = (
-        select(_images.c.status, _images.c.reason, store.label("at"), func.count())
-        .group_by(_images.c.status, _images.c.reason, store)
-        .order_by(_images.c.status.desc(), func.count().desc(), _images.c.reason, "at")
+        select(images.c.status, images.c.reason, store.label("at"), func.count())
+        .group_by(images.c.status, images.c.reason, store)
+        .order_by(images.c.status.desc(), func.count().desc(), images.c.reason, "at")
     )
     return [Photos(*row) for row in connection.execute(query)]
 
 
 def coverage(connection: Connection) -> Coverage:
     """Count the active cars by how their photos stand."""
-    stored: Any = func.coalesce(func.sum(case((_images.c.status == Status.STORED, 1), else_=0)), 0)
-    is_photo = and_(func.coalesce(_images.c.reason, "").not_in(NOT_WANTED), _images.c.status != Status.SUPERSEDED)
+    stored: Any = func.coalesce(func.sum(case((images.c.status == Status.STORED, 1), else_=0)), 0)
+    is_photo = and_(func.coalesce(images.c.reason, "").not_in(NOT_WANTED), images.c.status != Status.SUPERSEDED)
     each = (
-        select(func.count(_images.c.id).label("photos"), stored.label("stored"))
-        .select_from(_listings.join(_images, and_(_images.c.listing_id == _listings.c.id, is_photo), isouter=True))
-        .where(_listings.c.is_active)
-        .group_by(_listings.c.id)
+        select(func.count(images.c.id).label("photos"), stored.label("stored"))
+        .select_from(listings.join(images, and_(images.c.listing_id == listings.c.id, is_photo), isouter=True))
+        .where(listings.c.is_active)
+        .group_by(listings.c.id)
         .subquery()
     )
     # As many rows as there are different numbers of photos, not as many as there are cars.
@@ -139,7 +119,7 @@ def coverage(connection: Connection) -> Coverage:
 def stored_since(connection: Connection, store: str, since: datetime) -> int:
     """Count the photos that were stored in *store* since then (UTC, without a zone)."""
     query = select(func.count()).where(
-        _images.c.status == Status.STORED, _images.c.store == store, _images.c.stored_at >= since
+        images.c.status == Status.STORED, images.c.store == store, images.c.stored_at >= since
     )
     return connection.execute(query).scalar_one()
 
@@ -188,19 +168,19 @@ def for_sale(
         retry: after how many days a failure is final.
         partial: the run was to see a part of the cars only; photos of the others are none of its business.
     """
-    of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
-    joined = _images.join(_listings, _listings.c.id == _images.c.listing_id)
+    of_sources = listings.c.source.is_not(None) if sources is None else listings.c.source.in_(sources)
+    joined = images.join(listings, listings.c.id == images.c.listing_id)
     # This needs an index alone, and the other question reads only what is not stored.
-    total = select(func.count()).select_from(joined).where(of_sources, _listings.c.is_active)
+    total = select(func.count()).select_from(joined).where(of_sources, listings.c.is_active)
     photos: int = connection.execute(total).scalar_one()
-    tried = func.coalesce(_images.c.last_attempt_at >= since, False)
-    new = or_(tried, _images.c.first_seen_at >= since)
-    seen = or_(tried, func.coalesce(_listings.c.last_seen_at >= since, False))
-    final = or_(_images.c.reason.in_(DECIDED_HERE), _images.c.failed_days >= retry.final_after)
-    groups: list[Any] = [_images.c.status, _images.c.reason, final, _listings.c.is_active, tried, new, seen]
+    tried = func.coalesce(images.c.last_attempt_at >= since, False)
+    new = or_(tried, images.c.first_seen_at >= since)
+    seen = or_(tried, func.coalesce(listings.c.last_seen_at >= since, False))
+    final = or_(images.c.reason.in_(DECIDED_HERE), images.c.failed_days >= retry.final_after)
+    groups: list[Any] = [images.c.status, images.c.reason, final, listings.c.is_active, tried, new, seen]
     labels = [each.label(f"group_{number}") for number, each in enumerate(groups)]
     query: Any = select(*labels, func.count()).select_from(joined)
-    query = query.where(_images.c.status.in_(_NOT_STORED), of_sources).group_by(*labels)
+    query = query.where(images.c.status.in_(_NOT_STORED), of_sources).group_by(*labels)
     parts: dict[str, dict[str, int]] = {name: {} for name in ("due", "final", "left", "not_for_sale")}
     stored = photos
     for status, cause, is_final, is_active, was_tried, is_new, was_seen, number in connection.execute(query):
@@ -231,26 +211,26 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
 
     Not for a dealer of whom most photos failed alike: that says something of the night, and nothing of the photos.
     """
-    of_sources = _listings.c.source.is_not(None) if sources is None else _listings.c.source.in_(sources)
+    of_sources = listings.c.source.is_not(None) if sources is None else listings.c.source.in_(sources)
     failed = and_(
-        _images.c.listing_id == _listings.c.id,
+        images.c.listing_id == listings.c.id,
         becomes_final(),
-        _images.c.last_attempt_at >= since,
-        or_(_images.c.failed_on.is_(None), _images.c.failed_on < since.date()),
+        images.c.last_attempt_at >= since,
+        or_(images.c.failed_on.is_(None), images.c.failed_on < since.date()),
     )
-    is_new = (_images.c.failed_days == 0).label("is_new")
-    numbers = select(_listings.c.source, _images.c.reason, is_new, func.count().label("photos"))
-    numbers = numbers.where(failed, of_sources).group_by(_listings.c.source, _images.c.reason, is_new)
+    is_new = (images.c.failed_days == 0).label("is_new")
+    numbers = select(listings.c.source, images.c.reason, is_new, func.count().label("photos"))
+    numbers = numbers.where(failed, of_sources).group_by(listings.c.source, images.c.reason, is_new)
     by_source: dict[str, list[Any]] = {}
     for row in connection.execute(numbers):
         by_source.setdefault(row.source, []).append(row)
     for source, rows in by_source.items():
         if _is_bad_night(connection, source, rows, since):
             continue
-        query = select(_images.c.id).where(failed, _listings.c.source == source).order_by(_images.c.id)
+        query = select(images.c.id).where(failed, listings.c.source == source).order_by(images.c.id)
         for chunk in chunks(connection.execute(query).scalars().all()):
-            values = {"failed_days": _images.c.failed_days + 1, "failed_on": since.date()}
-            connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(values))
+            values = {"failed_days": images.c.failed_days + 1, "failed_on": since.date()}
+            connection.execute(update(images).where(images.c.id.in_(chunk)).values(values))
 
 
 def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
@@ -264,10 +244,10 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
     for row in rows:
         alike[row.reason] += row.photos
         new[row.reason] += row.photos if row.is_new else 0
-    number = select(func.count()).select_from(_images.join(_listings, _images.c.listing_id == _listings.c.id))
-    number = number.where(_listings.c.source == source)
+    number = select(func.count()).select_from(images.join(listings, images.c.listing_id == listings.c.id))
+    number = number.where(listings.c.source == source)
     # An archive has no cars for sale.
-    photos = connection.execute(number.where(_listings.c.is_active)).scalar() or connection.execute(number).scalar_one()
+    photos = connection.execute(number.where(listings.c.is_active)).scalar() or connection.execute(number).scalar_one()
     if 2 * max(alike.values()) > photos:
         return True
     most = max(new.values())
@@ -275,8 +255,8 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
         return False
     asked = number.where(
         or_(
-            and_(_images.c.status == Status.STORED, _images.c.stored_at >= since),
-            and_(_images.c.status != Status.STORED, _images.c.last_attempt_at >= since, _images.c.failed_days == 0),
+            and_(images.c.status == Status.STORED, images.c.stored_at >= since),
+            and_(images.c.status != Status.STORED, images.c.last_attempt_at >= since, images.c.failed_days == 0),
         )
     )
     return 2 * most > connection.execute(asked).scalar_one()

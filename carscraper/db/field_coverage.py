@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, select, update
 
-from carscraper.db.models import DealerFill
+from carscraper.db.models import dealer_fill
 from carscraper.field_coverage import Drop, FieldCoverage, drops
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row, Select, Table
-
-_rows = cast("Table", DealerFill.__table__)
+    from sqlalchemy import Connection, Row, Select
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,7 @@ def save(connection: Connection, record: Record) -> list[Drop]:
     measure = last(connection, record.source, good=True)
     fallen = drops(measure.coverage, record.coverage) if measure else []
     connection.execute(
-        insert(_rows).values(
+        insert(dealer_fill).values(
             source=record.source,
             finished_at=record.finished_at,
             cars=record.coverage.cars,
@@ -75,18 +73,18 @@ def last(
         good: only those that others are measured by.
         before: only those written before this one.
     """
-    query: Select[tuple[object, ...]] = select(_rows).where(_rows.c.source == source)
+    query: Select[tuple[object, ...]] = select(dealer_fill).where(dealer_fill.c.source == source)
     if good:
-        query = query.where(_rows.c.good)
+        query = query.where(dealer_fill.c.good)
     if before is not None:
-        query = query.where(_rows.c.id < before)
-    row = connection.execute(query.order_by(_rows.c.id.desc()).limit(1)).first()
+        query = query.where(dealer_fill.c.id < before)
+    row = connection.execute(query.order_by(dealer_fill.c.id.desc()).limit(1)).first()
     return _record(row) if row else None
 
 
 def accept(connection: Connection, record_id: int) -> None:
     """Measure later crawls by this one."""
-    connection.execute(update(_rows).where(_rows.c.id == record_id).values(good=True))
+    connection.execute(update(dealer_fill).where(dealer_fill.c.id == record_id).values(good=True))
 
 
 def _record(row: Row[tuple[object, ...]]) -> Record:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -32,9 +32,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from carscraper.db.models import CarImageRow, CarListing, CrawlRun
-from carscraper.db.queries import chunks
+from carscraper.db.models import crawl_runs, images, listings
 from carscraper.db.repairs import COLUMNS, Entry, reading
+from carscraper.db.rules import chunks
 from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Select
 
-_listings = cast("Table", CarListing.__table__)
-_runs = cast("Table", CrawlRun.__table__)
-_images = cast("Table", CarImageRow.__table__)
 
 _temporary = MetaData()
 _OF_THUMBNAILS = text("photo IS NOT NULL")
@@ -104,9 +101,9 @@ class Suspect(NamedTuple):
 
 
 _SUSPECT = [_suspects.c[name] for name in Suspect._fields]
-_NO_KEY = or_(_images.c.key.is_(None), _images.c.key == "")
+_NO_KEY = or_(images.c.key.is_(None), images.c.key == "")
 # Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
-_STORED = func.coalesce(_images.c.status, "") == "stored"
+_STORED = func.coalesce(images.c.status, "") == "stored"
 
 
 class Comparison:
@@ -120,9 +117,9 @@ class Comparison:
         """
         self._connection = connection
         self._store = store
-        self._here = and_(_images.c.store == store, _images.c.key.is_not(None), _images.c.key != "")
+        self._here = and_(images.c.store == store, images.c.key.is_not(None), images.c.key != "")
         if prefix:
-            self._here = and_(self._here, func.substr(_images.c.key, 1, len(prefix)) == prefix)
+            self._here = and_(self._here, func.substr(images.c.key, 1, len(prefix)) == prefix)
         try:
             with connection.begin():
                 _temporary.create_all(connection, checkfirst=False)
@@ -151,28 +148,28 @@ class Comparison:
         with self._connection.begin():
             if self._connection.dialect.name == "postgresql":
                 self._connection.exec_driver_sql("ANALYZE audit_objects")
-            counted = select(func.count()).select_from(_images)
+            counted = select(func.count()).select_from(images)
             rows = self._connection.scalar(counted.where(_STORED, self._here)) or 0
             rows += self._connection.scalar(counted.where(_STORED, self._nowhere())) or 0
-            there = select(func.count(distinct(_images.c.key))).join(_objects, _objects.c.name == _images.c.key)
+            there = select(func.count(distinct(images.c.key))).join(_objects, _objects.c.name == images.c.key)
             keys = self._connection.scalar(there.where(_STORED, self._here)) or 0
         return {"rows": rows, "keys": keys}
 
     def _nowhere(self) -> Any:
         """Return the condition for stored rows that name no object, or no store."""
-        return or_(and_(_images.c.store == self._store, _NO_KEY), _images.c.store.is_(None))
+        return or_(and_(images.c.store == self._store, _NO_KEY), images.c.store.is_(None))
 
     # --- the joins ---
 
     def find_objects(self) -> None:
         """Find stored rows without their object, and objects of another size."""
-        there = exists().where(_objects.c.name == _images.c.key)
-        missing = select(literal("missing"), _images.c.key).where(_STORED, self._here, ~there)
-        size = select(literal("size"), _images.c.key).join(_objects, _objects.c.name == _images.c.key)
-        size = size.where(_STORED, self._here, _images.c.bytes != _objects.c.size)
+        there = exists().where(_objects.c.name == images.c.key)
+        missing = select(literal("missing"), images.c.key).where(_STORED, self._here, ~there)
+        size = select(literal("size"), images.c.key).join(_objects, _objects.c.name == images.c.key)
+        size = size.where(_STORED, self._here, images.c.bytes != _objects.c.size)
         with self._connection.begin():
             for query in (missing, size):
-                ordered = query.distinct().order_by(_images.c.key)
+                ordered = query.distinct().order_by(images.c.key)
                 self._connection.execute(insert(_suspects).from_select(["reason", "key"], ordered))
 
     def unnamed(self) -> Iterator[list[Any]]:
@@ -180,8 +177,8 @@ class Comparison:
 
         Thumbnails only if their photo is not there and no row names it.
         """
-        here = or_(_images.c.store == self._store, _images.c.store.is_(None))
-        named = or_(*(exists().where(_images.c.key == name, here) for name in (_objects.c.name, _objects.c.photo)))
+        here = or_(images.c.store == self._store, images.c.store.is_(None))
+        named = or_(*(exists().where(images.c.key == name, here) for name in (_objects.c.name, _objects.c.photo)))
         photo = _objects.alias("photo")
         alone = and_(~named, ~exists().where(photo.c.name == _objects.c.photo))
         query = select(_objects.c.name, _objects.c.photo, _objects.c.modified).where(alone).order_by(_objects.c.name)
@@ -191,7 +188,7 @@ class Comparison:
         """Find photos that are there without their thumbnail *name*; *prefix* is ``S3_PREFIX``."""
         thumbnail = literal(f"{prefix}{THUMBNAILS}/{name}/").concat(func.substr(_objects.c.name, len(prefix) + 1))
         small = _objects.alias("small")
-        rows = exists().where(_images.c.key == _objects.c.name, _STORED, self._here)
+        rows = exists().where(images.c.key == _objects.c.name, _STORED, self._here)
         query = select(literal("no-thumbnail"), thumbnail, _objects.c.name).where(
             rows, ~exists().where(small.c.name == thumbnail)
         )
@@ -200,8 +197,12 @@ class Comparison:
 
     def find_outputs(self) -> None:
         """Suspect every file that a run says it has uploaded: where outputs are is not listed."""
-        query = select(_runs.c.id, _runs.c.output).where(_runs.c.output.like("%s3://%")).order_by(_runs.c.id)
-        for page in self._pages(query, _runs.c.id):
+        query = (
+            select(crawl_runs.c.id, crawl_runs.c.output)
+            .where(crawl_runs.c.output.like("%s3://%"))
+            .order_by(crawl_runs.c.id)
+        )
+        for page in self._pages(query, crawl_runs.c.id):
             self.suspect(
                 {"reason": "no-output", "key": url, "shows": str(row.id)}
                 for row in page
@@ -210,11 +211,11 @@ class Comparison:
 
     def find_rows(self, base: str, wrong: Callable[[Entry], Iterable[str]]) -> None:
         """Find rows that are wrong in themselves: *wrong* says why of those that do not have *base* and key as URL."""
-        usual = _images.c.url == literal(f"{base}/").concat(_images.c.key)
-        as_it_should = and_(func.coalesce(_images.c.sha256, "") != "", _images.c.url.is_not(None), usual)
+        usual = images.c.url == literal(f"{base}/").concat(images.c.key)
+        as_it_should = and_(func.coalesce(images.c.sha256, "") != "", images.c.url.is_not(None), usual)
         odd = or_(and_(self._here, ~as_it_should), self._nowhere())
-        query = select(*COLUMNS).where(_STORED, odd).order_by(_images.c.id)
-        for page in self._pages(query, _images.c.id):
+        query = select(*COLUMNS).where(_STORED, odd).order_by(images.c.id)
+        for page in self._pages(query, images.c.id):
             entries = [Entry._make(row) for row in page]
             self.suspect(
                 {"reason": reason, "key": entry.key or f"car_images/{entry.id}", "row_id": entry.id}
@@ -224,17 +225,17 @@ class Comparison:
 
     def find_covers(self, is_ours: Callable[[str], bool]) -> None:
         """Find cars with photos here that show a temporary address, which *is_ours* denies."""
-        of_car = and_(_images.c.listing_id == _listings.c.id, _STORED)
+        of_car = and_(images.c.listing_id == listings.c.id, _STORED)
         query = (
-            select(_listings.c.id, _listings.c.source, _listings.c.external_id, _listings.c.image_url)
+            select(listings.c.id, listings.c.source, listings.c.external_id, listings.c.image_url)
             .where(
-                _listings.c.image_url != "",
-                exists().where(of_car, _images.c.store == self._store),
-                ~exists().where(of_car, _images.c.url == _listings.c.image_url),
+                listings.c.image_url != "",
+                exists().where(of_car, images.c.store == self._store),
+                ~exists().where(of_car, images.c.url == listings.c.image_url),
             )
-            .order_by(_listings.c.id)
+            .order_by(listings.c.id)
         )
-        for page in self._pages(query, _listings.c.id):
+        for page in self._pages(query, listings.c.id):
             self.suspect(
                 {
                     "reason": "temporary-cover",
@@ -296,7 +297,7 @@ class Comparison:
         """Return how many keys whose object is there have a suspect row, or are suspects themselves."""
         of_rows = or_(_suspects.c.row_id.is_not(None), _suspects.c.reason.in_([*BY_KEY, "unreadable"]))
         query = select(func.count(distinct(_suspects.c.key))).join(_objects, _objects.c.name == _suspects.c.key)
-        query = query.join(_images, _images.c.key == _suspects.c.key).where(of_rows, _STORED, self._here)
+        query = query.join(images, images.c.key == _suspects.c.key).where(of_rows, _STORED, self._here)
         with self._connection.begin():
             return self._connection.scalar(query) or 0
 
@@ -308,7 +309,7 @@ class Comparison:
             sample: only as many, chosen at random.
             unsuspected: without those in whose rows something else is wrong.
         """
-        rows = exists().where(_images.c.key == _objects.c.name, _STORED, self._here)
+        rows = exists().where(images.c.key == _objects.c.name, _STORED, self._here)
         reasons = _suspects.c.key == _objects.c.name
         if not unsuspected:
             reasons = and_(reasons, _suspects.c.reason.in_(BY_KEY))
@@ -334,8 +335,8 @@ class Comparison:
         """Return the rows that are stored here under each of *keys*, as they are now."""
         found: dict[str, list[Entry]] = {}
         for chunk in chunks(sorted(set(keys))):
-            query = select(*COLUMNS).where(_images.c.key.in_(chunk), _images.c.store == self._store, _STORED)
-            for row in self._connection.execute(query.order_by(_images.c.id)):
+            query = select(*COLUMNS).where(images.c.key.in_(chunk), images.c.store == self._store, _STORED)
+            for row in self._connection.execute(query.order_by(images.c.id)):
                 found.setdefault(row.key, []).append(Entry._make(row))
         return found
 
@@ -362,11 +363,11 @@ def comparing(engine: Engine, store: str, prefix: str) -> Iterator[Comparison]:
 
 def elsewhere(connection: Connection, store: str, prefix: str) -> dict[str, int]:
     """Count what is stored in other stores, and in *store* outside *prefix* (under the name ``outside``)."""
-    counted = select(_images.c.store, func.count()).where(_images.c.status == "stored")
-    query = counted.where(_images.c.store != store).group_by(_images.c.store)
+    counted = select(images.c.store, func.count()).where(images.c.status == "stored")
+    query = counted.where(images.c.store != store).group_by(images.c.store)
     found = {str(name): number for name, number in connection.execute(query)}
     if prefix:
-        below = func.substr(_images.c.key, 1, len(prefix)) == prefix
-        query = counted.where(_images.c.store == store, _images.c.key != "", ~below).group_by(_images.c.store)
+        below = func.substr(images.c.key, 1, len(prefix)) == prefix
+        query = counted.where(images.c.store == store, images.c.key != "", ~below).group_by(images.c.store)
         found.update(("outside", number) for _, number in connection.execute(query))
     return found

@@ -6,6 +6,7 @@ All times are UTC without a zone, as in the existing table.
 from __future__ import annotations
 
 from datetime import date, datetime
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -23,6 +24,9 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
 
 
 class Base(DeclarativeBase):
@@ -245,3 +249,11 @@ class CrawlRun(Base):
     safe_p95: Mapped[float | None]
     monitors: Mapped[str] = mapped_column(server_default="[]")
     output: Mapped[str] = mapped_column(server_default="{}")
+
+
+# The tables as statements name them.
+listings = cast("Table", CarListing.__table__)
+images = cast("Table", CarImageRow.__table__)
+price_changes = cast("Table", PriceChange.__table__)
+dealer_fill = cast("Table", DealerFill.__table__)
+crawl_runs = cast("Table", CrawlRun.__table__)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import of_cars, utcnow
+from carscraper.db.models import images, listings
+from carscraper.db.rules import of_cars, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
 
     from carscraper.items import CarImage
-
-_listings = cast("Table", CarListing.__table__)
-_images = cast("Table", CarImageRow.__table__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class CarRow:
 
 def sources(connection: Connection) -> list[str]:
     """Return the sources that have cars."""
-    query = select(_listings.c.source).where(_listings.c.source.is_not(None)).distinct().order_by(_listings.c.source)
+    query = select(listings.c.source).where(listings.c.source.is_not(None)).distinct().order_by(listings.c.source)
     return list(connection.execute(query).scalars())
 
 
@@ -41,7 +38,7 @@ def cars(connection: Connection, wanted: Iterable[tuple[str, str]]) -> dict[tupl
     """Return those of the cars ``(source, external id)`` that have a row."""
     found = {}
     for these in of_cars(wanted):
-        query = select(_listings.c.id, _listings.c.source, _listings.c.external_id).where(these)
+        query = select(listings.c.id, listings.c.source, listings.c.external_id).where(these)
         for row in connection.execute(query):
             found[row.source, row.external_id] = CarRow(*row)
     return found
@@ -54,7 +51,7 @@ def create_car(
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values: dict[str, Any] = {"source": source, "external_id": external_id, "make": make, "model": model, "year": year}
     values |= {"is_active": False, "first_seen_at": utcnow()}
-    statement = dialect.insert(_listings).values(values)
+    statement = dialect.insert(listings).values(values)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["source", "external_id"]))
     return cars(connection, [(source, external_id)])[source, external_id]
 
@@ -62,7 +59,7 @@ def create_car(
 def announce(connection: Connection, photos: Iterable[tuple[int, CarImage]]) -> None:
     """Make rows for photos, each with its listing's id, that have none: as those of a photo that is to be fetched.
 
-    ``db.queries.save_images`` writes into them what became of the photos.
+    ``db.photos.write`` writes into them what became of the photos.
     """
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     names = ("identity", "source_url", "position")
@@ -71,5 +68,5 @@ def announce(connection: Connection, photos: Iterable[tuple[int, CarImage]]) -> 
         {"listing_id": listing_id} | {name: getattr(image, name) for name in names} | common
         for listing_id, image in photos
     ]
-    statement = dialect.insert(_images).on_conflict_do_nothing(index_elements=["listing_id", "identity"])
+    statement = dialect.insert(images).on_conflict_do_nothing(index_elements=["listing_id", "identity"])
     connection.execute(statement, rows)

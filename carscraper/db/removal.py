@@ -8,24 +8,23 @@ deletion which was cut off can be finished.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select, update
 
-from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import chunks, lock_covers, set_cover, stored_urls
+from carscraper.db.models import images, listings
+from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
+from carscraper.db.rules import chunks
 from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
 
-_listings = cast("Table", CarListing.__table__)
-_images = cast("Table", CarImageRow.__table__)
 
-_TOMBSTONE = and_(_images.c.status == "failed", _images.c.reason == "deleted")
-_LIVE = func.coalesce(_images.c.reason, "") != "deleted"
+_TOMBSTONE = and_(images.c.status == "failed", images.c.reason == "deleted")
+_LIVE = func.coalesce(images.c.reason, "") != "deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +56,14 @@ class Row:
 
 _ROWS = (
     select(
-        _images.c.id,
-        _images.c.listing_id,
-        func.coalesce(_listings.c.source, ""),
-        func.coalesce(_listings.c.external_id, ""),
-        *(_images.c[name] for name in ("identity", "status", "reason", "store", "key", "bytes", "source_sha256")),
+        images.c.id,
+        images.c.listing_id,
+        func.coalesce(listings.c.source, ""),
+        func.coalesce(listings.c.external_id, ""),
+        *(images.c[name] for name in ("identity", "status", "reason", "store", "key", "bytes", "source_sha256")),
     )
-    .join(_listings, _listings.c.id == _images.c.listing_id)
-    .order_by(_images.c.listing_id, _images.c.position, _images.c.id)
+    .join(listings, listings.c.id == images.c.listing_id)
+    .order_by(images.c.listing_id, images.c.position, images.c.id)
 )
 
 
@@ -73,7 +72,7 @@ def rows_of_keys(connection: Connection, keys: Iterable[str]) -> list[Row]:
     return [
         Row(*row)
         for chunk in chunks(sorted(set(keys)))
-        for row in connection.execute(_ROWS.where(_images.c.key.in_(chunk)))
+        for row in connection.execute(_ROWS.where(images.c.key.in_(chunk)))
     ]
 
 
@@ -83,7 +82,7 @@ def listing_of(connection: Connection, source: str, external_id: str) -> int:
     Raises:
         ConfigurationError: no such car is known.
     """
-    query = select(_listings.c.id).where(_listings.c.source == source, _listings.c.external_id == external_id)
+    query = select(listings.c.id).where(listings.c.source == source, listings.c.external_id == external_id)
     found: int | None = connection.execute(query).scalar()
     if found is None:
         raise ConfigurationError(f"The ledger knows no car {source}/{external_id}: write it as SOURCE/ID.")
@@ -95,7 +94,7 @@ def rows_of_cars(connection: Connection, listing_ids: Iterable[int]) -> list[Row
     return [
         Row(*row)
         for chunk in chunks(sorted(set(listing_ids)))
-        for row in connection.execute(_ROWS.where(_images.c.listing_id.in_(chunk)))
+        for row in connection.execute(_ROWS.where(images.c.listing_id.in_(chunk)))
     ]
 
 
@@ -113,7 +112,7 @@ def everything_of(connection: Connection, keys: Iterable[str], listing_ids: Iter
             frontier = {
                 each[0]: Row(*each)
                 for chunk in chunks(sorted(new))
-                for each in connection.execute(_ROWS.where(_images.c.superseded_by.in_(chunk)))
+                for each in connection.execute(_ROWS.where(images.c.superseded_by.in_(chunk)))
             }
         more = {row.key for row in rows.values() if row.key}
         if more <= names:
@@ -123,7 +122,7 @@ def everything_of(connection: Connection, keys: Iterable[str], listing_ids: Iter
 
 def unfinished(connection: Connection) -> list[str]:
     """Return the keys of deletions that were cut off."""
-    query = select(_images.c.key).where(_TOMBSTONE, _images.c.key.is_not(None)).distinct().order_by(_images.c.key)
+    query = select(images.c.key).where(_TOMBSTONE, images.c.key.is_not(None)).distinct().order_by(images.c.key)
     return list(connection.execute(query).scalars())
 
 
@@ -134,7 +133,7 @@ def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable
         row
         for chunk in chunks(sorted(set(hashes)))
         for each in connection.execute(
-            _ROWS.where(_images.c.source_sha256.in_(chunk), func.coalesce(_images.c.status, "") == "stored")
+            _ROWS.where(images.c.source_sha256.in_(chunk), func.coalesce(images.c.status, "") == "stored")
         )
         if (row := Row(*each)).key not in without
     ]
@@ -168,8 +167,8 @@ def mark_deleted(
     dead = _addresses(connection, list(rows))
     for chunk in chunks(sorted(rows)):
         connection.execute(
-            update(_images)
-            .where(_images.c.id.in_(chunk), _LIVE)
+            update(images)
+            .where(images.c.id.in_(chunk), _LIVE)
             .values(status="failed", reason="deleted", url=None, stored_at=None, superseded_by=None)
         )
     left = stored_urls(connection, sorted(shown))
@@ -186,7 +185,7 @@ def _addresses(connection: Connection, row_ids: list[int]) -> set[str]:
     """Return the addresses, permanent and temporary, of the photos *row_ids*."""
     found: set[str] = set()
     for chunk in chunks(sorted(row_ids)):
-        for row in connection.execute(select(_images.c.url, _images.c.source_url).where(_images.c.id.in_(chunk))):
+        for row in connection.execute(select(images.c.url, images.c.source_url).where(images.c.id.in_(chunk))):
             found.update(address for address in row if address)
     return found
 
@@ -195,7 +194,7 @@ def _with_other_photos(connection: Connection, listing_ids: list[int]) -> set[in
     """Return which cars have photos that are no tombstones."""
     found: set[int] = set()
     for chunk in chunks(listing_ids):
-        query = select(_images.c.listing_id).where(_images.c.listing_id.in_(chunk), _LIVE).distinct()
+        query = select(images.c.listing_id).where(images.c.listing_id.in_(chunk), _LIVE).distinct()
         found.update(connection.execute(query).scalars())
     return found
 
@@ -205,7 +204,7 @@ def clear_keys(connection: Connection, keys: Iterable[str], key_of: Callable[[st
     these = sorted(set(keys))
     mark_deleted(connection, these, (), key_of)
     for chunk in chunks(these):
-        connection.execute(update(_images).where(_images.c.key.in_(chunk), _TOMBSTONE).values(key=None, store=None))
+        connection.execute(update(images).where(images.c.key.in_(chunk), _TOMBSTONE).values(key=None, store=None))
 
 
 def tombstones_of(connection: Connection, listing_ids: Iterable[int]) -> list[Row]:
@@ -213,7 +212,7 @@ def tombstones_of(connection: Connection, listing_ids: Iterable[int]) -> list[Ro
     own = [row for row in rows_of_cars(connection, listing_ids) if row.is_tombstone]
     rows = {row.row_id: row for row in own}
     for chunk in chunks(sorted({row.source_sha256 for row in own if row.source_sha256})):
-        for each in connection.execute(_ROWS.where(_images.c.source_sha256.in_(chunk), _TOMBSTONE)):
+        for each in connection.execute(_ROWS.where(images.c.source_sha256.in_(chunk), _TOMBSTONE)):
             rows.setdefault(each[0], Row(*each))
     return list(rows.values())
 
@@ -229,8 +228,8 @@ def undelete(connection: Connection, row_ids: Iterable[int]) -> int:
     )
     for chunk in chunks(sorted(set(row_ids))):
         number += connection.execute(
-            update(_images)
-            .where(_images.c.id.in_(chunk), _TOMBSTONE, _images.c.key.is_(None))
+            update(images)
+            .where(images.c.id.in_(chunk), _TOMBSTONE, images.c.key.is_(None))
             .values(status="pending", attempts=0, **nothing)
         ).rowcount
     return number

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, func, or_, select, update
 
-from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import chunks, lock_covers, set_cover, stored_urls
+from carscraper.db.models import images, listings
+from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
+from carscraper.db.rules import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Engine, Table
-
-_listings = cast("Table", CarListing.__table__)
-_images = cast("Table", CarImageRow.__table__)
+    from sqlalchemy import Connection, Engine
 
 
 class Entry(NamedTuple):
@@ -31,7 +29,7 @@ class Entry(NamedTuple):
     url: str | None
 
 
-COLUMNS = [_images.c[name] for name in Entry._fields]
+COLUMNS = [images.c[name] for name in Entry._fields]
 
 
 def reading(engine: Engine) -> Connection:
@@ -43,7 +41,7 @@ def covers_of(connection: Connection, listing_ids: Iterable[int]) -> dict[int, s
     """Return what these cars show."""
     found: dict[int, str | None] = {}
     for chunk in chunks(sorted(set(listing_ids))):
-        query = select(_listings.c.id, _listings.c.image_url).where(_listings.c.id.in_(chunk))
+        query = select(listings.c.id, listings.c.image_url).where(listings.c.id.in_(chunk))
         found.update((row.id, row.image_url) for row in connection.execute(query))
     return found
 
@@ -52,7 +50,7 @@ def entries(connection: Connection, row_ids: Iterable[int]) -> dict[int, Entry]:
     """Read rows by their ids."""
     found: dict[int, Entry] = {}
     for chunk in chunks(sorted(set(row_ids))):
-        rows = connection.execute(select(*COLUMNS).where(_images.c.id.in_(chunk)))
+        rows = connection.execute(select(*COLUMNS).where(images.c.id.in_(chunk)))
         found.update((row.id, Entry._make(row)) for row in rows)
     return found
 
@@ -61,28 +59,28 @@ def known_keys(connection: Connection, store: str | None, keys: Iterable[str]) -
     """Return those of *keys* that a row names in *store*, or without saying where (``None``: in any store)."""
     found: set[str] = set()
     for chunk in chunks(sorted(set(keys))):
-        query = select(_images.c.key).where(_images.c.key.in_(chunk))
+        query = select(images.c.key).where(images.c.key.in_(chunk))
         if store is not None:
-            query = query.where(or_(_images.c.store == store, _images.c.store.is_(None)))
+            query = query.where(or_(images.c.store == store, images.c.store.is_(None)))
         found.update(connection.execute(query).scalars())
     return found
 
 
 def _is_in(store: str) -> Any:
-    return and_(_images.c.status == "stored", or_(_images.c.store == store, _images.c.store.is_(None)))
+    return and_(images.c.status == "stored", or_(images.c.store == store, images.c.store.is_(None)))
 
 
 def stored_hashes(connection: Connection, store: str, key: str) -> set[str]:
     """Return the SHA-256 that the stored rows of *key* in *store* have."""
-    query = select(_images.c.sha256).where(_images.c.key == key, _images.c.store == store, _images.c.status == "stored")
-    return set(connection.execute(query.where(_images.c.sha256.is_not(None))).scalars())
+    query = select(images.c.sha256).where(images.c.key == key, images.c.store == store, images.c.status == "stored")
+    return set(connection.execute(query.where(images.c.sha256.is_not(None))).scalars())
 
 
 def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:
     """Return the ids of the rows that are stored in *store* under *keys*, each with its key."""
     found: dict[int, str | None] = {}
     for chunk in chunks(sorted(set(keys))):
-        query = select(_images.c.id, _images.c.key).where(_images.c.key.in_(chunk), _is_in(store))
+        query = select(images.c.id, images.c.key).where(images.c.key.in_(chunk), _is_in(store))
         found.update((row.id, row.key) for row in connection.execute(query))
     return found
 
@@ -104,7 +102,7 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
     keys: set[str] = set()
     urls: dict[int, set[str | None]] = {}
     for chunk in chunks(sorted(rows)):
-        for row in connection.execute(select(*COLUMNS).where(_images.c.id.in_(chunk), _is_in(store))).all():
+        for row in connection.execute(select(*COLUMNS).where(images.c.id.in_(chunk), _is_in(store))).all():
             if row.key == rows[row.id]:
                 lost.append(row.id)
                 keys.add(row.key or "")
@@ -112,10 +110,10 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
     # The hash stays: should the object come back, `discover` knows whose it is.
     values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
     for chunk in chunks(lost):
-        connection.execute(update(_images).where(_images.c.id.in_(chunk)).values(status="pending", **values))
+        connection.execute(update(images).where(images.c.id.in_(chunk)).values(status="pending", **values))
     for chunk in chunks(sorted(keys - {""})):  # what is superseded has no other object than they
-        also = and_(_images.c.key.in_(chunk), _images.c.store == store, _images.c.status == "superseded")
-        connection.execute(update(_images).where(also).values(status="pending", superseded_by=None, **values))
+        also = and_(images.c.key.in_(chunk), images.c.store == store, images.c.status == "superseded")
+        connection.execute(update(images).where(also).values(status="pending", superseded_by=None, **values))
     covers = stored_urls(connection, sorted(urls))
     for listing_id, gone in sorted(urls.items()):
         if shown.get(listing_id) in gone - {None}:
@@ -137,7 +135,7 @@ def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]
     number = 0
     for row_id, entry in sorted(before.items()):
         key, url = urls[row_id]
-        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _is_in(store))
+        this = update(images).where(images.c.id == row_id, images.c.key == key, _is_in(store))
         if connection.execute(this.values(url=url, store=store)).rowcount:
             replaced.setdefault(entry.listing_id, set()).add(entry.url)
             number += 1
@@ -156,8 +154,8 @@ def set_hashes(connection: Connection, hashes: dict[int, tuple[str, str, int]]) 
     """
     number = 0
     for row_id, (key, sha256, size) in sorted(hashes.items()):
-        this = update(_images).where(_images.c.id == row_id, _images.c.key == key, _images.c.sha256.is_(None))
-        source = func.coalesce(_images.c.source_sha256, sha256)
+        this = update(images).where(images.c.id == row_id, images.c.key == key, images.c.sha256.is_(None))
+        source = func.coalesce(images.c.source_sha256, sha256)
         number += connection.execute(this.values(sha256=sha256, source_sha256=source, bytes=size)).rowcount
     return number
 

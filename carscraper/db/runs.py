@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
 
-from carscraper.db.models import CarImageRow, CarListing, CrawlRun
+from carscraper.db.models import CarImageRow, CarListing, crawl_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row, Select, Table
+    from sqlalchemy import Connection, Row, Select
 
-_runs = cast("Table", CrawlRun.__table__)
 _JSON = ("arguments", "settings", "images_failed", "images_unstored", "monitors", "output")
 LATEST = "latest"
 _LARGEST_ID = 2**63 - 1
 _RUNNING, _INTERRUPTED = "running", "interrupted"
-_lock = func.coalesce(_runs.c.source, _runs.c.spider)
+_lock = func.coalesce(crawl_runs.c.source, crawl_runs.c.spider)
 """The name of the lock that a run holds: its source, or its spider if it has none."""
 
 
@@ -31,18 +30,19 @@ def start(connection: Connection, run: Mapping[str, Any]) -> int:
         connection: in a transaction of the caller.
         run: its fields; without ``id``.
     """
-    run_id: int = connection.execute(insert(_runs).values(_columns(run)).returning(_runs.c.id)).scalar_one()
+    run_id: int = connection.execute(insert(crawl_runs).values(_columns(run)).returning(crawl_runs.c.id)).scalar_one()
     return run_id
 
 
 def finish(connection: Connection, run: Mapping[str, Any]) -> None:
     """Write how it ended, whatever was thought of it meanwhile."""
-    connection.execute(update(_runs).where(_runs.c.id == run["id"]).values(_columns(run)))
+    connection.execute(update(crawl_runs).where(crawl_runs.c.id == run["id"]).values(_columns(run)))
 
 
 def save_output(connection: Connection, run_id: int, output: Mapping[str, Any]) -> None:
     """Write what became of its files."""
-    connection.execute(update(_runs).where(_runs.c.id == run_id).values(output=json.dumps(output, default=str)))
+    text = json.dumps(output, default=str)
+    connection.execute(update(crawl_runs).where(crawl_runs.c.id == run_id).values(output=text))
 
 
 def listed(
@@ -54,14 +54,14 @@ def listed(
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return runs, the newest first; *since*: those that began then or later (UTC, without a zone)."""
-    query: Select[Any] = select(_runs)
+    query: Select[Any] = select(crawl_runs)
     if since is not None:
-        query = query.where(_runs.c.started_at >= since)
+        query = query.where(crawl_runs.c.started_at >= since)
     if spider is not None:
-        query = query.where(_runs.c.spider == spider)
+        query = query.where(crawl_runs.c.spider == spider)
     if status is not None:
-        query = query.where(_runs.c.status == status)
-    return _all(connection, query.order_by(_runs.c.started_at.desc(), _runs.c.id.desc()).limit(limit))
+        query = query.where(crawl_runs.c.status == status)
+    return _all(connection, query.order_by(crawl_runs.c.started_at.desc(), crawl_runs.c.id.desc()).limit(limit))
 
 
 def get(connection: Connection, run_id: str) -> dict[str, Any] | None:
@@ -69,10 +69,11 @@ def get(connection: Connection, run_id: str) -> dict[str, Any] | None:
     if run_id == LATEST:
         return next(iter(listed(connection, limit=1)), None)
     if run_id.isascii() and run_id.isdigit() and int(run_id) <= _LARGEST_ID:
-        found = _all(connection, select(_runs).where(_runs.c.id == int(run_id)))
+        found = _all(connection, select(crawl_runs).where(crawl_runs.c.id == int(run_id)))
         if found:
             return found[0]
-    found = _all(connection, select(_runs).where(_runs.c.job_id == run_id).order_by(_runs.c.id.desc()).limit(1))
+    of_job = select(crawl_runs).where(crawl_runs.c.job_id == run_id)
+    found = _all(connection, of_job.order_by(crawl_runs.c.id.desc()).limit(1))
     return found[0] if found else None
 
 
@@ -82,18 +83,18 @@ def earlier(connection: Connection, run: Mapping[str, Any], limit: int) -> list[
     Those of the same spider with the same arguments that saw the whole site and did not fail.
     """
     query = (
-        select(_runs)
+        select(crawl_runs)
         .where(
-            _runs.c.spider == run["spider"],
-            _runs.c.arguments == _columns(run)["arguments"],
-            _runs.c.complete,
-            _runs.c.status.in_(("success", "partial")),
+            crawl_runs.c.spider == run["spider"],
+            crawl_runs.c.arguments == _columns(run)["arguments"],
+            crawl_runs.c.complete,
+            crawl_runs.c.status.in_(("success", "partial")),
         )
-        .order_by(_runs.c.started_at.desc(), _runs.c.id.desc())
+        .order_by(crawl_runs.c.started_at.desc(), crawl_runs.c.id.desc())
         .limit(limit)
     )
     if run.get("id") is not None:
-        query = query.where(_runs.c.id != run["id"])
+        query = query.where(crawl_runs.c.id != run["id"])
     return _all(connection, query)
 
 
@@ -112,12 +113,12 @@ def in_folder(connection: Connection, source: str | None) -> int:
 
 def under_way(connection: Connection, name: str) -> dict[str, Any] | None:
     """Return the run under way that holds the lock *name*."""
-    return next(iter(_all(connection, _running(name).order_by(_runs.c.id.desc()).limit(1))), None)
+    return next(iter(_all(connection, _running(name).order_by(crawl_runs.c.id.desc()).limit(1))), None)
 
 
 def locked(connection: Connection) -> list[str]:
     """Return the names of the locks that the runs under way hold, as their rows say."""
-    found = connection.execute(select(_lock).where(_runs.c.status == _RUNNING).distinct().order_by(_lock))
+    found = connection.execute(select(_lock).where(crawl_runs.c.status == _RUNNING).distinct().order_by(_lock))
     return list(found.scalars())
 
 
@@ -125,12 +126,12 @@ def interrupt(connection: Connection, name: str) -> list[dict[str, Any]]:
     """Write that the runs under the lock *name*, which the caller has, never came to their end; return them."""
     dead = _all(connection, _running(name))
     ids = [each["id"] for each in dead]
-    connection.execute(update(_runs).where(_runs.c.id.in_(ids)).values(status=_INTERRUPTED))
+    connection.execute(update(crawl_runs).where(crawl_runs.c.id.in_(ids)).values(status=_INTERRUPTED))
     return [each | {"status": _INTERRUPTED} for each in dead]
 
 
 def _running(name: str) -> Select[Any]:
-    return select(_runs).where(_lock == name, _runs.c.status == _RUNNING)
+    return select(crawl_runs).where(_lock == name, crawl_runs.c.status == _RUNNING)
 
 
 def _columns(run: Mapping[str, Any]) -> dict[str, Any]:

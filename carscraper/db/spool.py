@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class CarSpool:
 def dump(item: CarItem | GoneCar) -> str:
     """Return *item* as one line of JSON."""
     values = asdict(item)
+    values.pop("listing_id", None)  # all of the car is written again
     for image in values.get("images", ()):
         del image["seen_at"]  # by a clock that ends with this process
     return json.dumps({"type": type(item).__name__, **values}, default=lambda value: value.isoformat())
@@ -105,9 +106,14 @@ def load(line: str) -> CarItem | GoneCar:
     values: dict[str, Any] = dict(json.loads(line))
     if values.pop("type") == "GoneCar":
         return GoneCar(**values)
-    values["images"] = [CarImage(**image) for image in values["images"]]
+    values["images"] = [CarImage(**_of(CarImage, image)) for image in values["images"]]
     if values.get("source_updated_at"):
         values["source_updated_at"] = date.fromisoformat(values["source_updated_at"])
     if values.get("details_at"):
         values["details_at"] = datetime.fromisoformat(values["details_at"])
-    return CarItem(**values)
+    return CarItem(**_of(CarItem, values))
+
+
+def _of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what an earlier version wrote and *kind* has no more."""
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}

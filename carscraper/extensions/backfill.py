@@ -13,7 +13,7 @@ from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import for_our_spiders
-from carscraper.db.queries import HAVE_BYTES
+from carscraper.db.rules import HAVE_BYTES
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar
 from carscraper.state import state_of

@@ -18,8 +18,9 @@ from scrapy.utils.misc import load_object
 from carscraper import __version__, logs
 from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.db import coverage, runs
 from carscraper.db.engine import is_there
-from carscraper.db.ledger import Ledger, retry_rules
+from carscraper.db.ledger import Ledger
 from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
@@ -53,7 +54,11 @@ _QUICKLY = 2.0  # the same for a run that never began
 _LOCK_PATIENCE = 5.0  # seconds for giving the locks back
 
 
-_KEEPERS = ("carscraper.pipelines.images.CarImagesPipeline", "carscraper.pipelines.database.DatabasePipeline")
+_KEEPERS = (
+    "carscraper.pipelines.cars.CarsPipeline",
+    "carscraper.pipelines.images.CarImagesPipeline",
+    "carscraper.pipelines.cars.ClosingPipeline",
+)
 
 
 def _left_out(settings: BaseSettings) -> list[str]:
@@ -119,17 +124,17 @@ class Run:
         dead: list[RunRecord] = []
         for name in getattr(self._crawler.spider, "locks", None) or [record.source or record.spider]:
             if await self._in_thread(acquire, locks, name):
-                dead += [RunRecord(**each) for each in await ledger.interrupt_dead_runs(name)]
+                dead += [RunRecord(**each) for each in await ledger.write(runs.interrupt, name)]
             elif self._excludes:
                 self._state.skipped = await self._who_else(ledger, record, name)
                 raise CloseSpider("skipped")
         folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
             record.output = folder.output()
-        record.id = await ledger.start_run(asdict(record))
+        record.id = await ledger.write(runs.start, asdict(record))
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
-        if earlier := await ledger.earlier_runs(asdict(record), 1):
+        if earlier := await ledger.read(runs.earlier, asdict(record), 1):
             self._crawler.stats.set_value("carscraper/cars/expected", RunRecord(**earlier[0]).cars)
         self._state.run_id = record.id
         if folder:
@@ -137,7 +142,7 @@ class Run:
         self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
     async def _who_else(self, ledger: Ledger, record: RunRecord, name: str) -> str:
-        other = await ledger.run_under_way(name) or await ledger.run_under_way("backfill")
+        other = await ledger.read(runs.under_way, name) or await ledger.read(runs.under_way, "backfill")
         if not other:  # its row is written a moment later
             return f"Another crawl of {name} is under way."
         run = f"run {other['id']} on {other['host']} since {other['started_at']:%Y-%m-%d %H:%M} UTC"
@@ -189,7 +194,7 @@ class Run:
             announce(self._crawler, code, lines)
             self._conclude(record, code, lines)
             await self._upload(record)
-            await ledger.finish_run(asdict(record))
+            await ledger.write(runs.finish, asdict(record))
         except CarscraperError as error:
             logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
         await self._safely(write_metrics, settings, record)
@@ -209,11 +214,12 @@ class Run:
             left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
             partial = bool(options.only or options.manifest or left)
         try:
-            self._photos = found = await ledger.photos_for_sale(
-                sources, since=record.started_at, retry=retry_rules(self._crawler), partial=partial
-            )
+            await ledger.write(coverage.count_days, sources, record.started_at)
+            found = await ledger.read(coverage.for_sale, sources, record.started_at, ledger.retry, partial)
+            self._photos = found
             if settings.getbool("USE_S3_STORAGE"):
-                self._crawler.stats.set_value("carscraper/images/in_folder", await ledger.in_folder(record.source))
+                in_folder = await ledger.read(runs.in_folder, record.source)
+                self._crawler.stats.set_value("carscraper/images/in_folder", in_folder)
         except CarscraperError as error:
             logger.warning("How many photos are stored can't be read from the ledger: %s", error)
             self._crawler.stats.set_value("carscraper/images/uncounted", 1)
@@ -228,7 +234,7 @@ class Run:
         try:
             try:
                 history = settings.getint("MONITOR_HISTORY")
-                earlier = [RunRecord(**each) for each in await ledger.earlier_runs(asdict(record), history)]
+                earlier = [RunRecord(**each) for each in await ledger.read(runs.earlier, asdict(record), history)]
             except CarscraperError as error:
                 logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
             coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
@@ -283,9 +289,9 @@ class Run:
                 ledger = Ledger.of(self._crawler)
                 ledger.hurry(timeout=_QUICKLY, patience=0)
                 if record.id is not None:
-                    await ledger.finish_run(asdict(record))
+                    await ledger.write(runs.finish, asdict(record))
                 elif await ledger.is_ready():
-                    record.id = await ledger.start_run(asdict(record))
+                    record.id = await ledger.write(runs.start, asdict(record))
         except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
         await self._safely(write_metrics, self._crawler.settings, record)

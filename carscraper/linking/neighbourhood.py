@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sqlalchemy import and_, exists, or_, select
 
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.queries import chunks, utcnow
+from carscraper.db.rules import chunks, utcnow
 from carscraper.dealers import siblings
 from carscraper.linking.phash import NEAR
 from carscraper.linking.rules import Car, Groups, PriceIndex, agree, may_be_same, say_enough

@@ -93,8 +93,7 @@ class LinkingPipeline:
             Those of *ids* that wait for photos which could not be read now.
         """
         location = self._location()
-        arguments = (ids, location, self._max_bytes)
-        wanted = await self._ledger.read(tables.to_compare, *arguments) if location else {}
+        wanted = await self._ledger.read(tables.to_compare, ids, location, self._max_bytes) if location else {}
         if wanted and not is_installed():
             if not self._said_missing:
                 logger.info("Photos that look alike are not compared: pip install 'carscraper[linking]' for that")

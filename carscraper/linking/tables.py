@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from carscraper.db.queries import chunks, of_cars
+from carscraper.db.rules import chunks, of_cars
 from carscraper.linking.neighbourhood import MOST_PHOTOS, Neighbourhood, images, listings, phashes
 
 if TYPE_CHECKING:

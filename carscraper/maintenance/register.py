@@ -1,7 +1,7 @@
 """Register an object of the bucket: find out whose photo it is, and write its row.
 
 This is the one way in which an object gets a row; ``discover`` and ``audit --fix`` use it. A name is believed only as
-far as the bytes agree with it, and the row is written by the rules of a crawl (``db.queries.save_images``): a stored
+far as the bytes agree with it, and the row is written by the rules of a crawl (``db.photos.write``): a stored
 photo is never downgraded, a placeholder or a deleted photo never comes back, no car gets a second row for a picture
 that it has, and the car shows its first stored photo.
 What asks S3 raises ``StoreError`` where S3 refuses or is away.
@@ -19,8 +19,10 @@ from urllib.parse import unquote
 
 from scrapy.spiderloader import get_spider_loader
 
-from carscraper.db import queries, registration
+from carscraper.db import photos, placeholders, registration
+from carscraper.db.photos import KnownImage
 from carscraper.db.repairs import known_keys, reading, rows_of
+from carscraper.db.rules import HAVE_BYTES, PlaceholderRules
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.inspection import inspect
 from carscraper.items import CarImage, Status
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from sqlalchemy import Connection, Engine
 
+    from carscraper.db.placeholders import KnownBytes
     from carscraper.storage.client import S3Options
     from carscraper.storage.keys import KeyParts
 
@@ -64,7 +67,7 @@ class PhotoRules:
 
     inspection: Mapping[str, int]
     """The arguments of ``images.inspection.inspect``."""
-    placeholders: queries.PlaceholderRules
+    placeholders: PlaceholderRules
 
     @classmethod
     def from_settings(cls, settings: BaseSettings) -> Self:
@@ -72,7 +75,7 @@ class PhotoRules:
         names = ("min_width", "min_height", "max_pixels", "max_bytes")
         return cls(
             inspection={name: settings.getint(f"IMAGES_{name.upper()}") for name in names},
-            placeholders=queries.PlaceholderRules.from_settings(settings),
+            placeholders=PlaceholderRules.from_settings(settings),
         )
 
 
@@ -280,11 +283,11 @@ class Register:
                 if each.car not in cars:
                     cars[each.car] = registration.CarRow(0, *each.car) if self._dry_run else _create(connection, each)
         if not self._dry_run:
-            queries.lock_covers(connection, sorted({car.listing_id for car in cars.values()}))
+            placeholders.lock_covers(connection, sorted({car.listing_id for car in cars.values()}))
         pairs = sorted(cars)
-        rows = dict(zip(pairs, queries.known_images(connection, pairs), strict=True))
+        rows = dict(zip(pairs, photos.known(connection, pairs), strict=True))
         asked = [(str(each.photo.sha256), self.location) for each in candidates]
-        bytes_known = queries.known_bytes(connection, asked, self._rules.placeholders)
+        bytes_known = placeholders.known_bytes(connection, asked, self._rules.placeholders)
         images: dict[str, tuple[int, CarImage]] = {}
         outcomes = []
         for each, known in zip(candidates, bytes_known, strict=True):
@@ -295,23 +298,23 @@ class Register:
             of_car = rows[each.car]
             answer = self._judge(each.photo, [row.image for row in of_car.values()], known)
             if isinstance(answer, CarImage):
-                of_car[answer.identity] = queries.KnownImage(image=answer, due=False)
+                of_car[answer.identity] = KnownImage(image=answer, due=False)
                 images[name] = (cars[each.car].listing_id, answer)
                 answer = Outcome(name, REGISTERED)
             outcomes.append(answer)
         if not images or self._dry_run:
             return outcomes
         registration.announce(connection, images.values())
-        if any(queries.save_images(connection, list(images.values()), self._rules.placeholders)):
+        if photos.write(connection, list(images.values()), self._rules.placeholders):
             # One of them was on so many unrelated cars that it is no photo; its row says so now.
             shown = images.keys() - set(rows_of(connection, self.location, images).values())
             outcomes = [Outcome(each.name, PLACEHOLDER) if each.name in shown else each for each in outcomes]
         return outcomes
 
-    def _judge(self, photo: CarImage, rows: list[CarImage], known: queries.KnownBytes | None) -> CarImage | Outcome:
+    def _judge(self, photo: CarImage, rows: list[CarImage], known: KnownBytes | None) -> CarImage | Outcome:
         """Return the row to write, or why there is none; *rows* are the car's."""
         name = str(photo.key)
-        stored = [row for row in rows if row.status in queries.HAVE_BYTES and row.key and row.store == self.location]
+        stored = [row for row in rows if row.status in HAVE_BYTES and row.key and row.store == self.location]
         if any(row.key == name for row in stored):
             return Outcome(name, KNOWN)
         if known and known.placeholder:

@@ -1,1 +1,1 @@
-"""validate → images → database: the way of every car."""
+"""validate → cars → images: the way of every car."""

@@ -56,9 +56,10 @@ ADDONS = {"carscraper.addon.CarscraperAddon": 0}
 ITEM_PROCESSOR = "carscraper.extensions.opening.OpeningPipelines"
 ITEM_PIPELINES = {
     "carscraper.pipelines.validate.ValidatePipeline": 100,
-    "carscraper.pipelines.images.CarImagesPipeline": 200,
-    "carscraper.pipelines.database.DatabasePipeline": 300,
-    "carscraper.linking.pipeline.LinkingPipeline": 350,
+    "carscraper.pipelines.cars.CarsPipeline": 200,
+    "carscraper.pipelines.images.CarImagesPipeline": 300,
+    "carscraper.pipelines.cars.ClosingPipeline": 400,
+    "carscraper.linking.pipeline.LinkingPipeline": 500,
 }
 FEED_EXPORTERS = {
     "csv": "carscraper.runs.feeds.CarCsvExporter",
@@ -107,7 +108,6 @@ CARSCRAPER_ONE_PAGE = _environment.command in {"fetch", "parse", "shell", "view"
 
 # --- Scrapy's own, which only ``-s`` changes: its default, and why it differs here ------------------------------
 
-MEDIA_ALLOW_REDIRECTS = True  # False: a redirected photo is a photo; the address filter checks every hop
 ROBOTSTXT_OBEY = True  # False: a crawler that people run on other people's shops obeys
 AUTOTHROTTLE_START_DELAY = 0.5  # 5: the first pages need not wait that long, the rate is found within a few pages
 CONCURRENT_REQUESTS_PER_DOMAIN = 4  # 8: pages are light but costly for the dealer, photos have their own slot

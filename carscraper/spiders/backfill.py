@@ -21,13 +21,16 @@ from scrapy import Request, signals
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
 from carscraper.backfill.archive import Archive
+from carscraper.backfill.gone import SecondLook
+from carscraper.backfill.imports import IMPORTING
 from carscraper.backfill.options import Options
 from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
-from carscraper.backfill.visits import AT_ONCE, CarVisits
+from carscraper.backfill.visits import AT_ONCE
 from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.dealer import DealerSpider
+from carscraper.db import work
 from carscraper.db.ledger import Ledger, retry_rules
-from carscraper.db.queries import ARCHIVE
+from carscraper.db.rules import ARCHIVE
 from carscraper.dealers import spiders_of
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem
@@ -48,7 +51,7 @@ _ARCHIVE_AT_ONCE = 200  # photos of a manifest under way
 _TYPICAL_BYTES = 215_000  # of a photo of bilasolur.is at a width of 1280 pixels
 
 
-class BackfillSpider(CarVisits):
+class BackfillSpider(SecondLook):
     """Moves what is not stored yet.
 
     Its arguments are the fields of :class:`~carscraper.backfill.options.Options`.
@@ -77,6 +80,8 @@ class BackfillSpider(CarVisits):
         self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in (*self.dealers, ARCHIVE)])
         self.addresses = Addresses(self.dealers, base_url=self.options.base_url, crawler=self.crawler)
         self.begin_visits()
+        stations = self.settings.getdict("ITEM_PIPELINES")
+        self.settings.set("ITEM_PIPELINES", stations | IMPORTING, priority="cmdline")
         if self.options.rehearses:
             self._rehearse_with_other_settings()
 
@@ -184,7 +189,7 @@ class BackfillSpider(CarVisits):
 
     async def _rehearse(self) -> None:
         """Leave the plan for ``extensions.backfill`` to print."""
-        sizes = await self.plan.sizes()
+        sizes = await self.plan.read(work.sizes)
         if self.archive:
             archive = dict.fromkeys(PLANNED, 0)
             async for lot in self.archive.lots(self.limit):
@@ -254,7 +259,7 @@ class BackfillSpider(CarVisits):
         return not crawler.engine.running or state_of(crawler).stopping is not None
 
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
-        cars = await self.plan.cars(row_ids)
+        cars = await self.plan.read(work.cars, row_ids, self.plan.retry)
         for car in cars:
             car.item.url = car.item.url or ""
             car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]

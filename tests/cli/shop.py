@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
-from carscraper.db import queries, schema
+from carscraper.db import cars as car_rows
+from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from carscraper.items import CarImage, CarItem
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Shop:
                 self.s3.put(key, served)
         url = f"https://bilasolur.is/CarDetails.aspx?cid={car}"
         with self.engine.begin() as connection:
-            queries.save(
+            car_rows.save(
                 connection, [CarItem(source="Bilasolur", external_id=car, url=url, make=car, images=images)], RULES
             )
 

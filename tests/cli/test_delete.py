@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
-from carscraper.db import queries
+from carscraper.db import cars as car_rows
 from carscraper.db.models import CarImageRow
 from carscraper.items import CarImage, CarItem
 from carscraper.storage import objects
@@ -136,7 +136,7 @@ def test_a_car_loses_all_its_photos_stored_or_not(
     with shop.engine.begin() as connection:
         car = CarItem(source="Bilasolur", external_id="1", url="https://bilasolur.is/CarDetails.aspx?cid=1")
         car.images = more
-        queries.save(connection, [car], RULES)
+        car_rows.save(connection, [car], RULES)
     said = storage("delete", "--car", "Bilasolur/1", "--yes", "--json").data
     assert said["deleted"]["photos"] == 4
     assert said["cars"] == ["Bilasolur/1"]
@@ -463,7 +463,7 @@ def test_lifting_takes_the_same_bytes_on_other_cars_with_it(
     assert {(row.status, row.reason, row.attempts) for row in lifted} == {("pending", None, 0)}
     assert tombstone(shop.images("3")[0])
     with shop.engine.connect() as connection:
-        state = queries.card_states(connection, "Bilasolur", ["1", "3"])
+        state = car_rows.card_states(connection, "Bilasolur", ["1", "3"])
     assert state["1"].images_due
     assert not state["3"].images_due
     assert storage("delete", "--lift", "--car", "Bilasolur/1", "--yes").out.startswith("No photo of this car")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from carscraper.db import coverage, queries, schema
+from carscraper.db import cars as car_rows
+from carscraper.db import coverage, schema
+from carscraper.db import photos as photo_rows
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import DECIDED_HERE, PlaceholderRules, RetryRules
+from carscraper.db.rules import DECIDED_HERE, PlaceholderRules, RetryRules
 from carscraper.items import CarImage, CarItem
 
 if TYPE_CHECKING:
@@ -191,7 +193,7 @@ def test_another_answer_or_address_begins_anew(engine: Engine, again: CarImage, 
     def save(image: CarImage) -> None:
         car = CarItem(source="Bilasolur", external_id="1", url="https://b.is/1", images=[image])
         with engine.begin() as connection:
-            queries.save(connection, [car], PlaceholderRules())
+            car_rows.save(connection, [car], PlaceholderRules())
 
     save(photo())
     with engine.begin() as connection:
@@ -208,7 +210,7 @@ def test_a_car_of_a_page_with_what_the_ledger_knows(engine: Engine) -> None:
     add(engine, 1, status="superseded")
     add(engine, 1, car=2, status="failed", reason="http-404")
     with engine.begin() as connection:
-        found = queries.shown_images(connection, "Bilasolur", ["1", "2", "3"])
+        found = photo_rows.shown(connection, "Bilasolur", ["1", "2", "3"])
     assert [(each.status, each.reason, each.key, each.url) for each in found["1"]] == [
         ("stored", None, "a.jpg", "https://cdn/a.jpg"),
         ("stored", None, "a.jpg", "https://cdn/a.jpg"),

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, select, update
 
-from carscraper.db import queries, removal, schema, work
+from carscraper.db import cars as car_rows
+from carscraper.db import photos as photo_rows
+from carscraper.db import placeholders, removal, schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
-from carscraper.db.queries import DECIDED_HERE, KnownBytes, PlaceholderRules
+from carscraper.db.placeholders import KnownBytes
+from carscraper.db.rules import DECIDED_HERE, PlaceholderRules
 from carscraper.items import CarImage, CarItem
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def car(number: str, *photos: CarImage) -> CarItem:
 
 def save(engine: Engine, *cars: CarItem) -> list[int]:
     with engine.begin() as connection:
-        return [each.listing_id or 0 for each in queries.save(connection, list(cars), RULES)]
+        return [each.listing_id or 0 for each in car_rows.save(connection, list(cars), RULES)]
 
 
 def delete(engine: Engine, *keys: str, cars: tuple[int, ...] = ()) -> list[removal.Row]:
@@ -84,7 +87,7 @@ def test_no_crawl_that_had_it_in_hand_writes_over_a_tombstone(engine: Engine) ->
     delete(engine, cars=(listing,))
     late = photo("1/0", position=5, source_url="https://bilasolur.is/new")
     with engine.begin() as connection:
-        queries.save_images(connection, [(listing, late), (listing, photo("1/1"))], RULES)
+        photo_rows.write(connection, [(listing, late), (listing, photo("1/1"))], RULES)
     assert [row(engine, f"1/{n}").reason for n in (0, 1)] == ["deleted", "deleted"]
     assert cover(engine, "1") is None
     save(engine, car("1", late, photo("1/1"), photo("1/2", status="failed", reason="timeout", url=None)))
@@ -134,7 +137,7 @@ def test_deleted_bytes_are_known(engine: Engine) -> None:
         with engine.begin() as connection:
             if finish:
                 removal.clear_keys(connection, ["k/x.jpg"], lambda _: None)
-            found = queries.known_bytes(connection, asked, RULES)
+            found = placeholders.known_bytes(connection, asked, RULES)
             assert found[0] == KnownBytes(image=None, placeholder=False, deleted=True)
             assert found[1]
             assert not found[1].deleted
@@ -172,7 +175,7 @@ def test_it_is_no_work_for_anybody(engine: Engine) -> None:
         assert removal.unfinished(connection) == ["k/1/1.jpg"]
         ids = [each.row_id for each in removal.rows_of_cars(connection, [listing])]
         assert removal.undelete(connection, ids) == 1, "only what is finished"
-        assert queries.card_states(connection, "Bilasolur", ["1"])["1"].images_due
+        assert car_rows.card_states(connection, "Bilasolur", ["1"])["1"].images_due
     assert row(engine, "1/0").source_sha256 is None
 
 
@@ -192,7 +195,7 @@ def test_photos_are_found_by_their_keys_and_cars(sqlite_url: str) -> None:
     with engine.begin() as connection:
         removal.clear_keys(connection, ["k/1/0.jpg"], lambda _: None)
         removal.kept_elsewhere(connection, [sha256("1/0")], [])
-        queries.known_bytes(connection, [(sha256("1/0"), S3)], RULES)
+        placeholders.known_bytes(connection, [(sha256("1/0"), S3)], RULES)
         asked = [one for one in statements if one[0].startswith(("SELECT", "UPDATE"))]
         assert len(asked) > 10
         for statement, parameters in asked:

@@ -14,10 +14,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from carscraper.db import queries, schema
+from carscraper.db import cars as car_rows
+from carscraper.db import schema
 from carscraper.db.engine import open_engine, parse_url
 from carscraper.db.models import Base, CarImageRow, CarListing
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from carscraper.exceptions import ConfigurationError, SchemaOutdatedError
 from carscraper.items import CarImage, CarItem
 
@@ -124,7 +125,7 @@ class TestEmptyDatabase:
                 schema.ensure(mine)
                 with mine.begin() as connection:
                     car = CarItem(source="Bilasolur", external_id=str(number), url=f"https://x/{number}")
-                    queries.save(connection, [car], PlaceholderRules())
+                    car_rows.save(connection, [car], PlaceholderRules())
             except Exception as error:
                 errors.append(error)
             finally:
@@ -227,7 +228,7 @@ class TestAdopting:
         car = CarItem(source="Bilasolur", external_id="296487", url=url, price=2_990_000)
         new = CarItem(source="Bilasolur", external_id="77", url=f"{url}&x")
         with engine.begin() as connection:
-            saved = queries.save(connection, [car, new], PlaceholderRules())
+            saved = car_rows.save(connection, [car, new], PlaceholderRules())
         assert [each.created for each in saved] == [False, True]
         after = {row["id"]: row for row in rows(engine)}
         assert len(after) == len(LEGACY_ROWS) + 1
@@ -240,7 +241,7 @@ class TestAdopting:
         with engine.begin() as connection:
             image = CarImage(identity="5/1", source_url="https://bilasolur.is/CarImage.aspx?c=5&p=1")
             item = CarItem(source="BR", external_id="5", url="https://br.is/CarDetails.aspx?cid=5", images=[image])
-            queries.save(connection, [item], PlaceholderRules())
+            car_rows.save(connection, [item], PlaceholderRules())
             assert connection.scalar(text("SELECT listing_id FROM car_images")) == 10
 
 
@@ -262,7 +263,7 @@ class TestModels:
         with engine.begin() as connection:
             for number in (1, 2):
                 item = CarItem(source="B", external_id=str(number), url=f"u{number}")
-                queries.save(connection, [item], PlaceholderRules())
+                car_rows.save(connection, [item], PlaceholderRules())
             connection.execute(text("UPDATE car_listings SET same_as = 1 WHERE id = 2"))
         with pytest.raises(IntegrityError), engine.begin() as connection:
             connection.execute(text("UPDATE car_listings SET same_as = 99 WHERE id = 2"))
@@ -272,7 +273,7 @@ class TestModels:
 
     def test_every_field_has_its_column(self) -> None:
         columns = set(CarListing.__table__.columns.keys())
-        of_this_run = {"images", "image_urls", "unchanged", "seen", "gone", "listing_id", "news", "shows_all"}
+        of_this_run = {"images", "image_urls", "unchanged", "seen", "gone", "listing_id", "imported", "shows_all"}
         assert {field.name for field in fields(CarItem)} - of_this_run <= columns
         columns = set(CarImageRow.__table__.columns.keys())
         assert {field.name for field in fields(CarImage)} - {"wanted_key", "insist", "on_page", "seen_at"} <= columns
@@ -290,7 +291,7 @@ class TestModels:
         schema.ensure(engine)
         with engine.begin() as connection:
             image = CarImage(identity="1/1", source_url="x")
-            queries.save(
+            car_rows.save(
                 connection, [CarItem(source="B", external_id="1", url="u", images=[image])], PlaceholderRules()
             )
         with pytest.raises(IntegrityError), engine.begin() as connection:

@@ -8,9 +8,11 @@ import pytest
 from alembic import command
 from sqlalchemy import text, update
 
-from carscraper.db import queries, schema, work
+from carscraper.db import cars as car_rows
+from carscraper.db import photos as photo_rows
+from carscraper.db import schema, work
 from carscraper.db.engine import open_engine
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from tests.db.test_queries import Ledger, car, failed, images, listings, pending, stored
 
 if TYPE_CHECKING:
@@ -80,11 +82,11 @@ def test_the_same_picture_twice_on_a_page_is_one(ledger: Ledger) -> None:
 def test_superseded_photos_are_known_and_no_work(ledger: Ledger) -> None:
     ledger.save(page(stored("1/1", "a")))
     ledger.save(page(stored("1/11", "a")))
-    (known,) = ledger.ask(queries.known_images, [("Bilasolur", "1")])
+    (known,) = ledger.ask(photo_rows.known, [("Bilasolur", "1")])
     assert not known["1/1"].due
     (row,) = ledger.ask(work.listed, None, True)
     assert (row.images, row.unsettled, row.due, row.in_folder) == (2, 0, 0, 0)
-    assert not ledger.ask(queries.card_states, "Bilasolur", ["1"])["1"].images_due
+    assert not ledger.ask(car_rows.card_states, "Bilasolur", ["1"])["1"].images_due
 
 
 def test_what_was_never_stored_makes_room_for_what_stands_in_its_place(ledger: Ledger) -> None:
@@ -123,10 +125,10 @@ def test_a_photo_that_the_dealer_takes_off_the_page_is_given_up_by_days(ledger: 
         ledger.save(shows)
         row = ledger.row(images, identity="1/2")
         assert (row.status, row.reason, row.superseded_by, row.failed_days) == ("failed", "off-page", None, day)
-        assert ledger.ask(queries.known_images, [("Bilasolur", "1")])[0]["1/2"].due
+        assert ledger.ask(photo_rows.known, [("Bilasolur", "1")])[0]["1/2"].due
         with ledger.engine.begin() as connection:  # as the end of a run does
             connection.execute(update(images).where(images.c.identity == "1/2").values(failed_days=day + 1))
-    assert not ledger.ask(queries.known_images, [("Bilasolur", "1")])[0]["1/2"].due
+    assert not ledger.ask(photo_rows.known, [("Bilasolur", "1")])[0]["1/2"].due
     # Shown again, and this time it comes.
     ledger.save(page(stored("1/1", "a"), stored("1/2", "b"), stored("1/3", "c")))
     assert shown(ledger) == ["1/1", "1/2", "1/3"]
@@ -151,7 +153,7 @@ def test_a_photo_that_comes_from_the_spool_supersedes_the_one_before(ledger: Led
     waiting = stored("1/11", "a", status="pending", reason="spooled")
     ledger.save(page(waiting))
     assert shown(ledger) == ["1/1"]
-    assert ledger.ask(queries.image_stored, "Bilasolur", "1", waiting, RULES)
+    assert ledger.ask(photo_rows.unspooled, "Bilasolur", "1", waiting, RULES)
     assert shown(ledger) == ["1/11"]
 
 
@@ -159,7 +161,7 @@ def test_an_archive_may_hold_the_same_bytes_twice(ledger: Ledger) -> None:
     photos = [stored("1/1", "a", wanted_key="1/1"), stored("1/2", "a", wanted_key="1/2")]
     ledger.save(page(*photos, source="Archive", seen=False))
     assert shown(ledger) == ["1/1", "1/2"]
-    assert ledger.ask(queries.image_stored, "Archive", "1", photos[0], RULES)
+    assert ledger.ask(photo_rows.unspooled, "Archive", "1", photos[0], RULES)
     assert shown(ledger) == ["1/1", "1/2"]
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from carscraper.db.ledger import Ledger
-from carscraper.db.spool import CarSpool, dump
-from carscraper.items import GoneCar
+from carscraper.db.spool import CarSpool
 from tests import services
 from tests.faults.helpers import World, assert_nothing_lost, photo_count, repeatedly
 
@@ -185,26 +184,3 @@ def test_whoever_waits_for_a_frozen_database_asks_again(sqlite_url: str) -> None
 
     assert asyncio.run(asyncio.wait_for(ask(), 15)) == list(range(9))
     assert max(calls.values()) > 1
-
-
-def test_a_torn_line_in_the_spool_harms_no_other(tmp_path: Path) -> None:
-    spool = CarSpool(tmp_path)
-    gone = [GoneCar(source="Bilasolur", external_id=str(n), url=f"https://bilasolur.is/{n}") for n in range(3)]
-    spool.add(gone[0])
-    [path] = spool.waiting()
-    with path.open("a") as file:
-        file.write("\n" + dump(gone[1])[:20])  # the disk was full
-    spool.add(gone[2])
-    assert spool.read(path) == [gone[0], gone[2]]
-
-
-def test_a_spooled_car_is_taken_by_one_process_only(tmp_path: Path) -> None:
-    spool = CarSpool(tmp_path)
-    car = GoneCar(source="Bilasolur", external_id="1", url="https://bilasolur.is/1")
-    spool.add(car)
-    [path] = spool.waiting()
-    claimed = spool.claim(path)
-    assert claimed is not None
-    assert spool.claim(path) is None
-    assert spool.read(claimed) == [car]
-    assert spool.waiting() == [claimed], "whoever claims it and dies leaves it to the next"

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scrapy.exceptions import NotConfigured
 
-from carscraper.db import queries, schema
+from carscraper.db import cars as car_rows
+from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.ledger import Ledger
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from carscraper.exceptions import DatabaseUnavailableError, StoreUnavailableError
 from carscraper.items import CarImage, CarItem
 from carscraper.linking import pipeline
@@ -65,7 +66,7 @@ class Ended:
         facts: dict[str, Any] = {"make": "Kia", "year": 2020, "price": 990_000, "kilometers": 9_000}
         car = CarItem(source=source, external_id=external_id, url=f"u{where}", images=images, **facts | changed)
         with self.engine.begin() as connection:
-            queries.save(connection, [car], PlaceholderRules())
+            car_rows.save(connection, [car], PlaceholderRules())
 
     def crawl_ends(self, **settings: Any) -> dict[str, Any]:
         """Run the pipeline as after a crawl's last car; what it counted."""

@@ -15,10 +15,12 @@ from scrapy.spiderloader import SpiderLoader
 from sqlalchemy import delete, event, insert, select, update
 
 from carscraper.base_spiders.rogg_details import RoggDetailsSpider
-from carscraper.db import queries, schema, work
+from carscraper.db import cars as car_rows
+from carscraper.db import photos as photo_rows
+from carscraper.db import schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules, utcnow
 from carscraper.dealers import is_aggregator, siblings
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.linking import tables
@@ -83,7 +85,7 @@ class Market:
 
     def save(self, *items: CarItem | GoneCar) -> None:
         with self.engine.begin() as connection:
-            queries.save(connection, list(items), RULES)
+            car_rows.save(connection, list(items), RULES)
 
     def gone(self, where: str) -> None:
         source, external_id = where.split("/")
@@ -224,7 +226,7 @@ class TestGroups:
         assert market.relinked() == {"Bilasolur/7": "BR/7", "Hekla/1": "BR/7"}
         with market.engine.begin() as connection:
             earlier = update(listings).where(listings.c.source == "Hekla")
-            connection.execute(earlier.values(first_seen_at=queries.utcnow() - timedelta(days=9), link_due=True))
+            connection.execute(earlier.values(first_seen_at=utcnow() - timedelta(days=9), link_due=True))
         assert market.relinked() == {"Bilasolur/7": "Hekla/1", "BR/7": "Hekla/1"}
 
     def test_two_groups_become_one(self, market: Market) -> None:
@@ -336,7 +338,7 @@ class TestFacts:
         market.show("Hekla/1", "side", price=2_590_000)
         assert market.relinked() == {"Bilasolur/7": "Hekla/1"}
         with market.engine.begin() as connection:
-            connection.execute(update(changes).values(changed_at=queries.utcnow() - timedelta(days=15)))
+            connection.execute(update(changes).values(changed_at=utcnow() - timedelta(days=15)))
             connection.execute(update(listings).values(link_due=True))
         assert market.relinked() == {}
         market.show("Bilasolur/7", "side", price=2_590_000)
@@ -439,7 +441,7 @@ class TestBrochures:
         assert quick.relinked() == {"Bilasolur/7": "Hekla/1"}
         with quick.engine.begin() as connection:
             others = [item(f"Brimborg/{n}", "logo", make=make) for n, make in enumerate(("Kia", "Ford"))]
-            queries.save(connection, others, PlaceholderRules(families=3))
+            car_rows.save(connection, others, PlaceholderRules(families=3))
         assert quick.relinked() == {}
 
 
@@ -515,7 +517,7 @@ class TestDue:
         assert len(market.due()) == 1
         market.link()
         with market.engine.begin() as connection:
-            assert queries.image_stored(connection, "Hekla", "1", photo("1/0", "a"), RULES)
+            assert photo_rows.unspooled(connection, "Hekla", "1", photo("1/0", "a"), RULES)
         assert len(market.due()) == 1
 
     def test_rows_without_an_id_are_left_alone(self, quick: Market) -> None:
@@ -549,7 +551,7 @@ class TestSiblingsPhotos:
     def known(market: Market, *cars: str, siblings: bool = True) -> list[dict[str, Any]]:
         with market.engine.begin() as connection:
             asked = [(where.split("/")[0], where.split("/")[1]) for where in cars]
-            return queries.known_images(connection, asked, siblings)
+            return (photo_rows.known_with_siblings if siblings else photo_rows.known)(connection, asked)
 
     def test_stored_there_is_stored_here(self, market: Market) -> None:
         market.show("Bilasolur/7", "a", "b")
@@ -600,7 +602,7 @@ class TestSiblingsPhotos:
             asked = []
             with market.engine.begin() as connection:
                 event.listen(connection, "before_cursor_execute", lambda *_: asked.append(1))
-                queries.known_images(connection, cars, siblings)
+                (photo_rows.known_with_siblings if siblings else photo_rows.known)(connection, cars)
             return len(asked)
 
         cars = [("BR", str(number)) for number in range(300)]
@@ -616,7 +618,8 @@ class TestSiblingsPhotos:
 
         with quick.engine.begin() as connection:
             event.listen(connection, "before_cursor_execute", explain)
-            queries.known_images(connection, [("BR", "1"), ("BR", "2")], siblings)
+            known = photo_rows.known_with_siblings if siblings else photo_rows.known
+            known(connection, [("BR", "1"), ("BR", "2")])
         assert not [plan for plan in plans if plan.startswith("SCAN")], plans
 
 
@@ -685,7 +688,7 @@ def test_two_linkings_and_two_writers_at_once(market: Market) -> None:
             numbers = dice.sample(range(cars), cars)
             for start in range(0, cars, 15):
                 own = [item(f"{source}/{number}", f"p{number}") for number in numbers[start : start + 15]]
-                run(lambda connection, own=own: queries.save(connection, own, RULES))
+                run(lambda connection, own=own: car_rows.save(connection, own, RULES))
 
     def link() -> None:
         while not finished.is_set():

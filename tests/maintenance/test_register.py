@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.db.engine import open_engine
-from carscraper.db.queries import PlaceholderRules
+from carscraper.db.rules import PlaceholderRules
 from carscraper.maintenance.register import Candidate, Dealer, Outcome, PhotoRules, Register
 from carscraper.storage.client import S3Options
 from carscraper.storage.keys import image_key

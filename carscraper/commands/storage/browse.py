@@ -184,6 +184,7 @@ _Counts = dict[str, _Count]
 
 def _stats(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import coverage
+    from carscraper.db.engine import explained
     from carscraper.storage.keys import kind_of, parse_key
 
     console, prefix = context.console, context.options.prefix
@@ -203,7 +204,7 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     console.end_progress()
     ledger: _Ledger | None = None
     try:
-        with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+        with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
             ledger = coverage.coverage(connection), coverage.by_status(connection)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         console.note(f"Without the ledger: {error}")

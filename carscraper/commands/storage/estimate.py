@@ -168,10 +168,11 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
 def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> float:
     """Return how many photos were stored in the last month, by the ledger, or uploaded (*recent*)."""
     from carscraper.db import coverage
+    from carscraper.db.engine import explained
 
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
-        with coverage.answering(), context.database(read_only=True) as engine, engine.connect() as connection:
+        with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
             found = coverage.stored_since(connection, context.options.store, since)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         context.console.note(f"The ledger does not say how many photos are new; write --new-per-month. {error}")
