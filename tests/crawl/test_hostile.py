@@ -152,7 +152,7 @@ def test_what_is_no_photo_fails_with_its_reason_and_costs_no_memory(new_world: C
         world.site.photo_fault(car.cid, None, [step], sticky=True)
     done = world.crawl(
         code=3,
-        settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 10, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
+        settings={"IMAGES_MIN_WIDTH": 500, "DOWNLOAD_TIMEOUT": 6, "RETRY_TIMES": 1, "LOG_LEVEL": "INFO"},
         alone=True,
     )
     assert done.peak_memory < MAX_MEMORY

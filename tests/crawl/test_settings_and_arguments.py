@@ -505,6 +505,7 @@ def test_a_look_at_a_page_needs_no_database_and_leaves_nothing(tmp_path: Path) -
     shell = services.run_scrapy("shell", "--nolog", "-c", "spider, 6 * 7", cwd=tmp_path, env=nowhere)
     assert (shell.returncode, shell.stdout.strip()) == (0, "(None, 42)")
     # Inside a private network: no connection is made, for a page that a person asks for neither.
-    fetch = services.run_scrapy("fetch", f"http://127.0.0.1:{services.free_port()}/", cwd=tmp_path, env=nowhere)
+    url, once = f"http://127.0.0.1:{services.free_port()}/", {"RETRY_TIMES": 0}
+    fetch = services.run_scrapy("fetch", url, cwd=tmp_path, env=nowhere, settings=once)
     assert "Traceback" not in fetch.stderr
     assert not (tmp_path / "var").exists()
