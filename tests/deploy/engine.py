@@ -6,6 +6,7 @@ Both need root, and root only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -33,6 +34,8 @@ COMPOSE = REPO / "deploy" / "compose.yaml"
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 SUITE = "bookworm"
 IN_BASE = "ca-certificates,netbase,passwd,python3-venv,tzdata,usr-is-merged"
+HISTORY = Path("/var/lib/containers/cache")
+"""Of layers that buildah has seen; the one thing that it takes no other folder for."""
 OMITTED = ("doc", "locale", "man")
 """Below /usr/share, as in Debian's own slim images."""
 
@@ -50,6 +53,7 @@ class Engine:
         self.folder = folder
         self.seconds: dict[str, float] = {}
         self.containers: list[str] = []
+        self._had_history = HISTORY.exists()
         folder.chmod(0o755)  # apt fetches as a user of its own
         self._wheels = folder / "wheels"
         self._pip_conf = folder / "pip.conf"
@@ -58,10 +62,15 @@ class Engine:
     def call(self, what: str, *command: str | Path) -> str:
         """Run *command* to its end, and note how long *what* took; its standard output."""
         begin = time.monotonic()
-        environment = os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.folder)}
+        own = {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.folder)}
         with (self.folder / f"{what}.log").open("w", encoding="utf-8") as log:
             done = subprocess.run(
-                in_own_mounts(*command), stdout=subprocess.PIPE, stderr=log, env=environment, text=True, check=False
+                in_own_mounts(*command),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | own,
+                text=True,
+                check=False,
             )
         self.seconds[what] = self.seconds.get(what, 0) + time.monotonic() - begin
         if done.returncode:
@@ -124,10 +133,14 @@ class Engine:
         return Image(self, target)
 
     def close(self) -> None:
-        """Remove what containers that were killed have left outside of the folder."""
+        """Remove what is outside of the folder: cgroups of containers that were killed, and what buildah remembers."""
         for name in self.containers:
             for group in Path("/sys/fs/cgroup").glob(f"**/{name}"):
                 group.rmdir()
+        if not self._had_history:
+            shutil.rmtree(HISTORY, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                HISTORY.parent.rmdir()
 
     def size(self, name: str) -> float:
         """Return the size of an image in MB, of the base's part, too."""
