@@ -17,7 +17,7 @@ from carscraper import parsing, words
 from carscraper.base_spiders import pages
 from carscraper.base_spiders.listing import ListSpider
 from carscraper.base_spiders.pages import first_of, join, number_images, says, text_of
-from carscraper.base_spiders.paging import last_of_pager
+from carscraper.base_spiders.paging import pagers
 from carscraper.items import CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
 
@@ -176,11 +176,12 @@ class CardSpider(ListSpider):
         urls = (join(response, href) for href in response.css("a::attr(href)").getall())
         return {car for url in urls if self.is_ours(url) and (car := self.car_id(url))}
 
-    def pager_ends(self, response: Response, page: int) -> bool:
-        if not (found := [*last_of_pager(response, page)]):
-            return False
+    def number_of_pages(self, response: Response, page: int) -> int | None:
+        if not (found := [*pagers(response, page)]):
+            return None
         cards = {selector.root for selector, _ in self.select_cards(response)}  # which count their photos in this way
-        return any(not {each.root for each in element.xpath("ancestor-or-self::*")} & cards for element in found)
+        own = (pages for each, pages in found if not {one.root for one in each.xpath("ancestor-or-self::*")} & cards)
+        return next(own, None)
 
     def is_asked_for(self, card: CarItem) -> bool:
         """Return whether the card is of one of ``makes``, where the site itself was asked for all."""

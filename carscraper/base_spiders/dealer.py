@@ -135,6 +135,10 @@ class DealerSpider(ConcludingSpider):
         """Return the id of the car that the address of a photo names; ``None`` if it names none."""
         return None
 
+    def is_own_page(self, response: Response, external_id: str) -> bool:
+        """Return whether *response* may be the car's own page: home or a list that the site leads to instead is not."""
+        return "redirect_urls" not in response.meta or self.car_id(response.url) == external_id
+
     def is_whole(self, response: Response) -> bool:
         """Return whether a page came to its end."""
         return is_whole(response)
@@ -161,7 +165,7 @@ class DealerSpider(ConcludingSpider):
         return item.url if self.has_details else None
 
     def fresh_images(self, response: Response, item: CarItem) -> list[CarImage]:
-        return self.read_images(response, item.external_id)
+        return self.read_images(response, item.external_id) if self.is_own_page(response, item.external_id) else []
 
     # --- from a page of cards to items ---
 
@@ -255,6 +259,8 @@ class DealerSpider(ConcludingSpider):
     def _parse_own_page(self, response: Response, item: CarItem) -> Iterator[Any]:
         if not self.is_whole(response):
             raise ValueError("it was cut off, twice")
+        if not self.is_own_page(response, item.external_id):
+            raise ValueError("the site leads to another page")
         shown = self.car_on(response)
         if shown not in {None, item.external_id}:
             raise ValueError(f"it is the page of the car {shown}")

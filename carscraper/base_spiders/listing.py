@@ -79,9 +79,9 @@ class ListSpider(DealerSpider):
     def check_page(self, response: Response, page: int, cards: list[CarItem], unreadable: int) -> None:
         """Compare the cars of a page with what else it says of them; end the crawl if all of them lack the same."""
 
-    def pager_ends(self, response: Response, page: int) -> bool:
-        """Return whether a pager says that this page is the last one."""
-        return False
+    def number_of_pages(self, response: Response, page: int) -> int | None:
+        """Return how many pages there are, if a pager says ``page / M``."""
+        return None
 
     # --- the search ---
 
@@ -153,7 +153,13 @@ class ListSpider(DealerSpider):
             for result in await self.follow_cards([card for card in cards if self.is_asked_for(card)]):
                 yield result
             self.seen.update(new)
-        walk.note(page, {card.external_id for card in cards}, new, shown_as=place_of(response.url).number)
+        if walk.second_look is not None:
+            walk.found += len(new)
+            if page in walk.doubtful - walk.sizes.keys() and walk.found < len(cards):
+                self.incomplete(f"Result page {page} ({response.url}) showed cars of other pages only, twice.")
+        pages = self.number_of_pages(response, page) if cards else None
+        number = place_of(response.url).number
+        walk.note(page, {card.external_id for card in cards}, new, shown_as=number, pages=pages)
         requests = await self._go_on(response, make, page, has_cards=bool(cards))
         forget_tree(response)
         for request in requests:
@@ -218,8 +224,6 @@ class ListSpider(DealerSpider):
             return self._ask(numbered(response.url, page), make, page)
         if walk.second_look is not None:
             return await self._look_again(make, walk)
-        if has_cards and self.pager_ends(response, page):
-            walk.past += 1  # one voice among those that are needed: a pager may say 1 / 1 on every page
         if walk.past >= walk.needed():
             return await self._end_seen(make, walk)
         if len(walk.barren) >= _BARREN:

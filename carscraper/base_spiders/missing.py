@@ -123,7 +123,7 @@ class ConcludingSpider(CarscraperSpider):
                 f"{len(shown)} cars that the list did not show are for sale by their own pages, such as {shown[0]}: "
                 "the list was not whole."
             )
-        self.count("missing/unanswered", [*answers.values()].count(UNANSWERED))
+        self.count("missing/unanswered", sum(answer in {UNANSWERED, UNCLEAR} for answer in answers.values()))
         gone = [car for car, answer in answers.items() if answer == GONE]
         if not gone or self.is_stopping:
             return

@@ -53,6 +53,7 @@ class Walk:
     barren: list[int] = field(default_factory=list)  # pages in a row without a new car, whatever else they say
     doubtful: set[int] = field(default_factory=set)  # such pages that were not past the end after all
     second_look: list[int] | None = None  # those still to be read once more after the end; None before it
+    found: int = 0  # new cars there: as many as a page has explain one that showed only cars of others
     # Pages that could not be read.
     lost: int = 0  # in all
     missing: int = 0  # in a row
@@ -60,7 +61,9 @@ class Walk:
     restarted: int = 0  # the page at which the search was last begun afresh: never twice at the same one
     resume: int = 0  # where to go on after the first page of a search that was begun afresh
 
-    def note(self, page: int, shown: set[str], new: set[str], *, shown_as: int | None) -> None:
+    def note(
+        self, page: int, shown: set[str], new: set[str], *, shown_as: int | None, pages: int | None = None
+    ) -> None:
         """Note what page number *page* says of the list's end.
 
         Args:
@@ -68,20 +71,24 @@ class Walk:
             shown: the ids of its cars.
             new: those that no page before had.
             shown_as: its number by the address at which the site shows it.
+            pages: how many there are, by its pager.
         """
         if self.second_look is not None or self.resume:
             return
         self.again += len(shown) - len(new) if page > 1 else 0
+        said = int(pages == page)  # one voice among those that are needed: a pager may say 1 / 1 on every page
         if new or (shown and page == 1):
             self.sizes[page], self.last, self.shifted = len(shown), shown, self.again
             self.doubtful.update(self.barren)
-            self.past, self.barren = 0, []
+            self.past, self.barren = said, []
             return
         self.barren.append(page)
+        if pages is not None and page < pages:
+            return  # whatever it repeats, it is not past the end
         repeats = 2 * len(shown & self.last) >= len(shown)
         moved = shown_as not in {None, page}  # the site has no such page and shows another one
         self.echoed |= bool(shown) and repeats and not self.linked and not self.past
-        self.past += not shown or repeats or (moved and not self.linked)
+        self.past += said + (not shown or repeats or (moved and not self.linked))
 
     def doubtful_pages(self) -> list[int]:
         """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""
@@ -251,9 +258,9 @@ def _says_next(element: Selector) -> bool:
     return bool({"next", "pagination__next", "pagination-next", "page-next"} & set(classes))
 
 
-def last_of_pager(response: Response, page: int) -> Iterator[Selector]:
-    """Yield the elements of a pager that say ``N / N`` of page number *page*: it is the last one."""
+def pagers(response: Response, page: int) -> Iterator[tuple[Selector, int]]:
+    """Yield the elements of a pager that say ``N / M`` of page number *page*, each with M."""
     for element in response.xpath(f"//{_PAGER}/descendant-or-self::*[string-length(normalize-space()) < 24]"):
         found = _OF.fullmatch(parsing.clean_text(element.xpath("string()").get("")) or "")
-        if found and int(found[1]) == int(found[2]) == page:
-            yield element
+        if found and int(found[1]) == page:
+            yield element, int(found[2])

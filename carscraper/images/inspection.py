@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
@@ -34,6 +34,9 @@ from carscraper.images.containers import (
     webp_parts,
 )
 
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
 
 @dataclass(frozen=True, slots=True)
 class Photo:
@@ -54,6 +57,16 @@ class Photo:
     def extension(self) -> str:
         """The file name's extension without a dot: ``jpg``, ``png``, ``webp``, ``gif`` or ``avif``."""
         return "jpg" if self.format == "JPEG" else self.format.lower()
+
+
+def limits_of(settings: BaseSettings) -> dict[str, int]:
+    """Return the limits of :func:`inspect` that *settings* hold."""
+    return {
+        "min_width": settings.getint("IMAGES_MIN_WIDTH"),
+        "min_height": settings.getint("IMAGES_MIN_HEIGHT"),
+        "max_pixels": settings.getint("IMAGES_MAX_PIXELS"),
+        "max_bytes": settings.getint("IMAGES_MAX_BYTES"),
+    }
 
 
 def inspect(data: bytes, *, min_width: int, min_height: int, max_pixels: int, max_bytes: int) -> Photo:

@@ -29,7 +29,7 @@ from carscraper.field_coverage import (
     per_cent,
     where_read,
 )
-from carscraper.images.inspection import inspect
+from carscraper.images.inspection import inspect, limits_of
 from carscraper.items import CarItem
 from carscraper.masking import mask
 from carscraper.state import state_of
@@ -221,10 +221,8 @@ class Contact:  # no slots: signals hold their receivers by weak references
             self.pages.append(_Page(kind, response.url, response.status, response.text))
 
     def _look_at_photo(self, response: Response) -> tuple[str, bool]:
-        names = ("min_width", "min_height", "max_pixels", "max_bytes")
-        bounds = {name: self._crawler.settings.getint(f"IMAGES_{name.upper()}") for name in names}
         try:
-            photo = inspect(response.body, **bounds)
+            photo = inspect(response.body, **limits_of(self._crawler.settings))
         except ImageRejectedError as error:
             return f"HTTP {response.status}, {len(response.body)} bytes: {error}", False
         said = f"{photo.format} of {photo.width} × {photo.height} pixels, {len(response.body)} bytes"

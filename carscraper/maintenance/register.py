@@ -24,7 +24,7 @@ from carscraper.db.photos import KnownImage
 from carscraper.db.repairs import known_keys, reading, rows_of
 from carscraper.db.rules import HAVE_BYTES, PlaceholderRules
 from carscraper.exceptions import ImageRejectedError
-from carscraper.images.inspection import inspect
+from carscraper.images.inspection import inspect, limits_of
 from carscraper.items import CarImage, Status
 from carscraper.storage import objects
 from carscraper.storage.keys import id_slug, parse_key, permanent_url
@@ -72,9 +72,8 @@ class PhotoRules:
     @classmethod
     def from_settings(cls, settings: BaseSettings) -> Self:
         """Read the settings."""
-        names = ("min_width", "min_height", "max_pixels", "max_bytes")
         return cls(
-            inspection={name: settings.getint(f"IMAGES_{name.upper()}") for name in names},
+            inspection=limits_of(settings),
             placeholders=PlaceholderRules.from_settings(settings),
         )
 

@@ -13,7 +13,7 @@ from carscraper.addon import end_as_failed, stop_as_failed
 from carscraper.db import photos
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, ImageRejectedError, StoreError
-from carscraper.images.inspection import inspect
+from carscraper.images.inspection import inspect, limits_of
 from carscraper.images.metadata import strip_metadata, with_end
 from carscraper.images.thumbnails import thumbnail
 from carscraper.items import CarImage, CarItem, Reason, Status
@@ -47,9 +47,8 @@ class KeepingRules:
     @classmethod
     def from_settings(cls, settings: BaseSettings) -> Self:
         """Read the ``IMAGES_…`` settings."""
-        limits = ("min_width", "min_height", "max_pixels", "max_bytes")
         return cls(
-            inspection={name: settings.getint(f"IMAGES_{name.upper()}") for name in limits},
+            inspection=limits_of(settings),
             strip_metadata=settings.getbool("IMAGES_STRIP_METADATA"),
             thumbs=settings.get("IMAGES_THUMBS"),
         )

@@ -324,20 +324,20 @@ def test_the_next_page_is_found_by_its_address_however_it_is_written() -> None:
         assert following(BilasolurSpider, pager, url=RESULTS) == (second, False), pager
 
 
-ENDS = {
-    '<div class="paging"><span>5 / 5</span></div>': True,
-    "<nav><b>5</b> / <b>5</b></nav>": True,
-    '<p class="pagination">Síða 5 af 5</p>': True,
-    '<p class="pagination">Síða 5 af 6</p>': False,
-    '<p class="pagination">4 / 4</p>': False,
-    "<p>5 / 5</p>": False,
-    '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>': False,
+PAGES = {
+    '<div class="paging"><span>5 / 5</span></div>': 5,
+    "<nav><b>5</b> / <b>5</b></nav>": 5,
+    '<p class="pagination">Síða 5 af 5</p>': 5,
+    '<p class="pagination">Síða 5 af 6</p>': 6,
+    '<p class="pagination">4 / 4</p>': None,
+    "<p>5 / 5</p>": None,
+    '<div class="sr-item"><a class="sr-link" href="CarDetails.aspx?cid=1"><i class="pager">5 / 5</i></a></div>': None,
 }
 
 
-def test_a_pager_says_that_the_list_has_ended_and_a_cards_photos_do_not() -> None:
-    for pager, ends in ENDS.items():
-        assert make_spider(BilasolurSpider).pager_ends(page(pager, url=RESULTS), 5) == ends, pager
+def test_a_pager_says_how_many_pages_there_are_and_a_cards_photos_do_not() -> None:
+    for pager, pages in PAGES.items():
+        assert make_spider(BilasolurSpider).number_of_pages(page(pager, url=RESULTS), 5) == pages, pager
 
 
 # --- the site is not what it was --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CARS = 28
 PAGE = 8
 NO_PHOTOS = {"details": "false"}
+_PAGER = '<div class="paging">'
 ONE_TRY = {"RETRY_TIMES": 1, "DOWNLOAD_TIMEOUT": 3}
 
 
@@ -32,6 +34,8 @@ class EventfulBilasolur(SimulatedBilasolur):
     def __init__(self, happens: str = "", page: int = 2, **options: Any) -> None:
         super().__init__(**{"cars": CARS, "photos": 0, "per_page": PAGE, "layout": "2026"} | options)
         self.happens, self.when = happens, str(page)
+        self.shows: dict[str, str] = {}
+        """Of pages that show the cars of another one: its number."""
 
     def _results(self, which: str, request: Request) -> Response:
         if which == self.when and self.happens:
@@ -51,7 +55,12 @@ class EventfulBilasolur(SimulatedBilasolur):
                 response = super()._results(which, request)
                 response.headers += (("Set-Cookie", f"{SESSION}=another; path=/; HttpOnly"),)
                 return response
-        return super()._results(which, request)
+        if which not in self.shows:
+            return super()._results(which, request)
+        shown, own = super()._results(self.shows[which], request), super()._results(which, request)
+        cards, pager = str(shown.body).partition(_PAGER)[0], str(own.body).partition(_PAGER)[2]
+        total = f"{which} af {-(-CARS // PAGE)}"
+        return replace(own, body=cards + _PAGER + pager.replace(f"<span>{which}<", f"<span>{total}<"))
 
 
 @pytest.fixture
@@ -127,6 +136,17 @@ def test_a_search_that_is_forgotten_always_ends_as_partial(new_list: Callable[..
     # The last page, which page 5 repeats, is read; the featured cars of home are on it.
     assert len(world.listings()) <= 2 * PAGE + CARS % PAGE, "the cars of home are no results"
     assert world.asked("home") <= 12
+
+
+@pytest.mark.parametrize("shows", [{"2": "1"}, {"3": "2"}, {"3": "1"}, {"2": "1", "3": "1"}])
+def test_a_page_that_shows_the_cars_of_another_one_is_noticed(
+    new_list: Callable[..., World], shows: dict[str, str]
+) -> None:
+    world = new_list()
+    world.site.shows = shows
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "Result page" in last_words(done)
+    assert len(world.listings()) == CARS - PAGE * len(shows)
 
 
 def test_half_a_page_in_the_middle_is_noticed(new_list: Callable[..., World]) -> None:

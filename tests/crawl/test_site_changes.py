@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crawl.world import World, last_words, truth_of, verdict
+from tests.dealers.bilasolur import SimulatedBilasolur
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.dealers.cars import Car
+    from tests.dealers.faults import Response
+    from tests.dealers.server import Request
 
 
 def active(world: World) -> dict[str, bool]:
@@ -303,6 +306,45 @@ def test_a_details_page_that_cant_be_read_costs_its_details_only(new_world: Call
     for car in world.site.cars:
         truth = truth_of(car, world.site.base_url, "2019")
         assert {name: world.listing(car)[name] for name in truth} == truth
+
+
+class Misled(SimulatedBilasolur):
+    """A site that shows something else instead of a car's own page."""
+
+    instead = ""
+
+    def _details(self, which: str, request: Request) -> Response:
+        car = self._all.get(int(which))
+        if car is not self.cars[0] or not self.instead:
+            return super()._details(which, request)
+        if self.instead == "home":
+            return self._home(which, request)
+        if self.instead == "list":
+            return self._result_page(next(iter(self._searches.values())), next(iter(self._searches)), "1")
+        photos, car.photos = car.photos, car.photos[:1]
+        try:
+            return super()._details(which, request)
+        finally:
+            car.photos = photos
+
+
+@pytest.mark.parametrize("layout", ["2019", "2026"])
+@pytest.mark.parametrize("instead", ["redirect", "home", "list", "fewer-photos"])
+def test_what_is_no_own_page_of_a_car_is_not_read_as_one(
+    new_world: Callable[..., World], layout: str, instead: str
+) -> None:
+    world = new_world(site=Misled(cars=4, photos=5, featured=4, layout=layout))
+    car = world.site.cars[0]
+    if instead == "redirect":
+        world.site.fault(f"details:{car.cid}", ["redirect:/"], sticky=True)
+    world.site.instead = instead.removeprefix("redirect")
+    assert "1 details page unreadable or missing" in last_words(world.crawl(code=3))
+    assert world.listing(car)["details_at"] is None
+    world.site.clear_faults()
+    world.site.instead = ""
+    world.crawl()
+    assert len(world.images_of(car)) == 5
+    assert {row["status"] for row in world.images().values()} == {"stored"}
 
 
 def test_a_page_that_fails_once_is_tried_again(new_world: Callable[..., World]) -> None:

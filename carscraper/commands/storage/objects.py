@@ -191,14 +191,14 @@ def _read(path: Path) -> bytes:
 
 def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple[str, str | None]:
     """Return the type of the bytes and their ``Cache-Control``, which photos have."""
-    from carscraper.images.inspection import inspect
+    from carscraper.images.inspection import inspect, limits_of
     from carscraper.images.metadata import strip_metadata
     from carscraper.storage.keys import IMMUTABLE
 
     settings, shown = context.settings, printable(str(path))
-    limits = {name: settings.getint(f"IMAGES_{name.upper()}") for name in ("max_pixels", "max_bytes")}
+    limits = limits_of(settings) | {"min_width": 1, "min_height": 1}
     try:
-        photo = inspect(data, min_width=1, min_height=1, **limits)
+        photo = inspect(data, **limits)
     except ImageRejectedError as error:
         if not anything:
             raise ConfigurationError(
