@@ -47,7 +47,9 @@ class Evidence:
     doubtful: deque[KnownCar] = field(default_factory=deque)
     """Their page said so once."""
     gone: list[KnownCar] = field(default_factory=list)
-    """Their page said so, and nothing found them when they were looked for again."""
+    """Their page said so when they were looked for again, too."""
+    found: set[int] = field(default_factory=set)
+    """Rows of those that the site's search shows all the same."""
     shown: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=CONTROLS))
     """The last cars whose pages showed them: id and address."""
     lately: Counter[bool] = field(default_factory=Counter)
@@ -190,6 +192,9 @@ class SecondLook(CarVisits):
                 f"{self.key_folder(source)}` and then the backfill again.",
             )
             evidence.gone.clear()
+        for car in [each for each in evidence.gone if each.row_id in evidence.found]:
+            self._page_failed(car.item.url, "it says that the car is gone, and the site's search shows the car")
+            evidence.gone.remove(car)
         for car in [each for each in evidence.gone if not each.images]:
             if self._is_full(source):
                 evidence.gone.remove(car)  # the next run has room for its photo

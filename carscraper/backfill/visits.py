@@ -111,13 +111,16 @@ class CarVisits(CarscraperSpider):
         self.count("backfill/no_address", int(not images))
         yield from self._hand_on(car, replace(car.item, images=images))
 
-    def _page_request(self, car: KnownCar, *, again: bool = False, url: str | None = None) -> Request | None:
+    def _page_request(
+        self, car: KnownCar, *, again: bool = False, url: str | None = None, card: CarItem | None = None
+    ) -> Request | None:
         """Return the request for the car's page or for the search that finds it, counted as under way.
 
         Args:
             car: as the tables have it.
             again: its page said that it is gone: the search is asked, whatever the address.
             url: of its page, if that is known already.
+            card: what the search for it has shown.
         """
         source = car.item.source
         page = url or self.addresses.page(car)
@@ -125,6 +128,7 @@ class CarVisits(CarscraperSpider):
         wanted = sum(each.is_wanted(insist=self.options.insists) for each in car.images.values())
         reserve = wanted if car.images else TYPICAL_PHOTOS
         arguments: dict[str, Any] = {"car": car, "reserve": reserve, "again": again}
+        of_page = arguments | {"card": card}
         request = None
         if dealer and url is None and (again or not page) and source not in self._without_search:
             request = dealer.find_car(car.item.external_id, self.parse_search, self.search_failed, arguments)
@@ -132,7 +136,7 @@ class CarVisits(CarscraperSpider):
             request = request.replace(url=self.addresses.at_base(request.url, source))
         elif page:
             request = Request(
-                page, callback=self.parse_car, errback=self.car_failed, cb_kwargs=arguments, dont_filter=True
+                page, callback=self.parse_car, errback=self.car_failed, cb_kwargs=of_page, dont_filter=True
             )
         else:
             return None
@@ -141,30 +145,32 @@ class CarVisits(CarscraperSpider):
         return request
 
     async def parse_car(
-        self, response: Response, car: KnownCar, reserve: int, again: bool = False
+        self, response: Response, car: KnownCar, reserve: int, again: bool = False, card: CarItem | None = None
     ) -> AsyncIterator[Any]:
         """Read the car's page with its dealer's parser."""
         try:
-            for result in self._counted(self._read(response, car, again=again)):
+            for result in self._counted(self._read(response, car, again=again, card=card)):
                 yield result
         finally:
             forget_tree(response)
             self._visited(car, reserve)
 
-    def _read(self, response: Response, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
+    def _read(
+        self, response: Response, car: KnownCar, *, again: bool, card: CarItem | None = None
+    ) -> Iterator[CarItem]:
         dealer = self.dealers[car.item.source]
         if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
             if _NO_PAGE.search(urlsplit(response.url).path):
                 self._page_failed(response.url, "it leads to a login or an error page")
             else:
-                yield from self._gone(car, again=again)
+                yield from self._gone(car, again=again, card=card)
             return
         if not dealer.is_whole(response):
             self._page_failed(response.url, "it was cut off")
             return
         try:
             if dealer.is_gone(response):
-                yield from self._gone(car, again=again)
+                yield from self._gone(car, again=again, card=card)
                 return
             known = self.addresses.repaired(car)
             url = dealer.canonical_url(known if known and dealer.car_id(known) else response.url)
@@ -184,10 +190,10 @@ class CarVisits(CarscraperSpider):
     def car_failed(self, failure: Failure) -> Iterator[CarItem]:
         """Take 404 and 410 for the site's word that the car is gone; nothing else."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        car: KnownCar = request.cb_kwargs["car"]
+        car, again, card = (request.cb_kwargs[name] for name in ("car", "again", "card"))
         try:
             if status_of(failure) in {404, 410}:
-                yield from self._counted(self._gone(car, again=request.cb_kwargs["again"]))
+                yield from self._counted(self._gone(car, again=again, card=card))
             else:
                 self._page_failed(request.url, reason_of(failure))
         finally:
@@ -204,7 +210,7 @@ class CarVisits(CarscraperSpider):
             found = [card for card in dealer.read_cards(response)[0] if card.external_id == car.item.external_id]
             if found:
                 url = self.addresses.at_base(found[0].url, car.item.source)
-                yield self._page_request(car, again=again, url=url)
+                yield self._page_request(car, again=again, url=url, card=found[0])
             elif dealer.says_empty(response):
                 yield from self._counted(self._gone(car, again=again))
             else:
@@ -257,15 +263,20 @@ class CarVisits(CarscraperSpider):
 
     # --- cars whose pages say that they are gone ---
 
-    def _gone(self, car: KnownCar, *, again: bool) -> Iterator[CarItem]:
+    def _gone(self, car: KnownCar, *, again: bool, card: CarItem | None = None) -> Iterator[CarItem]:
         """Use what addresses of its photos still answer, while they do; whether it is gone shows at the end.
 
-        Not that of a car without photos: with one stored it would be no work any more, should it not be gone.
+        Not that of a car without photos: with one stored it would be no work any more, should it not be gone. What
+        the search has shown of a car is kept, and the car with it.
         """
         evidence = self._evidence[car.item.source]
         if again:
             evidence.gone.append(car)
             self._note_lately(car, shown=False)
+        if card:
+            evidence.found.add(car.row_id)
+            yield self._within_limit(replace(card, card_hash=None), car)
+        if again:
             return
         self.count("details/gone")
         item = replace(car.item, gone=True, images=self._addresses(car) if car.images else [])

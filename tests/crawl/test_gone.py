@@ -305,3 +305,20 @@ def test_rows_that_name_no_car_are_said_in_the_last_line(new_world: Callable[...
     legacy.add_all([base, *(row | {"image_url": None} for row in unnamed)])
     upgrade(world)
     assert "2 rows without an id or an address that names the car" in verdict(backfill(world, limit=0))
+
+
+@pytest.mark.parametrize("page", ["redirect:/", "404", "gone"])
+def test_a_car_that_the_search_shows_is_not_gone_whatever_its_page_says(
+    new_world: Callable[..., World], page: str
+) -> None:
+    world = new_world(cars=6, photos=3, layout="2026")
+    old_table(world)
+    misled = world.site.cars[:2]
+    for car in misled:
+        world.site.fault(f"details:{car.cid}", [page], sticky=True)
+    done = backfill(world, limit=0, code=3)
+    assert "2 details pages unreadable or missing" in last_words(done)
+    assert all(active(world).values())
+    world.site.clear_faults()
+    world.crawl()
+    assert statuses(world)["stored", None] == 18

@@ -66,26 +66,20 @@ def _joined(found: re.Match[str]) -> str:
     return found[0].replace("</div><div>", " · ")
 
 
-# The classes of the pages of 2026: those that cars are read by, and the others.
-READ_BY = ("car-make-and-model", "sr-item", "sr-link")
-OTHERS = {
-    "classes of cards": ("car-anchor", "car-make", "short-note", "tech-details", "car-price", "swiper-slide", "pill"),
-    "classes of lists": (
-        *("sr-page", "paging", "search-result", "featured", "btn-search", "bisicon", "bi-chevron-right", "col-12"),
-    ),
-    "classes of own pages": (
-        *("cd-make-and-model", "cd-make", "serial-number", "cd-price", "cd-car-photo", "pswp-popup-area", "col-6"),
-        *("text-right", "font-weight-bold", "text-overflow-ellipsis", "cd-section-title", "mb-1", "seller-name"),
-        *("seller-address", "swiper-container"),
-    ),
-}
+CLASSES = (
+    *("car-anchor", "sr-item", "sr-link", "swiper-slide", "car-make-and-model", "car-make", "short-note"),
+    *("tech-details", "car-price", "pill", "sr-page", "paging", "search-result", "featured", "btn-search"),
+    *("cd-make-and-model", "cd-make", "serial-number", "cd-price", "cd-car-photo"),
+    *("pswp-popup-area", "col-6", "text-right", "font-weight-bold", "text-overflow-ellipsis", "col-12"),
+    *("cd-section-title", "mb-1", "seller-name", "seller-address", "swiper-container", "bisicon", "bi-chevron-right"),
+)
+"""Each class of the pages of 2026."""
 _ICON = r'<i class="bisicon bi-chevron-(?:left|right)"></i>'
 _IMAGE = r'<img class="([^"]*)" src="(CarImage[^"]*)"'
 _META = '<meta charset="utf-8">'
 
-DRIFTS: dict[str, Drift] = {f"class {name}": Drift([renamed(name)]) for name in READ_BY} | {
-    **{group: Drift([renamed(name) for name in names]) for group, names in OTHERS.items()},
-    "all classes": Drift([renamed(name) for names in (READ_BY, *OTHERS.values()) for name in names]),
+DRIFTS: dict[str, Drift] = {f"class {name}": Drift([renamed(name)]) for name in CLASSES} | {
+    "all classes": Drift([renamed(name) for name in CLASSES]),
     # The pager.
     "pager-text": Drift([(_ICON.replace("(?:left|right)", "right"), "Næsta"), (_ICON, "Fyrri")]),
     "pager-absolute": Drift([(r'href="(SearchResults\.aspx)', r'href="BASE/\1')]),
