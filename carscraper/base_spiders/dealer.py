@@ -137,7 +137,8 @@ class DealerSpider(ConcludingSpider):
 
     def is_own_page(self, response: Response, external_id: str) -> bool:
         """Return whether *response* may be the car's own page: home or a list that the site leads to instead is not."""
-        return "redirect_urls" not in response.meta or self.car_id(response.url) == external_id
+        led = response.request is not None and "redirect_urls" in response.meta
+        return not led or self.car_id(response.url) == external_id
 
     def is_whole(self, response: Response) -> bool:
         """Return whether a page came to its end."""

@@ -127,7 +127,7 @@ def stored_since(connection: Connection, store: str, since: datetime) -> int:
 # --- photos of cars for sale ------------------------------------------------------------------------------------
 
 _NOT_STORED = (Status.FAILED, Status.PENDING, Status.SUPERSEDED)  # names the index on the status
-_FEW = 3  # photos; what fewer of them say of a night is chance
+_FEW = 3  # photos, or cars of one dealer; what fewer of them say of a night is chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +209,8 @@ def for_sale(
 def count_days(connection: Connection, sources: list[str] | None, since: datetime) -> None:
     """Count the day of the run that began at *since* for the photos that failed in it.
 
-    Not for a dealer of whom most photos failed alike: that says something of the night, and nothing of the photos.
+    Not for a source, or a dealer of an aggregator, of which most photos failed alike: that says something of the night,
+    and nothing of the photos.
     """
     of_sources = listings.c.source.is_not(None) if sources is None else listings.c.source.in_(sources)
     failed = and_(
@@ -218,7 +219,7 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
         images.c.last_attempt_at >= since,
         or_(images.c.failed_on.is_(None), images.c.failed_on < since.date()),
     )
-    is_new = (images.c.failed_days == 0).label("is_new")
+    is_new = (images.c.first_seen_at >= since).label("is_new")
     numbers = select(listings.c.source, images.c.reason, is_new, func.count().label("photos"))
     numbers = numbers.where(failed, of_sources).group_by(listings.c.source, images.c.reason, is_new)
     by_source: dict[str, list[Any]] = {}
@@ -227,14 +228,36 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
     for source, rows in by_source.items():
         if _is_bad_night(connection, source, rows, since):
             continue
-        query = select(images.c.id).where(failed, listings.c.source == source).order_by(images.c.id)
+        others = func.coalesce(listings.c.dealer_id, "").not_in(_bad_dealers(connection, source, failed))
+        query = select(images.c.id).where(failed, listings.c.source == source, others).order_by(images.c.id)
         for chunk in chunks(connection.execute(query).scalars().all()):
             values = {"failed_days": images.c.failed_days + 1, "failed_on": since.date()}
             connection.execute(update(images).where(images.c.id.in_(chunk)).values(values))
 
 
+def _bad_dealers(connection: Connection, source: str, failed: Any) -> list[str]:
+    """Return the dealers of an aggregator with several cars of which most photos failed alike."""
+    photos = func.count(images.c.id)
+    alike = (
+        select(listings.c.dealer_id, photos)
+        .where(failed, listings.c.source == source, listings.c.dealer_id.is_not(None))
+        .group_by(listings.c.dealer_id, images.c.reason)
+        .having(func.count(listings.c.id.distinct()) >= _FEW)
+    )
+    most: dict[str, int] = {}
+    for dealer, number in connection.execute(alike):
+        most[dealer] = max(number, most.get(dealer, 0))
+    total = (
+        select(listings.c.dealer_id, photos)
+        .join(images, images.c.listing_id == listings.c.id)
+        .where(listings.c.source == source, listings.c.is_active, listings.c.dealer_id.in_(most))
+        .group_by(listings.c.dealer_id)
+    )
+    return [dealer for dealer, number in connection.execute(total) if 2 * most[dealer] > number]
+
+
 def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
-    """Return whether most photos of a dealer failed alike: of all that he has, or of those that never failed so before.
+    """Return whether most photos of a dealer failed alike: of all that he has, or of those that were new in this run.
 
     The second is for a dealer whose photos are nearly all stored: what is left to ask for is what failed before, and
     only new photos tell whether he answers as usual.
@@ -256,7 +279,7 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
     asked = number.where(
         or_(
             and_(images.c.status == Status.STORED, images.c.stored_at >= since),
-            and_(images.c.status != Status.STORED, images.c.last_attempt_at >= since, images.c.failed_days == 0),
+            and_(images.c.status != Status.STORED, images.c.first_seen_at >= since),
         )
     )
     return 2 * most > connection.execute(asked).scalar_one()

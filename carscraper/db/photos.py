@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Boolean, Text, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import Text, and_, bindparam, case, func, insert, or_, select, update
 
 from carscraper.db.models import images, listings
 from carscraper.db.placeholders import IMAGE_FIELDS, find_placeholders, image_of, lock_covers, set_cover, stored_urls
@@ -243,13 +243,6 @@ _CAME = (
             images.c.status != Status.STORED,
             and_(bindparam("new_status", type_=Text) == Status.STORED, images.c.store != bindparam("new_store")),
         ),
-        # The same bytes as a placeholder's are one, unless it was released.
-        or_(
-            images.c.reason.is_(None),
-            images.c.reason != Reason.PLACEHOLDER,
-            images.c.source_sha256 != bindparam("new_source_sha256"),
-            bindparam("released", type_=Boolean),
-        ),
         # What somebody has deleted stays so, also for a crawl that had it in hand.
         _NOT_DELETED,
     )
@@ -335,7 +328,7 @@ def write(connection: Connection, photos: list[tuple[int, CarImage]], rules: Pla
             continue
         values |= {f"new_{name}": getattr(image, name) for name in OF_BYTES}
         values |= {"new_stored_at": now if image.status == Status.STORED else None}
-        came.append(values | {"released": not rules.holds(image.source_sha256)})
+        came.append(values)
     if others:
         connection.execute(_DID_NOT_COME, others)
     if not came:

@@ -89,7 +89,8 @@ def known_bytes(
             .group_by(images.c.source_sha256, images.c.status, images.c.reason, images.c.store)
         )
         kinds.extend(connection.execute(select(images).where(images.c.id.in_(one_of_each))))
-    placeholders = {row.source_sha256 for row in kinds if row.reason == Reason.PLACEHOLDER} - rules.released
+    marked = {row.source_sha256 for row in kinds if row.reason == Reason.PLACEHOLDER} - rules.released
+    placeholders = _on_several_cars(connection, sorted(marked))
     deleted = {row.source_sha256 for row in kinds if row.reason == Reason.DELETED}
     # A released placeholder's object is still there: its row counts as stored.
     stored = {
@@ -105,6 +106,20 @@ def known_bytes(
         known = KnownBytes(image=image, placeholder=placeholder, deleted=gone) if image or placeholder or gone else None
         answers.append(known)
     return answers
+
+
+def _on_several_cars(connection: Connection, placeholders: list[str]) -> set[str]:
+    """Leave out a picture that one car alone has still: for a night its site sent it for every car."""
+    found: set[str] = set()
+    for chunk in chunks(placeholders):
+        query = (
+            select(images.c.source_sha256)
+            .where(images.c.source_sha256.in_(chunk), images.c.reason == Reason.PLACEHOLDER)
+            .group_by(images.c.source_sha256)
+            .having(func.count(images.c.listing_id.distinct()) > 1)
+        )
+        found.update(connection.execute(query).scalars())
+    return found
 
 
 def _seen_hashes(connection: Connection, hashes: list[str]) -> list[str]:

@@ -29,16 +29,19 @@ class Shown:
 
 _SEVERAL_ROWS = select(
     *(images.c[name] for name in ("id", "listing_id", "identity", "position", "status", "reason", "source_sha256")),
-    *(images.c[name] for name in ("key", "superseded_by", "failed_days", "failed_on", "first_seen_at")),
+    *(images.c[name] for name in ("key", "url", "superseded_by", "failed_days", "failed_on", "first_seen_at")),
 ).order_by(images.c.id)
 _SUPERSEDE = (
     update(images)
     .where(images.c.id == bindparam("row_id"))
     .values(
-        {name: bindparam(f"new_{name}") for name in ("status", "reason", "superseded_by", "failed_days", "failed_on")}
+        {
+            name: bindparam(f"new_{name}")
+            for name in ("status", "reason", "key", "url", "superseded_by", "failed_days", "failed_on")
+        }
     )
 )
-_STAYS = frozenset({Reason.DELETED, Reason.PLACEHOLDER, Reason.SPOOLED})
+_STAYS = frozenset({Reason.DELETED, Reason.SPOOLED})
 """Reasons of rows that stay as they are, whatever the page shows."""
 
 
@@ -67,7 +70,7 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
         after = _current_rows(photos, shown[listing_id].identities)
         if shown[listing_id].another_car:
             others = (row for row in photos if row.identity not in shown[listing_id].identities)
-            after |= {row.id: {"status": Status.SUPERSEDED} for row in others if row.reason not in _STAYS}
+            after |= {row.id: _replaced(row, None) for row in others if row.reason not in _STAYS}
         elif shown[listing_id].whole:
             after |= _no_longer_shown(photos, shown[listing_id].identities, after)
         superseded[listing_id] = frozenset(
@@ -75,7 +78,8 @@ def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, froz
         )
         for row in photos:
             if row.id in after:
-                values = {"reason": None, "superseded_by": None, "failed_days": 0, "failed_on": None} | after[row.id]
+                values = {"reason": None, "superseded_by": None, "failed_days": 0, "failed_on": None}
+                values |= {"key": row.key, "url": row.url} | after[row.id]
                 if any(getattr(row, name) != value for name, value in values.items()):
                     changes.append({f"new_{name}": value for name, value in values.items()} | {"row_id": row.id})
     if changes:
@@ -118,9 +122,16 @@ def _no_longer_shown(
         if in_place is not None and in_place.first_seen_at > row.first_seen_at:
             if in_place.status in HAVE_BYTES:
                 newer = current.get(in_place.id, {}).get("superseded_by") or in_place.id
-                after[row.id] = {"status": Status.SUPERSEDED, "superseded_by": newer}
+                after[row.id] = _replaced(row, newer)
             continue  # else it may still be stored
-        if row.status == Status.FAILED and is_answer(row.reason):  # else its old address may still give it
+        # Of what says nothing of this address, or is a known picture, the old address may still give another one.
+        if row.status == Status.FAILED and is_answer(row.reason) and row.reason != Reason.PLACEHOLDER:
             days = {"failed_days": row.failed_days, "failed_on": row.failed_on} if row.reason == Reason.OFF_PAGE else {}
             after[row.id] = {"status": Status.FAILED, "reason": Reason.OFF_PAGE} | days
     return after
+
+
+def _replaced(row: Row[Any], by: int | None) -> dict[str, Any]:
+    """Return what becomes of a row whose place another one has; a placeholder's object shows nothing of the car."""
+    after: dict[str, Any] = {"status": Status.SUPERSEDED, "superseded_by": by}
+    return after | ({"key": None, "url": None} if row.reason == Reason.PLACEHOLDER else {})

@@ -12,9 +12,13 @@ from sqlalchemy import select, update
 from carscraper.db.models import CarImageRow
 from tests.crawl.test_site_changes import drop
 from tests.crawl.world import World, last_words, verdict
+from tests.dealers.bilasolur import SimulatedBilasolur
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.dealers.faults import Response
+    from tests.dealers.server import Request
 
 table: Any = CarImageRow.__table__
 
@@ -186,3 +190,39 @@ def test_a_car_off_the_list_gets_its_photos_at_fresh_addresses(after_a_bad_night
     assert {row["status"] for row in world.images_of(unlisted)} == {"stored"}
     assert world.listing(unlisted)["is_active"]
     assert "1 missing car for sale still, as the page does not come" in last_words(done)
+
+
+# ── One picture for all ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_night_of_one_picture_and_new_ids_leaves_nothing_to_be_had(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=2)
+    world.site.fault("photo", ["placeholder"], sticky=True)
+    world.crawl(code=3)
+    world.site.clear_faults()
+    a_day_passes(world)
+    world.site.renumber_photos()
+    world.crawl()
+    assert verdict(world.crawl()).endswith("12 of 12 photos of cars for sale are stored.")
+
+
+class OneForAll(SimulatedBilasolur):
+    """A site that can send the first car's first photo for every one."""
+
+    one_for_all = False
+
+    def _photo(self, which: str, request: Request) -> Response:
+        first = self.cars[0]
+        return super()._photo(f"{first.cid}/{first.photos[0].p}" if self.one_for_all else which, request)
+
+
+def test_a_photo_that_came_for_every_car_is_kept_for_its_own(new_world: Callable[..., World]) -> None:
+    world = new_world(site=OneForAll(cars=5, photos=2))
+    world.site.one_for_all = True
+    world.crawl(code=3)
+    world.site.one_for_all = False
+    for _ in range(2):
+        a_day_passes(world)
+        done = world.crawl(code=None)
+    assert verdict(done).endswith("10 of 10 photos of cars for sale are stored.")
+    assert len({row["sha256"] for row in world.images().values()}) == 10

@@ -166,10 +166,21 @@ def test_nothing_is_counted_when_most_of_the_new_photos_failed_alike(engine: Eng
 
 
 def test_what_fails_every_night_is_no_bad_night(engine: Engine) -> None:
-    before = {"stored_at": SINCE - timedelta(days=3), "last_attempt_at": SINCE - timedelta(days=3)}
-    add(engine, 20, **before)
-    add(engine, 5, status="failed", reason="http-404", failed_days=1, failed_on=date(2026, 11, 29))
-    assert count(engine) == {("http-404", 2): 5}
+    before = SINCE - timedelta(days=3)
+    add(engine, 20, stored_at=before, last_attempt_at=before)
+    add(engine, 5, status="failed", reason="http-404", first_seen_at=before)
+    assert count(engine) == {("http-404", 1): 5}
+
+
+def test_nothing_is_counted_when_most_photos_of_one_dealer_of_many_failed_alike(engine: Engine) -> None:
+    add(engine, 30)
+    for car in (2, 3, 4):
+        add(engine, 3, car=car, status="failed", reason="http-404")
+    with engine.begin() as connection:
+        connection.execute(update(listings).where(listings.c.external_id != "1").values(dealer_id="76"))
+    assert count(engine) == {("http-404", 0): 9}
+    add(engine, 10, car=4)
+    assert count(engine) == {("http-404", 1): 9}
 
 
 def photo(**values: Any) -> CarImage:

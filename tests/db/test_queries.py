@@ -626,6 +626,9 @@ class TestKnownBytes:
     def test_a_placeholder_and_its_release(self, ledger: Ledger) -> None:
         ledger.save(car(images=[stored("1/1", "x", status="failed", reason="placeholder")]))
         (known,) = self.ask(ledger, (sha256("x"), S3))
+        assert not known.placeholder, "on one car"
+        ledger.save(car("2", images=[stored("2/1", "x", status="failed", reason="placeholder")]))
+        (known,) = self.ask(ledger, (sha256("x"), S3))
         assert known.placeholder
         (known,) = self.ask(ledger, (sha256("x"), S3), released=frozenset({sha256("x")}))
         assert not known.placeholder

@@ -142,10 +142,11 @@ def test_a_page_that_does_not_show_all_takes_nothing_away(ledger: Ledger, photos
     assert {states(ledger)[each][:2] for each in ("1/1", "1/2")} == {("failed", "http-404")}
 
 
-def test_deleted_photos_and_placeholders_stay_what_they_are(ledger: Ledger) -> None:
+def test_deleted_and_spooled_photos_stay_what_they_are(ledger: Ledger) -> None:
     ledger.save(page(failed("1/1", "deleted"), failed("1/2", "placeholder"), pending("1/3", reason="spooled")))
     ledger.save(page(stored("1/11", "a"), stored("1/12", "b"), stored("1/13", "c")))
-    assert [row.reason for row in ledger.rows(images)][:3] == ["deleted", "placeholder", "spooled"]
+    assert [row.reason for row in ledger.rows(images)][:3] == ["deleted", None, "spooled"]
+    assert [row.status for row in ledger.rows(images)][:3] == ["failed", "superseded", "pending"]
 
 
 def test_a_photo_that_comes_from_the_spool_supersedes_the_one_before(ledger: Ledger) -> None:
