@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carscraper.batching import Batcher
+from carscraper.db.ledger import Batcher
 
 
 class Runner:

@@ -21,7 +21,7 @@ from carscraper.base_spiders.base import forget_tree, reason_of
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
 from carscraper.items import GoneCar
-from carscraper.middlewares.carried import carry
+from carscraper.middlewares.answers import carry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

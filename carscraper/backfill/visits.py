@@ -18,7 +18,7 @@ from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tr
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
 from carscraper.items import CarImage, CarItem
-from carscraper.middlewares.carried import carry
+from carscraper.middlewares.answers import carry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

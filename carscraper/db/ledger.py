@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from carscraper.batching import Batcher
 from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained, open_engine, show_database
 from carscraper.db.opening import Saved
@@ -38,9 +37,11 @@ if TYPE_CHECKING:
     from carscraper.db.work import KnownCar
     from carscraper.items import CarImage, CarItem, GoneCar
 
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
@@ -320,3 +321,44 @@ def _is_away(error: DBAPIError) -> bool:
     # SQLSTATE class 57: the server is shutting down or starting; 53: it is out of memory, disk or connections.
     state = getattr(error.orig, "sqlstate", None) or ""
     return error.connection_invalidated or isinstance(error, OperationalError) or state[:2] in {"08", "53", "57"}
+
+
+class Batcher(Generic[T, R]):
+    """Collects what arrives while a call is under way into the next call.
+
+    A call begins *linger* seconds after its first argument arrived, or when *size* arguments wait.
+    """
+
+    def __init__(self, run: Callable[[list[T]], Awaitable[Sequence[R]]], *, size: int, linger: float = 0) -> None:
+        """Take *run*, which gives one result for each of its arguments, in their order."""
+        self._linger = linger
+        self._run = run
+        self._size = size
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def submit(self, argument: T) -> R:
+        """Pass *argument* to the next call and wait for its result; the call's exception is raised here."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((argument, future))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            if self._linger and len(self._waiting) < self._size:
+                await asyncio.sleep(self._linger)
+            group, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+            try:
+                results = await self._run([argument for argument, _ in group])
+                pairs = list(zip(group, results, strict=True))
+            except Exception as error:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), result in pairs:
+                    if not future.done():
+                        future.set_result(result)
+        self._worker = None

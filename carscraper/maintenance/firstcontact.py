@@ -31,7 +31,7 @@ from carscraper.field_coverage import (
 )
 from carscraper.images.inspection import inspect, limits_of
 from carscraper.items import CarItem
-from carscraper.masking import mask
+from carscraper.maintenance.newdealer import mask
 from carscraper.state import state_of
 
 if TYPE_CHECKING:

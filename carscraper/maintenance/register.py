@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from scrapy.spiderloader import get_spider_loader
 
-from carscraper.db import photos, placeholders, registration
+from carscraper.db import photos, placeholders, repairs
 from carscraper.db.photos import KnownImage
 from carscraper.db.repairs import known_keys, reading, rows_of
 from carscraper.db.rules import HAVE_BYTES, PlaceholderRules
@@ -209,7 +209,7 @@ class Register:
     def _sources(self) -> dict[str, str]:
         """Each source by the first part of its keys; the database's spelling goes before the spider's."""
         with reading(self._engine) as connection:
-            found = {slug(source): source for source in registration.sources(connection)}
+            found = {slug(source): source for source in repairs.sources(connection)}
         return {name: dealer.source for name, dealer in self._dealers.items()} | found
 
     def _car_of(self, name: str, metadata: Mapping[str, str] | None = None) -> tuple[str, str] | None:
@@ -235,7 +235,7 @@ class Register:
             return set(names)
         cars = {name: car for name in names if (car := self._car_of(name))}
         with reading(self._engine) as connection:
-            known = registration.cars(connection, cars.values())
+            known = repairs.cars(connection, cars.values())
         return {name for name, car in cars.items() if car in known or "-" in car[1]}
 
     def examine(self, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> Candidate | Outcome:
@@ -276,11 +276,11 @@ class Register:
 
     def write_rows(self, connection: Connection, candidates: Sequence[Candidate]) -> list[Outcome]:
         """Write the rows of objects, in a transaction of the caller's; return what became of each."""
-        cars = registration.cars(connection, {each.car for each in candidates})
+        cars = repairs.cars(connection, {each.car for each in candidates})
         if self._create_cars:
             for each in sorted(candidates, key=lambda each: each.car):
                 if each.car not in cars:
-                    cars[each.car] = registration.CarRow(0, *each.car) if self._dry_run else _create(connection, each)
+                    cars[each.car] = repairs.CarRow(0, *each.car) if self._dry_run else _create(connection, each)
         if not self._dry_run:
             placeholders.lock_covers(connection, sorted({car.listing_id for car in cars.values()}))
         pairs = sorted(cars)
@@ -303,7 +303,7 @@ class Register:
             outcomes.append(answer)
         if not images or self._dry_run:
             return outcomes
-        registration.announce(connection, images.values())
+        repairs.announce(connection, images.values())
         if photos.write(connection, list(images.values()), self._rules.placeholders):
             # One of them was on so many unrelated cars that it is no photo; its row says so now.
             shown = images.keys() - set(rows_of(connection, self.location, images).values())
@@ -354,8 +354,8 @@ def _of_address(photo: CarImage, rows: list[CarImage]) -> CarImage | None:
     return next((row for row in rows if row.identity == photo.identity or unquote(row.source_url) == address), None)
 
 
-def _create(connection: Connection, candidate: Candidate) -> registration.CarRow:
+def _create(connection: Connection, candidate: Candidate) -> repairs.CarRow:
     parts = candidate.parts
     make, model = (None if part == "unknown" else part.replace("-", " ") for part in (parts.make, parts.model))
     vehicle = canonical(make, model)
-    return registration.create_car(connection, *candidate.car, make=vehicle.make, model=vehicle.model, year=parts.year)
+    return repairs.create_car(connection, *candidate.car, make=vehicle.make, model=vehicle.model, year=parts.year)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
+from typing import TYPE_CHECKING, Any
 
 from scrapy.downloadermiddlewares import cookies
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
@@ -12,6 +13,10 @@ from scrapy.downloadermiddlewares.redirect import RedirectMiddleware
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http import HtmlResponse, Request, Response, TextResponse
 from tldextract import TLDExtract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 logger = logging.getLogger(__name__)
 
@@ -154,3 +159,26 @@ class BoundedRedirectMiddleware(RedirectMiddleware):
 # With the first cookie Scrapy would fetch the newest list of public suffixes: on the event loop, without a time limit
 # and past the address filter. tldextract comes with a list. There is no setting for it, and nobody else reads the name.
 cookies._split_domain = TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)  # noqa: SLF001
+
+
+class CarriedMiddleware:
+    """Answers requests of :func:`carry` at once, before anything is downloaded.
+
+    Scrapy 2.19 does not wait for items that a spider's ``start()`` yields when it is told to stop: the crawl hangs.
+    It does for those of a callback, and it bounds how many are under way.
+    """
+
+    def process_request(self, request: Request) -> Response | None:
+        """Answer a request that carries an item with an empty response; let the others through."""
+        return Response(request.url, request=request) if "carried" in request.meta else None
+
+
+def carry(item: Any) -> Request:
+    """Make a request whose only outcome is *item*."""
+    return Request(
+        "carried://item", callback=_deliver, cb_kwargs={"item": item}, meta={"carried": True}, dont_filter=True
+    )
+
+
+def _deliver(_response: Response, item: Any) -> Iterator[Any]:
+    yield item

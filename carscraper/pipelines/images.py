@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from scrapy.exceptions import (
+    CannotResolveHostError,
+    DownloadCancelledError,
+    DownloadTimeoutError,
+    IgnoreRequest,
+    ResponseDataLossError,
+    UnsupportedURLSchemeError,
+)
 from scrapy.http import Request
 from scrapy.http.request import NO_CALLBACK
 from scrapy.utils.datatypes import SequenceExclude
@@ -15,9 +24,14 @@ from scrapy.utils.datatypes import SequenceExclude
 from carscraper.addon import aborting, for_our_spiders, stop_as_failed
 from carscraper.db import photos
 from carscraper.db.ledger import Ledger
-from carscraper.exceptions import DatabaseUnavailableError, ImageRejectedError, StoreError
+from carscraper.exceptions import (
+    BlockedAddressError,
+    DatabaseUnavailableError,
+    ImageRejectedError,
+    RobotsUnreachableError,
+    StoreError,
+)
 from carscraper.items import CarImage, CarItem, Reason, Status
-from carscraper.pipelines.answers import is_whole_range, reason_of
 from carscraper.pipelines.cars import count_photo
 from carscraper.pipelines.keeping import KeepingRules, PhotoKeeper
 from carscraper.state import state_of
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from carscraper.base_spiders.base import CarscraperSpider
+
 
 logger = logging.getLogger(__name__)
 
@@ -274,3 +289,41 @@ def _fail(image: CarImage, reason: str) -> None:
         setattr(image, name, None)
     if reason == Reason.DELETED:
         image.source_sha256 = served  # a tombstone says of which bytes
+
+
+def is_whole_range(content_range: bytes | None) -> bool:
+    """Return whether a 206 answer has all of it, as far as it says.
+
+    >>> [is_whole_range(each) for each in (b"bytes 0-9/10", b"bytes 0-9/*", None, b"bytes 0-8/10", b"bytes 1-9/10")]
+    [True, True, True, False, False]
+    """
+    found = re.fullmatch(rb"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", content_range or b"", re.IGNORECASE)
+    if found is None:
+        return True  # the bytes will tell
+    first, last, size = found.groups()
+    return int(first) == 0 and (size == b"*" or int(last) + 1 == int(size))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the :class:`Reason` for which nothing came."""
+    if isinstance(error, BlockedAddressError):
+        return Reason.BLOCKED_ADDRESS
+    if isinstance(error, DownloadTimeoutError):
+        return Reason.TIMEOUT
+    if isinstance(error, DownloadCancelledError) or (
+        isinstance(error, IgnoreRequest) and "DOWNLOAD_MAXSIZE" in str(error)
+    ):
+        return Reason.TOO_LARGE
+    if isinstance(error, RobotsUnreachableError):
+        return Reason.ROBOTS_UNREACHABLE
+    if isinstance(error, IgnoreRequest):
+        return Reason.ROBOTS_TXT if "robots.txt" in str(error) else Reason.IGNORED
+    if isinstance(error, ResponseDataLossError):
+        return Reason.TRUNCATED
+    if isinstance(error, CannotResolveHostError):
+        return Reason.HOST_UNKNOWN
+    if isinstance(error, UnsupportedURLSchemeError | ValueError):
+        return Reason.BAD_ADDRESS
+    if isinstance(error, OSError) or type(error).__module__.startswith(("scrapy.", "twisted.")):
+        return Reason.UNREACHABLE
+    return Reason.ERROR

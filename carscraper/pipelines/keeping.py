@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from array import array
 from dataclasses import dataclass
+from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,6 @@ from carscraper.images.inspection import inspect, limits_of
 from carscraper.images.metadata import strip_metadata, with_end
 from carscraper.images.thumbnails import thumbnail
 from carscraper.items import CarImage, CarItem, Reason, Status
-from carscraper.runs.latency import Latency
 from carscraper.storage.keys import Upload, image_key, thumbnail_key
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from carscraper.base_spiders.base import CarscraperSpider
     from carscraper.images.inspection import Photo
     from carscraper.storage.store import ImagesFilesStore
+
 
 logger = logging.getLogger(__name__)
 
@@ -249,3 +251,32 @@ class PhotoKeeper:
             return False
         self._crawler.stats.inc_value("carscraper/spool/uploaded")
         return True
+
+
+class Latency:
+    """Durations, four bytes each.
+
+    >>> latency = Latency()
+    >>> for seconds in range(1, 101):
+    ...     latency.add(seconds)
+    >>> latency.quantile(0.5), latency.quantile(0.95)
+    (50.0, 95.0)
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._seconds = array("f")
+
+    def add(self, seconds: float) -> None:
+        """Add one duration."""
+        self._seconds.append(seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """Return the seconds within which *share* of all were done; ``None`` if there were none.
+
+        >>> print(Latency().quantile(0.5))
+        None
+        """
+        if not self._seconds:
+            return None
+        return sorted(self._seconds)[max(1, ceil(share * len(self._seconds))) - 1]

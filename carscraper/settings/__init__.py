@@ -81,7 +81,7 @@ EXTENSIONS = {
 FEED_STORAGES = {"s3": "carscraper.runs.feeds.S3Feed"}
 DOWNLOADER_MIDDLEWARES = {
     # Before all others (robots.txt is 100): these requests go nowhere.
-    "carscraper.middlewares.carried.CarriedMiddleware": 50,
+    "carscraper.middlewares.answers.CarriedMiddleware": 50,
     # Ours waits before it tries again, honours Retry-After and knows refused addresses; Scrapy's retries at once.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "carscraper.middlewares.retry.PatientRetryMiddleware": 550,

@@ -20,13 +20,11 @@ from scrapy import Request, signals
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
-from carscraper.backfill.archive import Archive
 from carscraper.backfill.gone import SecondLook
-from carscraper.backfill.imports import IMPORTING
 from carscraper.backfill.options import Options
-from carscraper.backfill.rehearsal import dry_run_settings, sample_settings
+from carscraper.backfill.pipelines import IMPORTING, dry_run_settings, sample_settings
 from carscraper.backfill.visits import AT_ONCE
-from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
+from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Archive, Worklist
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db import work
 from carscraper.db.ledger import Ledger, retry_rules

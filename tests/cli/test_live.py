@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.http import HtmlResponse
 
-from carscraper.masking import mask
+from carscraper.maintenance.newdealer import mask
 from carscraper.spiders.bilasolur import BilasolurSpider
 from tests import services
 from tests.dealers.bilasolur import SimulatedBilasolur

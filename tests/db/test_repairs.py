@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from carscraper.db import inventory, registration, repairs
+from carscraper.db import inventory, repairs
 from carscraper.db.engine import open_engine
 from tests import services
 from tests.maintenance.stock import Stock
@@ -133,7 +133,7 @@ def test_known_keys_and_rows(stock: Rows, engine: Engine) -> None:
         assert repairs.known_keys(connection, STORE, [*keys, "x"]) == {keys[0]}
         assert repairs.known_keys(connection, None, [*keys, "x"]) == set(keys)
         assert repairs.rows_of(connection, STORE, keys) == {1: keys[0]}
-        assert registration.sources(connection) == ["Bilasolur"]
+        assert repairs.sources(connection) == ["Bilasolur"]
 
 
 def test_set_urls_and_hashes_only_where_the_key_is_still_the_same(stock: Rows, engine: Engine) -> None:
@@ -148,8 +148,8 @@ def test_set_urls_and_hashes_only_where_the_key_is_still_the_same(stock: Rows, e
 
 def test_a_car_is_made_once(stock: Rows, engine: Engine) -> None:
     with engine.begin() as connection:
-        first = registration.create_car(connection, "Hekla", "7", make="Kia", model=None, year=2019)
-        again = registration.create_car(connection, "Hekla", "7", make="Other", model=None, year=1999)
+        first = repairs.create_car(connection, "Hekla", "7", make="Kia", model=None, year=2019)
+        again = repairs.create_car(connection, "Hekla", "7", make="Other", model=None, year=1999)
     assert first == again
     row = stock.listing("7")
     assert row is not None

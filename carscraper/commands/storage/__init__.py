@@ -3,20 +3,7 @@
 from __future__ import annotations
 
 from carscraper.command import VerbCommand
-from carscraper.commands.storage import (
-    audit,
-    browse,
-    check,
-    delete,
-    discover,
-    estimate,
-    hits,
-    invalidate,
-    lifecycle,
-    objects,
-    policy,
-    setup,
-)
+from carscraper.commands.storage import audit, browse, caches, delete, estimate, objects, rules, setup
 
 GONE = {
     "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
@@ -28,14 +15,14 @@ GONE = {
 
 
 class Command(VerbCommand):
-    """The verbs, a module each, in the order in which they are shown."""
+    """The verbs in the order in which they are shown."""
 
     summary = "Everything about the bucket: set up, check, look, change, audit"
     verbs = (
-        setup.VERB,
-        check.VERB,
-        policy.VERB,
-        lifecycle.VERB,
+        setup.SETUP,
+        setup.CHECK,
+        rules.POLICY,
+        rules.LIFECYCLE,
         browse.LIST,
         browse.STATS,
         estimate.VERB,
@@ -44,9 +31,9 @@ class Command(VerbCommand):
         objects.PRESIGN,
         objects.URL,
         delete.VERB,
-        audit.VERB,
-        discover.VERB,
-        hits.VERB,
-        invalidate.VERB,
+        audit.AUDIT,
+        audit.DISCOVER,
+        caches.HITS,
+        caches.INVALIDATE,
     )
     gone = GONE

@@ -1,10 +1,11 @@
-"""``audit``: database, bucket and bytes beside each other."""
+"""``scrapy storage audit`` compares database, bucket and bytes; ``discover`` registers what only the bucket knows."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
     from carscraper.db.inventory import Comparison
     from carscraper.maintenance.audit import Audit
+    from carscraper.maintenance.register import Outcome
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument("--deep", action="store_true", help="read every object and compare its SHA-256 with the row")
     reading.add_argument("--sample", type=positive, metavar="N", help="read N objects, chosen at random")
@@ -51,7 +53,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(context: Context, arguments: argparse.Namespace) -> int:
+def _audit(context: Context, arguments: argparse.Namespace) -> int:
     from carscraper.db.inventory import comparing
     from carscraper.maintenance.audit import Audit
 
@@ -210,4 +212,73 @@ def _delete(
     return ExitCode.PARTIAL if faults > old or done["kept"] or done["pending"] else ExitCode.SUCCESS
 
 
-VERB = Verb("audit", "Compare database, bucket and bytes; mend what differs", _run, _arguments, changes=True)
+AUDIT = Verb("audit", "Compare database, bucket and bytes; mend what differs", _audit, _audit_arguments, changes=True)
+
+
+_LEFT = ("unknown-car", "not-a-photo", "other-bytes", "unreadable", "foreign")
+"""What makes the exit code 3."""
+
+
+def _discover_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", metavar="NAME", help="only objects whose names begin like this")
+    parser.add_argument("--limit", type=positive, metavar="N", help="read at most N objects")
+    parser.add_argument(
+        "--create-cars", action="store_true", help="make an inactive row for a car that the database does not have"
+    )
+
+
+def _say(context: Context, outcome: Outcome) -> None:
+    if context.console.as_json:
+        data = {"key": outcome.name, "outcome": outcome.what}
+        context.console.line(json.dumps(data | ({"detail": outcome.detail} if outcome.detail else {})))
+        return
+    detail = f" ({outcome.detail})" if outcome.detail else ""
+    context.console.line(printable(f"{outcome.what}: {outcome.name}{detail}"))
+
+
+def _discover(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.maintenance.register import REGISTERED, PhotoRules, Register, dealers
+
+    options, console = context.options, context.console
+    below = arguments.prefix or options.prefix
+    if not below.startswith(options.prefix):
+        raise ConfigurationError(f"--prefix {printable(below)} is outside S3_PREFIX={options.prefix}.")
+    where = f"s3://{options.bucket}/{printable(below)}"
+    if not arguments.dry_run and not console.confirm(f"Register what {where} has and the ledger does not know?"):
+        console.note("Nothing was changed.")
+        return ExitCode.PARTIAL
+    outcomes: Counter[str] = Counter()
+    client = context.client
+    with context.database(create=not arguments.dry_run) as engine:
+        register = Register(
+            client,
+            engine,
+            options,
+            PhotoRules.from_settings(context.settings),
+            dealers=dealers(context.settings),
+            create_cars=arguments.create_cars,
+            dry_run=arguments.dry_run,
+        )
+        for outcome in register.discover(below, limit=arguments.limit):
+            outcomes[outcome.what] += 1
+            console.progress(f"{register.counts['objects']:,} objects, {outcomes[REGISTERED]:,} registered")
+            if outcome.what != REGISTERED or arguments.dry_run or console.as_json:
+                console.end_progress()
+                _say(context, outcome)
+    console.end_progress()
+    counts = register.counts
+    numbers = {name: counts[name] for name in ("objects", "known", "foreign")} | {REGISTERED: outcomes[REGISTERED]}
+    others = "".join(f", {what} {number:,}" for what, number in sorted(outcomes.items()) if what != REGISTERED)
+    text = (
+        f"Objects {counts['objects']:,}: known {counts['known']:,}, not under our key scheme {counts['foreign']:,}, "
+        f"{'to be registered' if arguments.dry_run else 'registered'} {outcomes[REGISTERED]:,}{others}."
+    )
+    result(context, "summary", numbers | dict(outcomes) | {"dry_run": arguments.dry_run}, [text])
+    if outcomes["unknown-car"] and not arguments.create_cars:
+        console.note("--create-cars makes inactive rows for the cars that the database does not have.")
+    return ExitCode.PARTIAL if any(outcomes[what] for what in _LEFT) else ExitCode.SUCCESS
+
+
+DISCOVER = Verb(
+    "discover", "Register objects that the ledger does not know", _discover, _discover_arguments, changes=True
+)

@@ -1,4 +1,4 @@
-"""``scrapy storage setup``: make the bucket, or bring it into shape; shows the difference first."""
+"""``scrapy storage setup`` makes the bucket or brings it into shape, ``check`` tests the connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from carscraper.command import Verb
 from carscraper.commands.storage.common import typed
-from carscraper.commands.storage.policy import scope
+from carscraper.commands.storage.rules import scope
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.logs import printable
 from carscraper.maintenance import lifecycle
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from carscraper.maintenance.bucket import Bucket
     from carscraper.maintenance.features import Change, Wanted
 
+
 _ARNS = {
     "lambda": r"arn:aws(?:-cn|-us-gov)?:lambda:([a-z0-9-]+):[0-9]{12}:function:[\w-]+(:[\w$-]+)?",
     "sqs": r"arn:aws(?:-cn|-us-gov)?:sqs:([a-z0-9-]+):[0-9]{12}:[\w-]+",
 }
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _setup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fallback-bucket", metavar="NAME", type=_bucket, help="if AWS_S3_BUCKET is somebody else's")
     parser.add_argument(
         "--public", action="store_true", help="everybody may read photos and thumbnails (else public access is blocked)"
@@ -119,7 +120,7 @@ class _Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def _run(context: Context, options: argparse.Namespace) -> int:
+def _setup(context: Context, options: argparse.Namespace) -> int:
     from carscraper.maintenance.bucket import Bucket, BucketTakenError
 
     ours = context.options
@@ -319,10 +320,54 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
     return ExitCode.PARTIAL if in_vain or outcome.taken_back else ExitCode.SUCCESS
 
 
-VERB = Verb(
+SETUP = Verb(
     "setup",
     "Make the bucket, or bring one that is there into shape: access, encryption, versions, rules",
-    _run,
-    _arguments,
+    _setup,
+    _setup_arguments,
     changes=True,
+)
+
+
+_MARKS = {True: "✓", False: "✗", None: "–"}
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--public", dest="public", action="store_true", default=None, help="photos should be readable by anybody"
+    )
+    which.add_argument(
+        "--private",
+        dest="public",
+        action="store_false",
+        help="nobody should read photos without credentials; without either word it is public if IMAGES_PUBLIC_URL is "
+        "set or the bucket's policy lets everybody read",
+    )
+
+
+def _check(context: Context, arguments: argparse.Namespace) -> int:
+    from carscraper.maintenance.check import check
+
+    options, console = context.options, context.console
+    if not context.settings.getbool("USE_S3_STORAGE"):
+        console.note("USE_S3_STORAGE is off: crawls keep photos elsewhere.")
+    steps = []
+    for step in check(options, public=arguments.public):
+        steps.append(step)
+        if not console.as_json:
+            said = f"{step.detail} → {step.fix}" if step.fix else step.detail
+            console.line(f"{_MARKS[step.ok]} {step.name:17}  {printable(said)}")
+    good = all(step.ok is not False for step in steps)
+    if console.as_json:
+        where = {"bucket": options.bucket, "endpoint": options.endpoint}
+        console.result({"ok": good, **where, "steps": [asdict(step) for step in steps]}, "")
+    return ExitCode.SUCCESS if good else ExitCode.FAILED
+
+
+CHECK = Verb(
+    "check",
+    "Test the connection: credentials, bucket, objects, addresses; each failure with its fix",
+    _check,
+    _check_arguments,
 )

@@ -1,30 +1,89 @@
-"""``scrapy storage invalidate``: CloudFront drops objects that were changed or deleted."""
+"""``scrapy storage hits`` and ``invalidate``: the caches in front of the bucket, nginx's and CloudFront's."""
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import json
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carscraper.command import Verb
+from carscraper.console import human_bytes, table
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.logs import printable
 from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Iterator
 
     from carscraper.command import Context
     from carscraper.maintenance import cdn
 
-_SHOWN = 20  # paths of a plan for people
+
+_FROM_CACHE = ("HIT", "STALE", "UPDATING", "REVALIDATED")
+_VIEWED = frozenset({200, 206, 304})
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _hits_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", metavar="LOG", nargs="+", help="nginx's log, also .gz; - is standard input")
+
+
+def _log_lines(name: str) -> Iterator[bytes]:
+    if name == "-":
+        yield from sys.stdin.buffer
+        return
+    try:
+        with gzip.open(name) if name.endswith(".gz") else Path(name).open("rb") as log:
+            yield from log
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"The log {printable(name)} can't be read ({reason}).") from error
+
+
+def _hits(context: Context, arguments: argparse.Namespace) -> int:
+    views: Counter[str] = Counter()  # by nginx's $upstream_cache_status
+    sizes: Counter[str] = Counter()
+    unreadable = 0
+    for line in (line for name in arguments.logs for line in _log_lines(name)):
+        try:
+            entry: dict[str, Any] = json.loads(line.decode("utf-8", "replace"))
+            is_view = entry["method"] == "GET" and entry["status"] in _VIEWED
+            cache, size = str(entry["cache"]), int(entry["bytes"])
+        except (ValueError, TypeError, KeyError):
+            unreadable += bool(line.strip())
+            continue
+        if is_view and cache:
+            views[cache] += 1
+            sizes[cache] += size
+    total, hits = views.total(), sum(views[status] for status in _FROM_CACHE)
+    rate = hits / total if total else None
+    statuses = {name: {"views": views[name], "bytes": sizes[name]} for name in sorted(views)}
+    data = {"views": total, "hits": hits, "hit_rate": rate, "by_status": statuses, "unreadable": unreadable}
+    rows = [(printable(name), f"{each['views']:,}", human_bytes(each["bytes"])) for name, each in statuses.items()]
+    lines = [*table(["cache", "views", "bytes"], rows, right=[1, 2])] if rows else []
+    share = "" if rate is None else f" ({rate:.1%})"
+    context.console.result(data, [*lines, f"Views {total:,}, of which from the cache {hits:,}{share}."])
+    if unreadable:
+        context.console.note(f"Lines that are not in the format of deploy/nginx.conf, not counted: {unreadable:,}.")
+        return ExitCode.PARTIAL
+    return ExitCode.SUCCESS
+
+
+HITS = Verb("hits", "Count the hot cache's hit rate from nginx's log", _hits, _hits_arguments)
+
+
+_LISTED = 20  # paths of a plan for people
+
+
+def _invalidate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a key, a permanent URL, or either with * at its end")
     parser.add_argument("--from-file", metavar="FILE", help="read more of them from FILE, one a line; - is stdin")
 
 
-def _run(context: Context, options: argparse.Namespace) -> int:
+def _invalidate(context: Context, options: argparse.Namespace) -> int:
     from carscraper.maintenance import cdn
     from carscraper.storage.client import open_client
 
@@ -38,8 +97,8 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     requests = len(cdn.batches(paths))
     data = {"distribution": distribution, "paths": paths}
     what = f"paths: {len(paths):,}, requests: {requests:,}"
-    shown = [f"  {printable(path)}" for path in paths[:_SHOWN]]
-    shown += [f"  … and {len(paths) - _SHOWN:,} more"] if len(paths) > _SHOWN else []
+    shown = [f"  {printable(path)}" for path in paths[:_LISTED]]
+    shown += [f"  … and {len(paths) - _LISTED:,} more"] if len(paths) > _LISTED else []
     if options.dry_run:
         head = f"The distribution {distribution} would be sent an invalidation ({what}):"
         console.result({**data, "dry_run": True}, [head, *shown])
@@ -88,6 +147,10 @@ def _paths(context: Context, options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(path for text in given for path in cdn.requested_paths(text, bases, its.public_url)))
 
 
-VERB = Verb(
-    "invalidate", "Have CloudFront drop changed or deleted objects from its caches", _run, _arguments, changes=True
+INVALIDATE = Verb(
+    "invalidate",
+    "Have CloudFront drop changed or deleted objects from its caches",
+    _invalidate,
+    _invalidate_arguments,
+    changes=True,
 )

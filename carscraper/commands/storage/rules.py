@@ -1,8 +1,10 @@
-"""``scrapy storage lifecycle``: when objects move to cheaper classes, and when they go."""
+"""``scrapy storage policy`` prints the least rights; ``lifecycle``: when objects change their class, and when they go."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from scrapy.spiderloader import get_spider_loader
@@ -16,10 +18,88 @@ from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
     from carscraper.command import Context
+    from carscraper.maintenance import policies
     from carscraper.maintenance.lifecycle import Rule
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+_ROLES = ("crawl", "backfill", "admin")
+_BUCKET = ("public", "cloudfront", "tls")
+
+
+def scope(context: Context, bucket: str | None = None) -> policies.Scope:
+    """Return what policies are about: the settings' bucket, or another one by its name."""
+    from carscraper.maintenance import policies
+
+    options = context.options
+    outputs = None
+    if context.settings.getbool("S3_UPLOAD_ON_COMPLETION"):
+        from carscraper.storage.outputs import OutputOptions
+
+        its = OutputOptions.from_settings(context.settings)
+        outputs = policies.Outputs(bucket=its.s3.bucket, prefix=its.prefix, tags=bool(its.client))
+    return policies.Scope(
+        bucket=bucket or options.bucket,
+        region=options.region,
+        prefix=options.prefix,
+        tags=bool(options.tags),
+        sse=options.sse,
+        distribution=context.settings.get("CLOUDFRONT_DISTRIBUTION_ID"),
+        outputs=outputs,
+    )
+
+
+def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", nargs="?", choices=_ROLES, help="whose rights, as an IAM policy")
+    parser.add_argument("--bucket-policy", choices=_BUCKET, help="a policy of the bucket instead")
+    parser.add_argument(
+        "--distribution-arn",
+        metavar="ARN",
+        type=_distribution,
+        help="the CloudFront distribution, for --bucket-policy cloudfront",
+    )
+
+
+def _distribution(text: str) -> str:
+    if not re.fullmatch(r"arn:aws(-cn|-us-gov)?:cloudfront::[0-9]{12}:distribution/[A-Z0-9]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no distribution; write arn:aws:cloudfront::ACCOUNT:distribution/ID"
+        )
+    return text
+
+
+def _policy(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.maintenance import policies
+
+    if bool(options.role) == bool(options.bucket_policy):
+        raise ConfigurationError("Name one policy: crawl, backfill or admin, or --bucket-policy public|cloudfront|tls.")
+    if bool(options.distribution_arn) != (options.bucket_policy == "cloudfront"):
+        raise ConfigurationError("--bucket-policy cloudfront and --distribution-arn belong together.")
+    where = scope(context)
+    of_role = {"crawl": policies.crawl, "backfill": policies.backfill, "admin": policies.admin}
+    found = of_role[options.role](where) if options.role else policies.document(_statement(options, where))
+    context.console.result(found, json.dumps(found, ensure_ascii=False, indent=2))
+    return ExitCode.SUCCESS
+
+
+def _statement(options: argparse.Namespace, where: policies.Scope) -> dict[str, Any]:
+    from carscraper.maintenance import policies
+
+    if options.bucket_policy == "tls":
+        return policies.tls_only(where)
+    if options.bucket_policy == "public":
+        return policies.public_read(where)
+    return policies.cloudfront_read(where, options.distribution_arn)
+
+
+POLICY = Verb(
+    "policy",
+    "Print the least rights for a crawl, a backfill or the administration, or a policy for the bucket",
+    _policy,
+    _policy_arguments,
+)
+
+
+def _lifecycle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", choices=["show", "plan", "apply"], help="show the rules, or what would change, or do it"
     )
@@ -72,7 +152,7 @@ def _rules(options: argparse.Namespace, prefix: str) -> list[Rule]:
     return rules
 
 
-def _run(context: Context, options: argparse.Namespace) -> int:
+def _lifecycle(context: Context, options: argparse.Namespace) -> int:
     from carscraper.maintenance.bucket import Bucket
     from carscraper.maintenance.features import Change, Wanted, lifecycle_plan
 
@@ -88,7 +168,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
         raise ConfigurationError(f"There is no bucket {its.name}: `scrapy storage setup` makes it.")
     before = its.read("lifecycle")
     if options.what == "show":
-        return _show(context, (before or {}).get("Rules", []))
+        return _show_rules(context, (before or {}).get("Rules", []))
     after, lines = lifecycle_plan(before, rules, options.remove)
     folders = set(get_spider_loader(context.settings).list()) | {"archive"}  # what photos' keys begin with
     notes = lifecycle.warnings([each for each in rules if any(each["ID"] in line for line in lines)], prefix, folders)
@@ -110,7 +190,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     return ExitCode.SUCCESS
 
 
-def _show(context: Context, rules: list[Rule]) -> int:
+def _show_rules(context: Context, rules: list[Rule]) -> int:
     listed: list[dict[str, Any]] = [
         {
             "id": rule.get("ID"),
@@ -128,10 +208,10 @@ def _show(context: Context, rules: list[Rule]) -> int:
     return ExitCode.SUCCESS
 
 
-VERB = Verb(
+LIFECYCLE = Verb(
     "lifecycle",
     "Show or change when objects move to cheaper classes and when they are deleted",
-    _run,
-    _arguments,
+    _lifecycle,
+    _lifecycle_arguments,
     changes=True,
 )
