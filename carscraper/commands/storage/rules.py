@@ -1,4 +1,4 @@
-"""``scrapy storage policy`` prints the least rights; ``lifecycle``: when objects change their class, and when they go."""
+"""``scrapy storage policy`` prints the least rights; ``lifecycle``: when objects change their class, or go."""
 
 from __future__ import annotations
 
