@@ -152,11 +152,11 @@ class ProjectCommand(ScrapyCommand):
         if args:
             self._refuse(args, opts)
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
-        from carscraper.db.engine import explained  # noqa: PLC0415 - see above
+        from carscraper.db.engine import explained_database  # noqa: PLC0415 - see above
 
         with border(self):
             try:
-                with explained():
+                with explained_database():
                     settings = checked(self.settings) if self.checks_settings else self.settings
                     self.exitcode = self.work(Context(settings, console), opts)
                 sys.stdout.flush()

@@ -5,7 +5,7 @@ address (``"tags": ["red"]`` is passed over), at any depth, though not inside an
 the order of their names; names that begin with a dot and links to folders are passed over.
 
 The address of a photo is its ``url``, else its ``image_url``, else its ``thumb_url``. Its key is its ``key``, else
-what :func:`key_of` makes of the address.
+what :func:`key_from_address` makes of the address.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _HUGE_NUMBER = re.compile(rb"[0-9]{320}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """One photo of a manifest."""
 
     url: str
@@ -66,7 +66,7 @@ class Entry:
     """The file and the line; in a JSON file, the number of the photo, from 1."""
 
 
-def read_manifest(path: Path, *, strip_prefix: str = STRIP_PREFIX) -> Iterator[Entry]:
+def read_manifest(path: Path, *, strip_prefix: str = STRIP_PREFIX) -> Iterator[ManifestEntry]:
     """Return every photo of the manifest at *path*; a line that can't be read is an entry with a problem.
 
     Raises:
@@ -93,7 +93,7 @@ def _elements_of(files: list[tuple[Path, str]]) -> Iterator[tuple[object, str]]:
 # --- addresses and keys -------------------------------------------------------------------------------------
 
 
-def key_of(url: str, *, strip_prefix: str) -> str:
+def key_from_address(url: str, *, strip_prefix: str) -> str:
     """Return the key of the photo at *url*: its path, decoded, without *strip_prefix*; a query leaves a digest.
 
     >>> key_of("https://img.example.com/auctionimages/3483/1713553344/i0178-1.jpg", strip_prefix="auctionimages/")
@@ -140,24 +140,24 @@ def _split(url: str) -> SplitResult:
     raise ValueError("not a web address")
 
 
-def _entry(element: object, where: str, strip_prefix: str) -> Entry:
+def _entry(element: object, where: str, strip_prefix: str) -> ManifestEntry:
     """Make an entry of what a reader found: an object, an address, or the error that stands in their place."""
     if isinstance(element, ValueError):
-        return Entry("", "", str(element), where)
+        return ManifestEntry("", "", str(element), where)
     fields: Mapping[str, object] = element if isinstance(element, dict) else {"url": element}
     given = (value.strip() for name in _ADDRESSES if isinstance(value := fields.get(name), str))
     url = next(filter(None, given), "")
     if not url:
-        return Entry("", "", "no url", where)
+        return ManifestEntry("", "", "no url", where)
     key = fields.get("key")
     key = key.strip() if isinstance(key, str) else key
     try:
         if key is None or key == "":
-            return Entry(url, key_of(url, strip_prefix=strip_prefix), None, where)
+            return ManifestEntry(url, key_from_address(url, strip_prefix=strip_prefix), None, where)
         _split(url)
-        return Entry(url, clean_key(key if isinstance(key, str) else ""), None, where)
+        return ManifestEntry(url, clean_key(key if isinstance(key, str) else ""), None, where)
     except ValueError as error:
-        return Entry(url, "", str(error), where)
+        return ManifestEntry(url, "", str(error), where)
 
 
 # --- files --------------------------------------------------------------------------------------------------

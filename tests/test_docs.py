@@ -19,7 +19,7 @@ from dotenv import dotenv_values
 import carscraper
 import carscraper.settings
 from carscraper.backfill.options import Options
-from carscraper.commands.storage import GONE
+from carscraper.commands.storage import REMOVED_VERBS
 from carscraper.commands.storage import Command as StorageCommand
 from carscraper.db.coverage import ForSale
 from carscraper.db.models import Base
@@ -127,7 +127,7 @@ def test_commands_exist(page: Path) -> None:
                 "database": {"upgrade", "version"},
                 "storage": {each.name for each in StorageCommand.verbs} | {"VERB"},
             }
-            known["storage"] |= GONE.keys() if page.name == "CHANGELOG.md" else set()
+            known["storage"] |= REMOVED_VERBS.keys() if page.name == "CHANGELOG.md" else set()
             known |= {"crawlall": set(), "checkdealers": set(), "newdealer": {"example"}}
             known |= {"runs": {"list", "show", "compare", "upload"}, "worker": set()}
             known |= {"queue": {"show", "cancel", "setup"}}

@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 
 from carscraper import manifest
 from carscraper.exceptions import ConfigurationError
-from carscraper.manifest import MAX_KEY, MAX_LINE, Entry, clean_key, count_entries, key_of, read_manifest
+from carscraper.manifest import (
+    MAX_KEY,
+    MAX_LINE,
+    ManifestEntry,
+    clean_key,
+    count_entries,
+    key_from_address,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +54,7 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def read(path: Path, **options: Any) -> list[Entry]:
+def read(path: Path, **options: Any) -> list[ManifestEntry]:
     entries = list(read_manifest(path, **options))
     assert count_entries(path) in {len(entries), None}
     return entries
@@ -62,9 +70,9 @@ def problems(path: Path) -> list[tuple[str | None, str]]:
     return [(entry.problem, entry.where) for entry in read(path)]
 
 
-def refused(path: Path) -> tuple[list[Entry], str]:
+def refused(path: Path) -> tuple[list[ManifestEntry], str]:
     """What a manifest gives before it is refused, and the message with which it is."""
-    given: list[Entry] = []
+    given: list[ManifestEntry] = []
     with pytest.raises(ConfigurationError) as caught:
         given.extend(read_manifest(path))
     message = str(caught.value)
@@ -117,8 +125,8 @@ def test_formats(tmp_path: Path) -> None:
 def test_what_an_entry_holds(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", f"\n{json.dumps({'url': f' {URL} '})}\n{{}}\n")
     assert read(path) == [
-        Entry(url=URL, key=KEY, problem=None, where="a.jsonl:2"),
-        Entry(url="", key="", problem="no url", where="a.jsonl:3"),
+        ManifestEntry(url=URL, key=KEY, problem=None, where="a.jsonl:2"),
+        ManifestEntry(url="", key="", problem="no url", where="a.jsonl:3"),
     ]
 
 
@@ -480,19 +488,22 @@ def test_a_broken_gzip_file(tmp_path: Path, damage: str) -> None:
     ],
 )
 def test_the_key_of_an_address(path: str, made: str) -> None:
-    assert key_of(f"https://example.com{path}", strip_prefix="auctionimages/") == made
+    assert key_from_address(f"https://example.com{path}", strip_prefix="auctionimages/") == made
 
 
 @pytest.mark.parametrize("prefix", ["auctionimages/", "auctionimages", "/auctionimages/"])
 def test_a_prefix_is_whole_segments(prefix: str) -> None:
-    assert key_of(URL, strip_prefix=prefix) == KEY
+    assert key_from_address(URL, strip_prefix=prefix) == KEY
 
 
 def test_a_query_is_part_of_the_name() -> None:
     digest = hashlib.sha256(b"w=1&h=2").hexdigest()[:8]
     for path, made in [("a.b/c.d.jpg", f"a.b/c.d-{digest}.jpg"), ("a.b/c", f"a.b/c-{digest}")]:
-        assert key_of(f"https://example.com/{path}?w=1&h=2", strip_prefix="") == made
-    others = {key_of(f"https://example.com/a.jpg{query}", strip_prefix="") for query in ("", "?1", "?2", "?%31", "?1=")}
+        assert key_from_address(f"https://example.com/{path}?w=1&h=2", strip_prefix="") == made
+    others = {
+        key_from_address(f"https://example.com/a.jpg{query}", strip_prefix="")
+        for query in ("", "?1", "?2", "?%31", "?1=")
+    }
     assert len(others) == 5
 
 
@@ -508,7 +519,7 @@ def test_a_query_is_part_of_the_name() -> None:
 )
 def test_no_web_address(address: str) -> None:
     with pytest.raises(ValueError, match=r"^not a web address$"):
-        key_of(address, strip_prefix="")
+        key_from_address(address, strip_prefix="")
 
 
 @pytest.mark.parametrize(
@@ -522,7 +533,7 @@ def test_no_web_address(address: str) -> None:
 )
 def test_a_bad_key(path: str) -> None:
     with pytest.raises(ValueError, match=r"^bad key$"):
-        key_of(f"https://example.com{path}", strip_prefix="auctionimages/")
+        key_from_address(f"https://example.com{path}", strip_prefix="auctionimages/")
 
 
 def test_the_longest_key() -> None:
@@ -571,7 +582,7 @@ def test_a_clean_key_is_safe(text: str) -> None:
     prefix=st.one_of(st.just("auctionimages/"), HOSTILE),
 )
 def test_the_key_of_any_address_is_safe(address: str, prefix: str) -> None:
-    made, problem = attempt(key_of, address, strip_prefix=prefix)
+    made, problem = attempt(key_from_address, address, strip_prefix=prefix)
     assert problem in {"", "bad key", "not a web address"}
     if not problem:
         assert_safe(made)
@@ -581,7 +592,7 @@ def test_the_key_of_any_address_is_safe(address: str, prefix: str) -> None:
 def test_every_key_has_an_address_and_is_its_key(name: str) -> None:
     _, problem = attempt(clean_key, name)
     if not problem:
-        assert key_of(f"{HOST}/{quote(name)}", strip_prefix="") == name
+        assert key_from_address(f"{HOST}/{quote(name)}", strip_prefix="") == name
 
 
 @settings(deadline=None)  # a disk may be slow

@@ -17,7 +17,7 @@ from scrapy import Request
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.visits import AT_ONCE, CarVisits
-from carscraper.base_spiders.base import forget_tree, reason_of
+from carscraper.base_spiders.base import forget_tree, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
 from carscraper.items import GoneCar
@@ -173,7 +173,7 @@ class SecondLook(CarVisits):
     def control_failed(self, failure: Failure) -> None:
         """Let a page that does not come say nothing."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        logger.warning("A page of a car for sale does not come: %r (%s)", request.url, reason_of(failure))
+        logger.warning("A page of a car for sale does not come: %r (%s)", request.url, why_no_page(failure))
         self._control_heard(request.cb_kwargs["source"])
 
     def _control_heard(self, source: str) -> None:

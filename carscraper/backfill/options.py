@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-KINDS = ("missing", "temporary", "failed", "local")
+ONLY = ("missing", "temporary", "failed", "local")
 """Why a car can be work."""
 DEFAULT_LIMIT = "100"
 
@@ -29,7 +29,7 @@ class Options:
     limit: int | None
     """Photos for each source; ``None``: all."""
     only: str | None
-    """One of :data:`KINDS`."""
+    """One of :data:`ONLY`."""
     include_inactive: bool
     dry_run: bool
     sample: int | None
@@ -101,8 +101,8 @@ class Options:
 
 
 def _only(word: str) -> str | None:
-    if word and word not in KINDS:
-        raise ConfigurationError(f"only is {word!r}; write one of {', '.join(KINDS)}.")
+    if word and word not in ONLY:
+        raise ConfigurationError(f"only is {word!r}; write one of {', '.join(ONLY)}.")
     return word or None
 
 

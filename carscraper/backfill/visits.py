@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from scrapy import Request, signals
 
 from carscraper.backfill.worklist import TYPICAL_PHOTOS
-from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, reason_of, status_of
+from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, status_of, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
 from carscraper.items import CarImage, CarItem
@@ -195,7 +195,7 @@ class CarVisits(CarscraperSpider):
             if status_of(failure) in {404, 410}:
                 yield from self._counted(self._gone(car, again=again, card=card))
             else:
-                self._page_failed(request.url, reason_of(failure))
+                self._page_failed(request.url, why_no_page(failure))
         finally:
             self._visited(car, request.cb_kwargs["reserve"])
 
@@ -223,7 +223,7 @@ class CarVisits(CarscraperSpider):
         """Do without the search: ask for the car's page itself, or for the photos that the row names."""
         request: Request = failure.request  # type: ignore[attr-defined]
         car: KnownCar = request.cb_kwargs["car"]
-        logger.info("No search for the car %s: %r (%s)", car.item.external_id, request.url, reason_of(failure))
+        logger.info("No search for the car %s: %r (%s)", car.item.external_id, request.url, why_no_page(failure))
         if status_of(failure) in {404, 410} or isinstance(failure.value, ValueError):
             self._without_search.add(car.item.source)  # there is no such form
         try:

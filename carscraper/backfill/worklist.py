@@ -16,7 +16,7 @@ from carscraper.db import work
 from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem
-from carscraper.manifest import Entry, count_entries, read_manifest
+from carscraper.manifest import ManifestEntry, count_entries, read_manifest
 from carscraper.storage.keys import key_of, published_bases
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from carscraper.backfill.options import Options
     from carscraper.base_spiders.dealer import DealerSpider
     from carscraper.db.ledger import Ledger
-    from carscraper.db.work import Listed
+    from carscraper.db.work import ListedCar
 
 
 logger = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ class Worklist:
         """Return the name in the bucket that a permanent URL points at, ``None`` if *url* is no permanent one."""
         return key_of(url, self._bases) if url else None
 
-    async def queues(self) -> dict[str, deque[Listed]]:
+    async def queues(self) -> dict[str, deque[ListedCar]]:
         """List for each source the cars that are work, the soonest to be lost first."""
         options = self._options
-        queues: dict[str, deque[Listed]] = {}
+        queues: dict[str, deque[ListedCar]] = {}
         self.ids = await self._give_ids()
-        rows = await self._ledger.read(work.listed, options.sources, options.include_inactive, self._ledger.retry)
+        rows = await self._ledger.read(work.listed_cars, options.sources, options.include_inactive, self._ledger.retry)
         self.unnamed = 0
         for row in rows:
             if not row.has_id and row.row_id not in self.ids:
@@ -96,7 +96,7 @@ class Worklist:
                 queues.setdefault(row.source, deque()).append(row)
         return queues
 
-    def kinds(self, row: Listed) -> set[str]:
+    def kinds(self, row: ListedCar) -> set[str]:
         """Say why a row is work, in the words of ``only``; an empty set says that it is none."""
         kinds = set()
         if row.in_folder and self.s3:
@@ -157,7 +157,7 @@ class Worklist:
                 plan |= {name: min(plan[name], limit) for name in ("photos", "uploads", "reads")}
         return plans
 
-    def _plan_row(self, plan: dict[str, int], row: Listed, typical: int) -> None:
+    def _plan_row(self, plan: dict[str, int], row: ListedCar, typical: int) -> None:
         only = self._options.only
         plan["cars"] += 1
         if row.in_folder and self.s3 and only in {None, "local"}:
@@ -209,7 +209,7 @@ class Archive:
                 if photos:
                     yield _car(lot, photos)
 
-    async def _wanted(self, chunk: list[Entry]) -> dict[str, dict[str, CarImage]]:
+    async def _wanted(self, chunk: list[ManifestEntry]) -> dict[str, dict[str, CarImage]]:
         """Return the photos that are not stored, by folder and key."""
         lots: dict[str, dict[str, CarImage]] = {}
         for position, entry in enumerate(chunk, self._position):
@@ -243,5 +243,5 @@ def _lot(key: str) -> str:
     return folder if len(folder) <= 200 else hashlib.sha256(folder.encode()).hexdigest()
 
 
-def _take(entries: Iterator[Entry], number: int) -> list[Entry]:
+def _take(entries: Iterator[ManifestEntry], number: int) -> list[ManifestEntry]:
     return list(itertools.islice(entries, number))

@@ -201,7 +201,7 @@ def status_of(failure: Failure) -> int | None:
     return getattr(getattr(failure.value, "response", None), "status", None)
 
 
-def reason_of(failure: Failure) -> str:
+def why_no_page(failure: Failure) -> str:
     """Return in a few words why a page did not come."""
     error: Any = failure.value
     status = status_of(failure)
@@ -209,7 +209,7 @@ def reason_of(failure: Failure) -> str:
         return f"HTTP {status}"
     inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
     if inner:
-        return reason_of(inner[0])
+        return why_no_page(inner[0])
     return failure.getErrorMessage() or type(error).__name__
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from scrapy import Request
 
 from carscraper import parsing, words
-from carscraper.base_spiders.base import is_web_address, reason_of, status_of
+from carscraper.base_spiders.base import is_web_address, status_of, why_no_page
 from carscraper.base_spiders.cards import MANY
 from carscraper.base_spiders.pages import number_images, read_xml
 from carscraper.base_spiders.rogg_details import RoggDetailsSpider
@@ -184,7 +184,7 @@ class RoggFeedSpider(RoggDetailsSpider):
         part.replace(self._kept_codes)
 
     def codes_failed(self, failure: Failure) -> Iterator[Request]:
-        self._without_codes(reason_of(failure))
+        self._without_codes(why_no_page(failure))
         yield self._first_page()
 
     def _without_codes(self, why: str) -> None:
@@ -211,7 +211,7 @@ class RoggFeedSpider(RoggDetailsSpider):
                 f"{url} refuses the key (HTTP {status}): {self.key_setting} is wrong, "
                 "or this machine's address is not on the key's list."
             )
-        self.fail(f"{url} can't be reached ({reason_of(failure)}).")
+        self.fail(f"{url} can't be reached ({why_no_page(failure)}).")
 
     async def parse_results(
         self, response: Response, make: str | None = None, page: int = 1, tries: int = 1
@@ -238,7 +238,7 @@ class RoggFeedSpider(RoggDetailsSpider):
         page = request.cb_kwargs["page"]
         self.is_partial = True
         self.count("pages/failed")
-        logger.error("Page %d of the feed does not come: %r (%s)", page, request.url, reason_of(failure))
+        logger.error("Page %d of the feed does not come: %r (%s)", page, request.url, why_no_page(failure))
         self._missed += 1
         for each in await self._following(page) if self._missed < _MISSES else ():
             yield each

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from scrapy import Request
 from scrapy.http import TextResponse
 
-from carscraper.base_spiders.base import forget_tree, is_web_address, reason_of, status_of
+from carscraper.base_spiders.base import forget_tree, is_web_address, status_of, why_no_page
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.base_spiders.missing import NOT_THERE
 from carscraper.base_spiders.pages import says, shows_price, title_of, visible_text
@@ -97,7 +97,7 @@ class ListSpider(DealerSpider):
     def search_failed(self, failure: Failure) -> Iterator[Request]:
         """End the crawl: without its first page the site counts as unreachable."""
         yield from ()  # Scrapy logs what a plain function raises with a traceback
-        self.fail(f"{failure.request.url} can't be reached ({reason_of(failure)}).")  # type: ignore[attr-defined]
+        self.fail(f"{failure.request.url} can't be reached ({why_no_page(failure)}).")  # type: ignore[attr-defined]
 
     def searches(self) -> list[str | None]:
         """Return the searches of this crawl, each by its make; ``None`` stands for everything."""
@@ -274,7 +274,7 @@ class ListSpider(DealerSpider):
         else:
             # What was tried again already, or was refused, need not be tried once more as it is.
             walk.repeated |= bool(status_of(failure) or request.meta.get("retry_times"))
-            why = f"does not come ({reason_of(failure)})"
+            why = f"does not come ({why_no_page(failure)})"
             requests = await self._go_without(request, make, page, why, url=request.url)
         for each in requests:
             yield each

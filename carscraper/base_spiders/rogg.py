@@ -17,7 +17,7 @@ from scrapy.http import TextResponse
 from twisted.python.failure import Failure
 
 from carscraper import parsing
-from carscraper.base_spiders.base import reason_of
+from carscraper.base_spiders.base import why_no_page
 from carscraper.base_spiders.pages import text_of, title_of
 from carscraper.base_spiders.paging import parameters_of
 from carscraper.base_spiders.rogg_details import CAR_PARAMETERS, RoggDetailsSpider
@@ -224,17 +224,17 @@ class RoggSpider(RoggDetailsSpider):
         make, tries = request.cb_kwargs["make"], request.cb_kwargs["tries"]
         is_form = request.callback == self.parse_home
         if not is_form and tries == 1 and not self.walk(make).url:
-            logger.warning("The search was refused (%s); once more with a fresh form", reason_of(failure))
+            logger.warning("The search was refused (%s); once more with a fresh form", why_no_page(failure))
             yield self._home(make, tries=2)
             return
-        why = f"{request.url} can't be reached ({reason_of(failure)})."
+        why = f"{request.url} can't be reached ({why_no_page(failure)})."
         if is_form and self._is_advanced(request.url):
             home = urljoin(self.base_url, self.home_path)
             why = (
                 f"changed_days needs the advanced search form, and {why}"
                 if self.changed_days
-                else f"The search form ({self.form}) is neither on {home} nor on {request.url} ({reason_of(failure)}): "
-                "the site has changed or is closed."
+                else f"The search form ({self.form}) is neither on {home} nor on {request.url} "
+                f"({why_no_page(failure)}): the site has changed or is closed."
             )
         self._without_search(make, why)
 

@@ -82,7 +82,7 @@ class Command(ProjectCommand):
 def _check(context: Context, opts: argparse.Namespace) -> int:
     """Compare; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.maintenance.checkdealers import accept, check
+    from carscraper.maintenance.checkdealers import accept, check_dealer
     from carscraper.runs.monitors import expected_of
 
     settings, console = context.settings, context.console
@@ -90,7 +90,8 @@ def _check(context: Context, opts: argparse.Namespace) -> int:
     chosen = choose({name: spider.source for name, spider in spiders.items()}, opts.sources)
     with context.database(read_only=not opts.accept) as engine, engine.begin() as connection:
         found = [
-            check(connection, name, spiders[name], expected=expected_of(settings, spiders[name])) for name in chosen
+            check_dealer(connection, name, spiders[name], expected=expected_of(settings, spiders[name]))
+            for name in chosen
         ]
         accepted = accept(connection, found) if opts.accept else []
     code = ExitCode.SUCCESS

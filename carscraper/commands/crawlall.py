@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from carscraper.command import Context
     from carscraper.console import Console
-    from carscraper.runs.process import Crawl, Outcome
+    from carscraper.runs.process import Crawl, CrawlOutcome
 
 _LIVE_EVERY = 1  # seconds between two looks at how far the crawls are
 
@@ -46,7 +46,7 @@ class Command(ProjectCommand):
         from carscraper.runs.process import exit_code
 
         console = context.console
-        crawls, left_out = plan(context.settings, opts, often=logs.is_terminal())
+        crawls, left_out = planned_crawls(context.settings, opts, often=logs.is_terminal())
         for dealer, why in left_out.items():
             console.note(f"{dealer}: left out. {why}")
         outcomes = asyncio.run(_crawl(context, crawls, parallel=opts.parallel, quiet=opts.quiet))
@@ -56,7 +56,7 @@ class Command(ProjectCommand):
         return code
 
 
-def plan(
+def planned_crawls(
     settings: BaseSettings, opts: argparse.Namespace, *, often: bool = False
 ) -> tuple[list[Crawl], dict[str, str]]:
     """Return the crawls, and who is left out and why; *often*: they say every second how far they are."""
@@ -88,19 +88,19 @@ def plan(
     ], left_out
 
 
-async def _crawl(context: Context, crawls: list[Crawl], *, parallel: int, quiet: bool) -> list[Outcome]:
-    from carscraper.runs.process import Outcome, Processes
+async def _crawl(context: Context, crawls: list[Crawl], *, parallel: int, quiet: bool) -> list[CrawlOutcome]:
+    from carscraper.runs.process import CrawlOutcome, Processes
 
     slots = asyncio.Semaphore(parallel)
     screen = _Screen(context.console, {each.job_id: each.spider for each in crawls}, quiet=quiet)
     processes = Processes(context.settings["DATABASE_URL"].reveal(), on_line=screen.tell)
     processes.handle_signals()
 
-    async def one(crawl: Crawl) -> Outcome:
+    async def one(crawl: Crawl) -> CrawlOutcome:
         async with slots:
             if processes.stops:
                 said = "stopped on request"
-                return Outcome(spider=crawl.spider, outcome="not started", said=said, line=said)
+                return CrawlOutcome(spider=crawl.spider, outcome="not started", said=said, line=said)
             outcome = await processes.run(crawl)
         screen.end(crawl.job_id, outcome)
         return outcome
@@ -126,13 +126,13 @@ class _Screen:
         else:
             self._console.note(line)
 
-    def end(self, job_id: str, outcome: Outcome) -> None:
+    def end(self, job_id: str, outcome: CrawlOutcome) -> None:
         self._live.pop(job_id, None)
         self._console.live(list(self._live.values()))
         self._console.note(str(outcome))
 
 
-def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str]:
+def report(outcomes: Iterable[CrawlOutcome], left_out: Mapping[str, str]) -> list[str]:
     """Return the lines of the table at the end."""
     rows = [
         [each.spider, each.outcome, "" if each.code is None else each.code, f"{each.seconds:.0f}", each.line]
@@ -142,7 +142,7 @@ def report(outcomes: Iterable[Outcome], left_out: Mapping[str, str]) -> list[str
     return table(["dealer", "outcome", "code", "seconds", "last line"], rows, right=[2, 3])
 
 
-def _as_json(each: Outcome) -> dict[str, object]:
+def _as_json(each: CrawlOutcome) -> dict[str, object]:
     return {
         "dealer": each.spider,
         "outcome": each.outcome,

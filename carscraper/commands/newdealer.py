@@ -11,7 +11,7 @@ from scrapy.http import TextResponse
 from scrapy.utils.conf import closest_scrapy_cfg
 
 from carscraper.command import ProjectCommand, add_json
-from carscraper.maintenance.newdealer import KINDS, check, check_room, first_car, plan, write
+from carscraper.maintenance.newdealer import PAGE_KINDS, check_name, check_room, first_car, planned_files, write_files
 from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ class Command(ProjectCommand):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
         super().add_options(parser)
-        kinds = "; ".join(f"{kind}: {what}" for kind, (_, _, what) in KINDS.items())
+        kinds = "; ".join(f"{kind}: {what}" for kind, (_, _, what) in PAGE_KINDS.items())
         parser.add_argument("name", metavar="NAME", help="of the spider")
         parser.add_argument("address", metavar="ADDRESS", help="the page with the cars")
-        parser.add_argument("--like", choices=list(KINDS), default="cards", help=f"what the site is like ({kinds})")
+        parser.add_argument(
+            "--like", choices=list(PAGE_KINDS), default="cards", help=f"what the site is like ({kinds})"
+        )
         parser.add_argument("--no-fetch", action="store_true", help="ask the site for nothing: you save the page")
         parser.add_argument("--dry-run", action="store_true", help="print the files, write none")
         add_json(parser)
@@ -54,11 +56,11 @@ class Command(ProjectCommand):
         """Write the files; exit code 4 with a sentence if one is there already."""
         name, console = opts.name, context.console
         address = opts.address if "://" in opts.address else f"https://{opts.address}"
-        check(name, address)
+        check_name(name, address)
         root = Path(closest_scrapy_cfg() or "scrapy.cfg").parent
         now = datetime.now(UTC)
         if not opts.dry_run:
-            check_room(root, plan(name, address, kind=opts.like, results="", details=None, now=now))
+            check_room(root, planned_files(name, address, kind=opts.like, results="", details=None, now=now))
         results, details = "", None
         if not opts.no_fetch and opts.like != "browser":
             results, details = _fetch(context.settings, address, quiet=not opts.loglevel)
@@ -66,12 +68,12 @@ class Command(ProjectCommand):
             console.note(
                 f"The page did not come; save it in the browser as tests/fixtures/{name}/results-first/response.html."
             )
-        files = plan(name, address, kind=opts.like, results=results, details=details, now=now)
+        files = planned_files(name, address, kind=opts.like, results=results, details=details, now=now)
         if opts.dry_run:
             contents = {path.as_posix(): text for path, text in files.items()}
             console.result(contents, [f"--- {path}\n{text}" for path, text in contents.items()])
             return ExitCode.SUCCESS
-        write(root, files)
+        write_files(root, files)
         paths = [path.as_posix() for path in files]
         console.result({"made": paths}, [f"made {path}" for path in paths])
         console.note(_NEXT.format(name=name, spider=paths[0]))
@@ -120,6 +122,6 @@ class _Pages(Spider):
 
     def missed(self, failure: Failure) -> None:
         """Say why a page did not come."""
-        from carscraper.base_spiders.base import reason_of
+        from carscraper.base_spiders.base import why_no_page
 
-        self.logger.warning("%s does not come (%s)", failure.request.url, reason_of(failure))  # type: ignore[attr-defined]
+        self.logger.warning("%s does not come (%s)", failure.request.url, why_no_page(failure))  # type: ignore[attr-defined]

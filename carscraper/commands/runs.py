@@ -256,7 +256,7 @@ def _word(name: str, value: Any) -> str:
 
 def _upload(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import runs
-    from carscraper.runs.outputs import selected, upload
+    from carscraper.runs.outputs import selected, upload_outputs
     from carscraper.storage.outputs import OutputOptions
 
     (record,) = _find(context, options.id)
@@ -264,7 +264,7 @@ def _upload(context: Context, options: argparse.Namespace) -> int:
     # What a setting forbids is said without a mark on the run.
     selected(context.settings)
     OutputOptions.from_settings(context.settings).check()
-    output = upload(
+    output = upload_outputs(
         context.settings,
         folder,
         job_id=record.job_id,

@@ -61,7 +61,7 @@ def is_there(database_url: str) -> bool:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def explained_database() -> Iterator[None]:
     """Turn what the database refuses into one sentence, for commands.
 
     Raises:

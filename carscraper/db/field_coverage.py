@@ -33,7 +33,7 @@ class Record:
     id: int | None = None
 
 
-def save(connection: Connection, record: Record) -> list[Drop]:
+def write_coverage(connection: Connection, record: Record) -> list[Drop]:
     """Write what a crawl could read.
 
     A complete crawl whose cars have what is expected is good unless a field fell against the last good one: else a

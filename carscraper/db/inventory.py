@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db.models import crawl_runs, images, listings
-from carscraper.db.repairs import COLUMNS, Entry, reading
+from carscraper.db.repairs import COLUMNS, PhotoRow, reading
 from carscraper.db.rules import chunks
 from carscraper.exceptions import ConfigurationError
 
@@ -209,14 +209,14 @@ class Comparison:
                 for url in json.loads(row.output).get("s3Urls", ())
             )
 
-    def find_rows(self, base: str, wrong: Callable[[Entry], Iterable[str]]) -> None:
+    def find_rows(self, base: str, wrong: Callable[[PhotoRow], Iterable[str]]) -> None:
         """Find rows that are wrong in themselves: *wrong* says why of those that do not have *base* and key as URL."""
         usual = images.c.url == literal(f"{base}/").concat(images.c.key)
         as_it_should = and_(func.coalesce(images.c.sha256, "") != "", images.c.url.is_not(None), usual)
         odd = or_(and_(self._here, ~as_it_should), self._nowhere())
         query = select(*COLUMNS).where(_STORED, odd).order_by(images.c.id)
         for page in self._pages(query, images.c.id):
-            entries = [Entry._make(row) for row in page]
+            entries = [PhotoRow._make(row) for row in page]
             self.suspect(
                 {"reason": reason, "key": entry.key or f"car_images/{entry.id}", "row_id": entry.id}
                 for entry in entries
@@ -331,13 +331,13 @@ class Comparison:
         with self._connection.begin():
             yield self._connection
 
-    def stored_rows(self, keys: Iterable[str]) -> dict[str, list[Entry]]:
+    def stored_rows(self, keys: Iterable[str]) -> dict[str, list[PhotoRow]]:
         """Return the rows that are stored here under each of *keys*, as they are now."""
-        found: dict[str, list[Entry]] = {}
+        found: dict[str, list[PhotoRow]] = {}
         for chunk in chunks(sorted(set(keys))):
             query = select(*COLUMNS).where(images.c.key.in_(chunk), images.c.store == self._store, _STORED)
             for row in self._connection.execute(query.order_by(images.c.id)):
-                found.setdefault(row.key, []).append(Entry._make(row))
+                found.setdefault(row.key, []).append(PhotoRow._make(row))
         return found
 
     def thumbnails(self, photos: Iterable[str]) -> dict[str, list[str]]:

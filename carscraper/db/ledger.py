@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from carscraper.db import cars, photos, schema, work
-from carscraper.db.engine import explained, open_engine, show_database
+from carscraper.db.engine import explained_database, open_engine, show_database
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
@@ -198,7 +198,7 @@ class Ledger:
         Raises:
             DatabaseUnavailableError: the database is away, or refuses.
         """
-        with explained():
+        with explained_database():
             return await self._ask(lambda connection: function(connection, *args, **kwargs))
 
     async def write(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -207,7 +207,7 @@ class Ledger:
         Raises:
             DatabaseUnavailableError: the database is away, or refuses.
         """
-        with explained():
+        with explained_database():
             return await self._write(lambda connection: function(connection, *args, **kwargs))
 
     async def is_ready(self) -> bool:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from carscraper.db.engine import explained, open_engine, parse_url
+from carscraper.db.engine import explained_database, open_engine, parse_url
 from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PostgresLocks:
     def take(self, name: str) -> bool:
         """Take *name*; who has it already, has it."""
         number = int.from_bytes(hashlib.sha256(f"carscraper:{name}".encode()).digest()[:8], signed=True)
-        with explained():
+        with explained_database():
             if self._connection is None:
                 self._connection = self._engine.connect()
                 self._connection.execute(_PREPARE)

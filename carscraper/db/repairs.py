@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carscraper.items import CarImage
 
 
-class Entry(NamedTuple):
+class PhotoRow(NamedTuple):
     """A row of ``car_images``, as an audit needs it."""
 
     id: int
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     url: str | None
 
 
-COLUMNS = [images.c[name] for name in Entry._fields]
+COLUMNS = [images.c[name] for name in PhotoRow._fields]
 
 
 def reading(engine: Engine) -> Connection:
@@ -50,12 +50,12 @@ def covers_of(connection: Connection, listing_ids: Iterable[int]) -> dict[int, s
     return found
 
 
-def entries(connection: Connection, row_ids: Iterable[int]) -> dict[int, Entry]:
+def photo_rows(connection: Connection, row_ids: Iterable[int]) -> dict[int, PhotoRow]:
     """Read rows by their ids."""
-    found: dict[int, Entry] = {}
+    found: dict[int, PhotoRow] = {}
     for chunk in chunks(sorted(set(row_ids))):
         rows = connection.execute(select(*COLUMNS).where(images.c.id.in_(chunk)))
-        found.update((row.id, Entry._make(row)) for row in rows)
+        found.update((row.id, PhotoRow._make(row)) for row in rows)
     return found
 
 
@@ -100,7 +100,7 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
     Returns:
         The ids of the rows that were changed.
     """
-    listing_ids = {entry.listing_id for entry in entries(connection, rows).values()}
+    listing_ids = {entry.listing_id for entry in photo_rows(connection, rows).values()}
     shown = lock_covers(connection, sorted(listing_ids))
     lost: list[int] = []
     keys: set[str] = set()
@@ -133,7 +133,7 @@ def set_urls(connection: Connection, store: str, urls: dict[int, tuple[str, str]
     Returns:
         How many rows were changed.
     """
-    before = entries(connection, urls)
+    before = photo_rows(connection, urls)
     shown = lock_covers(connection, sorted({entry.listing_id for entry in before.values()}))
     replaced: dict[int, set[str | None]] = {}
     number = 0
@@ -195,7 +195,7 @@ def sources(connection: Connection) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def cars(connection: Connection, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], CarRow]:
+def named_cars(connection: Connection, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], CarRow]:
     """Return those of the cars ``(source, external id)`` that have a row."""
     found = {}
     for these in of_cars(wanted):
@@ -214,10 +214,10 @@ def create_car(
     values |= {"is_active": False, "first_seen_at": utcnow()}
     statement = dialect.insert(listings).values(values)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["source", "external_id"]))
-    return cars(connection, [(source, external_id)])[source, external_id]
+    return named_cars(connection, [(source, external_id)])[source, external_id]
 
 
-def announce(connection: Connection, photos: Iterable[tuple[int, CarImage]]) -> None:
+def create_photos(connection: Connection, photos: Iterable[tuple[int, CarImage]]) -> None:
     """Make rows for photos, each with its listing's id, that have none: as those of a photo that is to be fetched.
 
     ``db.photos.write`` writes into them what became of the photos.

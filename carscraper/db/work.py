@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedCar:
     """A row of ``car_listings`` and how its photos stand."""
 
     row_id: int
@@ -60,12 +60,12 @@ class Sizes:
     photos_per_car: float
 
 
-def listed(
+def listed_cars(
     connection: Connection,
     sources: list[str] | None,
     include_inactive: bool,
     retry: RetryRules = CRAWL,
-) -> list[Listed]:
+) -> list[ListedCar]:
     """List the cars of *sources* (``None``: all) that a backfill may have to do with.
 
     Active cars first, then those whose photo addresses are newest: these are the soonest to be lost that can still
@@ -106,13 +106,13 @@ def listed(
         query = query.where(listings.c.source.in_(sources))
     if not include_inactive:
         query = query.where(listings.c.is_active)
-    return [Listed(*row) for row in connection.execute(query)]
+    return [ListedCar(*row) for row in connection.execute(query)]
 
 
 _CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name in listings.c)
 
 
-def cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) -> list[KnownCar]:
+def known_cars(connection: Connection, row_ids: list[int], retry: RetryRules = CRAWL) -> list[KnownCar]:
     """Return the cars *row_ids* in that order; those that are gone from the table since are left out."""
     found = {}
     for chunk in chunks(row_ids):
@@ -140,7 +140,7 @@ def unseen_cars(
         .order_by(listings.c.id)
     )
     rows = connection.execute(query).all()
-    return cars(connection, [row.id for row in rows if row.external_id not in seen], retry)
+    return known_cars(connection, [row.id for row in rows if row.external_id not in seen], retry)
 
 
 def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str, str]]:

@@ -11,7 +11,7 @@ from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import for_our_spiders
 from carscraper.base_spiders.dealer import DealerSpider
-from carscraper.db.field_coverage import Record, save
+from carscraper.db.field_coverage import Record, write_coverage
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import CarscraperError
 from carscraper.field_coverage import FieldCoverage, look_at
@@ -113,6 +113,6 @@ class CoverageRecorder:
         ledger = Ledger.of(self._crawler)
         ledger.hurry(timeout=_TIMEOUT, patience=0)
         try:
-            self._fallen = await ledger.write(save, record)
+            self._fallen = await ledger.write(write_coverage, record)
         except CarscraperError as error:
             logger.warning("What could be read of the cars is not written, for `scrapy checkdealers`: %s", error)

@@ -28,10 +28,10 @@ from carscraper.extensions.verdict import announce, judge
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
-from carscraper.runs.monitors import check, failed
+from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
-from carscraper.runs.outputs import JobFolder, upload
-from carscraper.runs.record import RunRecord, overridden, saw_all, shown
+from carscraper.runs.outputs import JobFolder, upload_outputs
+from carscraper.runs.record import RunRecord, overridden, saw_all, shown_arguments
 from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class Run:
                 logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
             coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
             dealer = spider if isinstance(spider, DealerSpider) else None
-            record.monitors = check(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
+            record.monitors = check_limits(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
         except Exception:
             logger.exception("The limits of this run can't be looked at, by a mistake of carscraper")
             record.monitors = [{"name": "monitors", "passed": False, "said": "They could not be looked at."}]
@@ -252,7 +252,9 @@ class Run:
             return
         folder.close_log()
         about = {"job_id": record.job_id, "started_at": record.started_at, "spider": record.spider}
-        output = await self._safely(upload, self._crawler.settings, folder.path, **about, trouble=folder.trouble)
+        output = await self._safely(
+            upload_outputs, self._crawler.settings, folder.path, **about, trouble=folder.trouble
+        )
         record.output = output or {**record.output, "status": words.FAILED, "errors": ["a mistake of carscraper"]}
         if record.output["status"] == words.SUCCESS:
             return
@@ -325,7 +327,7 @@ class Run:
             spider=self._crawler.spidercls.name,
             source=spider.source if isinstance(spider, DealerSpider) else None,
             job_id=getattr(spider, "job_id", ""),
-            arguments=shown(getattr(spider, "arguments", {})),
+            arguments=shown_arguments(getattr(spider, "arguments", {})),
             settings=overridden(self._crawler.settings),
             version=__version__,
             host=socket.gethostname(),

@@ -21,13 +21,13 @@ from carscraper.db.inventory import BY_KEY
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
 from carscraper.storage.keys import PROBES, THUMBNAILS, key_of, parse_key, parse_thumbnail
-from carscraper.storage.objects import THREADS, in_groups, in_order, listed
+from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from carscraper.db.inventory import Comparison, Suspect
-    from carscraper.db.repairs import Entry
+    from carscraper.db.repairs import PhotoRow
     from carscraper.storage.client import S3Options
     from carscraper.storage.objects import Seen
 
@@ -108,8 +108,8 @@ def kept(comparison: Comparison, *reasons: str) -> Iterator[Finding]:
 class _Now(NamedTuple):
     """What the database says of some suspects at the second look."""
 
-    stored: dict[str, list[Entry]]
-    rows: dict[int, Entry]
+    stored: dict[str, list[PhotoRow]]
+    rows: dict[int, PhotoRow]
     known: set[str]
     covers: dict[int, str | None]
     thumbnails: dict[str, list[str]]
@@ -191,7 +191,7 @@ class Audit:
 
     def _list(self) -> None:
         prefix = self._options.prefix
-        for group in in_groups(listed(self._client, self._options.bucket, prefix), 1000):
+        for group in in_groups(list_objects(self._client, self._options.bucket, prefix), 1000):
             found: dict[str, dict[str, Any]] = {}
             for each in group:
                 is_thumbnail = each.name.startswith(f"{prefix}{THUMBNAILS}/")
@@ -221,7 +221,7 @@ class Audit:
         else:
             yield {"reason": reason, "key": name, "photo": photo, "modified": modified}
 
-    def _wrong(self, row: Entry) -> Iterator[str]:
+    def _wrong(self, row: PhotoRow) -> Iterator[str]:
         """Return what is wrong with a row in itself."""
         if row.status != "stored":
             return
@@ -280,7 +280,7 @@ class Audit:
         with comparison.looking() as connection:
             return _Now(
                 stored=comparison.stored_rows(each.key for each in suspects if each.reason in BY_KEY),
-                rows=repairs.entries(connection, [each.row_id for each in suspects if each.row_id is not None]),
+                rows=repairs.photo_rows(connection, [each.row_id for each in suspects if each.row_id is not None]),
                 known=repairs.known_keys(connection, store, names),
                 covers=repairs.covers_of(connection, [each.listing_id for each in suspects if each.listing_id]),
                 thumbnails=comparison.thumbnails(each.key for each in orphans),
@@ -316,10 +316,10 @@ class Audit:
         thumbnails = now.thumbnails.get(key, [])
         return Finding(key=key, reason=reason, modified=modified, thumbnails=thumbnails, photo=photo)
 
-    def _compared(self, suspect: Suspect, seen: Seen | None, rows: list[Entry]) -> Finding | None:
+    def _compared(self, suspect: Suspect, seen: Seen | None, rows: list[PhotoRow]) -> Finding | None:
         """Compare an object with all rows that have its key."""
 
-        def found(reason: str, detail: str, these: list[Entry]) -> Finding:
+        def found(reason: str, detail: str, these: list[PhotoRow]) -> Finding:
             ids = [row.id for row in these]
             return Finding(key=suspect.key, reason=reason, detail=detail, rows=ids, photo=suspect.key)
 
@@ -346,7 +346,7 @@ class Audit:
         return dict(zip(names, in_order(self._pool, ask, names), strict=True))
 
 
-def _differs(seen: Seen | None, rows: Iterable[Entry]) -> bool:
+def _differs(seen: Seen | None, rows: Iterable[PhotoRow]) -> bool:
     """Return whether what was read is not what its rows say."""
     if seen is None or seen.problem:
         return True

@@ -18,7 +18,7 @@ from botocore.parsers import ResponseParserError
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.maintenance.features import FEATURES, Change, Wanted, order
-from carscraper.storage.answers import DENIED, MISSING_FEATURE, Answer, explained, failure
+from carscraper.storage.answers import DENIED, MISSING_FEATURE, Answer, explained_s3, failure
 from carscraper.storage.client import ask_bucket
 from carscraper.storage.keys import PROBES
 
@@ -100,7 +100,7 @@ class Bucket:
             ConfigurationError: it is in another region.
             StoreError: the credentials are of no use, or the server is away.
         """
-        with explained(self.name, "s3:ListBucket"):
+        with explained_s3(self.name, "s3:ListBucket"):
             region, refusal = ask_bucket(self._client, self.name)
         if region and region != self._options.region:
             raise ConfigurationError(
@@ -127,7 +127,7 @@ class Bucket:
         """
         region = self._options.region
         place = {} if region == _FIRST_REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        with explained(self.name, "s3:CreateBucket"):
+        with explained_s3(self.name, "s3:CreateBucket"):
             try:
                 self._client.create_bucket(Bucket=self.name, **place)
             except ClientError as error:
@@ -145,7 +145,7 @@ class Bucket:
     def free_name(self) -> str | None:
         """Return a name like this bucket's that nobody has, ``None`` if that does not work out."""
         name = suggestion(self.name, self._options.region)
-        with contextlib.suppress(StoreError), explained(name, "s3:ListBucket"):
+        with contextlib.suppress(StoreError), explained_s3(name, "s3:ListBucket"):
             try:
                 self._client.head_bucket(Bucket=name)
             except ClientError as error:
@@ -162,7 +162,7 @@ class Bucket:
             StoreError: the read is refused, or the server is away.
         """
         its = FEATURES[feature]
-        with explained(self.name, f"s3:Get{its.action}"):
+        with explained_s3(self.name, f"s3:Get{its.action}"):
             try:
                 answer = getattr(self._client, f"get_{its.method}")(Bucket=self.name)
                 answer.pop("ResponseMetadata", None)
@@ -203,7 +203,7 @@ class Bucket:
             method = str(its.delete)
         action = "s3:DeleteBucketPolicy" if method == "delete_bucket_policy" else f"s3:Put{its.action}"
         for attempt in range(1, _CONFLICTS + 1):
-            with explained(self.name, action):
+            with explained_s3(self.name, action):
                 try:
                     getattr(self._client, method)(Bucket=self.name, **arguments)
                 except ClientError as error:
@@ -240,15 +240,15 @@ class Bucket:
         bucket, key = self.name, f"{self._options.prefix}{PROBES}setup-{secrets.token_hex(6)}.jpg"
         data = secrets.token_hex(32).encode()
         where = {"Bucket": bucket, "Key": key}
-        with explained(bucket, "s3:PutObject"):
+        with explained_s3(bucket, "s3:PutObject"):
             put = self._client.put_object(**where, Body=data, ContentType="image/jpeg", **self._options.put_arguments)
         try:
-            with explained(bucket, "s3:GetObject"):
+            with explained_s3(bucket, "s3:GetObject"):
                 if self._client.get_object(**where)["Body"].read() != data:
                     raise StoreRefusedError(f"The bucket {bucket} gives back other bytes than were put.")
         finally:
             version = put.get("VersionId", "null")
-            with explained(bucket, "s3:DeleteObject"):
+            with explained_s3(bucket, "s3:DeleteObject"):
                 self._client.delete_object(**where, **({} if version == "null" else {"VersionId": version}))
 
     def take_back_what_breaks_uploads(self, done: Iterable[Change]) -> str | None:

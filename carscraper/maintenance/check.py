@@ -54,7 +54,7 @@ class _FailedError(Exception):
         self.fix = fix
 
 
-def check(options: S3Options, *, public: bool | None = None) -> Iterator[Step]:
+def check_bucket(options: S3Options, *, public: bool | None = None) -> Iterator[Step]:
     """Try all that is needed of a bucket; each step as soon as it is over.
 
     The probe object is removed at the end, also when a step fails or the caller stops listening.

@@ -75,7 +75,7 @@ def _as_json(record: Record | None) -> dict[str, Any] | None:
     }
 
 
-def check(
+def check_dealer(
     connection: Connection,
     dealer: str,
     spider: Any,

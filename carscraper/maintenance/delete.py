@@ -146,7 +146,7 @@ def select(engine: Engine, keys: Iterable[str], cars: Iterable[tuple[str, str]])
     return plan, [key for key in asked if key not in shown]
 
 
-def look(plan: Plan, places: Places, *, all_versions: bool) -> None:
+def look_up(plan: Plan, places: Places, *, all_versions: bool) -> None:
     """Find what is there of *plan*: objects, thumbnails, copies, versions."""
     copies = list(_in_folder(plan.keys, places))
     if places.client:
@@ -199,7 +199,7 @@ def run(
     if late := sorted({row.key for row in marked if row.key} - set(plan.keys)):  # a crawl has stored them since
         plan.keys += late
         try:
-            look(plan, places, all_versions=all_versions)
+            look_up(plan, places, all_versions=all_versions)
         except StoreError as error:
             done.failures += [(key, str(error)) for key in late]
             failed = set(late)

@@ -17,7 +17,7 @@ GB: Final = 1_000_000_000
 STORAGE, REQUESTS, TRANSFER, CLOUDFRONT = "storage", "requests", "transfer", "cloudfront"
 """The sections of an estimate; transfer is what views cost without CloudFront, cloudfront with it."""
 
-Price = list[tuple[float, float]]
+Tiers = list[tuple[float, float]]
 """What a unit costs, in steps: up to how many (the last one's bound is infinite), US dollars."""
 
 
@@ -25,10 +25,10 @@ Price = list[tuple[float, float]]
 class ClassPrices:
     """The prices of a storage class; ``data/prices.toml`` says what each is."""
 
-    storage: Price
-    put: Price
-    get: Price
-    retrieval: Price
+    storage: Tiers
+    put: Tiers
+    get: Tiers
+    retrieval: Tiers
     minimum_bytes: float = 0
     overhead_bytes: float = 0
     standard_bytes: float = 0
@@ -42,7 +42,7 @@ class Region:
     """The prices of some regions."""
 
     names: tuple[str, ...]
-    transfer: Price
+    transfer: Tiers
     classes: dict[str, ClassPrices]
 
     def of(self, storage_class: str) -> ClassPrices:
@@ -56,8 +56,8 @@ class Prices:
 
     date: date
     regions: tuple[Region, ...]
-    cloudfront_transfer: Price
-    cloudfront_requests: Price
+    cloudfront_transfer: Tiers
+    cloudfront_requests: Tiers
 
     def of(self, region: str) -> tuple[Region, bool]:
         """Return the prices of *region*, or the first ones; and whether they are its own."""
@@ -118,7 +118,7 @@ def _class(name: str, entry: dict[str, Any]) -> ClassPrices:
     return ClassPrices(**stepped, **rest)
 
 
-def _price(name: str, value: Any) -> Price:
+def _price(name: str, value: Any) -> Tiers:
     if not isinstance(value, list):
         return [(math.inf, _number(name, value))]
     steps = [(step.get("up_to", math.inf), _number(name, step.get("usd"))) for step in value]
@@ -177,7 +177,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CostLine:
     """One step of the arithmetic and what it costs."""
 
     section: str
@@ -189,7 +189,7 @@ class Line:
 class Estimate:
     """All steps and their sums."""
 
-    lines: list[Line] = field(default_factory=list)
+    lines: list[CostLine] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the arithmetic had to assume."""
 
@@ -198,7 +198,7 @@ class Estimate:
         return math.fsum(line.usd for line in self.lines if line.section in sections)
 
     def add(
-        self, section: str, head: str, amount: float, price: Price, unit: str, *, per: int = 1, before: float = 0
+        self, section: str, head: str, amount: float, price: Tiers, unit: str, *, per: int = 1, before: float = 0
     ) -> None:
         """Add a line for each step of *price* that *amount* meets when *before* is used up already."""
         begin = 0.0
@@ -213,7 +213,7 @@ class Estimate:
             if len(parts) > 1:
                 shown += f", {'then' if number else 'first'} {count(part)} {unit}"
             rate = f"{money(usd)}{f' per {per:,}' if per > 1 else ''}" if usd else "nothing"
-            self.lines.append(Line(section, f"{shown} × {rate} = {money(part / per * usd, 2)}", part / per * usd))
+            self.lines.append(CostLine(section, f"{shown} × {rate} = {money(part / per * usd, 2)}", part / per * usd))
 
 
 def estimate(usage: Usage, region: Region, prices: Prices) -> Estimate:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from carscraper.maintenance.lifecycle import Rule
     from carscraper.maintenance.policies import Statement
 
-OURS = "carscraper-"
-"""What the ids of our CORS rules and notifications begin with."""
+
 _NOTIFIED = {
     "lambda": ("LambdaFunctionConfigurations", "LambdaFunctionArn"),
     "sqs": ("QueueConfigurations", "QueueArn"),
@@ -150,7 +149,7 @@ def _policy(there: Any, wanted: Wanted) -> Planned:
 def _cors(there: Any, wanted: Wanted) -> Planned:
     origins = sorted(set(wanted.cors_origins))
     rule = {
-        "ID": f"{OURS}cors",
+        "ID": f"{lifecycle.OURS}cors",
         "AllowedOrigins": origins,
         "AllowedMethods": ["GET", "HEAD"],
         "AllowedHeaders": ["*"],
@@ -197,7 +196,7 @@ def _notifications(there: Any, wanted: Wanted) -> Planned:
             if value
         ]
         new = {
-            "Id": f"{OURS}{each.kind}",
+            "Id": f"{lifecycle.OURS}{each.kind}",
             arn: each.arn,
             "Events": ["s3:ObjectCreated:*"],
             **({"Filter": {"Key": {"FilterRules": filters}}} if filters else {}),

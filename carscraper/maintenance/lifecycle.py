@@ -21,7 +21,7 @@ Rule = dict[str, Any]
 """One rule, as boto3 takes it."""
 
 OURS = "carscraper-"
-"""What the ids of our rules begin with."""
+"""What the ids of our rules, of CORS and notifications too, begin with."""
 ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}
 """Classes whose objects must be restored, for hours, before they can be read."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-KINDS = {
+PAGE_KINDS = {
     "cards": ("cards", "CardSpider", "cards on pages that follow each other"),
     "rogg": ("rogg", "RoggSpider", "the Rögg platform, with the cards of bilasolur.is"),
     "tiles": ("rogg", "RoggTileSpider", "the Rögg platform, with the cards of bilaland.is and br.is"),
@@ -46,7 +46,7 @@ class {classname}({base}):
 '''
 
 
-def check(name: str, address: str) -> None:
+def check_name(name: str, address: str) -> None:
     """Check what the user wrote.
 
     Raises:
@@ -69,7 +69,7 @@ def check(name: str, address: str) -> None:
         )
 
 
-def plan(
+def planned_files(
     name: str, address: str, *, kind: str, results: str, details: tuple[str, str] | None, now: datetime
 ) -> dict[Path, str]:
     """Return the new files by their paths in the project.
@@ -84,7 +84,7 @@ def plan(
     """
     parts = urlsplit(address)
     words = name.split("_")
-    module, base, _ = KINDS[kind]
+    module, base, _ = PAGE_KINDS[kind]
     spider = _SPIDER.format(
         name=name,
         host=(parts.hostname or "").removeprefix("www."),
@@ -167,7 +167,7 @@ def first_car(page: str, address: str) -> str | None:
     return next((url for url in urls if re.search(pattern, url)), None)
 
 
-def write(root: Path, files: dict[Path, str]) -> None:
+def write_files(root: Path, files: dict[Path, str]) -> None:
     """Write *files* below *root*, or none of them.
 
     Raises:

@@ -28,7 +28,7 @@ from carscraper.images.inspection import inspect, limits_of
 from carscraper.items import CarImage, Status
 from carscraper.storage import objects
 from carscraper.storage.keys import id_slug, parse_key, permanent_url
-from carscraper.storage.objects import THREADS, in_groups, in_order, listed
+from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
 from carscraper.vehicles import canonical, slug
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ObjectOutcome:
     """What became of one object."""
 
     name: str
@@ -161,7 +161,7 @@ class Register:
         self._create_cars = create_cars
         self._dry_run = dry_run
 
-    def discover(self, below: str, *, limit: int | None = None) -> Iterator[Outcome]:
+    def discover(self, below: str, *, limit: int | None = None) -> Iterator[ObjectOutcome]:
         """Register every object below the name *below* that the ledger does not know; return what became of each.
 
         Args:
@@ -169,7 +169,7 @@ class Register:
             limit: read at most this many objects.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="discover") as pool:
-            for group in in_groups(listed(self._client, self._options.bucket, below), _PAGE):
+            for group in in_groups(list_objects(self._client, self._options.bucket, below), _PAGE):
                 names = [each.name for each in group]
                 ours = [name for name in names if parse_key(name, self._options.prefix)]
                 with reading(self._engine) as connection:
@@ -179,14 +179,14 @@ class Register:
                 worth_reading = self._worth_reading(unknown)
                 for name in unknown:
                     if name not in worth_reading:
-                        yield Outcome(name, UNKNOWN_CAR, "/".join(self._car_of(name) or name.split("/")[:1]))
+                        yield ObjectOutcome(name, UNKNOWN_CAR, "/".join(self._car_of(name) or name.split("/")[:1]))
                 names = [name for name in unknown if name in worth_reading][:limit]
                 yield from self.register_objects(names, pool)
                 limit = None if limit is None else limit - len(names)
                 if limit == 0:
                     return
 
-    def register_objects(self, names: Iterable[str], pool: Executor) -> Iterator[Outcome]:
+    def register_objects(self, names: Iterable[str], pool: Executor) -> Iterator[ObjectOutcome]:
         """Read objects and register them; return what became of each, in their order."""
         for group in in_groups(in_order(pool, self._read, names), GROUP):
             candidates = [each for each in group if isinstance(each, Candidate)]
@@ -195,12 +195,12 @@ class Register:
             for each in group:
                 yield next(outcomes) if isinstance(each, Candidate) else each
 
-    def _read(self, name: str) -> Candidate | Outcome:
+    def _read(self, name: str) -> Candidate | ObjectOutcome:
         seen = objects.read(self._client, self._options.bucket, name, max_bytes=self._rules.inspection["max_bytes"])
         if seen is None:
-            return Outcome(name, GONE)
+            return ObjectOutcome(name, GONE)
         if seen.data is None:
-            return Outcome(name, UNREADABLE, seen.problem or "")
+            return ObjectOutcome(name, UNREADABLE, seen.problem or "")
         return self.examine(name, seen.data, seen.metadata)
 
     # --- whose photo it is ---
@@ -235,24 +235,24 @@ class Register:
             return set(names)
         cars = {name: car for name in names if (car := self._car_of(name))}
         with reading(self._engine) as connection:
-            known = repairs.cars(connection, cars.values())
+            known = repairs.named_cars(connection, cars.values())
         return {name for name, car in cars.items() if car in known or "-" in car[1]}
 
-    def examine(self, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> Candidate | Outcome:
+    def examine(self, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> Candidate | ObjectOutcome:
         """Look at the bytes of an object; its name is believed only as far as they agree with it."""
         parts = parse_key(name, self._options.prefix)
         if parts is None:
-            return Outcome(name, FOREIGN)
+            return ObjectOutcome(name, FOREIGN)
         try:
             photo = inspect(data, **self._rules.inspection)
         except ImageRejectedError as error:
-            return Outcome(name, NO_PHOTO, str(error))
+            return ObjectOutcome(name, NO_PHOTO, str(error))
         sha256 = hashlib.sha256(data).hexdigest()
         if not sha256.startswith(parts.hash):
-            return Outcome(name, OTHER_BYTES, f"the SHA-256 begins with {sha256[:12]}")
+            return ObjectOutcome(name, OTHER_BYTES, f"the SHA-256 begins with {sha256[:12]}")
         car = self._car_of(name, metadata)
         if car is None:
-            return Outcome(name, UNKNOWN_CAR, f"{parts.spider}/{parts.external_id}")
+            return ObjectOutcome(name, UNKNOWN_CAR, f"{parts.spider}/{parts.external_id}")
         source_url = (metadata or {}).get("source-url", "")
         dealer = self._dealers.get(parts.spider)
         image = CarImage(
@@ -274,9 +274,9 @@ class Register:
 
     # --- the rows ---
 
-    def write_rows(self, connection: Connection, candidates: Sequence[Candidate]) -> list[Outcome]:
+    def write_rows(self, connection: Connection, candidates: Sequence[Candidate]) -> list[ObjectOutcome]:
         """Write the rows of objects, in a transaction of the caller's; return what became of each."""
-        cars = repairs.cars(connection, {each.car for each in candidates})
+        cars = repairs.named_cars(connection, {each.car for each in candidates})
         if self._create_cars:
             for each in sorted(candidates, key=lambda each: each.car):
                 if each.car not in cars:
@@ -292,39 +292,39 @@ class Register:
         for each, known in zip(candidates, bytes_known, strict=True):
             name = str(each.photo.key)
             if each.car not in cars:
-                outcomes.append(Outcome(name, UNKNOWN_CAR, "/".join(each.car)))
+                outcomes.append(ObjectOutcome(name, UNKNOWN_CAR, "/".join(each.car)))
                 continue
             of_car = rows[each.car]
             answer = self._judge(each.photo, [row.image for row in of_car.values()], known)
             if isinstance(answer, CarImage):
                 of_car[answer.identity] = KnownImage(image=answer, due=False)
                 images[name] = (cars[each.car].listing_id, answer)
-                answer = Outcome(name, REGISTERED)
+                answer = ObjectOutcome(name, REGISTERED)
             outcomes.append(answer)
         if not images or self._dry_run:
             return outcomes
-        repairs.announce(connection, images.values())
+        repairs.create_photos(connection, images.values())
         if photos.write(connection, list(images.values()), self._rules.placeholders):
             # One of them was on so many unrelated cars that it is no photo; its row says so now.
             shown = images.keys() - set(rows_of(connection, self.location, images).values())
-            outcomes = [Outcome(each.name, PLACEHOLDER) if each.name in shown else each for each in outcomes]
+            outcomes = [ObjectOutcome(each.name, PLACEHOLDER) if each.name in shown else each for each in outcomes]
         return outcomes
 
-    def _judge(self, photo: CarImage, rows: list[CarImage], known: KnownBytes | None) -> CarImage | Outcome:
+    def _judge(self, photo: CarImage, rows: list[CarImage], known: KnownBytes | None) -> CarImage | ObjectOutcome:
         """Return the row to write, or why there is none; *rows* are the car's."""
         name = str(photo.key)
         stored = [row for row in rows if row.status in HAVE_BYTES and row.key and row.store == self.location]
         if any(row.key == name for row in stored):
-            return Outcome(name, KNOWN)
+            return ObjectOutcome(name, KNOWN)
         if known and known.placeholder:
-            return Outcome(name, PLACEHOLDER)
+            return ObjectOutcome(name, PLACEHOLDER)
         free = [row for row in rows if row not in stored]
         row = _of_address(photo, free) or _of_bytes(photo, free)
         if (known and known.deleted) or (row and row.reason == "deleted"):
-            return Outcome(name, DELETED)
+            return ObjectOutcome(name, DELETED)
         # The same bytes, or the same photo of the dealer's, which has served it with other bytes since.
         if twin := _of_bytes(photo, stored) or _of_address(photo, stored):
-            return Outcome(name, DUPLICATE, f"of {twin.key}")
+            return ObjectOutcome(name, DUPLICATE, f"of {twin.key}")
         if row is None:
             last = max((each.position for each in rows), default=-1)
             if photo.identity:  # the next crawl knows it by this

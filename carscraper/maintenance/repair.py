@@ -15,7 +15,7 @@ from carscraper.exceptions import ImageRejectedError
 from carscraper.images.thumbnails import thumbnail
 from carscraper.maintenance import register
 from carscraper.maintenance.audit import Finding, kept
-from carscraper.maintenance.register import GROUP, Outcome
+from carscraper.maintenance.register import GROUP, ObjectOutcome
 from carscraper.storage import objects
 from carscraper.storage.keys import IMMUTABLE, Upload, parse_key, parse_thumbnail, permanent_url
 from carscraper.storage.objects import THREADS, in_groups, in_order
@@ -64,14 +64,14 @@ class Repair:
         self._thumbnails = thumbnails
         self._max_pixels = max_pixels
 
-    def run(self, comparison: Comparison) -> Iterator[Outcome]:
+    def run(self, comparison: Comparison) -> Iterator[ObjectOutcome]:
         """Repair; return what is left and why."""
         with ThreadPoolExecutor(THREADS, thread_name_prefix="repair") as pool:
             for outcome in self._repair(comparison, pool):
                 self.done["left"] += 1
                 yield outcome
 
-    def _repair(self, comparison: Comparison, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
+    def _repair(self, comparison: Comparison, pool: ThreadPoolExecutor) -> Iterator[ObjectOutcome]:
         self._lose_missing(pool, kept(comparison, "missing"))
         for group in in_groups(kept(comparison, "size", "checksum", "no-key"), GROUP):
             self._lose(group)
@@ -88,7 +88,9 @@ class Repair:
         yield from (outcome for outcome in made if outcome)
         for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
             run = each.detail.removeprefix("of run ")
-            yield Outcome(each.key, each.reason, f"scrapy runs upload {run}" if each.reason == "no-output" else run)
+            yield ObjectOutcome(
+                each.key, each.reason, f"scrapy runs upload {run}" if each.reason == "no-output" else run
+            )
 
     def _set_addresses(self, comparison: Comparison) -> None:
         for group in in_groups(kept(comparison, "no-store", "no-url", "temporary-url", "other-url"), GROUP):
@@ -117,7 +119,7 @@ class Repair:
         for group in in_groups((each for each, gone in in_order(pool, look, findings) if gone), GROUP):
             self._lose(group)
 
-    def _hash(self, pool: ThreadPoolExecutor, findings: Iterable[Finding]) -> Iterator[Outcome]:
+    def _hash(self, pool: ThreadPoolExecutor, findings: Iterable[Finding]) -> Iterator[ObjectOutcome]:
         """Read what has no SHA-256; what is not what its name says is fetched again."""
 
         def read(finding: Finding) -> tuple[Finding, Seen | None]:
@@ -128,7 +130,7 @@ class Repair:
             if seen is None:
                 continue  # missing: it is pending by now
             if seen.sha256 is None:
-                yield Outcome(finding.key, register.UNREADABLE, seen.problem or "")
+                yield ObjectOutcome(finding.key, register.UNREADABLE, seen.problem or "")
             elif parts and not seen.sha256.startswith(parts.hash):
                 self._lose([finding])
             else:
@@ -136,18 +138,18 @@ class Repair:
                 with self._engine.begin() as connection:
                     self.done["hashes"] += repairs.set_hashes(connection, hashes)
 
-    def _make_thumbnail(self, finding: Finding) -> Outcome | None:
+    def _make_thumbnail(self, finding: Finding) -> ObjectOutcome | None:
         """Make a missing thumbnail of its photo; return why there is none."""
         name, _ = parse_thumbnail(finding.key, self._options.prefix) or ("", "")
         photo = objects.read(self._client, self._options.bucket, finding.photo or "", max_bytes=objects.MAX_BYTES)
         if photo is None:
             return None  # missing as well: it is pending by now, and gets its thumbnails when it is fetched
         if photo.data is None:
-            return Outcome(finding.key, register.UNREADABLE, photo.problem or "")
+            return ObjectOutcome(finding.key, register.UNREADABLE, photo.problem or "")
         try:
             data = thumbnail(photo.data, self._thumbnails[name], max_pixels=self._max_pixels)
         except ImageRejectedError as error:
-            return Outcome(finding.key, register.NO_PHOTO, str(error))
+            return ObjectOutcome(finding.key, register.NO_PHOTO, str(error))
         upload = Upload(name=finding.key, data=data, content_type="image/jpeg")
         objects.put(self._client, self._options, upload, replace=True, cache_control=IMMUTABLE)
         self.done["thumbnails"] += 1

@@ -243,7 +243,7 @@ class CarImagesPipeline:
         try:
             response = await self.crawler.engine.download_async(self._request(image, item))
         except Exception as error:
-            return ImageRejectedError(reason_of(error), f"{rejected.reason}, and then {error}")
+            return ImageRejectedError(download_reason(error), f"{rejected.reason}, and then {error}")
         return await self._keep(response, image, item)
 
     async def _visit(self, item: CarItem) -> dict[str, CarImage]:
@@ -274,7 +274,7 @@ class CarImagesPipeline:
                 stop_as_failed(self.crawler, refused, reason="store_refused")
             logger.debug("Photo %s waits: %s", image.source_url, error)
             return
-        reason = reason_of(error)
+        reason = download_reason(error)
         _fail(image, reason)
         if reason == Reason.ERROR:
             logger.error("Photo %r failed by a mistake of carscraper", image.source_url, exc_info=error)
@@ -304,7 +304,7 @@ def is_whole_range(content_range: bytes | None) -> bool:
     return int(first) == 0 and (size == b"*" or int(last) + 1 == int(size))
 
 
-def reason_of(error: BaseException) -> str:
+def download_reason(error: BaseException) -> str:
     """Return the :class:`Reason` for which nothing came."""
     if isinstance(error, BlockedAddressError):
         return Reason.BLOCKED_ADDRESS

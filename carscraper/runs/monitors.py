@@ -26,7 +26,7 @@ _NOBODYS = "car-gone"
 """The reason of a photo that nobody could have kept."""
 
 
-def check(
+def check_limits(
     settings: BaseSettings,
     record: RunRecord,
     earlier: Sequence[RunRecord] | None,

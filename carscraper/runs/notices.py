@@ -35,7 +35,7 @@ def tell(settings: BaseSettings, record: RunRecord) -> None:
     secret: Secret | None = settings.get("NOTIFY_URLS")
     if not secret or record.status not in str(settings.get("NOTIFY_ON")).split(","):
         return
-    lines = text_of(record)
+    lines = notice_lines(record)
     failures: dict[str, str] = {}
     threads = []
     for number, address in enumerate(secret.reveal().split(), 1):
@@ -52,7 +52,7 @@ def tell(settings: BaseSettings, record: RunRecord) -> None:
         logger.warning("Notice %s could not be sent: %s", name, why)
 
 
-def text_of(record: RunRecord) -> list[str]:
+def notice_lines(record: RunRecord) -> list[str]:
     """Return the lines of the notice, for people; nothing in them is escaped for a markup."""
     where = ", ".join(
         part for part in (f"run {record.id}" if record.id is not None else "", f"job {record.job_id}") if part

@@ -37,7 +37,7 @@ PENDING = "pending"
 """Of an upload: it is still to come."""
 ITEMS, LOG = "items.jsonl.gz", "run.log"
 """The files' names."""
-KINDS = {ITEMS: ("items", "application/gzip"), LOG: ("log", "text/plain; charset=utf-8")}
+FILE_KINDS = {ITEMS: ("items", "application/gzip"), LOG: ("log", "text/plain; charset=utf-8")}
 """Each file's tag ``type`` and its content type."""
 
 _MARK = ".upload-pending"
@@ -104,10 +104,10 @@ def selected(settings: BaseSettings) -> list[str]:
     def fits(name: str, setting: str) -> bool:
         return any(fnmatchcase(name, pattern.strip()) for pattern in settings.getlist(setting))
 
-    found = [name for name in KINDS if fits(name, "S3_OUTPUT_INCLUDE") and not fits(name, "S3_OUTPUT_EXCLUDE")]
+    found = [name for name in FILE_KINDS if fits(name, "S3_OUTPUT_INCLUDE") and not fits(name, "S3_OUTPUT_EXCLUDE")]
     if not found:
         raise ConfigurationError(
-            f"S3_OUTPUT_INCLUDE and S3_OUTPUT_EXCLUDE leave nothing to upload of {' and '.join(KINDS)}; "
+            f"S3_OUTPUT_INCLUDE and S3_OUTPUT_EXCLUDE leave nothing to upload of {' and '.join(FILE_KINDS)}; "
             "set S3_UPLOAD_ON_COMPLETION=false if that is what you want."
         )
     return found
@@ -285,7 +285,7 @@ def _remove(folder: Path) -> bool:
         return True
     if _MARK in inside:
         return False
-    if inside <= KINDS.keys():
+    if inside <= FILE_KINDS.keys():
         for name in inside:
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -296,7 +296,7 @@ def _remove(folder: Path) -> bool:
 # --- the upload -------------------------------------------------------------------------------------------------
 
 
-def upload(
+def upload_outputs(
     settings: BaseSettings,
     folder: Path,
     *,
@@ -355,9 +355,9 @@ def _upload(settings: BaseSettings, folder: Path, name: str, output: dict[str, A
     files = [
         outputs.OutputFile(path=folder / each, key=options.key(name, each), kind=kind, date=day, content_type=of_type)
         for each in there
-        for kind, of_type in [KINDS[each]]
+        for kind, of_type in [FILE_KINDS[each]]
     ]
-    done = outputs.upload(options, files) if files else outputs.Uploaded()
+    done = outputs.upload_files(options, files) if files else outputs.Uploaded()
     output["errors"] += [printable(error) for error in done.errors]
     output |= {"s3Urls": done.urls, "filesUploaded": len(done.urls), "bytesUploaded": sum(done.sizes)}
     if done.urls:

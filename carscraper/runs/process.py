@@ -63,7 +63,7 @@ class Crawl:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class CrawlOutcome:
     """How a crawl ended."""
 
     spider: str
@@ -118,7 +118,7 @@ class Processes:
             elif process.returncode is None and pass_on:
                 process.terminate()
 
-    async def run(self, crawl: Crawl) -> Outcome:
+    async def run(self, crawl: Crawl) -> CrawlOutcome:
         """Run one to its end; one whose task is cancelled is stopped first."""
         since = time.monotonic()
         try:
@@ -132,7 +132,7 @@ class Processes:
             )
         except OSError as error:
             said = f"can't be started: {error.strerror}"
-            return Outcome(spider=crawl.spider, outcome=FAILED, said=said, line=said)
+            return CrawlOutcome(spider=crawl.spider, outcome=FAILED, said=said, line=said)
         self._running.add(process)
         if self.stops:
             process.terminate()  # the signal came a moment too early for it
@@ -169,14 +169,14 @@ class Processes:
     def _record_of(self, job_id: str) -> RunRecord | None:
         """Return the run's row; ``None`` where there is none, or no database to ask."""
         from carscraper.db import runs  # noqa: PLC0415 - the help text of `scrapy crawlall` needs no SQLAlchemy
-        from carscraper.db.engine import explained, is_there, open_engine  # noqa: PLC0415 - the same
+        from carscraper.db.engine import explained_database, is_there, open_engine  # noqa: PLC0415 - the same
 
         try:
             if not is_there(self._database_url):
                 return None
             engine = open_engine(self._database_url, timeout=_ANSWER)
             try:
-                with explained(), engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
+                with explained_database(), engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
                     found = runs.get(connection, job_id)
             finally:
                 engine.dispose()
@@ -184,21 +184,21 @@ class Processes:
             return None
         return RunRecord(**found) if found else None
 
-    def _outcome(self, spider: str, code: int, seconds: float, record: RunRecord | None, last: str) -> Outcome:
+    def _outcome(self, spider: str, code: int, seconds: float, record: RunRecord | None, last: str) -> CrawlOutcome:
         if record and record.status not in {RUNNING, INTERRUPTED}:
             outcome, said = record.status, record.why or ""
             line = record.reason or said.partition("\n")[0].removeprefix(f"{outcome}. ")
-            return Outcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=line)
+            return CrawlOutcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=line)
         outcome = STATUS_OF.get(code, FAILED)
         if code < 0:
             last = f"ended by signal {-code}"
         elif code == 0 and self.stops:  # gone before it could give a verdict
             outcome, last = PARTIAL, "broken off on request"
         said = last or "it said nothing"
-        return Outcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=said)
+        return CrawlOutcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=said)
 
 
-def exit_code(outcomes: Iterable[Outcome]) -> ExitCode:
+def exit_code(outcomes: Iterable[CrawlOutcome]) -> ExitCode:
     """Return the exit code of several crawls: 0 if none failed or was in vain, 4 if all failed, else 3."""
     words = {each.outcome for each in outcomes}
     if words and words <= {SUCCESS, SKIPPED}:

@@ -151,7 +151,7 @@ def overridden(settings: BaseSettings) -> dict[str, Any]:
     }
 
 
-def shown(arguments: Mapping[str, str]) -> dict[str, str]:
+def shown_arguments(arguments: Mapping[str, str]) -> dict[str, str]:
     """Return a spider's *arguments* without secrets.
 
     >>> shown({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})

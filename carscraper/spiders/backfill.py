@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from scrapy.http import Response
 
-    from carscraper.db.work import KnownCar, Listed
+    from carscraper.db.work import KnownCar, ListedCar
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class BackfillSpider(SecondLook):
             await self._movement()
 
     async def _next_cars(
-        self, queues: dict[str, deque[Listed]], ahead: dict[str, deque[KnownCar]]
+        self, queues: dict[str, deque[ListedCar]], ahead: dict[str, deque[KnownCar]]
     ) -> AsyncIterator[Request]:
         for source in list(queues):
             begun = 0  # a source whose cars are soon through takes turns with the others
@@ -239,7 +239,7 @@ class BackfillSpider(SecondLook):
                 self.count("backfill/left", len(queues[source]) + len(ahead[source]))
                 del queues[source]
 
-    def _estimate(self, queues: dict[str, deque[Listed]]) -> int:
+    def _estimate(self, queues: dict[str, deque[ListedCar]]) -> int:
         """Guess how many photos there are to do, for the display."""
         most = self.limit or sys.maxsize
         return sum(
@@ -257,7 +257,7 @@ class BackfillSpider(SecondLook):
         return not crawler.engine.running or state_of(crawler).stopping is not None
 
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
-        cars = await self.plan.read(work.cars, row_ids, self.plan.retry)
+        cars = await self.plan.read(work.known_cars, row_ids, self.plan.retry)
         for car in cars:
             car.item.url = car.item.url or ""
             car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]

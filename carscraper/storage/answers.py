@@ -111,7 +111,7 @@ class Answer:
 
 
 @contextlib.contextmanager
-def explained(bucket: str, action: str) -> Iterator[None]:
+def explained_s3(bucket: str, action: str) -> Iterator[None]:
     """Turn what boto3 raises inside into a sentence.
 
     Args:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import DENIED, FIXES, MISSING_FEATURE, Answer, explained, failure, silent
+from carscraper.storage.answers import DENIED, FIXES, MISSING_FEATURE, Answer, explained_s3, failure, silent
 from carscraper.storage.client import contradicts
 from carscraper.storage.keys import THUMBNAILS
 
@@ -77,7 +77,7 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedObject:
     """One object, as the list has it."""
 
     name: str
@@ -89,19 +89,19 @@ class Listed:
     storage_class: str
 
 
-def listed(client: Any, bucket: str, prefix: str = "") -> Iterator[Listed]:
+def list_objects(client: Any, bucket: str, prefix: str = "") -> Iterator[ListedObject]:
     """Return every object below *prefix*, page by page: memory stays flat whatever the bucket holds.
 
     Amazon gives names in the order of their UTF-8 bytes; not every server does.
     """
     pages = iter(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
     while True:
-        with explained(bucket, "s3:ListBucket"):
+        with explained_s3(bucket, "s3:ListBucket"):
             page = next(pages, None)
         if page is None:
             return
         for each in page.get("Contents", ()):
-            yield Listed(
+            yield ListedObject(
                 name=each["Key"],
                 size=each["Size"],
                 etag=each.get("ETag", "").strip('"'),
@@ -113,7 +113,7 @@ def listed(client: Any, bucket: str, prefix: str = "") -> Iterator[Listed]:
 def thumbnail_names(client: Any, bucket: str, prefix: str) -> list[str]:
     """Return which thumbnails there are (``small``, …) below *prefix*; raises ``StoreError``."""
     below = f"{prefix}{THUMBNAILS}/"
-    with explained(bucket, "s3:ListBucket"):
+    with explained_s3(bucket, "s3:ListBucket"):
         pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
     return [each["Prefix"].removeprefix(below).rstrip("/") for page in pages for each in page.get("CommonPrefixes", ())]
 
@@ -150,7 +150,7 @@ def head(client: Any, bucket: str, name: str) -> Seen | None:
             not there.)
         StoreUnavailableError: the server is away or busy.
     """
-    with explained(bucket, "s3:GetObject"):
+    with explained_s3(bucket, "s3:GetObject"):
         try:
             answer = client.head_object(Bucket=bucket, Key=name)
         except ClientError as error:
@@ -158,7 +158,7 @@ def head(client: Any, bucket: str, name: str) -> Seen | None:
             if said.status == 404:
                 return None
             if not said.passing:  # the answer to a HEAD has no body; that to a listing says why
-                with explained(bucket, "s3:ListBucket"):
+                with explained_s3(bucket, "s3:ListBucket"):
                     client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
             if said.status == 400:
                 raise StoreRefusedError(f"The server does not take {name!r} as a key (400): choose another.") from error
@@ -173,7 +173,7 @@ def get(client: Any, bucket: str, name: str) -> Seen | None:
         StoreRefusedError: the server refuses, or it has more than ``MAX_BYTES``.
         StoreUnavailableError: the server is away or busy, or the connection broke.
     """
-    with explained(bucket, "s3:GetObject"):
+    with explained_s3(bucket, "s3:GetObject"):
         found = _read(client, bucket, name, MAX_BYTES)
     if found and found.problem:
         raise StoreRefusedError(f"{name} has {found.size} bytes: read it by the address that presign gives.")
@@ -281,7 +281,7 @@ def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache
     """
     condition = {} if replace else {"IfNoneMatch": "*"}
     caching = {"CacheControl": cache_control} if cache_control else {}
-    with explained(options.bucket, "s3:PutObject"):
+    with explained_s3(options.bucket, "s3:PutObject"):
         try:
             answer = client.put_object(
                 Bucket=options.bucket,
@@ -318,7 +318,7 @@ def presign(
     *content_type* the writer must name.
     """
     parameters = {"Bucket": bucket, "Key": name} | ({"ContentType": content_type} if put and content_type else {})
-    with explained(bucket, "s3:PutObject" if put else "s3:GetObject"):
+    with explained_s3(bucket, "s3:PutObject" if put else "s3:GetObject"):
         address: str = client.generate_presigned_url(
             "put_object" if put else "get_object",
             Params=parameters,
@@ -343,7 +343,7 @@ def keeps_versions(client: Any, bucket: str) -> bool | None:
 def versions_of(client: Any, bucket: str, name: str) -> list[str]:
     """Return the id of every version of the object *name*, delete markers too; none where no versions are kept."""
     versions: list[str] = []
-    with explained(bucket, "s3:ListBucketVersions"):
+    with explained_s3(bucket, "s3:ListBucketVersions"):
         try:
             for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name):
                 found = [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
@@ -359,11 +359,11 @@ def versions_of(client: Any, bucket: str, name: str) -> list[str]:
 def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:
     """Remove the object *name*, or these *versions* of it for good; return whether an old version stays."""
     for version in versions:
-        with explained(bucket, "s3:DeleteObjectVersion"):
+        with explained_s3(bucket, "s3:DeleteObjectVersion"):
             client.delete_object(Bucket=bucket, Key=name, VersionId=version)
     if versions:
         return False
-    with explained(bucket, "s3:DeleteObject"):
+    with explained_s3(bucket, "s3:DeleteObject"):
         return bool(client.delete_object(Bucket=bucket, Key=name).get("DeleteMarker"))
 
 
@@ -371,7 +371,7 @@ def remove_many(client: Any, bucket: str, names: Sequence[str]) -> dict[str, str
     """Remove at most ``MAX_DELETES`` objects; return those that are still there, each with the reason."""
     if not names:
         return {}
-    with explained(bucket, "s3:DeleteObject"):
+    with explained_s3(bucket, "s3:DeleteObject"):
         answer = client.delete_objects(
             Bucket=bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import explained
+from carscraper.storage.answers import explained_s3
 from carscraper.storage.client import S3Options, open_client, session
 from carscraper.storage.keys import normalise_prefix
 
@@ -95,7 +95,7 @@ class Uploaded:
     """Sentences."""
 
 
-def upload(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
+def upload_files(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
     """Upload *files*, one after the other; blocks for ``options.timeout`` seconds at most, and two for clearing up.
 
     What goes wrong with S3 or a file is in ``errors``; nothing of it is raised.
@@ -147,9 +147,9 @@ def _put(client: Any, options: OutputOptions, file: OutputFile, go_on: Callable[
     # Not in threads of its own: the interpreter would wait for those at its end, however late they are.
     config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, use_threads=False)
     action = "s3:PutObject" + (" and s3:PutObjectTagging" if options.client else "")
-    with file.path.open("rb") as source, explained(bucket, action):
+    with file.path.open("rb") as source, explained_s3(bucket, action):
         client.upload_fileobj(source, bucket, file.key, ExtraArgs=headers, Config=config, Callback=go_on)
-    with explained(bucket, "s3:GetObject"):
+    with explained_s3(bucket, "s3:GetObject"):
         there = client.head_object(Bucket=bucket, Key=file.key)
     if there["ContentLength"] != size:
         cure = ": if the server does not know tags, set S3_OUTPUT_TAGS=false" if options.client else ""

@@ -16,7 +16,7 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.field_coverage import Drop, FieldCoverage, drops, where_read
 from carscraper.items import CarImage, CarItem
-from carscraper.maintenance.checkdealers import accept, check
+from carscraper.maintenance.checkdealers import accept, check_dealer
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.hekla import HeklaSpider
@@ -236,7 +236,7 @@ def test_only_a_good_crawl_is_a_measure(engine: Engine) -> None:
             good=good,
         )
         with engine.begin() as connection:
-            fallen = stored.save(connection, record)
+            fallen = stored.write_coverage(connection, record)
             last = stored.last(connection, source)
         assert last is not None
         assert [each.name for each in fallen] == (["price"] if price in {1, 3} and day != 6 else [])
@@ -250,7 +250,7 @@ def test_only_a_good_crawl_is_a_measure(engine: Engine) -> None:
     assert not save(4, 1)
     assert save(5, 0, source="Brimborg"), "each dealer has a measure of its own"
     with engine.begin() as connection:
-        found = check(connection, "hekla", HeklaSpider, expected={})
+        found = check_dealer(connection, "hekla", HeklaSpider, expected={})
         assert found.now is not None
         assert found.before is not None
         assert (found.now.finished_at, found.before.finished_at) == (DAY + timedelta(days=4), DAY + timedelta(days=3))
@@ -258,7 +258,7 @@ def test_only_a_good_crawl_is_a_measure(engine: Engine) -> None:
         assert accept(connection, [found]) == ["hekla"]
     assert save(6, 1), "what was accepted is the measure"
     with engine.begin() as connection:
-        assert check(connection, "x", BilasolurSpider, expected={}).now is None
+        assert check_dealer(connection, "x", BilasolurSpider, expected={}).now is None
 
 
 def test_a_database_that_refuses_at_the_end_costs_the_numbers_only(

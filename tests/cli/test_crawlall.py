@@ -27,7 +27,7 @@ from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
 from carscraper.dealers import choose, distribute
 from carscraper.exceptions import ConfigurationError
-from carscraper.runs.process import Crawl, Outcome, Processes, exit_code
+from carscraper.runs.process import Crawl, CrawlOutcome, Processes, exit_code
 from carscraper.runs.record import RunRecord
 from tests import services
 from tests.cli.used_cars import UsedCars
@@ -209,8 +209,10 @@ class Program(Crawl):
         return [sys.executable, "-c", program] if program else ["/nowhere/at/all"]
 
 
-def run(url: str, programs: dict[str, str], on_line: Callable[[str, str], None] = lambda *_: None) -> list[Outcome]:
-    async def all_of_them() -> list[Outcome]:
+def run(
+    url: str, programs: dict[str, str], on_line: Callable[[str, str], None] = lambda *_: None
+) -> list[CrawlOutcome]:
+    async def all_of_them() -> list[CrawlOutcome]:
         processes = Processes(url, on_line=on_line)
         processes.handle_signals()
         crawls = [
@@ -281,7 +283,7 @@ def plan(*words: str, **settings: Any) -> tuple[dict[str, list[str]], dict[str, 
     command.add_options(parser)
     opts, left = parser.parse_known_args(words)
     command.process_options(left, opts)
-    crawls, left_out = crawlall.plan(checked(command.settings), opts)
+    crawls, left_out = crawlall.planned_crawls(checked(command.settings), opts)
     return {each.spider: each.command for each in crawls}, left_out
 
 
@@ -346,5 +348,5 @@ def test_exit_code() -> None:
         "": 4,
     }
     for words, code in cases.items():
-        outcomes = [Outcome(spider="x", outcome=word, code=0, said="", line="") for word in words.split()]
+        outcomes = [CrawlOutcome(spider="x", outcome=word, code=0, said="", line="") for word in words.split()]
         assert exit_code(outcomes) == code, words

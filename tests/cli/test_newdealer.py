@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.maintenance.newdealer import KINDS, check, plan, write
+from carscraper.maintenance.newdealer import PAGE_KINDS, check_name, planned_files, write_files
 from tests import services
 from tests.dealers.cars import Car, Photo
 from tests.dealers.listing import SimulatedListing, dotted
@@ -146,8 +146,8 @@ def test_from_an_address_to_a_dealer_that_is_crawled(project: Path) -> None:
 
 
 def test_every_kind_is_a_spider_of_a_few_lines() -> None:
-    for kind in KINDS:
-        files = plan("ny_bilasala", "https://www.ny.is/bilar", kind=kind, results="", details=None, now=NOW)
+    for kind in PAGE_KINDS:
+        files = planned_files("ny_bilasala", "https://www.ny.is/bilar", kind=kind, results="", details=None, now=NOW)
         text = files[Path("carscraper/spiders/ny_bilasala.py")]
         names: dict[str, Any] = {"__name__": "carscraper.spiders.ny_bilasala"}
         exec(compile(text, "ny_bilasala.py", "exec"), names)
@@ -159,7 +159,7 @@ def test_every_kind_is_a_spider_of_a_few_lines() -> None:
 def test_what_is_no_name_and_no_address() -> None:
     for name in ("Hekla", "hekla.is", "../hekla", "hékla", "backfill", "", "a__b", "9hekla", "x\n"):
         with pytest.raises(ConfigurationError, match="is no name for a spider"):
-            check(name, "https://hekla.is/")
+            check_name(name, "https://hekla.is/")
     for address in (
         "hekla",
         "ftp://hekla.is",
@@ -170,13 +170,13 @@ def test_what_is_no_name_and_no_address() -> None:
         "https://x.is:0",
     ):
         with pytest.raises(ConfigurationError, match="is no address of a page with cars"):
-            check("hekla", address)
+            check_name("hekla", address)
 
 
 def test_nothing_is_written_outside_of_a_checkout(tmp_path: Path) -> None:
-    files = plan("example", "https://example.is/", kind="rogg", results="", details=None, now=NOW)
+    files = planned_files("example", "https://example.is/", kind="rogg", results="", details=None, now=NOW)
     with pytest.raises(ConfigurationError, match="is no checkout of carscraper"):
-        write(tmp_path, files)
+        write_files(tmp_path, files)
     done = services.run_scrapy("newdealer", "example", "example.is", "--no-fetch", "--dry-run", "--json", cwd=tmp_path)
     assert SPIDER in json.loads(done.stdout)
     assert [path for path in tmp_path.rglob("*") if path.suffix in {".py", ".html"}] == []

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from carscraper.exceptions import StoreRefusedError
-from carscraper.runs.outputs import KINDS, folder_name
+from carscraper.runs.outputs import FILE_KINDS, folder_name
 from carscraper.storage import outputs
 from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.keys import Upload
@@ -159,7 +159,7 @@ def test_outputs_may_be_put_tagged_and_compared_and_never_deleted(
             )
         )
     its = outputs.OutputOptions(s3=replace(options, bucket="car-outputs"), prefix="runs/", client="us", retries=0)
-    done = outputs.upload(its, files)
+    done = outputs.upload_files(its, files)
     assert done.errors == []
     assert len(done.urls) == 2
     client = open_client(options)
@@ -169,7 +169,7 @@ def test_outputs_may_be_put_tagged_and_compared_and_never_deleted(
     refused(client.delete_object, Bucket="car-outputs", Key="runs/a/run.log")
     refused(client.put_object, Bucket="car-outputs", Key="others/a", Body=b"")
     beside = replace(files[0], key="others/run.log")
-    assert "allow s3:PutObject" in outputs.upload(its, [beside]).errors[0]
+    assert "allow s3:PutObject" in outputs.upload_files(its, [beside]).errors[0]
 
 
 def test_outputs_have_no_rights_unless_they_are_uploaded(storage: Storage, moto_s3: services.S3) -> None:
@@ -193,7 +193,7 @@ def test_the_public_never_reads_outputs(storage: Storage, moto_s3: services.S3) 
         storage.settings = moto_s3.env | settings
         (statement,) = json.loads(storage("policy", "--bucket-policy", "public").out)["Statement"]
         its = outputs.OutputOptions.from_settings(make_settings(**storage.settings))
-        for job, name in itertools.product(("job", "a.jpg", "b.png"), KINDS):
+        for job, name in itertools.product(("job", "a.jpg", "b.png"), FILE_KINDS):
             arn = f"arn:aws:s3:::{moto_s3.bucket}/{its.key(folder_name(datetime.now(UTC), job), name)}"
             assert not [each for each in statement["Resource"] if fnmatch.fnmatchcase(arn, each)], (prefix, arn)
 

@@ -18,7 +18,7 @@ from carscraper.db.locks import open_locks
 from carscraper.extensions import run as module
 from carscraper.extensions.run import Run
 from carscraper.extensions.verdict import announce_late
-from carscraper.runs.record import RunRecord, overridden, shown
+from carscraper.runs.record import RunRecord, overridden, shown_arguments
 from carscraper.settings import Secret
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.state import state_of
@@ -190,4 +190,8 @@ def test_what_was_overridden_is_stored_without_secrets() -> None:
     assert "USER_AGENT" not in found
     assert "geheim" not in repr(asdict(RunRecord(spider="x", job_id="x", started_at=datetime.now(), settings=found)))  # noqa: DTZ005
     given = {"base_url": "https://me:geheim@h/x?token=geheim&p=2;sig=geheim", "makes": "Kia,Audi", "password": "geheim"}
-    assert shown(given) == {"base_url": "https://***@h/x?token=***&p=2;sig=***", "makes": "Kia,Audi", "password": "***"}
+    assert shown_arguments(given) == {
+        "base_url": "https://***@h/x?token=***&p=2;sig=***",
+        "makes": "Kia,Audi",
+        "password": "***",
+    }

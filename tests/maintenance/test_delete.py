@@ -53,7 +53,7 @@ def test_rows_first_then_objects_then_the_cdn_then_the_keys(shop: Shop, monkeypa
     assert unknown == ["x/nothing.jpg"]
     plan.keys.remove("x/nothing.jpg")
     where = replace(places(shop), distribution="E1")
-    deletion.look(plan, where, all_versions=False)
+    deletion.look_up(plan, where, all_versions=False)
     deletion.run(shop.engine, plan, where, all_versions=False)
     steps = [step for number, step in enumerate(steps) if step != "mark_deleted" or number == 0]
     assert steps == [
@@ -68,7 +68,7 @@ def test_what_a_crawl_stores_of_the_car_after_the_plan_goes_too(shop: Shop) -> N
     assert shop.s3
     shop.add("1", "x/1_a.jpg")
     plan, _ = deletion.select(shop.engine, [], [("Bilasolur", "1")])
-    deletion.look(plan, places(shop), all_versions=False)
+    deletion.look_up(plan, places(shop), all_versions=False)
     shop.add("1", "x/1_a.jpg", "x/1_b.jpg")
     outcome = deletion.run(shop.engine, plan, places(shop), all_versions=False)
     assert outcome.photos == 2

@@ -12,7 +12,7 @@ import pytest
 
 from carscraper.db.engine import open_engine
 from carscraper.db.rules import PlaceholderRules
-from carscraper.maintenance.register import Candidate, Dealer, Outcome, PhotoRules, Register
+from carscraper.maintenance.register import Candidate, Dealer, ObjectOutcome, PhotoRules, Register
 from carscraper.storage.client import S3Options
 from carscraper.storage.keys import image_key
 from carscraper.storage.objects import THREADS, in_order
@@ -98,7 +98,7 @@ class TestExamining:
             ("a.jpg", picture("a"), "foreign"),
         ]:
             found = register.examine(name, data)
-            assert isinstance(found, Outcome), name
+            assert isinstance(found, ObjectOutcome), name
             assert found.what == what
 
 

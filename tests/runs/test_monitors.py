@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carscraper.field_coverage import FieldCoverage
-from carscraper.runs.monitors import check, failed
+from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.record import RunRecord
 from tests.fakes import make_settings
 from tests.runs.records import a_run
@@ -26,13 +26,13 @@ NAMES = ["min_cars", "max_failed_photos", "min_fill.price", "min_fill.readable",
 def looked_at(
     record: RunRecord, earlier: list[RunRecord] | None = None, fill: FieldCoverage | None = FILL, **settings: Any
 ) -> dict[str, bool]:
-    found = check(make_settings(**settings), record, [] if earlier is None else earlier, fill)
+    found = check_limits(make_settings(**settings), record, [] if earlier is None else earlier, fill)
     assert all(set(each) == {"name", "passed", "said"} for each in found)
     return {each["name"]: each["passed"] for each in found}
 
 
 def test_nothing_is_said_of_limits_that_are_not_set() -> None:
-    assert check(make_settings(), a_run(cars=0), None, None) == []
+    assert check_limits(make_settings(), a_run(cars=0), None, None) == []
 
 
 def test_a_good_run_keeps_all() -> None:
@@ -42,11 +42,11 @@ def test_a_good_run_keeps_all() -> None:
 
 
 def test_with_nothing_to_look_at_none_is_kept() -> None:
-    found = check(make_settings(**ALL), a_run(cars=0), None, None)
+    found = check_limits(make_settings(**ALL), a_run(cars=0), None, None)
     assert [each["name"] for each in found] == NAMES
     assert not any(each["passed"] for each in found)
     assert len(failed(found)) == len(NAMES)
-    found = check(make_settings(**ALL), a_run(cars=0), [], FieldCoverage())
+    found = check_limits(make_settings(**ALL), a_run(cars=0), [], FieldCoverage())
     assert not any(each["passed"] for each in found)
 
 
@@ -54,7 +54,7 @@ def test_with_nothing_to_look_at_none_is_kept() -> None:
 def test_fewest_cars(cars: int, kept: bool) -> None:
     settings = make_settings(MONITOR_MIN_CARS=50)
     run = a_run(cars=0, cars_new=1, cars_changed=2, cars_unchanged=cars - 3, cars_gone=40)
-    (found,) = check(settings, run, [], None)
+    (found,) = check_limits(settings, run, [], None)
     assert found == {"name": "min_cars", "passed": kept, "said": f"{cars} cars, at least 50 are expected"}
 
 
@@ -94,7 +94,7 @@ def test_share_of_cars_with_a_field(fill: FieldCoverage | None, kept: bool) -> N
 
 def test_fields_of_cars_own_pages_are_of_those_that_were_read() -> None:
     settings = make_settings(MONITOR_MIN_FILL={"page.colour": 0.5, "readable": 0.9})
-    found = check(settings, a_run(), [], FieldCoverage(100, 4, {"page.colour": 2, "unreadable": 25}))
+    found = check_limits(settings, a_run(), [], FieldCoverage(100, 4, {"page.colour": 2, "unreadable": 25}))
     assert [each["passed"] for each in found] == [True, False]
     assert found[1]["said"] == "100 of 125 cards are readable (80 %), at least 90 % are expected"
 
@@ -110,7 +110,7 @@ class TestDrop:
 
     def test_what_is_said(self) -> None:
         earlier = [a_run(number, cars=cars) for number, cars in enumerate([0, 100, 1000, 100])]
-        (found,) = check(make_settings(**self.LIMIT), a_run(cars=60), earlier, None)
+        (found,) = check_limits(make_settings(**self.LIMIT), a_run(cars=60), earlier, None)
         assert found["said"] == "60 cars, the median of the last 3 runs is 100, they may be 30 % fewer"
         assert failed([found]) == [f"max_drop: {found['said']}"]
 
@@ -119,7 +119,7 @@ class TestDrop:
         assert looked_at(a_run(cars=0), [], **self.LIMIT) == {"max_drop": False}
 
     def test_unreadable_history(self) -> None:
-        (found,) = check(make_settings(**self.LIMIT), a_run(), None, None)
+        (found,) = check_limits(make_settings(**self.LIMIT), a_run(), None, None)
         assert not found["passed"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from carscraper.runs import notices
-from carscraper.runs.notices import tell, text_of
+from carscraper.runs.notices import notice_lines, tell
 from carscraper.runs.record import FAILED, INTERRUPTED, PARTIAL, SKIPPED, SUCCESS
 from tests import services
 from tests.fakes import make_settings
@@ -161,11 +161,13 @@ def test_hostile_text_is_text(webhook: Webhook, mailbox: Any) -> None:
 
 
 def test_long_text_is_cut() -> None:
-    lines = text_of(a_run(7, **BAD | {"why": "x" * 100_000, "images_failed": {f"http-{n}": 1 for n in range(5000)}}))
+    lines = notice_lines(
+        a_run(7, **BAD | {"why": "x" * 100_000, "images_failed": {f"http-{n}": 1 for n in range(5000)}})
+    )
     assert max(len(line) for line in lines) <= 601
     assert lines[1].endswith("…")
     many = [{"name": f"n{number}", "passed": False, "said": "no"} for number in range(100)]
-    assert len(text_of(a_run(7, **BAD | {"monitors": many}))) == 20
+    assert len(notice_lines(a_run(7, **BAD | {"monitors": many}))) == 20
 
 
 def test_a_webhook_that_refuses_is_one_line(webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:

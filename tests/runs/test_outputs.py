@@ -20,7 +20,7 @@ import pytest
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.runs import outputs
-from carscraper.runs.outputs import ITEMS, LOG, JobFolder, folder_name, line_of, selected, upload
+from carscraper.runs.outputs import ITEMS, LOG, JobFolder, folder_name, line_of, selected, upload_outputs
 from tests import services
 from tests.fakes import make_settings
 
@@ -226,10 +226,12 @@ def test_a_folder_that_can_not_be_made_costs_the_files_only(
     assert len(told(caplog)) == 1
     assert str(folder.path) in told(caplog)[0]
     assert folder.output()["errors"] == [folder.trouble]
-    found = upload(make_settings(), folder.path, job_id="job", started_at=STARTED, spider="x", trouble=folder.trouble)
+    found = upload_outputs(
+        make_settings(), folder.path, job_id="job", started_at=STARTED, spider="x", trouble=folder.trouble
+    )
     assert (found["enabled"], found["status"], found["errors"]) == (False, "partial", [folder.trouble])
     asked = make_settings(S3_OUTPUT_BUCKET="car-outputs", S3_UPLOAD_ON_COMPLETION="true")
-    found = upload(asked, folder.path, job_id="job", started_at=STARTED, spider="x", trouble=folder.trouble)
+    found = upload_outputs(asked, folder.path, job_id="job", started_at=STARTED, spider="x", trouble=folder.trouble)
     assert (found["enabled"], found["status"], found["errors"]) == (True, "failed", [folder.trouble])
 
 
@@ -355,7 +357,7 @@ def test_what_can_not_be_uploaded_is_said_at_the_start() -> None:
 
 def test_off_is_off(tmp_path: Path) -> None:
     assert JobFolder.from_settings(make_settings(OUTPUTS_DIR=""), job_id="j", started_at=STARTED) is None
-    found = upload(make_settings(), tmp_path, job_id="job", started_at=STARTED, spider="x")
+    found = upload_outputs(make_settings(), tmp_path, job_id="job", started_at=STARTED, spider="x")
     assert (found["enabled"], found["status"]) == (False, "success")
 
 
@@ -370,7 +372,7 @@ def test_upload(new_folder: Callable[..., JobFolder], rclone_s3: services.S3) ->
 
     def go(**changes: Any) -> dict[str, Any]:
         full = make_settings(**{**settings, **changes})
-        return upload(full, folder.path, job_id="job", started_at=STARTED, spider="bilasolur")
+        return upload_outputs(full, folder.path, job_id="job", started_at=STARTED, spider="bilasolur")
 
     away = go(AWS_ENDPOINT_URL=f"http://127.0.0.1:{services.free_port()}", S3_OUTPUT_RETRIES=0)
     assert (away["enabled"], away["status"], away["uploadedAt"], away["s3Urls"]) == (True, "failed", None, [])

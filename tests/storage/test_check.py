@@ -16,7 +16,7 @@ import pytest
 
 from carscraper.maintenance import check as check_module
 from carscraper.maintenance import policies
-from carscraper.maintenance.check import Step, check
+from carscraper.maintenance.check import Step, check_bucket
 from carscraper.storage.answers import FIXES
 from carscraper.storage.client import S3Options, open_client
 from tests import services
@@ -32,7 +32,7 @@ ALL = ["credentials", "bucket", "put", "get", "head", "list", "public address", 
 
 
 def steps(s3: services.S3, *, public: bool | None = None, **changes: Any) -> dict[str, Step]:
-    return {step.name: step for step in check(options_of(s3, **changes), public=public)}
+    return {step.name: step for step in check_bucket(options_of(s3, **changes), public=public)}
 
 
 def failed(s3: services.S3, name: str, *, public: bool | None = None, **changes: Any) -> tuple[str, str]:
@@ -313,7 +313,7 @@ def test_what_comes_back(proxied: Proxied) -> None:
 
 
 def test_the_probe_goes_when_the_caller_does(moto_s3: services.S3) -> None:
-    running = check(options_of(moto_s3))
+    running = check_bucket(options_of(moto_s3))
     for step in running:
         if step.name == "put":
             assert moto_s3.keys() == [step.detail]

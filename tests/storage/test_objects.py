@@ -191,7 +191,7 @@ def test_amazons_presigned_address_names_the_region() -> None:
 class TestListed:
     def test_what_an_object_says(self, s3: services.S3) -> None:
         s3.put(KEY, b"12345")
-        (found,) = objects.listed(s3.client, s3.bucket)
+        (found,) = objects.list_objects(s3.client, s3.bucket)
         assert (found.name, found.size, found.storage_class) == (KEY, 5, "STANDARD")
         assert found.etag == "827ccb0eea8a706c4c34a16891f84e7b"
         assert found.modified.tzinfo is not None
@@ -214,7 +214,7 @@ class TestListed:
 
                 return Two()
 
-        found = objects.listed(Small(), moto_s3.bucket)
+        found = objects.list_objects(Small(), moto_s3.bucket)
         assert [next(found).name for _ in range(2)] == ["0", "1"]
         assert len(pages) == 1
         assert [each.name for each in found] == ["2", "3", "4"]
@@ -222,9 +222,9 @@ class TestListed:
 
     def test_a_missing_bucket_is_a_sentence(self, s3: services.S3) -> None:
         with pytest.raises(StoreRefusedError, match="AWS_S3_BUCKET"):
-            list(objects.listed(s3.client, "no-such-bucket-here"))
+            list(objects.list_objects(s3.client, "no-such-bucket-here"))
 
     def test_a_server_that_is_away_is_a_sentence(self, rclone: services.RcloneS3, rclone_s3: services.S3) -> None:
         rclone.stop()
         with pytest.raises(StoreUnavailableError, match="does not answer"):
-            list(objects.listed(rclone_s3.client, rclone_s3.bucket))
+            list(objects.list_objects(rclone_s3.client, rclone_s3.bucket))

@@ -44,7 +44,7 @@ def test_bytes_types_tags_and_parts(s3: services.S3, make: Callable[..., OutputF
     large = os.urandom(20 * 1024**2)
     files = [make(options), make(options, "items.jsonl.gz", large), make(options, "empty", b"")]
     with services.S3Proxy(s3.endpoint) as proxy:
-        done = outputs.upload(options_of(s3.via(proxy), S3_OUTPUT_CLIENT="Garage 7: a/b@c"), files)
+        done = outputs.upload_files(options_of(s3.via(proxy), S3_OUTPUT_CLIENT="Garage 7: a/b@c"), files)
         parts = [each for each in proxy.requests if "partNumber" in each.query]
         assert not [each for each in proxy.requests if "tagging" in each.query.split("&")], "tags go with the object"
     assert done.errors == []
@@ -89,7 +89,7 @@ def test_what_passes_is_waited_for(
     ):
         fault()
         before = proxy.count("PUT")
-        done = outputs.upload(options, [make(options, f"{number}.log")])
+        done = outputs.upload_files(options, [make(options, f"{number}.log")])
         assert (done.errors, len(done.urls)) == ([], 1), number
         assert moto_s3.objects()[f"outputs/{FOLDER}/{number}.log"] == b"a line\n"
         assert proxy.count("PUT") == before + 2, number
@@ -98,7 +98,7 @@ def test_what_passes_is_waited_for(
 def test_retries_end(moto_s3: services.S3, proxy: services.S3Proxy, make: Callable[..., OutputFile]) -> None:
     options = options_of(moto_s3.via(proxy), S3_OUTPUT_RETRIES=1)
     proxy.fail(503, "SlowDown", path="items")
-    done = outputs.upload(options, [make(options, "items.jsonl.gz"), make(options)])
+    done = outputs.upload_files(options, [make(options, "items.jsonl.gz"), make(options)])
     assert done.urls == [f"s3://{moto_s3.bucket}/outputs/{FOLDER}/run.log"], "the other file is not given up"
     assert len(done.errors) == 1
     assert "503 SlowDown" in done.errors[0]
@@ -111,7 +111,7 @@ def test_a_server_that_does_not_answer_costs_the_timeout_and_no_more(
     options = options_of(moto_s3.via(proxy), S3_OUTPUT_TIMEOUT=1)
     proxy.trickle(methods="PUT", path="items")
     began = time.monotonic()
-    done = outputs.upload(options, [make(options), make(options, "items.jsonl.gz")])
+    done = outputs.upload_files(options, [make(options), make(options, "items.jsonl.gz")])
     assert 1 <= time.monotonic() - began < 4.5
     assert len(done.urls) == 1, "what is there counts"
     assert done.errors == ["The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."]
@@ -122,7 +122,7 @@ def test_a_slow_line_is_broken_off_and_leaves_no_parts(
 ) -> None:
     options = options_of(moto_s3.via(proxy), S3_OUTPUT_TIMEOUT=1)
     proxy.delay(0.8, methods="PUT")
-    done = outputs.upload(options, [make(options, data=bytes(3 * PART)), make(options, "items.jsonl.gz")])
+    done = outputs.upload_files(options, [make(options, data=bytes(3 * PART)), make(options, "items.jsonl.gz")])
     assert done.urls == []
     assert done.errors == ["The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."]
     uploads = moto_s3.client.list_multipart_uploads
@@ -144,7 +144,7 @@ def test_another_size_does_not_count(
 ) -> None:
     altered(monkeypatch, "after-call.s3.HeadObject", lambda parsed, **_: parsed.update(ContentLength=6))
     options = options_of(moto_s3, S3_OUTPUT_RETRIES=0)
-    assert "is not what was sent" in outputs.upload(options, [make(options)]).errors[0]
+    assert "is not what was sent" in outputs.upload_files(options, [make(options)]).errors[0]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_refusal_is_one_sentence_and_not_repeated(rclone_s3: services.S3, make
     for settings, said in cases:
         with services.S3Proxy(rclone_s3.endpoint) as proxy:
             options = options_of(rclone_s3.via(proxy), **settings)
-            done = outputs.upload(options, [make(options), make(options, "items.jsonl.gz")])
+            done = outputs.upload_files(options, [make(options), make(options, "items.jsonl.gz")])
             assert proxy.count() == 1, settings
         assert (done.urls, len(done.errors)) == ([], 1), settings
         assert re.search(said, done.errors[0]), done
@@ -171,18 +171,18 @@ def test_a_right_that_is_missing_is_named(
 ) -> None:
     options = options_of(moto_s3.via(proxy))
     with proxy.fail(403, "AccessDenied", methods="PUT"):
-        assert "allow s3:PutObject and s3:PutObjectTagging." in outputs.upload(options, [make(options)]).errors[0]
+        assert "allow s3:PutObject and s3:PutObjectTagging." in outputs.upload_files(options, [make(options)]).errors[0]
     with proxy.fail(403, "AccessDenied", methods="HEAD"):
-        assert "allow s3:GetObject." in outputs.upload(options, [make(options)]).errors[0]
+        assert "allow s3:GetObject." in outputs.upload_files(options, [make(options)]).errors[0]
     with proxy.fail(501, "NotImplemented", methods="PUT"):
-        assert "S3_OUTPUT_TAGS=false" in outputs.upload(options, [make(options)]).errors[0]
+        assert "S3_OUTPUT_TAGS=false" in outputs.upload_files(options, [make(options)]).errors[0]
 
 
 def test_a_file_that_is_gone_does_not_hold_up_the_others(moto_s3: services.S3, make: Callable[..., OutputFile]) -> None:
     options = options_of(moto_s3)
     gone = make(options, "items.jsonl.gz")
     gone.path.unlink()
-    done = outputs.upload(options, [gone, make(options)])
+    done = outputs.upload_files(options, [gone, make(options)])
     assert done.errors == ["items.jsonl.gz can't be read (No such file or directory)."]
     assert len(done.urls) == 1
 

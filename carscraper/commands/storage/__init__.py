@@ -5,7 +5,7 @@ from __future__ import annotations
 from carscraper.command import VerbCommand
 from carscraper.commands.storage import audit, browse, caches, delete, estimate, objects, rules, setup
 
-GONE = {
+REMOVED_VERBS = {
     "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
     "most, `scrapy storage hits LOG` counts its hit rate, `scrapy storage lifecycle` moves photos to cheaper classes.",
     "upload": "`scrapy storage upload` is gone: `scrapy crawl backfill -a only=local` moves the photos of "
@@ -36,4 +36,4 @@ class Command(VerbCommand):
         caches.HITS,
         caches.INVALIDATE,
     )
-    gone = GONE
+    gone = REMOVED_VERBS

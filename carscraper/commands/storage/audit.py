@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from carscraper.db.inventory import Comparison
     from carscraper.maintenance.audit import Audit
-    from carscraper.maintenance.register import Outcome
+    from carscraper.maintenance.register import ObjectOutcome
 
 
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +227,7 @@ def _discover_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _say(context: Context, outcome: Outcome) -> None:
+def _say(context: Context, outcome: ObjectOutcome) -> None:
     if context.console.as_json:
         data = {"key": outcome.name, "outcome": outcome.what}
         context.console.line(json.dumps(data | ({"detail": outcome.detail} if outcome.detail else {})))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from carscraper.command import Context
     from carscraper.db import coverage
-    from carscraper.storage.objects import Listed
+    from carscraper.storage.objects import ListedObject
 
     _Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
 
@@ -104,10 +104,10 @@ def _below(given: str, prefix: str) -> str:
     return given if given.startswith(prefix) else prefix + given
 
 
-def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) -> Iterator[Listed]:
+def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) -> Iterator[ListedObject]:
     """Return the objects that begin with *below*; with *parts* (source, year, make), photos of these alone."""
     from carscraper.storage.keys import parse_key
-    from carscraper.storage.objects import listed
+    from carscraper.storage.objects import list_objects
     from carscraper.vehicles import UNKNOWN
 
     bucket, prefix = context.options.bucket, context.options.prefix
@@ -115,7 +115,7 @@ def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) 
     start = prefix + "".join(f"{part}/" for part in known)
     if not (start.startswith(below) or below.startswith(start)):
         return
-    for each in listed(context.client, bucket, max(start, below, key=len)):
+    for each in list_objects(context.client, bucket, max(start, below, key=len)):
         if any(parts):
             found = parse_key(each.name, prefix)
             have = (found.spider, str(found.year or UNKNOWN), found.make) if found else ()
@@ -125,12 +125,12 @@ def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) 
 
 
 def _with_metadata(
-    context: Context, objects: Iterable[Listed]
-) -> Iterator[tuple[Listed, dict[str, str | None] | None]]:
+    context: Context, objects: Iterable[ListedObject]
+) -> Iterator[tuple[ListedObject, dict[str, str | None] | None]]:
     """Return each object with what it carries; ``None`` if it is gone since."""
     from carscraper.storage.objects import THREADS, in_order, look
 
-    def ask(each: Listed) -> tuple[Listed, dict[str, str | None] | None]:
+    def ask(each: ListedObject) -> tuple[ListedObject, dict[str, str | None] | None]:
         seen = look(context.client, context.options.bucket, each.name)
         if seen is None:
             return each, None
@@ -148,7 +148,7 @@ def _with_metadata(
         yield from in_order(pool, ask, objects)
 
 
-def _record(each: Listed, prefix: str) -> dict[str, Any]:
+def _record(each: ListedObject, prefix: str) -> dict[str, Any]:
     from carscraper.storage.keys import kind_of, parse_key
 
     parts = parse_key(each.name, prefix)
@@ -184,7 +184,7 @@ _Counts = dict[str, _Count]
 
 def _stats(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import coverage
-    from carscraper.db.engine import explained
+    from carscraper.db.engine import explained_database
     from carscraper.storage.keys import kind_of, parse_key
 
     console, prefix = context.console, context.options.prefix
@@ -204,7 +204,7 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     console.end_progress()
     ledger: _Ledger | None = None
     try:
-        with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
+        with explained_database(), context.database(read_only=True) as engine, engine.connect() as connection:
             ledger = coverage.coverage(connection), coverage.by_status(connection)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         console.note(f"Without the ledger: {error}")

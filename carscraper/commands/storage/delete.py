@@ -66,7 +66,7 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     with engine.connect() as connection:
         stores = {row.store for row in rows.rows_of_keys(connection, plan.keys) if row.store}
     places = _places(context, stores, orphans=bool(without_row))
-    deletion.look(plan, places, all_versions=arguments.all_versions)
+    deletion.look_up(plan, places, all_versions=arguments.all_versions)
     found = {copy.key for copy in plan.copies} | plan.versions.keys()
     if unknown := [key for key in without_row if key not in found]:
         where = f"no object of {places.bucket}" if places.client else "no file of IMAGES_STORE"

@@ -115,7 +115,7 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
     """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
     from carscraper.storage.keys import kind_of
-    from carscraper.storage.objects import listed
+    from carscraper.storage.objects import list_objects
 
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
@@ -132,7 +132,7 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
     else:
         recent = 0
         since = datetime.now(UTC) - _MONTH
-        for number, each in enumerate(listed(context.client, context.options.bucket, context.options.prefix), 1):
+        for number, each in enumerate(list_objects(context.client, context.options.bucket, context.options.prefix), 1):
             context.console.progress(f"{number:,} objects")
             kind = kind_of(each.name, context.options.prefix)
             is_photo = kind == "photo"
@@ -168,11 +168,11 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
 def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> float:
     """Return how many photos were stored in the last month, by the ledger, or uploaded (*recent*)."""
     from carscraper.db import coverage
-    from carscraper.db.engine import explained
+    from carscraper.db.engine import explained_database
 
     since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
     try:
-        with explained(), context.database(read_only=True) as engine, engine.connect() as connection:
+        with explained_database(), context.database(read_only=True) as engine, engine.connect() as connection:
             found = coverage.stored_since(connection, context.options.store, since)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         context.console.note(f"The ledger does not say how many photos are new; write --new-per-month. {error}")

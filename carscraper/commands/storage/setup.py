@@ -347,13 +347,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.maintenance.check import check
+    from carscraper.maintenance.check import check_bucket
 
     options, console = context.options, context.console
     if not context.settings.getbool("USE_S3_STORAGE"):
         console.note("USE_S3_STORAGE is off: crawls keep photos elsewhere.")
     steps = []
-    for step in check(options, public=arguments.public):
+    for step in check_bucket(options, public=arguments.public):
         steps.append(step)
         if not console.as_json:
             said = f"{step.detail} → {step.fix}" if step.fix else step.detail
