@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from carscraper.settings import Secret
     from carscraper.storage.client import S3Options
 
-_A_LONG_TIME = 3600.0  # seconds; walking over millions of rows is no query of a crawl
+LONG_TIMEOUT = 3600.0
+"""Seconds: walking over millions of rows is no query of a crawl."""
 
 
 def checked(settings: BaseSettings) -> BaseSettings:
@@ -118,7 +119,7 @@ class Context:
         secret: Secret = self.settings["DATABASE_URL"]
         if not create and not is_there(secret.reveal()):
             raise ConfigurationError("There is no database at DATABASE_URL yet: run a crawl first.")
-        engine = open_engine(secret.reveal(), timeout=_A_LONG_TIME, read_only=read_only)
+        engine = open_engine(secret.reveal(), timeout=LONG_TIMEOUT, read_only=read_only)
         try:
             schema.ensure(engine, create=create and not read_only)
             yield engine

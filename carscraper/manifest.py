@@ -96,9 +96,9 @@ def _elements_of(files: list[tuple[Path, str]]) -> Iterator[tuple[object, str]]:
 def key_from_address(url: str, *, strip_prefix: str) -> str:
     """Return the key of the photo at *url*: its path, decoded, without *strip_prefix*; a query leaves a digest.
 
-    >>> key_of("https://img.example.com/auctionimages/3483/1713553344/i0178-1.jpg", strip_prefix="auctionimages/")
-    '3483/1713553344/i0178-1.jpg'
-    >>> key_of("https://img.example.com/a%20b.jpg?width=640", strip_prefix="")
+    >>> key_from_address("https://img.example.com/auctionimages/3483/17/i0178-1.jpg", strip_prefix="auctionimages/")
+    '3483/17/i0178-1.jpg'
+    >>> key_from_address("https://img.example.com/a%20b.jpg?width=640", strip_prefix="")
     'a b-b8fcb210.jpg'
 
     Raises ``ValueError``: ``not a web address`` or ``bad key``.

@@ -213,7 +213,7 @@ def _shown(connection: Connection, job: Job, tries: int) -> dict[str, Any]:
             value = value.astimezone(UTC)
         return f"{value:%Y-%m-%dT%H:%M:%SZ}" if value else None
 
-    found = runs.get(connection, run_name(job, tries)) if tries else None
+    found = runs.find_run(connection, run_name(job, tries)) if tries else None
     run = RunRecord(**found) if found else None
     return {
         "job": job.id,

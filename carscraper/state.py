@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from carscraper.db.ledger import Ledger
 
+DATABASE_AWAY = "database_away"
+"""A spider's reason to end: the database was waited for in vain."""
+
 _NAME = "carscraper_state"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from carscraper.base_spiders.base import allow_host, by_address, is_web_address
 from carscraper.db.rules import ARCHIVE
-from carscraper.items import CarImage
+from carscraper.items import CarImage, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +99,7 @@ class Addresses:
             image = dealer.image(lambda raw: raw, address, car.item.external_id)
         elif is_web_address(address):
             image = CarImage(identity=by_address(address), source_url=address)
-        return [image] if image and image.status == "pending" and is_web_address(image.source_url) else []
+        return [image] if image and image.status == Status.PENDING and is_web_address(image.source_url) else []
 
 
 def _repaired(address: str, home: str) -> str | None:

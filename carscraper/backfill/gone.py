@@ -19,7 +19,7 @@ from carscraper.addon import end_as_failed
 from carscraper.backfill.visits import AT_ONCE, CarVisits
 from carscraper.base_spiders.base import forget_tree, why_no_page
 from carscraper.base_spiders.cards import CardSpider
-from carscraper.base_spiders.missing import RECENT
+from carscraper.base_spiders.missing import RECENT, TRUSTED
 from carscraper.items import GoneCar
 from carscraper.middlewares.answers import carry
 
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 CONTROLS = 3
 """Pages of cars for sale that are asked for before anything is concluded."""
-_TRUSTED = 0.8  # of the controls that answer; one may have been sold since
 _MANY = 5  # cars; of fewer all may be sold by chance
 
 
@@ -70,7 +69,7 @@ class Evidence:
         if not controls:
             few = len(self.gone) < _MANY
             return None if few else "no page of a car that is for sale could be found to compare them with"
-        if sum(controls) < _TRUSTED * len(controls):
+        if sum(controls) < TRUSTED * len(controls):
             return f"so do those of {controls.count(False)} of {len(controls)} cars that are for sale"
         if self.lately.total() >= _MANY and self.lately[True] < min_share * self.lately.total():
             return (

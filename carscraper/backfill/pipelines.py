@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from carscraper.spiders.backfill import BackfillSpider
     from carscraper.storage.store import ImagesFilesStore
 
-
 logger = logging.getLogger(__name__)
 
 IMPORTING = {

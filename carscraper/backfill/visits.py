@@ -17,7 +17,7 @@ from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, status_of, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
-from carscraper.items import CarImage, CarItem
+from carscraper.items import CarImage, CarItem, Reason, Status
 from carscraper.middlewares.answers import carry
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ class CarVisits(CarscraperSpider):
     def _begin(self, car: KnownCar) -> Iterator[Request]:
         """Yield what the car needs: its photos that are somewhere already, or a visit to its page."""
         known = car.images.values()
-        in_folder = [each.image for each in known if each.image.status == "stored" and each.image.store == "folder"]
+        in_folder = [
+            each.image for each in known if each.image.status == Status.STORED and each.image.store == "folder"
+        ]
         if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
-            images = [replace(image, status="pending", attempts=0) for image in in_folder]
+            images = [replace(image, status=Status.PENDING, attempts=0) for image in in_folder]
             yield from self._hand_on(car, replace(car.item, images=images, imported=True))
         if self.options.only == "local":
             return
@@ -283,7 +285,7 @@ class CarVisits(CarscraperSpider):
         if item.images:
             yield self._within_limit(item, car)
         # With photos left for the next run it stays active, so that the next run comes back to it.
-        if not self.options.sample and not any(image.reason == "limit" for image in item.images):
+        if not self.options.sample and not any(image.reason == Reason.LIMIT for image in item.images):
             evidence.doubtful.append(car)
 
     def _shown(self, car: KnownCar, url: str) -> None:
@@ -303,7 +305,7 @@ class CarVisits(CarscraperSpider):
             return
         if car:
             item = self._within_limit(item, replace(car, images={}))
-            held = [image for image in item.images if image.status == "pending" and image.reason != "limit"]
+            held = [image for image in item.images if image.status == Status.PENDING and image.reason != Reason.LIMIT]
             item.images = held
             if not held:
                 return

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from carscraper.db import work
 from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarImage, CarItem
+from carscraper.items import CarImage, CarItem, Status
 from carscraper.manifest import ManifestEntry, count_entries, read_manifest
 from carscraper.storage.keys import key_of, published_bases
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from carscraper.base_spiders.dealer import DealerSpider
     from carscraper.db.ledger import Ledger
     from carscraper.db.work import ListedCar
-
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ class Archive:
         settled = await self._ledger.read(work.settled, ARCHIVE, asked, self._ledger.retry)
         for lot, key in settled:
             del lots[lot][key]
-        stored = sum(status == "stored" for status in settled.values())
+        stored = sum(status == Status.STORED for status in settled.values())
         self._stats.inc_value("carscraper/images/known", stored)
         return lots
 

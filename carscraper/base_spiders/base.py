@@ -16,7 +16,7 @@ from scrapy.http import TextResponse
 from carscraper.addon import end_as_failed
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
-from carscraper.state import state_of
+from carscraper.state import DATABASE_AWAY, state_of
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class CarscraperSpider(Spider):
             return await question
         except DatabaseUnavailableError as error:
             end_as_failed(self.crawler, str(error))
-            raise CloseSpider("database_away") from None
+            raise CloseSpider(DATABASE_AWAY) from None
 
     @property
     def is_stopping(self) -> bool:

@@ -26,7 +26,7 @@ from carscraper.base_spiders.cards import MANY
 from carscraper.base_spiders.pages import number_images, read_xml
 from carscraper.base_spiders.rogg_details import RoggDetailsSpider
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarItem
+from carscraper.items import CarItem, Status
 from carscraper.vehicles import canonical, split_make_model
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class FeedCar:
 class RoggFeedSpider(RoggDetailsSpider):
     """A feed on the Rögg platform. A subclass says which settings hold its address, its key and leave to store photos.
 
-    ``base_url`` overrides the setting with the address; all other arguments are as everywhere. There are no details
-    pages to read: ``details`` changes nothing.
+    ``base_url`` overrides the setting with the address. There are no details pages: ``details`` changes nothing.
     """
 
     address_setting: ClassVar[str]
@@ -355,7 +354,7 @@ class RoggFeedSpider(RoggDetailsSpider):
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         """Return the photo that an address names; without leave to store it, it is linked only."""
         image = super().image(join, address, external_id)
-        if image and image.status == "pending" and not self.settings.getbool(self.store_setting):
+        if image and image.status == Status.PENDING and not self.settings.getbool(self.store_setting):
             image.reason = "terms"
         return image
 

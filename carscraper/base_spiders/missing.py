@@ -30,7 +30,8 @@ RECENT = timedelta(days=14)
 NOT_THERE = frozenset({404, 410})
 _CONTROLS = 5  # pages of listed cars that show whether the site tells the truth about its cars
 _LATE, _LATE_SHARE = 2, 0.02  # cars off the list whose pages show them: a few move while the list is read
-_TRUSTED = 0.8  # of them that must show their car: one may have been sold this minute
+TRUSTED = 0.8
+"""Of them that answer must show their car: one may have been sold this minute."""
 _AT_ONCE = 8  # pages that are looked up
 
 GONE, SHOWN, UNCLEAR, UNANSWERED = "gone", "shown", "unclear", "unanswered"
@@ -129,7 +130,7 @@ class ConcludingSpider(CarscraperSpider):
             return
         self.count("details/gone", len(gone))
         said = [*(await self._look_up(dict([*self.controls][-len(gone) :]))).values()]
-        if said.count(SHOWN) < max(1, _TRUSTED * (said.count(SHOWN) + said.count(GONE))):
+        if said.count(SHOWN) < max(1, TRUSTED * (said.count(SHOWN) + said.count(GONE))):
             self.incomplete(
                 f"The pages of {len(gone)} missing cars said that they are gone, but of {len(said)} cars on the list "
                 f"only {said.count(SHOWN)} showed theirs: the site has a fault, and no car was marked as gone."

@@ -82,7 +82,7 @@ class Command(ProjectCommand):
 def _check(context: Context, opts: argparse.Namespace) -> int:
     """Compare; exit code 0 if nothing fell or is missing, 3 if something did, 4 if there is nothing to compare."""
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.maintenance.checkdealers import accept, check_dealer
+    from carscraper.maintenance.checkdealers import accept_all, check_dealer
     from carscraper.runs.monitors import expected_of
 
     settings, console = context.settings, context.console
@@ -93,7 +93,7 @@ def _check(context: Context, opts: argparse.Namespace) -> int:
             check_dealer(connection, name, spiders[name], expected=expected_of(settings, spiders[name]))
             for name in chosen
         ]
-        accepted = accept(connection, found) if opts.accept else []
+        accepted = accept_all(connection, found) if opts.accept else []
     code = ExitCode.SUCCESS
     if not accepted and any(each.is_wrong for each in found):
         code = ExitCode.PARTIAL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from carscraper.command import Verb, VerbCommand
+from carscraper.command import LONG_TIMEOUT, Verb, VerbCommand
 from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from carscraper.command import Context
     from carscraper.settings import Secret
-
-_A_LONG_TIME = 3600.0  # seconds; adopting a table of millions of rows is no query of a crawl
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +23,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db.engine import open_engine
 
     url: Secret = context.settings["DATABASE_URL"]
-    engine = open_engine(url.reveal(), timeout=_A_LONG_TIME)
+    engine = open_engine(url.reveal(), timeout=LONG_TIMEOUT)
     with engine.connect() as connection:
         before = schema.current(connection)
     if options.verb == "upgrade" and not options.dry_run:

@@ -69,7 +69,7 @@ def _find(context: Context, *ids: str) -> list[RunRecord]:
     found = []
     with _open_runs(context) as connection:
         for run_id in ids:
-            row = runs.get(connection, run_id)
+            row = runs.find_run(connection, run_id)
             if row is None and run_id == runs.LATEST:
                 raise ConfigurationError("There is no run yet.")
             if row is None:

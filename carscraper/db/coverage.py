@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-
 NOT_WANTED = (Reason.PLACEHOLDER, Reason.DELETED)
 """Reasons of rows that are no photos: a dealer's picture for none, and what somebody has deleted."""
 

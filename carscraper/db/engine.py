@@ -20,6 +20,9 @@ from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+INSUFFICIENT_PRIVILEGE = "42501"
+"""PostgreSQL's SQLSTATE for what a role may not do."""
+
 
 def parse_url(database_url: str) -> URL:
     """Return the SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg 3.

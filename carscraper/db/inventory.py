@@ -32,10 +32,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from carscraper.db.engine import INSUFFICIENT_PRIVILEGE
 from carscraper.db.models import crawl_runs, images, listings
 from carscraper.db.repairs import COLUMNS, PhotoRow, reading
 from carscraper.db.rules import chunks
 from carscraper.exceptions import ConfigurationError
+from carscraper.items import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -78,9 +80,7 @@ _suspects = Table(
 
 BY_KEY = ("missing", "size", "checksum")
 """Reasons that are about an object and all rows with its key."""
-THUMBNAILS = "thumbnails"  # as storage.keys has it
 
-_NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 _PAGE = 2_000  # rows read at a time
 
 
@@ -103,7 +103,7 @@ class Suspect(NamedTuple):
 _SUSPECT = [_suspects.c[name] for name in Suspect._fields]
 _NO_KEY = or_(images.c.key.is_(None), images.c.key == "")
 # Without coalesce() SQLite takes the index on the status, and reads all that was ever stored.
-_STORED = func.coalesce(images.c.status, "") == "stored"
+_STORED = func.coalesce(images.c.status, "") == Status.STORED
 
 
 class Comparison:
@@ -124,7 +124,7 @@ class Comparison:
             with connection.begin():
                 _temporary.create_all(connection, checkfirst=False)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
+            if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
                 raise
             url = connection.engine.url
             raise ConfigurationError(
@@ -184,9 +184,9 @@ class Comparison:
         query = select(_objects.c.name, _objects.c.photo, _objects.c.modified).where(alone).order_by(_objects.c.name)
         yield from self._pages(query, _objects.c.name)
 
-    def find_missing_thumbnails(self, name: str, prefix: str) -> None:
-        """Find photos that are there without their thumbnail *name*; *prefix* is ``S3_PREFIX``."""
-        thumbnail = literal(f"{prefix}{THUMBNAILS}/{name}/").concat(func.substr(_objects.c.name, len(prefix) + 1))
+    def find_missing_thumbnails(self, folder: str, prefix: str) -> None:
+        """Find photos that are there without their thumbnail below *folder*; *prefix* is ``S3_PREFIX``."""
+        thumbnail = literal(folder).concat(func.substr(_objects.c.name, len(prefix) + 1))
         small = _objects.alias("small")
         rows = exists().where(images.c.key == _objects.c.name, _STORED, self._here)
         query = select(literal("no-thumbnail"), thumbnail, _objects.c.name).where(
@@ -363,7 +363,7 @@ def comparing(engine: Engine, store: str, prefix: str) -> Iterator[Comparison]:
 
 def elsewhere(connection: Connection, store: str, prefix: str) -> dict[str, int]:
     """Count what is stored in other stores, and in *store* outside *prefix* (under the name ``outside``)."""
-    counted = select(images.c.store, func.count()).where(images.c.status == "stored")
+    counted = select(images.c.store, func.count()).where(images.c.status == Status.STORED)
     query = counted.where(images.c.store != store).group_by(images.c.store)
     found = {str(name): number for name, number in connection.execute(query)}
     if prefix:

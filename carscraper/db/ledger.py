@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from carscraper.db.work import KnownCar
     from carscraper.items import CarImage, CarItem, GoneCar
 
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

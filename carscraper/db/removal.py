@@ -16,6 +16,7 @@ from carscraper.db.models import images, listings
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
 from carscraper.db.rules import chunks
 from carscraper.exceptions import ConfigurationError
+from carscraper.items import Reason, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-_TOMBSTONE = and_(images.c.status == "failed", images.c.reason == "deleted")
+_TOMBSTONE = and_(images.c.status == Status.FAILED, images.c.reason == Reason.DELETED)
 _LIVE = func.coalesce(images.c.reason, "") != "deleted"
 
 
@@ -133,7 +134,7 @@ def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable
         row
         for chunk in chunks(sorted(set(hashes)))
         for each in connection.execute(
-            _ROWS.where(images.c.source_sha256.in_(chunk), func.coalesce(images.c.status, "") == "stored")
+            _ROWS.where(images.c.source_sha256.in_(chunk), func.coalesce(images.c.status, "") == Status.STORED)
         )
         if (row := Row(*each)).key not in without
     ]
@@ -169,7 +170,7 @@ def mark_deleted(
         connection.execute(
             update(images)
             .where(images.c.id.in_(chunk), _LIVE)
-            .values(status="failed", reason="deleted", url=None, stored_at=None, superseded_by=None)
+            .values(status=Status.FAILED, reason=Reason.DELETED, url=None, stored_at=None, superseded_by=None)
         )
     left = stored_urls(connection, sorted(shown))
     with_others = _with_other_photos(connection, sorted(shown))
@@ -230,6 +231,6 @@ def undelete(connection: Connection, row_ids: Iterable[int]) -> int:
         number += connection.execute(
             update(images)
             .where(images.c.id.in_(chunk), _TOMBSTONE, images.c.key.is_(None))
-            .values(status="pending", attempts=0, **nothing)
+            .values(status=Status.PENDING, attempts=0, **nothing)
         ).rowcount
     return number

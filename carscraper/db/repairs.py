@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from carscraper.db.models import images, listings
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
 from carscraper.db.rules import chunks, of_cars, utcnow
+from carscraper.items import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,12 +72,14 @@ def known_keys(connection: Connection, store: str | None, keys: Iterable[str]) -
 
 
 def _is_in(store: str) -> Any:
-    return and_(images.c.status == "stored", or_(images.c.store == store, images.c.store.is_(None)))
+    return and_(images.c.status == Status.STORED, or_(images.c.store == store, images.c.store.is_(None)))
 
 
 def stored_hashes(connection: Connection, store: str, key: str) -> set[str]:
     """Return the SHA-256 that the stored rows of *key* in *store* have."""
-    query = select(images.c.sha256).where(images.c.key == key, images.c.store == store, images.c.status == "stored")
+    query = select(images.c.sha256).where(
+        images.c.key == key, images.c.store == store, images.c.status == Status.STORED
+    )
     return set(connection.execute(query.where(images.c.sha256.is_not(None))).scalars())
 
 
@@ -114,10 +117,10 @@ def lose(connection: Connection, store: str, rows: dict[int, str | None]) -> lis
     # The hash stays: should the object come back, `discover` knows whose it is.
     values = dict.fromkeys(("reason", "store", "key", "url", "stored_at", "last_attempt_at"))
     for chunk in chunks(lost):
-        connection.execute(update(images).where(images.c.id.in_(chunk)).values(status="pending", **values))
+        connection.execute(update(images).where(images.c.id.in_(chunk)).values(status=Status.PENDING, **values))
     for chunk in chunks(sorted(keys - {""})):  # what is superseded has no other object than they
-        also = and_(images.c.key.in_(chunk), images.c.store == store, images.c.status == "superseded")
-        connection.execute(update(images).where(also).values(status="pending", superseded_by=None, **values))
+        also = and_(images.c.key.in_(chunk), images.c.store == store, images.c.status == Status.SUPERSEDED)
+        connection.execute(update(images).where(also).values(status=Status.PENDING, superseded_by=None, **values))
     covers = stored_urls(connection, sorted(urls))
     for listing_id, gone in sorted(urls.items()):
         if shown.get(listing_id) in gone - {None}:
@@ -224,7 +227,7 @@ def create_photos(connection: Connection, photos: Iterable[tuple[int, CarImage]]
     """
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     names = ("identity", "source_url", "position")
-    common = {"status": "pending", "first_seen_at": utcnow()}
+    common = {"status": Status.PENDING, "first_seen_at": utcnow()}
     rows = [
         {"listing_id": listing_id} | {name: getattr(image, name) for name in names} | common
         for listing_id, image in photos

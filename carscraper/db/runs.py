@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, insert, select, update
 
 from carscraper.db.models import CarImageRow, CarListing, crawl_runs
+from carscraper.items import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ def listed(
     return _all(connection, query.order_by(crawl_runs.c.started_at.desc(), crawl_runs.c.id.desc()).limit(limit))
 
 
-def get(connection: Connection, run_id: str) -> dict[str, Any] | None:
+def find_run(connection: Connection, run_id: str) -> dict[str, Any] | None:
     """Return the run with this row id, or else the newest with this job id; ``latest`` is the newest of all."""
     if run_id == LATEST:
         return next(iter(listed(connection, limit=1)), None)
@@ -104,7 +105,7 @@ def in_folder(connection: Connection, source: str | None) -> int:
         select(func.count())
         .select_from(CarImageRow)
         .join(CarListing, CarListing.id == CarImageRow.listing_id)
-        .where(CarImageRow.status == "stored", CarImageRow.store == "folder", CarListing.is_active)
+        .where(CarImageRow.status == Status.STORED, CarImageRow.store == "folder", CarListing.is_active)
     )
     if source is not None:
         query = query.where(CarListing.source == source)

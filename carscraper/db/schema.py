@@ -12,6 +12,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db import models
+from carscraper.db.engine import INSUFFICIENT_PRIVILEGE
 from carscraper.exceptions import ConfigurationError, SchemaOutdatedError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ HEAD = "0007"
 """The version this program needs: the last migration's. A test holds the two together."""
 
 _LOCK = 0x63617273  # "cars": any number, the same in every carscraper
-_NO_RIGHT = "42501"  # PostgreSQL's insufficient_privilege
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -61,7 +61,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     try:
         return _upgrade(engine)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
+        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
         reason = str(error.orig).strip().partition("\n")[0]
         raise ConfigurationError(

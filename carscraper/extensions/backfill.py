@@ -15,7 +15,7 @@ from scrapy.exceptions import NotConfigured
 from carscraper.addon import for_our_spiders
 from carscraper.db.rules import HAVE_BYTES
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarItem, GoneCar
+from carscraper.items import CarItem, GoneCar, Reason
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ class BackfillReport:
             row = (item.source, item.external_id, item.url, image.identity, image.source_url, image.status)
             if image.status in HAVE_BYTES:
                 counts["stored" if image.attempts else "known"] += 1
-            elif image.reason == "limit":
+            elif image.reason == Reason.LIMIT:
                 counts["left"] += 1
-            elif image.reason == "deleted":
+            elif image.reason == Reason.DELETED:
                 counts["known"] += 1  # on purpose: nobody misses it
-            elif item.gone and image.reason == "no-fresh-address":
+            elif item.gone and image.reason == Reason.NO_FRESH_ADDRESS:
                 doubtful.append(row)
             else:
                 self._failed(*row, image.reason or "")

@@ -17,7 +17,7 @@ from carscraper.exceptions import CarscraperError
 from carscraper.field_coverage import FieldCoverage, look_at
 from carscraper.items import CarItem
 from carscraper.runs.monitors import expected_of
-from carscraper.state import state_of
+from carscraper.state import DATABASE_AWAY, state_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -96,17 +96,16 @@ class CoverageRecorder:
     async def spider_closed(self, spider: DealerSpider, reason: str) -> None:
         """Write the numbers; those of a failed or partial crawl never become the measure of others."""
         stats = self._crawler.stats
-        if not self._started or reason in {"configuration", "database_away", "skipped"}:
+        if not self._started or reason in {"configuration", DATABASE_AWAY, "skipped"}:
             return
         self._coverage.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
         why = state_of(self._crawler).failed
         broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
-        limited = spider.makes or spider.limit or spider.max_pages or spider.changed_days
         record = Record(
             source=spider.source,
             finished_at=datetime.now(UTC).replace(tzinfo=None),
             coverage=self._coverage,
-            complete=reason == "finished" and not broken and not limited,
+            complete=reason == "finished" and not broken and not spider.is_part,
             why=why,
             good=all(each.is_met for each in look_at(self._coverage, expected_of(self._crawler.settings, spider))),
         )

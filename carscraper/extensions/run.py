@@ -32,7 +32,7 @@ from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload_outputs
 from carscraper.runs.record import RunRecord, overridden, saw_all, shown_arguments
-from carscraper.state import ExitCode, state_of
+from carscraper.state import DATABASE_AWAY, ExitCode, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,16 +175,13 @@ class Run:
         """Return the verdict, then everything that comes after it."""
         if not self._started:
             return
-        if self._folder:
-            self._folder.close_items()
-        record, settings = self._record, self._crawler.settings
+        record = self._record
         if record is None:  # a rehearsal
             announce(self._crawler, *self._judge())
             return
-        record.finished_at = _now()
-        record.take(self._crawler.stats.get_stats())
+        self._finish(record)
         ledger = Ledger.of(self._crawler)
-        away = self._state.closed == "database_away"  # it was waited for already
+        away = self._state.closed == DATABASE_AWAY  # it was waited for already
         ledger.hurry(timeout=_TIMEOUT, patience=0 if away else _PATIENCE)
         try:
             await self._count_photos(record, ledger)
@@ -197,9 +194,20 @@ class Run:
             await ledger.write(runs.finish, asdict(record))
         except CarscraperError as error:
             logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
-        await self._safely(write_metrics, settings, record)
-        await self._safely(tell, settings, record)
+        await self._tell_of(record)
         await self._give_back()
+
+    def _finish(self, record: RunRecord) -> None:
+        """Note when the run ended and what its stats say; its items' file is whole."""
+        if self._folder:
+            self._folder.close_items()
+        record.finished_at = _now()
+        record.take(self._crawler.stats.get_stats())
+
+    async def _tell_of(self, record: RunRecord) -> None:
+        """Write the metrics, and tell who wants to hear of the run."""
+        await self._safely(write_metrics, self._crawler.settings, record)
+        await self._safely(tell, self._crawler.settings, record)
 
     async def _count_photos(self, record: RunRecord, ledger: Ledger) -> None:
         """Ask the ledger how the photos of the cars for sale stand, now that everything is written."""
@@ -280,11 +288,9 @@ class Run:
         if self._rehearses():
             return
         record = self._record or self._new_record()
-        record.finished_at = _now()
-        record.take(self._crawler.stats.get_stats())
+        self._finish(record)
         self._conclude(record, code, lines)
         if self._folder:
-            self._folder.close_items()
             self._folder.close_log()
         try:
             if is_there(self._database_url):
@@ -296,8 +302,7 @@ class Run:
                     record.id = await ledger.write(runs.start, asdict(record))
         except Exception as error:  # perhaps the very one that kept it from beginning
             logger.debug("There is no row of this run: %s", error)
-        await self._safely(write_metrics, self._crawler.settings, record)
-        await self._safely(tell, self._crawler.settings, record)
+        await self._tell_of(record)
 
     async def _give_back(self) -> None:
         await asyncio.gather(*self._telling)

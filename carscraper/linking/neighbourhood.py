@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import and_, exists, or_, select
 
-from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
+from carscraper.db.models import ImageLikeness, PriceChange, images, listings
 from carscraper.db.rules import chunks, utcnow
 from carscraper.dealers import siblings
-from carscraper.linking.phash import NEAR
-from carscraper.linking.rules import Car, Groups, PriceIndex, agree, may_be_same, say_enough
+from carscraper.items import Reason, Status
+from carscraper.linking.rules import NEAR, Car, Groups, PriceIndex, agree, may_be_same, say_enough
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,15 +26,15 @@ MOST_PHOTOS: Final = 12
 _PRICE_MEMORY: Final = timedelta(days=14)  # one site shows a new price before the other
 _FAMILY: Final = 40  # listings that are looked at because they share a photo
 
-listings = cast("Table", CarListing.__table__)
-images = cast("Table", CarImageRow.__table__)
 phashes = cast("Table", ImageLikeness.__table__)
 _changes = cast("Table", PriceChange.__table__)
 
 _COLUMNS = [listings.c[name] for name in Car.__slots__ if name != "prices"]
 _NAMED = and_(listings.c.source.is_not(None), listings.c.external_id.is_not(None))
 # Bytes in the spool are proof as well as those in the store; placeholders are none.
-_PROVES = and_(images.c.source_sha256.is_not(None), or_(images.c.status == "stored", images.c.reason == "spooled"))
+_PROVES = and_(
+    images.c.source_sha256.is_not(None), or_(images.c.status == Status.STORED, images.c.reason == Reason.SPOOLED)
+)
 
 
 class Neighbourhood:

@@ -13,7 +13,7 @@ from carscraper.addon import for_our_spiders
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, StoreError
 from carscraper.linking import tables
-from carscraper.linking.phash import is_installed, perceptual_hash
+from carscraper.linking.rules import is_installed, perceptual_hash
 from carscraper.state import state_of
 from carscraper.storage.store import build_store
 

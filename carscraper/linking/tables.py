@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from carscraper.db.models import images, listings
 from carscraper.db.rules import chunks, of_cars
-from carscraper.linking.neighbourhood import MOST_PHOTOS, Neighbourhood, images, listings, phashes
+from carscraper.items import Status
+from carscraper.linking.neighbourhood import MOST_PHOTOS, Neighbourhood, phashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +103,7 @@ def to_compare(connection: Connection, ids: list[int], location: str, max_bytes:
             select(images.c.listing_id, images.c.sha256, images.c.key)
             .where(images.c.listing_id.in_(chunk), images.c.position < MOST_PHOTOS)
             .where(images.c.store == location, images.c.key.is_not(None), images.c.sha256.is_not(None))
-            .where(func.coalesce(images.c.status, "") == "stored", func.coalesce(images.c.bytes, 0) <= max_bytes)
+            .where(func.coalesce(images.c.status, "") == Status.STORED, func.coalesce(images.c.bytes, 0) <= max_bytes)
             .where(~exists().where(phashes.c.sha256 == images.c.sha256))
             .order_by(images.c.listing_id, images.c.position)
         )

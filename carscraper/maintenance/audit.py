@@ -18,9 +18,10 @@ from urllib.parse import unquote, urlsplit
 
 from carscraper.db import inventory, repairs
 from carscraper.db.inventory import BY_KEY
+from carscraper.items import Status
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
-from carscraper.storage.keys import PROBES, THUMBNAILS, key_of, parse_key, parse_thumbnail
+from carscraper.storage.keys import PROBES, THUMBNAILS_FOLDER, key_of, parse_key, parse_thumbnail
 from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Audit:
             comparison.find_rows(self._base, self._wrong)
             comparison.find_covers(lambda url: key_of(url, self._bases) is not None)
             for name in self._thumbnails:
-                comparison.find_missing_thumbnails(name, prefix)
+                comparison.find_missing_thumbnails(f"{prefix}{THUMBNAILS_FOLDER}/{name}/", prefix)
             comparison.find_outputs()
             if self._deep or self._sample:
                 self._read_objects()
@@ -194,7 +195,7 @@ class Audit:
         for group in in_groups(list_objects(self._client, self._options.bucket, prefix), 1000):
             found: dict[str, dict[str, Any]] = {}
             for each in group:
-                is_thumbnail = each.name.startswith(f"{prefix}{THUMBNAILS}/")
+                is_thumbnail = each.name.startswith(f"{prefix}{THUMBNAILS_FOLDER}/")
                 self.counts["thumbnails" if is_thumbnail else "objects"] += 1
                 thumbnail = parse_thumbnail(each.name, prefix)
                 photo = prefix + thumbnail[1] if thumbnail else None
@@ -223,7 +224,7 @@ class Audit:
 
     def _wrong(self, row: PhotoRow) -> Iterator[str]:
         """Return what is wrong with a row in itself."""
-        if row.status != "stored":
+        if row.status != Status.STORED:
             return
         if not row.key:
             yield "no-key"

@@ -103,7 +103,7 @@ def check_dealer(
     )
 
 
-def accept(connection: Connection, found: list[Check]) -> list[str]:
+def accept_all(connection: Connection, found: list[Check]) -> list[str]:
     """Make each dealer's last crawl the measure of the next ones; a failed or partial one can't be.
 
     Returns:

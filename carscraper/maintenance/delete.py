@@ -20,7 +20,7 @@ from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.maintenance import cdn
 from carscraper.storage import objects
-from carscraper.storage.keys import THUMBNAILS, key_of, thumbnail_key
+from carscraper.storage.keys import THUMBNAILS_FOLDER, key_of, thumbnail_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -172,7 +172,7 @@ def _names(keys: Iterable[str], prefix: str, below: str, thumbnails: Iterable[st
     for key in keys:
         plain = key.removeprefix(prefix)
         yield key, key
-        if not plain.startswith(f"{THUMBNAILS}/"):
+        if not plain.startswith(f"{THUMBNAILS_FOLDER}/"):
             yield from ((below + thumbnail_key(name, plain), key) for name in sorted(thumbnails))
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from carscraper.maintenance.lifecycle import Rule
     from carscraper.maintenance.policies import Statement
 
-
 _NOTIFIED = {
     "lambda": ("LambdaFunctionConfigurations", "LambdaFunctionArn"),
     "sqs": ("QueueConfigurations", "QueueArn"),
@@ -133,7 +132,7 @@ def _versioning(there: Any, wanted: Wanted) -> Planned:
 
 
 def _policy(there: Any, wanted: Wanted) -> Planned:
-    after = policies.merged(there, [each for each in (wanted.tls_only, wanted.public) if each], wanted.drop)
+    after = policies.merged_policy(there, [each for each in (wanted.tls_only, wanted.public) if each], wanted.drop)
     # A statement needs no Sid; its text tells it from others then.
     old, new = (
         {str(each.get("Sid") or json.dumps(each, sort_keys=True)): each for each in policies.statements_of(it)}
@@ -169,9 +168,9 @@ def _lifecycle(there: Any, wanted: Wanted) -> Planned:
 
 
 def lifecycle_plan(there: Any, put: Iterable[Rule], remove: Iterable[str] = ()) -> Planned:
-    """Return the rules that are *there* with ours among them; see :func:`lifecycle.merged`."""
+    """Return the rules that are *there* with ours among them; see :func:`lifecycle.merged_rules`."""
     rules = list((there or {}).get("Rules", ()))
-    after = lifecycle.merged(rules, put, remove)
+    after = lifecycle.merged_rules(rules, put, remove)
 
     def by_name(its: list[Rule]) -> dict[str, str]:
         return {str(each.get("ID") or json.dumps(each, default=str)): lifecycle.describe(each) for each in its}

@@ -155,7 +155,7 @@ def defaults(prefix: str) -> list[Rule]:
 # --- all rules of a bucket --------------------------------------------------------------------------------------
 
 
-def merged(there: Iterable[Rule], put: Iterable[Rule], remove: Iterable[str] = ()) -> list[Rule]:
+def merged_rules(there: Iterable[Rule], put: Iterable[Rule], remove: Iterable[str] = ()) -> list[Rule]:
     """Return the rules that are *there* (those of others stay) with ours in the place of those with their id.
 
     S3 takes no mixture of its two forms of a rule, so all are written in the newer one.

@@ -20,7 +20,6 @@ from carscraper.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from datetime import datetime
 
-
 PAGE_KINDS = {
     "cards": ("cards", "CardSpider", "cards on pages that follow each other"),
     "rogg": ("rogg", "RoggSpider", "the Rögg platform, with the cards of bilasolur.is"),

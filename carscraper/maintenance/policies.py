@@ -214,7 +214,7 @@ def _pictures(scope: Scope) -> list[str]:
     return [f"{scope.objects_arn()}.{ending}" for ending in PICTURES]
 
 
-def merged(policy: Document | None, put: Iterable[Statement], drop: Iterable[str] = ()) -> Document | None:
+def merged_policy(policy: Document | None, put: Iterable[Statement], drop: Iterable[str] = ()) -> Document | None:
     """Return *policy* with our statements in the place of those with their ``Sid``, ``None`` if none is left.
 
     Args:

@@ -25,7 +25,7 @@ from carscraper.db.repairs import known_keys, reading, rows_of
 from carscraper.db.rules import HAVE_BYTES, PlaceholderRules
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.inspection import inspect, limits_of
-from carscraper.items import CarImage, Status
+from carscraper.items import CarImage, Reason, Status
 from carscraper.storage import objects
 from carscraper.storage.keys import id_slug, parse_key, permanent_url
 from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
@@ -320,7 +320,7 @@ class Register:
             return ObjectOutcome(name, PLACEHOLDER)
         free = [row for row in rows if row not in stored]
         row = _of_address(photo, free) or _of_bytes(photo, free)
-        if (known and known.deleted) or (row and row.reason == "deleted"):
+        if (known and known.deleted) or (row and row.reason == Reason.DELETED):
             return ObjectOutcome(name, DELETED)
         # The same bytes, or the same photo of the dealer's, which has served it with other bytes since.
         if twin := _of_bytes(photo, stored) or _of_address(photo, stored):

@@ -17,7 +17,6 @@ from tldextract import TLDExtract
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 logger = logging.getLogger(__name__)
 
 _SAME_ADDRESS = 2  # times: the second one may bring the cookie that the first one set

@@ -14,6 +14,7 @@ from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarItem, GoneCar, Reason, Status
+from carscraper.state import DATABASE_AWAY
 
 if TYPE_CHECKING:
     from typing import Self
@@ -154,7 +155,7 @@ class ClosingPipeline:
                 self._crawler.stats.inc_value("carscraper/images/failed/off-page")
 
     def _stop(self, why: str) -> None:
-        stop_as_failed(self._crawler, why, reason="database_away")
+        stop_as_failed(self._crawler, why, reason=DATABASE_AWAY)
 
 
 def _refuse(crawler: Crawler, item: CarItem | GoneCar, saved: Saved) -> None:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from carscraper.base_spiders.base import CarscraperSpider
 
-
 logger = logging.getLogger(__name__)
 
 _SUCCESS = range(200, 300)

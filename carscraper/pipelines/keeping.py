@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from carscraper.images.inspection import Photo
     from carscraper.storage.store import ImagesFilesStore
 
-
 logger = logging.getLogger(__name__)
 
 _LARGE = 1024**2  # bytes

@@ -177,7 +177,7 @@ class Processes:
             engine = open_engine(self._database_url, timeout=_ANSWER)
             try:
                 with explained_database(), engine.connect().execution_options(sqlite_begin="DEFERRED") as connection:
-                    found = runs.get(connection, job_id)
+                    found = runs.find_run(connection, job_id)
             finally:
                 engine.dispose()
         except CarscraperError:

@@ -154,7 +154,7 @@ def overridden(settings: BaseSettings) -> dict[str, Any]:
 def shown_arguments(arguments: Mapping[str, str]) -> dict[str, str]:
     """Return a spider's *arguments* without secrets.
 
-    >>> shown({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})
+    >>> shown_arguments({"base_url": "https://me:pw@bilasolur.is/?a=1&api_key=abc", "token": "abc", "makes": "Kia"})
     {'base_url': 'https://***@bilasolur.is/?a=1&api_key=***', 'token': '***', 'makes': 'Kia'}
     """
     return {name: "***" if SECRET_NAME.search(name) else _cleaned(value) for name, value in arguments.items()}

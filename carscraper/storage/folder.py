@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.exceptions import StoreRefusedError
-from carscraper.storage.keys import THUMBNAILS, permanent_url
+from carscraper.storage.keys import THUMBNAILS_FOLDER, permanent_url
 
 if TYPE_CHECKING:
     from carscraper.storage.keys import Upload
@@ -124,7 +124,7 @@ class FolderStore:
     def thumbnail_names(self) -> list[str]:
         """Return which thumbnails the folder has (``small``, …)."""
         try:
-            return sorted(each.name for each in (self.root / THUMBNAILS).iterdir() if each.is_dir())
+            return sorted(each.name for each in (self.root / THUMBNAILS_FOLDER).iterdir() if each.is_dir())
         except OSError:
             return []
 

@@ -13,7 +13,7 @@ from carscraper.vehicles import make_slug, slug
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-THUMBNAILS = "thumbnails"
+THUMBNAILS_FOLDER = "thumbnails"
 PROBES = "_test/"
 """Below ``S3_PREFIX``: where checks and rehearsals put what they remove again."""
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -21,10 +21,10 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 
 _SLUG = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _SCHEME = re.compile(
-    rf"(?!{THUMBNAILS}/)(?P<spider>{_SLUG})/(?P<year>[1-9][0-9]{{0,4}}|unknown)/(?P<make>{_SLUG})/(?P<model>{_SLUG})/"
+    rf"(?!{THUMBNAILS_FOLDER}/)(?P<spider>{_SLUG})/(?P<year>[1-9][0-9]{{0,4}}|unknown)/(?P<make>{_SLUG})/(?P<model>{_SLUG})/"
     r"(?P<external_id>[a-z0-9][a-z0-9-]{0,59})_(?P<hash>[0-9a-f]{12})\.(?P<extension>[a-z0-9]{2,5})"
 )
-_THUMBNAIL = re.compile(rf"{THUMBNAILS}/(?P<name>[a-z0-9_-]+)/(?P<key>.+)", re.DOTALL)
+_THUMBNAIL = re.compile(rf"{THUMBNAILS_FOLDER}/(?P<name>[a-z0-9_-]+)/(?P<key>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +111,7 @@ def thumbnail_key(name: str, key: str) -> str:
     >>> thumbnail_key("small", "bilasolur/2019/skoda/octavia/1_ab.jpg")
     'thumbnails/small/bilasolur/2019/skoda/octavia/1_ab.jpg'
     """
-    return f"{THUMBNAILS}/{name}/{key}"
+    return f"{THUMBNAILS_FOLDER}/{name}/{key}"
 
 
 def parse_key(name: str, prefix: str = "") -> KeyParts | None:

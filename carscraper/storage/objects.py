@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage.answers import DENIED, FIXES, MISSING_FEATURE, Answer, explained_s3, failure, silent
 from carscraper.storage.client import contradicts
-from carscraper.storage.keys import THUMBNAILS
+from carscraper.storage.keys import THUMBNAILS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -112,7 +112,7 @@ def list_objects(client: Any, bucket: str, prefix: str = "") -> Iterator[ListedO
 
 def thumbnail_names(client: Any, bucket: str, prefix: str) -> list[str]:
     """Return which thumbnails there are (``small``, …) below *prefix*; raises ``StoreError``."""
-    below = f"{prefix}{THUMBNAILS}/"
+    below = f"{prefix}{THUMBNAILS_FOLDER}/"
     with explained_s3(bucket, "s3:ListBucket"):
         pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
     return [each["Prefix"].removeprefix(below).rstrip("/") for page in pages for each in page.get("CommonPrefixes", ())]

@@ -16,7 +16,7 @@ from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.field_coverage import Drop, FieldCoverage, drops, where_read
 from carscraper.items import CarImage, CarItem
-from carscraper.maintenance.checkdealers import accept, check_dealer
+from carscraper.maintenance.checkdealers import accept_all, check_dealer
 from carscraper.spiders.bilaland import BilalandSpider
 from carscraper.spiders.bilasolur import BilasolurSpider
 from carscraper.spiders.hekla import HeklaSpider
@@ -255,7 +255,7 @@ def test_only_a_good_crawl_is_a_measure(engine: Engine) -> None:
         assert found.before is not None
         assert (found.now.finished_at, found.before.finished_at) == (DAY + timedelta(days=4), DAY + timedelta(days=3))
         assert [drop for drop, _ in found.fallen] == [Drop("price", 90.0, 10.0)]
-        assert accept(connection, [found]) == ["hekla"]
+        assert accept_all(connection, [found]) == ["hekla"]
     assert save(6, 1), "what was accepted is the measure"
     with engine.begin() as connection:
         assert check_dealer(connection, "x", BilasolurSpider, expected={}).now is None

@@ -72,7 +72,7 @@ def test_every_field_comes_back(engine: Engine) -> None:
     )
     (run_id,) = add(engine, whole)
     with engine.connect() as connection:
-        found = runs.get(connection, str(run_id))
+        found = runs.find_run(connection, str(run_id))
     assert found is not None
     whole.id = run_id
     assert RunRecord(**found) == whole
@@ -87,10 +87,10 @@ def test_start_finish_and_output(engine: Engine) -> None:
         runs.finish(connection, asdict(first))
         runs.save_output(connection, first.id, {"status": "success"})
     with engine.connect() as connection:
-        found = RunRecord(**runs.get(connection, str(first.id)) or {})
+        found = RunRecord(**runs.find_run(connection, str(first.id)) or {})
         assert (found.status, found.cars_new, found.images_failed) == ("failed", 12, {"timeout": 1})
         assert found.output == {"status": "success"}
-        untouched = runs.get(connection, str(other))
+        untouched = runs.find_run(connection, str(other))
         assert untouched is not None
         assert untouched["status"] == "running"
 
@@ -100,7 +100,7 @@ def test_by_row_or_job(engine: Engine) -> None:
     asked = {"x": two, str(one): one, "77": named, "78": None, "y": None, "": None, "9" * 40: None, "²": None}
     with engine.connect() as connection:
         for given, wanted in asked.items():
-            found = runs.get(connection, given)
+            found = runs.find_run(connection, given)
             assert (found and found["id"]) == wanted, given
 
 
@@ -169,6 +169,6 @@ def test_who_has_the_lock_knows_that_others_are_dead(engine: Engine) -> None:
         }
         # It was only the lock that was lost: what the run itself says counts.
         runs.finish(connection, asdict(record(0, id=killed, status="success")))
-        found = runs.get(connection, str(killed))
+        found = runs.find_run(connection, str(killed))
         assert found is not None
         assert found["status"] == "success"

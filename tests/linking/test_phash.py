@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from carscraper.linking.phash import NEAR, perceptual_hash
+from carscraper.linking.rules import NEAR, perceptual_hash
 from tests.dealers.photos import COLOURS, Look, PhotoFactory
 from tests.images import encode, photos, tiff
 

@@ -244,7 +244,7 @@ def test_a_crawl_that_failed_links_nothing(ended: Ended) -> None:
 
 def test_a_usual_crawl_imports_no_numpy() -> None:
     code = (
-        "import sys, carscraper.linking.pipeline, carscraper.linking.phash\n"
+        "import sys, carscraper.linking.pipeline, carscraper.linking.rules\n"
         "assert not {'numpy', 'scipy', 'imagehash'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

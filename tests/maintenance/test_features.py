@@ -9,7 +9,7 @@ import pytest
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance import bucket, lifecycle, policies
 from carscraper.maintenance.features import FEATURES, Notification, Wanted, lifecycle_plan, order
-from carscraper.maintenance.lifecycle import CLASSES, expiry, merged, multipart, old_versions, transitions
+from carscraper.maintenance.lifecycle import CLASSES, expiry, merged_rules, multipart, old_versions, transitions
 from carscraper.maintenance.policies import Scope
 
 REGION = "eu-north-1"
@@ -190,9 +190,9 @@ def test_days_that_s3_refuses() -> None:
     move = transitions("cars/bilasolur/", [(30, "STANDARD_IA"), (90, "GLACIER")])
     for expire in ("", "cars/", "cars/bilasolur/"):
         with pytest.raises(ConfigurationError, match=r"after 90 days, but .* would move them on day 90"):
-            merged([], [move, expiry(expire, 90)])
-        merged([], [move, expiry(expire, 91)])
-    merged([], [transitions("", [(30, "STANDARD_IA")]), expiry("_test/", 1)])
+            merged_rules([], [move, expiry(expire, 90)])
+        merged_rules([], [move, expiry(expire, 91)])
+    merged_rules([], [transitions("", [(30, "STANDARD_IA")]), expiry("_test/", 1)])
 
 
 def test_values_that_are_none() -> None:

@@ -157,16 +157,20 @@ FOREIGN = {"Sid": "Backup", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam
 def test_foreign_statements_stay_where_they_are() -> None:
     ours = policies.tls_only(SCOPE)
     before = {"Version": "2008-10-17", "Id": "theirs", "Statement": [{"Sid": ours["Sid"], "Effect": "Allow"}, FOREIGN]}
-    after = policies.merged(before, [ours])
+    after = policies.merged_policy(before, [ours])
     assert after == {"Version": "2008-10-17", "Id": "theirs", "Statement": [ours, FOREIGN]}
-    assert policies.merged({"Version": "2012-10-17", "Statement": FOREIGN}, [ours]) == policies.document(FOREIGN, ours)
+    assert policies.merged_policy({"Version": "2012-10-17", "Statement": FOREIGN}, [ours]) == policies.document(
+        FOREIGN, ours
+    )
 
 
 def test_a_statement_of_ours_goes_alone() -> None:
     ours = policies.public_read(SCOPE)
-    assert policies.merged(policies.document(ours, FOREIGN), [], [policies.PUBLIC_READ]) == policies.document(FOREIGN)
-    assert policies.merged(policies.document(ours), [], [policies.PUBLIC_READ]) is None
-    assert policies.merged(None, [], [policies.PUBLIC_READ]) is None
+    assert policies.merged_policy(policies.document(ours, FOREIGN), [], [policies.PUBLIC_READ]) == policies.document(
+        FOREIGN
+    )
+    assert policies.merged_policy(policies.document(ours), [], [policies.PUBLIC_READ]) is None
+    assert policies.merged_policy(None, [], [policies.PUBLIC_READ]) is None
 
 
 def test_who_lets_everybody_in() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from carscraper.command import Verb
+from carscraper.commands.storage.common import KIND_NAMES
 from carscraper.console import human_bytes, positive, table
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
 from carscraper.logs import printable
@@ -234,12 +235,11 @@ _TABLES = (
     ("sources", "source", "photos"),
     ("months", "month of upload", "photos"),
 )
-_KINDS = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
 
 
 def _counted(counts: dict[str, _Counts]) -> Iterator[str]:
     for what, title, unit in _TABLES:
-        names = _KINDS if what == "kinds" else {name: printable(name) for name in sorted(counts[what])}
+        names = KIND_NAMES if what == "kinds" else {name: printable(name) for name in sorted(counts[what])}
         if names:
             found = ((shown, counts[what][name]) for name, shown in names.items())
             rows = [(shown, f"{each.objects:,}", human_bytes(each.bytes)) for shown, each in found]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from carscraper.command import Context
     from carscraper.maintenance import cdn
 
-
 _FROM_CACHE = ("HIT", "STALE", "UPDATING", "REVALIDATED")
 _VIEWED = frozenset({200, 206, 304})
 

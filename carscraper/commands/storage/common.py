@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from carscraper.command import Context
 
+KIND_NAMES = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
+"""What the kinds of objects are called in tables."""
+
 _LONGEST_KEY = 1024  # bytes of UTF-8
 
 

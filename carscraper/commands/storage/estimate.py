@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.command import Verb
+from carscraper.commands.storage.common import KIND_NAMES
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.maintenance import estimate as sums
 from carscraper.state import ExitCode
@@ -25,7 +26,6 @@ _TITLES = {
     sums.TRANSFER: "Views, from S3 directly",
     sums.CLOUDFRONT: "Views, with CloudFront in front",
 }
-_KINDS = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
@@ -136,7 +136,7 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
             context.console.progress(f"{number:,} objects")
             kind = kind_of(each.name, context.options.prefix)
             is_photo = kind == "photo"
-            add(_KINDS[kind], each.size, (is_photo and options.mix) or {each.storage_class: 1})
+            add(KIND_NAMES[kind], each.size, (is_photo and options.mix) or {each.storage_class: 1})
             recent += is_photo and each.modified >= since
         context.console.end_progress()
         where = f"in the bucket {context.options.bucket}"

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from carscraper.maintenance import policies
     from carscraper.maintenance.lifecycle import Rule
 
-
 _ROLES = ("crawl", "backfill", "admin")
 _BUCKET = ("public", "cloudfront", "tls")
 

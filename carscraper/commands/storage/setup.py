@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from carscraper.maintenance.bucket import Bucket
     from carscraper.maintenance.features import Change, Wanted
 
-
 _ARNS = {
     "lambda": r"arn:aws(?:-cn|-us-gov)?:lambda:([a-z0-9-]+):[0-9]{12}:function:[\w-]+(:[\w$-]+)?",
     "sqs": r"arn:aws(?:-cn|-us-gov)?:sqs:([a-z0-9-]+):[0-9]{12}:[\w-]+",
