@@ -6,12 +6,13 @@ Unknown is ``None``, never 0 or an empty string.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import date
 
 
 class Status(StrEnum):
@@ -179,3 +180,8 @@ class GoneCar:
     url: str
     give_up_photos: bool = False
     """Its photos that no address gives any more are given up, too (``car-gone``). Not a column."""
+
+
+def utcnow() -> datetime:
+    """Return the time as items and tables hold it: UTC without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)

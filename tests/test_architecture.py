@@ -150,6 +150,44 @@ def test_the_picture_of_the_rooms_is_what_is_imported() -> None:
     assert drawn == {(a, b) for a, b in imported if a != b and not small & {a, b}}
 
 
+def test_the_picture_of_the_flow_is_what_is_imported() -> None:
+    """Its stations are those of ``ITEM_PIPELINES`` in their order, and who talks to ledger or store imports it."""
+    page = (REPO / "docs" / "architecture.md").read_text("utf-8")
+    picture = page[page.index("flowchart LR") : page.index("## The rooms")]
+    homes = {
+        node.name: f"carscraper.{name.removesuffix('.py').replace('/', '.')}"
+        for name, tree in TREES.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    nodes = {node: homes[text] for node, text in re.findall(r'(\w+)\["(\w+)<br/>', picture) if text in homes}
+    drawn = [
+        nodes[each] for each in re.findall(r"\w+", next(re.finditer(r"spider -->.*", picture))[0]) if each in nodes
+    ]
+    stations = sorted(make_settings().getdict("ITEM_PIPELINES").items(), key=lambda each: each[1])
+    assert drawn == [name.rsplit(".", 1)[0] for name, _ in stations if name.rsplit(".", 1)[0] in drawn]
+    assert len(drawn) == 4
+
+    direct = {
+        f"carscraper.{name.removesuffix('.py').replace('/', '.')}": {
+            each for module, imported, _ in imports(tree) for each in (module, f"{module}.{imported}")
+        }
+        for name, tree in TREES.items()
+    }
+
+    def reaches(source: str, target: str, seen: set[str]) -> bool:
+        if source in seen:
+            return False
+        seen.add(source)
+        return target in direct.get(source, ()) or any(reaches(each, target, seen) for each in direct.get(source, ()))
+
+    arrows = re.findall(r'^    (\w+) -- "[^"]*" --> (\w+)$', picture, re.MULTILINE)
+    named = [(nodes[source], nodes[target]) for source, target in arrows if source in nodes and target in nodes]
+    assert len(named) == 4
+    for source, target in named:
+        assert reaches(source, target, set()), f"{source} does not use {target}"
+
+
 def test_imports_run_downward_only() -> None:
     for name, tree in TREES.items():
         own = part_of(name)

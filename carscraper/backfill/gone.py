@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from scrapy import Request
@@ -20,7 +19,7 @@ from carscraper.backfill.visits import AT_ONCE, CarVisits
 from carscraper.base_spiders.base import forget_tree, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT, TRUSTED
-from carscraper.items import GoneCar
+from carscraper.items import GoneCar, utcnow
 from carscraper.middlewares.answers import carry
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class SecondLook(CarVisits):
             found = [(card.external_id, self.addresses.at_base(card.url, source)) for card in cards]
             if not found:
                 gone = {car.item.external_id for car in self._evidence[source].gone}
-                since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+                since = utcnow() - RECENT
                 for car in await self.plan.active_cars(source):
                     page = self.addresses.page_of(car.url, source)
                     if page and car.external_id not in gone and car.last_seen_at and car.last_seen_at > since:

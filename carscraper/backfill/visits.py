@@ -7,7 +7,6 @@ import logging
 import re
 from collections import Counter, deque
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, status_of, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
-from carscraper.items import CarImage, CarItem, Reason, Status
+from carscraper.items import CarImage, CarItem, Reason, Status, utcnow
 from carscraper.middlewares.answers import carry
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ class CarVisits(CarscraperSpider):
             self._page_failed(response.url, f"{type(error).__name__}: {error}")
             return
         self._shown(car, response.url)
-        item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        item.details_at = utcnow()
         item.shows_all = True
         on_page = {image.identity for image in item.images}
         off_page = (image for image in self._addresses(car) if image.identity not in on_page and car.images)
@@ -293,7 +292,7 @@ class CarVisits(CarscraperSpider):
         self._note_lately(car, shown=True)
 
     def _note_lately(self, car: KnownCar, *, shown: bool) -> None:
-        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        since = utcnow() - RECENT
         if car.is_active and car.last_seen_at and car.last_seen_at > since:
             self._evidence[car.item.source].lately[shown] += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from carscraper.base_spiders.base import allow_host, forget_tree, read_address, 
 from carscraper.base_spiders.missing import ConcludingSpider
 from carscraper.base_spiders.pages import is_whole
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarImage, CarItem
+from carscraper.items import CarImage, CarItem, utcnow
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class DealerSpider(ConcludingSpider):
         return is_stale(
             card.external_id,
             state.details_at,
-            now=datetime.now(UTC).replace(tzinfo=None),
+            now=utcnow(),
             max_age=timedelta(days=self.settings.getfloat("DETAILS_MAX_AGE_DAYS")),
         )
 
@@ -253,7 +253,7 @@ class DealerSpider(ConcludingSpider):
         finally:
             forget_tree(response)
         self._pages_of_listed[True] += 1
-        item.details_at = datetime.now(UTC).replace(tzinfo=None)
+        item.details_at = utcnow()
         item.shows_all = True
         yield from results
 

@@ -8,14 +8,14 @@ import random
 import sys
 from collections import deque
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy import Request
 from scrapy.exceptions import NotSupported
 
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address
-from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.items import CarImage, CarItem, GoneCar, utcnow
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ConcludingSpider(CarscraperSpider):
         """
         if self.is_part:
             return []
-        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        since = utcnow() - RECENT
         items = []
         for car in await self.ask(self.ledger.unseen_cars(self.source, self.seen, since)):
             images = [
@@ -142,7 +142,7 @@ class ConcludingSpider(CarscraperSpider):
         """Return id and address of the cars for sale that were not seen; none if suspiciously few were seen."""
         active = await self.ask(self.ledger.active_cars(self.source))
         # Cars that an earlier program left as active for months say nothing about what the site shows today.
-        since = datetime.now(UTC).replace(tzinfo=None) - RECENT
+        since = utcnow() - RECENT
         usual = {car.external_id for car in active if car.last_seen_at and car.last_seen_at > since}
         seen = len(self.seen & usual)
         if seen < self.settings.getfloat("CRAWL_MIN_SHARE") * len(usual):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.command import Verb, VerbCommand
 from carscraper.console import duration, human_bytes, positive, table
 from carscraper.exceptions import ConfigurationError
+from carscraper.items import utcnow
 from carscraper.logs import printable
 from carscraper.runs import record as words
 from carscraper.runs.record import RunRecord
@@ -103,7 +104,7 @@ def _since(text: str) -> datetime:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
         try:
-            return datetime.now(UTC).replace(tzinfo=None) - duration(text)
+            return utcnow() - duration(text)
         except (argparse.ArgumentTypeError, OverflowError):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is neither a day nor a length of time; write 2026-11-30, 2026-11-30T06:00, 12h or 7d"

@@ -13,10 +13,10 @@ from sqlalchemy import Boolean, DateTime, Text, and_, bindparam, case, exists, f
 from carscraper.db.models import images, listings
 from carscraper.db.opening import Saved, car_of, has_new_bytes, lock, open_group, shown_of, temporary_cover
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
-from carscraper.db.rules import ARCHIVE, CRAWL, RetryRules, chunks, due_condition, of_cars, utcnow
+from carscraper.db.rules import ARCHIVE, CRAWL, RetryRules, chunks, due_condition, of_cars
 from carscraper.db.superseded import supersede
 from carscraper.field_coverage import EXPECTABLE, PHOTO
-from carscraper.items import CarItem, GoneCar, Reason, Status
+from carscraper.items import CarItem, GoneCar, Reason, Status, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -16,9 +16,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from carscraper.db import photos
 from carscraper.db.models import listings, price_changes
 from carscraper.db.placeholders import find_placeholders
-from carscraper.db.rules import ARCHIVE, HAVE_BYTES, RetryRules, chunks, of_cars, utcnow
+from carscraper.db.rules import ARCHIVE, HAVE_BYTES, RetryRules, chunks, of_cars
 from carscraper.db.superseded import Shown, supersede
-from carscraper.items import CarImage, CarItem, GoneCar, Reason, Status
+from carscraper.items import CarImage, CarItem, GoneCar, Reason, Status, utcnow
 from carscraper.vehicles import make_slug
 
 if TYPE_CHECKING:

@@ -22,11 +22,10 @@ from carscraper.db.rules import (
     chunks,
     due_condition,
     of_cars,
-    utcnow,
 )
 from carscraper.db.superseded import Shown, supersede
 from carscraper.dealers import siblings
-from carscraper.items import CarImage, Reason, Status
+from carscraper.items import CarImage, Reason, Status, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

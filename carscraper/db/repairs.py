@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from carscraper.db.models import images, listings
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
-from carscraper.db.rules import chunks, of_cars, utcnow
-from carscraper.items import Status
+from carscraper.db.rules import chunks, of_cars
+from carscraper.items import Status, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -81,11 +81,6 @@ class RetryRules:
 
 CRAWL = RetryRules()
 """The rules of a crawl."""
-
-
-def utcnow() -> datetime:
-    """Return the time as the tables hold it: UTC without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -10,8 +10,8 @@ from sqlalchemy import and_, case, func, or_, select, update
 from carscraper.db.models import images, listings
 from carscraper.db.photos import KnownImage, known
 from carscraper.db.repairs import lose
-from carscraper.db.rules import CRAWL, HAVE_BYTES, RetryRules, chunks, due_condition, of_cars, utcnow
-from carscraper.items import CarItem, Reason, Status
+from carscraper.db.rules import CRAWL, HAVE_BYTES, RetryRules, chunks, due_condition, of_cars
+from carscraper.items import CarItem, Reason, Status, utcnow
 
 if TYPE_CHECKING:
     from datetime import datetime

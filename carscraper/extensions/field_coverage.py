@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from scrapy import signals
@@ -15,7 +14,7 @@ from carscraper.db.field_coverage import Record, write_coverage
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import CarscraperError
 from carscraper.field_coverage import FieldCoverage, look_at
-from carscraper.items import CarItem
+from carscraper.items import CarItem, utcnow
 from carscraper.runs.monitors import expected_of
 from carscraper.state import DATABASE_AWAY, state_of
 
@@ -103,7 +102,7 @@ class CoverageRecorder:
         broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
         record = Record(
             source=spider.source,
-            finished_at=datetime.now(UTC).replace(tzinfo=None),
+            finished_at=utcnow(),
             coverage=self._coverage,
             complete=reason == "finished" and not broken and not spider.is_part,
             why=why,

@@ -8,7 +8,6 @@ import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scrapy import signals
@@ -25,6 +24,7 @@ from carscraper.db.locks import Locks, acquire, open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import announce, judge
+from carscraper.items import utcnow
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -75,7 +75,7 @@ class Run:
         self._crawler = crawler
         self._state = state_of(crawler)
         self._excludes = locks
-        self._since = _now()
+        self._since = utcnow()
         self._started = False
         self._record: RunRecord | None = None
         self._photos: ForSale | None = None
@@ -201,7 +201,7 @@ class Run:
         """Note when the run ended and what its stats say; its items' file is whole."""
         if self._folder:
             self._folder.close_items()
-        record.finished_at = _now()
+        record.finished_at = utcnow()
         record.take(self._crawler.stats.get_stats())
 
     async def _tell_of(self, record: RunRecord) -> None:
@@ -360,7 +360,3 @@ class Run:
         except Exception:
             logger.exception("%s failed by a mistake of carscraper", function.__name__)
             return None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sqlalchemy import and_, exists, or_, select
 
 from carscraper.db.models import ImageLikeness, PriceChange, images, listings
-from carscraper.db.rules import chunks, utcnow
+from carscraper.db.rules import chunks
 from carscraper.dealers import siblings
-from carscraper.items import Reason, Status
+from carscraper.items import Reason, Status, utcnow
 from carscraper.linking.rules import NEAR, Car, Groups, PriceIndex, agree, may_be_same, say_enough
 
 if TYPE_CHECKING:

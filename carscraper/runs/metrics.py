@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from carscraper.items import utcnow
 from carscraper.runs.record import FAILED, PARTIAL, SKIPPED, SUCCESS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _fill(registry: CollectorRegistry, record: RunRecord, last_success: float | 
             # Reasons and limits are our own words; should one not be, it makes no new time series.
             family.labels(record.spider, key if _WORD.fullmatch(key) else "other").inc(value)
 
-    finished = record.finished_at or datetime.now(UTC).replace(tzinfo=None)
+    finished = record.finished_at or utcnow()
     one("last_started_timestamp_seconds", "When the last run began.", _seconds(record.started_at))
     one("last_finished_timestamp_seconds", "When the last run ended.", _seconds(finished))
     if record.status == SUCCESS:

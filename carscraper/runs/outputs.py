@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarItem, GoneCar
+from carscraper.items import CarItem, GoneCar, utcnow
 from carscraper.logs import dress, printable
 from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
 
@@ -161,7 +161,7 @@ class JobFolder:
         """Remove old folders, make this one, and write the log into it from now on."""
         if days := self._settings.getfloat("OUTPUTS_KEEP_DAYS"):
             keep = timedelta(days=min(days, timedelta.max.days))
-            remove_old(self.path.parent, datetime.now(UTC).replace(tzinfo=None), keep)
+            remove_old(self.path.parent, utcnow(), keep)
         try:
             self.path.mkdir(parents=True)
             if self._enabled:

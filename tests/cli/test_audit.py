@@ -147,8 +147,8 @@ def test_the_order_of_the_server_is_no_matter(stock: Stock, storage: Storage, mo
     for number, name in enumerate(names):
         stock.put(name, b"bytes")
         stock.row(listing_id, f"1/{number}", **stock.stored(b"bytes", name))
-    real = audit_module.listed
-    monkeypatch.setattr(audit_module, "listed", lambda *given: reversed(list(real(*given))))
+    real = audit_module.list_objects
+    monkeypatch.setattr(audit_module, "list_objects", lambda *given: reversed(list(real(*given))))
     monkeypatch.setattr(audit_module.objects, "look", None)  # nothing even looks like a fault
     assert summary(storage("audit", "--json"))["same"] == len(names)
 

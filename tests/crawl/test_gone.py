@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from carscraper.db.rules import utcnow
+from carscraper.items import utcnow
 from tests.crawl.legacy import Legacy, upgrade
 from tests.crawl.test_backfill import backfill, photo_of, row_of
 from tests.crawl.test_site_changes import active, drop

@@ -101,7 +101,7 @@ def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
         raise RuntimeError("oops")
 
     fail.__name__ = "fail"
-    for name in ("check", "upload", "write_metrics", "tell"):
+    for name in ("check_limits", "upload_outputs", "write_metrics", "tell"):
         monkeypatch.setattr(module, name, fail)
     world = World(sqlite_url, OUTPUTS_DIR="jobs")
 

@@ -20,9 +20,9 @@ from carscraper.db import photos as photo_rows
 from carscraper.db import schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing, ImageLikeness, PriceChange
-from carscraper.db.rules import PlaceholderRules, utcnow
+from carscraper.db.rules import PlaceholderRules
 from carscraper.dealers import is_aggregator, siblings
-from carscraper.items import CarImage, CarItem, GoneCar
+from carscraper.items import CarImage, CarItem, GoneCar, utcnow
 from carscraper.linking import tables
 from carscraper.linking.tables import Linked
 from tests.fakes import make_settings

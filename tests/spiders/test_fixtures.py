@@ -104,7 +104,7 @@ def freeze(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> Any:
             return now.replace(tzinfo=UTC).astimezone(tz) if tz else now
 
-    monkeypatch.setattr(dealer, "datetime", Frozen)
+    monkeypatch.setattr(dealer, "utcnow", lambda: now)
     monkeypatch.setattr(parsing, "dt", SimpleNamespace(date=date, datetime=Frozen, UTC=UTC))
 
 

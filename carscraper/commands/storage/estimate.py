@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from carscraper.command import Verb
 from carscraper.commands.storage.common import KIND_NAMES
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
+from carscraper.items import utcnow
 from carscraper.maintenance import estimate as sums
 from carscraper.state import ExitCode
 
@@ -170,7 +171,7 @@ def _new_photos(context: Context, recent: int | None, inputs: list[str]) -> floa
     from carscraper.db import coverage
     from carscraper.db.engine import explained_database
 
-    since = (datetime.now(UTC) - _MONTH).replace(tzinfo=None)
+    since = utcnow() - _MONTH
     try:
         with explained_database(), context.database(read_only=True) as engine, engine.connect() as connection:
             found = coverage.stored_since(connection, context.options.store, since)
