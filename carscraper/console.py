@@ -110,6 +110,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence
     ]
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "object"), counted(1200, "object")
+    ('1 object', '1,200 objects')
+    """
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def human_bytes(number: float) -> str:
     """Return *number* of bytes in the unit a person would choose.
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from carscraper.command import Verb
 from carscraper.commands.storage.common import KIND_NAMES
-from carscraper.console import human_bytes, positive, table
+from carscraper.console import counted, human_bytes, positive, table
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
 from carscraper.logs import printable
 from carscraper.state import ExitCode
@@ -92,7 +92,7 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     console.end_progress()
     more = options.limit is not None and shown.objects == options.limit and next(objects, None) is not None
     rest = "; there are more" if more else ""
-    console.note(f"{_objects(shown.objects)}, {human_bytes(shown.bytes)}{rest}.")
+    console.note(f"{counted(shown.objects, 'object')}, {human_bytes(shown.bytes)}{rest}.")
     return ExitCode.SUCCESS
 
 
@@ -213,8 +213,8 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
     data |= {what: {name: asdict(its[name]) for name in sorted(its)} for what, its in counts.items()}
     data["ledger"] = _ledger_data(*ledger) if ledger else None
     where = f"{context.options.bucket}, below {printable(below)}" if below else context.options.bucket
-    head = f"{where}: {_objects(total.objects)}, {human_bytes(total.bytes)}"
-    console.result(data, [head, *_counted(counts), *(_ledger_lines(*ledger) if ledger else ())])
+    head = f"{where}: {counted(total.objects, 'object')}, {human_bytes(total.bytes)}"
+    console.result(data, [head, *_table_lines(counts), *(_ledger_lines(*ledger) if ledger else ())])
     return ExitCode.SUCCESS
 
 
@@ -237,7 +237,7 @@ _TABLES = (
 )
 
 
-def _counted(counts: dict[str, _Counts]) -> Iterator[str]:
+def _table_lines(counts: dict[str, _Counts]) -> Iterator[str]:
     for what, title, unit in _TABLES:
         names = KIND_NAMES if what == "kinds" else {name: printable(name) for name in sorted(counts[what])}
         if names:
@@ -258,10 +258,6 @@ def _ledger_lines(cars: coverage.Coverage, photos: list[coverage.Photos]) -> Ite
             for each in photos
         ]
         yield from ("", *table(["photos in the ledger", "where, or why not", "photos"], rows, right=[2]))
-
-
-def _objects(number: int) -> str:
-    return "1 object" if number == 1 else f"{number:,} objects"
 
 
 LIST = Verb(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.command import Verb
 from carscraper.commands.storage.common import object_key
-from carscraper.console import human_bytes
+from carscraper.console import counted, human_bytes
 from carscraper.exceptions import ConfigurationError
 from carscraper.logs import printable
 from carscraper.state import ExitCode
@@ -103,13 +103,13 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
 def _agreed(context: Context, plan: Plan) -> bool:
     confirm = context.console.confirm
     cars = sorted({car for cars in plan.shared.values() for car in cars})
-    shared = f"{_count(len(plan.shared), 'photo')} of these are shown by several cars ({_names(cars)})"
+    shared = f"{counted(len(plan.shared), 'photo')} of these are shown by several cars ({_names(cars)})"
     versions = sum(map(len, plan.versions.values()))
     return (
         (not plan.shared or confirm(f"{shared}; delete them for all?"))
         and confirm(f"{_would(plan)} Go on?")
         and (
-            not versions or confirm(f"Remove {_count(versions, 'version')} for good? Nothing brings these bytes back.")
+            not versions or confirm(f"Remove {counted(versions, 'version')} for good? Nothing brings these bytes back.")
         )
     )
 
@@ -167,7 +167,7 @@ def _lift(context: Context, engine: Engine, arguments: argparse.Namespace) -> in
     if not tombstones:
         console.result(data, "No photo of this car was deleted.")
         return ExitCode.SUCCESS
-    what = f"{_count(len(tombstones), 'photo')} of {_count(len(cars), 'car')} ({_names(cars)})"
+    what = f"{counted(len(tombstones), 'photo')} of {counted(len(cars), 'car')} ({_names(cars)})"
     if arguments.dry_run:
         console.result(data, f"The next crawl might fetch {what} again.")
         return ExitCode.SUCCESS
@@ -183,10 +183,6 @@ def _lift(context: Context, engine: Engine, arguments: argparse.Namespace) -> in
 # --- words ------------------------------------------------------------------------------------------------------
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def _names(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _SHOWN
@@ -195,7 +191,7 @@ def _names(names: Iterable[str]) -> str:
 
 def _copies(copies: list[Copy]) -> str:
     files = sum(copy.where == "folder" for copy in copies)
-    return _count(len(copies) - files, "object") + (f", {_count(files, 'local file')}" if files else "")
+    return counted(len(copies) - files, "object") + (f", {counted(files, 'local file')}" if files else "")
 
 
 def _would(plan: Plan) -> str:
@@ -203,11 +199,11 @@ def _would(plan: Plan) -> str:
     cars = sorted({row.car for row in plan.photos})
     versions = sum(map(len, plan.versions.values()))
     return (
-        f"To delete: {_count(len(plan.photos), 'photo')}"
-        + (f" of {_count(len(cars), 'car')} ({_names(cars)})" if cars else "")
-        + (f", {_count(plan.unfinished, 'photo')} of a deletion that was cut off" if plan.unfinished else "")
+        f"To delete: {counted(len(plan.photos), 'photo')}"
+        + (f" of {counted(len(cars), 'car')} ({_names(cars)})" if cars else "")
+        + (f", {counted(plan.unfinished, 'photo')} of a deletion that was cut off" if plan.unfinished else "")
         + f"; {_copies(plan.copies)}"
-        + (f", {_count(versions, 'version')}" if versions else "")
+        + (f", {counted(versions, 'version')}" if versions else "")
         + f" ({size})."
     )
 
@@ -235,10 +231,10 @@ def _lines(plan: Plan, without_row: list[str], most: int | None) -> list[str]:
 
 def _done(done: Deleted) -> list[str]:
     lines = [
-        f"Deleted: {_count(done.photos, 'photo')}; {_copies(done.copies)}"
-        + (f", {_count(done.versions, 'version')} for good" if done.versions else "")
-        + (f", {_count(done.spooled, 'upload')} that waited" if done.spooled else "")
-        + (f"; {_count(len(done.invalidated), 'path')} taken from the CDN" if done.invalidated else "")
+        f"Deleted: {counted(done.photos, 'photo')}; {_copies(done.copies)}"
+        + (f", {counted(done.versions, 'version')} for good" if done.versions else "")
+        + (f", {counted(done.spooled, 'upload')} that waited" if done.spooled else "")
+        + (f"; {counted(len(done.invalidated), 'path')} taken from the CDN" if done.invalidated else "")
         + "."
     ]
     if done.kept_versions:
