@@ -90,7 +90,7 @@ class CarscraperAddon:
             logs.identify(spider=self._spider, job=self._job)
             problem = logs.install(settings) or settings["CARSCRAPER_LOG_PROBLEM"]
             problems += [problem] if problem else []
-        problems += self._check(settings)
+        problems += [*self._check(settings), *self._check_scrapys(settings)]
         settings.set("CARSCRAPER_PROBLEMS", problems, priority="project")
         if self._state.one_page:
             self._allow_named_hosts(settings)
@@ -121,6 +121,20 @@ class CarscraperAddon:
                 if hasattr(default_settings, name):
                     # Scrapy reads it before the crawl can end with the sentence.
                     settings.set(name, getattr(default_settings, name), priority=priority)
+
+    @staticmethod
+    def _check_scrapys(settings: BaseSettings) -> Iterator[str]:
+        """Yield what is wrong with numbers and switches of Scrapy's own, which would raise wherever they are read."""
+        for name, default in vars(default_settings).items():
+            priority = settings.getpriority(name)
+            if name in checks or not priority or not isinstance(default, bool | int | float):
+                continue
+            try:
+                settings.getbool(name) if isinstance(default, bool) else settings.getfloat(name)
+            except (ValueError, TypeError):
+                words = "true or false" if isinstance(default, bool) else "a number"
+                yield f"{name} is {settings.get(name)!r}; write {words}."
+                settings.set(name, default, priority=priority)
 
     @staticmethod
     def _wrong_names(settings: BaseSettings) -> Iterator[str]:
@@ -235,7 +249,7 @@ def end_as_failed(crawler: Crawler, why: str) -> None:
     """Write *why* the crawl failed, in one line, where ``extensions.verdict`` looks; the first reason stays."""
     state = state_of(crawler)
     if state.failed is None:
-        why = state.failed = " ".join(why.split())  # libraries' messages have line breaks
+        why = state.failed = logs.cleaned(" ".join(why.split()))  # libraries' messages have line breaks, and secrets
         if state.one_page:
             logger.error("%s", why)  # no verdict comes
 

@@ -79,13 +79,12 @@ class FieldCoverage:
         self._add(item, _CAR, CARD_FIELDS)
         self.counts[_SCRAPED] = self.counts.get(_SCRAPED, 0) + 1
         for name in (*CARD_FIELDS, PHOTO):
-            has = bool(item.images) if name == PHOTO else getattr(item, name) is not None
+            has = bool(_shown(item)) if name == PHOTO else getattr(item, name) is not None
             self.counts[_LEDGER + name] = self.counts.get(_LEDGER + name, 0) + int(not has and name in known)
 
     def _add(self, item: CarItem, prefix: str, names: tuple[str, ...]) -> None:
         found = {name: int(getattr(item, name) is not None) for name in names}
-        # An unchanged car has all photos of the ledger, whatever its card shows.
-        photos = len(item.image_urls if item.unchanged else item.images)
+        photos = len(_shown(item))
         found |= {PHOTO: int(bool(photos)), "photos": photos}
         for name, number in found.items():
             self.counts[prefix + name] = self.counts.get(prefix + name, 0) + number
@@ -137,6 +136,11 @@ class FieldCoverage:
         """
         counts: dict[str, Any] = json.loads(text)
         return cls(cars, counts.pop("pages", 0), counts)
+
+
+def _shown(item: CarItem) -> list[Any]:
+    """Return the photos that were read; an unchanged car has all those of the ledger, whatever its card shows."""
+    return item.image_urls if item.unchanged else item.images
 
 
 @dataclass(frozen=True, slots=True)

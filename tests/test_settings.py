@@ -194,6 +194,7 @@ class TestSources:
 BOOLEANS = [name for name, setting in SETTINGS.items() if setting.kind is kinds.BOOLEAN]
 URLS = ["AWS_ENDPOINT_URL", "IMAGES_PUBLIC_URL"]
 GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
+    "IMAGES_NOT_PLACEHOLDERS": [("", ""), *((text, text) for text in ("a" * 64, f"{'a' * 64}, {'B' * 64}"))],
     **dict.fromkeys(
         BOOLEANS,
         (
@@ -300,6 +301,7 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
 }
 BAD: dict[str, Sequence[Any]] = {
     **dict.fromkeys(BOOLEANS, ("", None, "ja", "2", "tru", "***")),
+    "IMAGES_NOT_PLACEHOLDERS": ["xyz", "a" * 63, f"{'a' * 64} {'b' * 64}"],
     "AWS_S3_BUCKET": ["ab", "a" * 64, "My-Bucket", "my_bucket", "-ab", "ab-", "s3://bucket", "bucket/x", "bucket\n"],
     **dict.fromkeys(
         URLS,

@@ -146,8 +146,12 @@ def guess_cars(page: str, address: str) -> tuple[str, str]:
 def guess_photos(page: str) -> str | None:
     """Return ``details_images`` for a car's own page: the pictures inside the element that has most of them.
 
+    Small ones that lead to the large are links.
+
     >>> guess_photos('<div class="logo"><img></div><div class="big gallery"><a><img></a><a><img></a></div>')
     '.gallery img'
+    >>> guess_photos('<a class="p" href="1.jpg"><img></a><a class="p" href="2.jpg"><img></a>')
+    'a.p'
     """
     counts: Counter[str] = Counter()
     for picture in Selector(page).css("img"):
@@ -156,7 +160,12 @@ def guess_photos(page: str) -> str | None:
     if not counts:
         return None
     best = max(counts, key=lambda name: (counts[name], bool(_GALLERY.search(name))))
-    return f".{best} img" if counts[best] > 1 else None
+    if counts[best] < 2:
+        return None
+    links = [each.xpath("ancestor::a[1]") for each in Selector(page).css(f".{best} img")]
+    if all(re.search(r"\.(?:jpe?g|png|webp|avif)\b", link.attrib.get("href", ""), re.IGNORECASE) for link in links):
+        return f"a.{best}" if best in links[0].attrib.get("class", "").split() else f".{best} a"
+    return f".{best} img"
 
 
 def first_car(page: str, address: str) -> str | None:

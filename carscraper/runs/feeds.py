@@ -80,8 +80,23 @@ class CarJsonLinesExporter(_Records, JsonLinesItemExporter):
     """JSON, an object a line."""
 
 
-class CarXmlExporter(_Records, XmlItemExporter):
-    """XML."""
+class CarXmlExporter(XmlItemExporter):
+    """XML, without elements for what is unknown."""
+
+    def export_item(self, item: Any) -> None:
+        """Write one element."""
+        super().export_item(_known(record_of(item)) if isinstance(item, CarItem | GoneCar) else item)
+
+
+def _known(value: Any) -> Any:
+    """Return a record without its unknown values.
+
+    >>> _known({"make": None, "images": [{"url": None, "position": 0}]})
+    {'images': [{'position': 0}]}
+    """
+    if isinstance(value, dict):
+        return {name: _known(each) for name, each in value.items() if each is not None}
+    return [_known(each) for each in value] if isinstance(value, list) else value
 
 
 class S3Feed(S3FeedStorage):

@@ -54,7 +54,8 @@ class Environment:
 
     def exposed_file(self) -> Path | None:
         """Return the ``.env`` if it has a secret in it and everybody on this machine may read it."""
-        if not any(self.in_file.get(setting.name) for setting in SETTINGS.values() if setting.secret):
+        values = (self.in_file.get(setting.name) for setting in SETTINGS.values() if setting.secret)
+        if not any(value and not value.startswith("sqlite:") for value in values):
             return None
         return self.file if self.file.stat().st_mode & 0o004 else None
 

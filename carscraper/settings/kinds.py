@@ -265,6 +265,9 @@ def _feeds(value: Any) -> Any:
     return value
 
 
+HASHES = matching(
+    r"\s*([0-9A-Fa-f]{64}\s*(,\s*|$))*", "SHA-256 sums, each of 64 hexadecimal digits, separated by commas"
+)
 TEXT = Kind("", lambda value: value)
 OPTIONAL = Kind("", str, optional=True)
 BOOLEAN = Kind("true or false", _boolean)

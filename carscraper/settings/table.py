@@ -132,7 +132,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("IMAGES_PLACEHOLDER_CARS", 3, kinds.PLACEHOLDER_CARS, common=True,
                 help="The same bytes on this many unrelated cars (other make or model) are a placeholder, not a "
                      "photo; 0 switches it off."),
-        Setting("IMAGES_NOT_PLACEHOLDERS", "", TEXT,
+        Setting("IMAGES_NOT_PLACEHOLDERS", "", kinds.HASHES,
                 help="SHA-256 (comma separated) of pictures that are photos though many cars show them."),
         Setting("IMAGES_FINAL_AFTER", 3, whole(1),
                 help="Days (UTC) on which a dealer must have given the same answer for a photo, such as `http-404` "

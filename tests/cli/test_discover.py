@@ -121,7 +121,8 @@ def unwanted(stock: Stock, tmp_path: Path) -> dict[str, str]:
     found[put(stock, "deleted")] = "deleted"
     placeholder = hashlib.sha256(picture("placeholder")).hexdigest()
     values = {"status": "failed", "reason": "placeholder", "store": stock.store, "key": "other", "sha256": placeholder}
-    stock.row(2, "2/1", **values, source_sha256=placeholder)
+    for other in (2, 3):
+        stock.row(other, f"{other}/1", **values, source_sha256=placeholder)
     found[put(stock, "placeholder")] = "placeholder"
     return found
 
