@@ -13,9 +13,7 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy
-from scrapy.settings import Settings
 
-from carscraper.addon import CarscraperAddon
 from tests import services
 from tests.crawl.world import World, last_words, verdict
 from tests.leaks import leaks
@@ -247,42 +245,6 @@ def test_a_feed_that_nobody_can_write_ends_the_crawl(world: World) -> None:
     assert "The items can't be written to foo://***@example.is/cars.csv" in last_words(done)
     assert leaks(done.stderr, QUERY) == []
     assert world.site.served.requests == []
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("AWS_S3_BUCKET", "My Bucket"),
-        ("AWS_ENDPOINT_URL", "nonsense"),
-        ("AWS_ENDPOINT_URL", "s3://127.0.0.1"),
-        ("AWS_S3_REGION", "somewhere over the rainbow"),
-        ("AWS_S3_REGION", "http://127.0.0.1/?"),
-        ("DATABASE_URL", "cars.db"),
-        ("DATABASE_URL", ""),
-        ("DETAILS_MAX_AGE_DAYS", "nan"),
-        ("IMAGES_CONCURRENCY", "0"),
-        ("IMAGES_MAX_BYTES", "20 MB"),
-        ("IMAGES_PUBLIC_URL", "img.example.is"),
-        ("IMAGES_STRIP_METADATA", "perhaps"),
-        ("IMAGES_THUMBS", '{"small": 320}'),
-        ("IMAGES_THUMBS", '{"../small": [320, 240]}'),
-        ("IMAGES_THUMBS", "[320, 240]"),
-        ("IMAGES_WIDTH", "0"),
-        ("S3_MAX_PARALLEL_UPLOADS", "0"),
-        ("S3_MAX_RETRIES", "-1"),
-        ("S3_SSE", "rot13"),
-        ("S3_TAGS", "project=cars"),
-        ("S3_UPLOAD_TIMEOUT", "soon"),
-    ],
-)
-def test_every_wrong_value_becomes_a_sentence_that_names_it(name: str, value: str) -> None:
-    """Without a crawl: what the add-on makes of it."""
-    settings = Settings({name: value}, priority="cmdline")
-    settings.setmodule("carscraper.settings", priority="project")
-    CarscraperAddon().update_settings(settings)
-    (sentence,) = settings.getlist("CARSCRAPER_PROBLEMS")
-    assert sentence.startswith(name)
-    assert sentence.endswith(".")
 
 
 # ── Databases that are there ──────────────────────────────────────────────────────────────────────
