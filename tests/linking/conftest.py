@@ -9,13 +9,11 @@ from scrapy.spiderloader import SpiderLoader
 
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
+from tests.fakes import make_settings
+from tests.linking.market import Market
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-from tests.fakes import make_settings
-from tests.linking.market import Market
 
 SpiderLoader.from_settings(make_settings())
 
