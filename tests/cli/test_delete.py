@@ -214,6 +214,16 @@ def test_versions_stay_and_are_named_until_they_go_too(storage: Storage, shop: S
     assert sorted(versions(moto_s3)) == ["x/1_a.jpg.bak", "x/1_b.jpg"]
 
 
+def test_all_versions_at_once(storage: Storage, shop: Shop, moto_s3: services.S3) -> None:
+    moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Enabled"})
+    shop.add("1", "x/1_a.jpg")
+    moto_s3.put("x/1_a.jpg", b"another version")
+    moto_s3.put("thumbnails/small/x/1_a.jpg", b"small")
+    said = storage("delete", "x/1_a.jpg", "--all-versions", "--yes", "--json").data
+    assert said["deleted"]["versions"] == 3
+    assert versions(moto_s3) == []
+
+
 def test_all_versions_of_a_server_without_versions(
     storage: Storage, new_shop: Callable[..., Shop], rclone_s3: services.S3
 ) -> None:
