@@ -334,7 +334,16 @@ BAD: dict[str, Sequence[Any]] = {
     ],
     "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
-    "AWS_S3_REGION": ["", None, "EU North", "eu_north_1", "-eu", "eu-north-1\n"],
+    "AWS_S3_REGION": [
+        "somewhere over the rainbow",
+        "http://127.0.0.1/?",
+        "",
+        None,
+        "EU North",
+        "eu_north_1",
+        "-eu",
+        "eu-north-1\n",
+    ],
     "CLOUDFRONT_DISTRIBUTION_ID": ["e2qw", "d111111abcdef8.cloudfront.net", "E2QWRUHEXAMPLE\n", "E2 QWRUH", 5],
     "HENRY_URL": [
         *("feed.example.is", "ftp://h", "http://", "http://h:0", 5, "https://h/get.aspx?apikey=hunter2"),

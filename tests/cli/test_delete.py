@@ -35,6 +35,12 @@ def tombstone(row: Any, *, finished: bool = True) -> bool:
     return True
 
 
+@pytest.fixture
+def shop(new_shop: Callable[..., Shop], moto_s3: services.S3) -> Shop:
+    """Of moto's bucket and SQLite."""
+    return new_shop(moto_s3)
+
+
 # --- what goes --------------------------------------------------------------------------------------------------
 
 
@@ -147,10 +153,7 @@ def test_a_car_loses_all_its_photos_stored_or_not(
     assert storage("delete", "--car", "Bilasolur/1", "--yes").out == "There is nothing left to delete.\n"
 
 
-def test_a_photo_of_several_cars_names_them_and_asks(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3
-) -> None:
-    shop = new_shop(moto_s3)
+def test_a_photo_of_several_cars_names_them_and_asks(storage: Storage, shop: Shop, moto_s3: services.S3) -> None:
     shop.add("1", "x/1_a.jpg")
     shop.add("2", "x/1_a.jpg", "x/2_b.jpg")
     shop.add("3", "x/other_a.jpg", data=b"bytes of x/1_a.jpg")
@@ -171,9 +174,8 @@ def test_a_photo_of_several_cars_names_them_and_asks(
 
 
 def test_what_waits_in_the_spool_is_not_uploaded_later(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3, tmp_path: Path
+    storage: Storage, shop: Shop, moto_s3: services.S3, tmp_path: Path
 ) -> None:
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg", status="pending", reason="spooled", store=f"s3://{moto_s3.bucket}")
     moto_s3.delete("x/1_a.jpg")
     spool = Spool(tmp_path / "spool", location=f"s3://{moto_s3.bucket}/", max_bytes=10**6)
@@ -195,11 +197,8 @@ def versions(s3: services.S3) -> list[str]:
     return [each["Key"] for kind in ("Versions", "DeleteMarkers") for each in found.get(kind, ())]
 
 
-def test_versions_stay_and_are_named_until_they_go_too(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3
-) -> None:
+def test_versions_stay_and_are_named_until_they_go_too(storage: Storage, shop: Shop, moto_s3: services.S3) -> None:
     moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Enabled"})
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg", "x/1_a.jpg.bak", "x/1_b.jpg")
     moto_s3.put("thumbnails/small/x/1_a.jpg", b"small")
     moto_s3.put("x/1_a.jpg", b"older or newer")
@@ -215,9 +214,8 @@ def test_versions_stay_and_are_named_until_they_go_too(
     assert sorted(versions(moto_s3)) == ["x/1_a.jpg.bak", "x/1_b.jpg"]
 
 
-def test_all_versions_at_once(storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3) -> None:
+def test_all_versions_at_once(storage: Storage, shop: Shop, moto_s3: services.S3) -> None:
     moto_s3.client.put_bucket_versioning(Bucket=moto_s3.bucket, VersioningConfiguration={"Status": "Enabled"})
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg")
     moto_s3.put("x/1_a.jpg", b"another version")
     moto_s3.put("thumbnails/small/x/1_a.jpg", b"small")
@@ -265,8 +263,7 @@ def test_an_object_without_a_row_goes_after_asking(
     assert s3.keys() == []
 
 
-def test_what_is_asked_must_make_sense(storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3) -> None:
-    shop = new_shop(moto_s3)
+def test_what_is_asked_must_make_sense(storage: Storage, shop: Shop, moto_s3: services.S3) -> None:
     shop.add("1", "x/1_a.jpg")
     assert "Say what to delete" in storage("delete", code=4).err
     assert "knows no car Bilasolur/9" in storage("delete", "--car", "Bilasolur/9", "--yes", code=4).err
@@ -280,9 +277,8 @@ def test_what_is_asked_must_make_sense(storage: Storage, new_shop: Callable[...,
 
 
 def test_photos_of_another_bucket_are_not_looked_for_in_this_one(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3
+    storage: Storage, shop: Shop, moto_s3: services.S3
 ) -> None:
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg", store="s3://another")
     moto_s3.put("x/1_a.jpg", b"somebody else's")
     assert "set AWS_S3_BUCKET=another" in storage("delete", "x/1_a.jpg", "--yes", code=4).err
@@ -353,9 +349,8 @@ def test_a_kill_between_rows_and_objects_leaves_nothing_wrong(
 
 
 def test_a_crawl_that_links_the_photo_meanwhile_gets_a_tombstone_too(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, shop: Shop, moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg")
     real = objects.remove
 
@@ -417,10 +412,9 @@ def distribution(moto_s3: services.S3) -> Any:
 
 
 def test_the_cdn_forgets_photo_and_thumbnails(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3, distribution: Any
+    storage: Storage, shop: Shop, moto_s3: services.S3, distribution: Any
 ) -> None:
     name, paths = distribution
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1 þ.jpg", "x/1_b.jpg")
     moto_s3.put("thumbnails/small/x/1 þ.jpg", b"small")
     said = storage("delete", "x/1 þ.jpg", "--yes", "--json", settings={"CLOUDFRONT_DISTRIBUTION_ID": name}).data
@@ -429,10 +423,9 @@ def test_the_cdn_forgets_photo_and_thumbnails(
 
 
 def test_a_cdn_that_refuses_leaves_it_to_the_next_run(
-    storage: Storage, new_shop: Callable[..., Shop], moto_s3: services.S3, distribution: Any
+    storage: Storage, shop: Shop, moto_s3: services.S3, distribution: Any
 ) -> None:
     name, paths = distribution
-    shop = new_shop(moto_s3)
     shop.add("1", "x/1_a.jpg")
     moto_s3.put("thumbnails/small/x/1_a.jpg", b"small")
     wrong = {"CLOUDFRONT_DISTRIBUTION_ID": "E0WRONG000000", "IMAGES_THUMBS": '{"small": [320, 240]}'}

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shlex
-import subprocess
 import sys
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from carscraper.commands.storage.common import problem_with_key
 from carscraper.console import duration, in_words
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
@@ -67,6 +65,13 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.bin"  # the name says nothing: bytes decide
     path.write_bytes(PHOTO)
     return path
+
+
+@pytest.fixture
+def watched(storage: Storage, moto: services.S3, proxy: services.S3Proxy) -> services.S3Proxy:
+    """What is between the verbs and moto's bucket."""
+    storage.settings |= moto.via(proxy).env
+    return proxy
 
 
 @pytest.fixture
@@ -172,7 +177,7 @@ def test_what_is_no_photo(storage: Storage, moto: services.S3, tmp_path: Path) -
         assert "cache-control" not in headers
 
 
-def test_put_replaces_nothing_unasked(storage: Storage, moto: services.S3, photo: Path) -> None:
+def test_put_replaces_nothing_unasked(storage: Storage, moto: services.S3, photo: Path, sqlite_url: str) -> None:
     moto.put(KEY, b"old")
     said = storage("put", photo, KEY, code=4)
     assert said.err == (
@@ -180,57 +185,30 @@ def test_put_replaces_nothing_unasked(storage: Storage, moto: services.S3, photo
         "old one: `scrapy storage invalidate`.\n"
     )
     assert moto.objects() == {KEY: b"old"}
+    enter(sqlite_url, moto.bucket, KEY, b"old")
     said = storage("put", photo, KEY, "--force")
     assert "`scrapy storage invalidate cars/a.jpg`" in said.err
+    assert "The ledger has another checksum for this key" in said.err
     assert moto.objects() == {KEY: PHOTO}
 
 
-def test_put_over_what_the_ledger_knows(storage: Storage, moto: services.S3, photo: Path, sqlite_url: str) -> None:
-    moto.put(KEY, b"old")
-    enter(sqlite_url, moto.bucket, KEY, b"old")
-    assert "The ledger has another checksum for this key" in storage("put", photo, KEY, "--force").err
-
-
-def test_put_where_nobody_may_look(storage: Storage, moto: services.S3, photo: Path) -> None:
-    with services.S3Proxy(moto.endpoint) as proxy:
-        storage.settings |= moto.via(proxy).env
-        proxy.fail(403, "AccessDenied", methods=["HEAD", "GET"])
-        said = storage("put", photo, KEY, code=4)
-        assert said.err == (
-            f"Whether cars/a.jpg is there already can't be seen: S3 refuses s3:ListBucket on the bucket {moto.bucket} "
-            "(AccessDenied: AccessDenied, said by the test): allow s3:ListBucket. --force puts it without a look.\n"
-        )
-        storage("put", photo, KEY, "--force")
+def test_put_where_nobody_may_look(storage: Storage, moto: services.S3, watched: services.S3Proxy, photo: Path) -> None:
+    watched.fail(403, "AccessDenied", methods=["HEAD", "GET"])
+    said = storage("put", photo, KEY, code=4)
+    assert said.err == (
+        f"Whether cars/a.jpg is there already can't be seen: S3 refuses s3:ListBucket on the bucket {moto.bucket} "
+        "(AccessDenied: AccessDenied, said by the test): allow s3:ListBucket. --force puts it without a look.\n"
+    )
+    storage("put", photo, KEY, "--force")
     assert moto.objects() == {KEY: PHOTO}
 
 
-def test_put_rehearsed(storage: Storage, moto: services.S3, photo: Path) -> None:
-    with services.S3Proxy(moto.endpoint) as proxy:
-        storage.settings |= moto.via(proxy).env
-        said = storage("put", photo, KEY, "--dry-run")
-        assert proxy.counts() == {"HEAD": 1}
+def test_put_rehearsed(storage: Storage, moto: services.S3, watched: services.S3Proxy, photo: Path) -> None:
+    said = storage("put", photo, KEY, "--dry-run")
+    assert watched.counts() == {"HEAD": 1}
     assert said.out.startswith(f"would put {photo} (")
     assert said.out.endswith(f"/{moto.bucket}/cars/a.jpg\n")
     assert moto.keys() == []
-
-
-def test_keys() -> None:
-    for key, problem, for_new in [
-        ("a b+þ%#?&'\".jpg", None, None),
-        (".hidden/..x.jpg", None, None),
-        ("a//b.jpg", None, None),
-        ("", "is empty", "is empty"),
-        ("a" * 1024, None, None),
-        ("þ" * 513, "has 1026 bytes; S3 takes 1024", "has 1026 bytes; S3 takes 1024"),
-        ("a\0b", "holds a NUL", "holds a NUL"),
-        ("a\udce9b", "is not UTF-8", "is not UTF-8"),
-        ("a\nb", None, "holds a control character"),
-        ("a/./b", None, "has a part '.', which browsers take out of an address"),
-        ("../b", None, "has a part '..', which browsers take out of an address"),
-        ("a/", None, "ends with a slash, which marks a folder"),
-    ]:
-        assert problem_with_key(key) == problem, key
-        assert problem_with_key(key, new=True) == for_new, key
 
 
 def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path) -> None:
@@ -239,13 +217,6 @@ def test_keys_that_put_refuses(storage: Storage, moto: services.S3, photo: Path)
         assert said.code in {2, 4}, key
         assert "key" in said.err.strip().splitlines()[-1], key
     assert moto.keys() == []
-
-
-def test_files_that_put_can_not_read(storage: Storage, moto: services.S3) -> None:
-    for name, why in (("nothing.jpg", "No such file"), (".", "Is a directory"), ("a\0b", "null")):
-        said = storage("put", name, KEY, code=4)
-        assert "can't be read (" in said.err
-        assert why in said.err
 
 
 def test_put_says_what_a_crawl_would_have_cut_out(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
@@ -348,23 +319,23 @@ def test_get_refuses_what_the_ledger_does_not_know(
     assert Path("x.jpg").read_bytes() == PHOTO[:-1] + b"x"
 
 
-def test_get_notices_a_flipped_byte_without_a_ledger(storage: Storage, moto: services.S3) -> None:
+def test_get_notices_a_flipped_byte_without_a_ledger(
+    storage: Storage, moto: services.S3, watched: services.S3Proxy
+) -> None:
     moto.put(KEY, PHOTO)
-    with services.S3Proxy(moto.endpoint) as proxy:
-        storage.settings |= moto.via(proxy).env
-        proxy.flip(at=100, methods="GET")
-        assert "do not fit the server's checksum" in storage("get", KEY, "--output", "x.jpg", code=4).err
+    watched.flip(at=100, methods="GET")
+    assert "do not fit the server's checksum" in storage("get", KEY, "--output", "x.jpg", code=4).err
     assert not Path("x.jpg").exists()
 
 
-def test_get_replaces_nothing_unasked(storage: Storage, moto: services.S3, tmp_path: Path) -> None:
+def test_get_replaces_nothing_unasked(
+    storage: Storage, moto: services.S3, watched: services.S3Proxy, tmp_path: Path
+) -> None:
     moto.put(KEY, PHOTO)
     Path("a.jpg").write_bytes(b"mine")
-    with services.S3Proxy(moto.endpoint) as proxy:
-        storage.settings |= moto.via(proxy).env
-        said = storage("get", KEY, "--output", "a.jpg", code=4)
-        assert proxy.count() == 0, "it is said before anything is fetched"
-        storage.settings |= moto.env
+    said = storage("get", KEY, "--output", "a.jpg", code=4)
+    assert watched.count() == 0, "it is said before anything is fetched"
+    storage.settings |= moto.env
     assert said.err == "a.jpg is there already: say --force to replace it, or choose another by --output.\n"
     assert Path("a.jpg").read_bytes() == b"mine"
     storage("get", KEY, "--output", "a.jpg", "--force")
@@ -379,13 +350,6 @@ def test_get_spares_what_is_no_plain_file(storage: Storage, moto: services.S3) -
     assert "no plain file" in storage("get", KEY, "--output", "dangling", "--force", code=4).err
 
 
-def test_get_where_nothing_can_be_written(storage: Storage, moto: services.S3) -> None:
-    moto.put(KEY, PHOTO)
-    Path("file").write_bytes(b"")
-    said = storage("get", KEY, "--output", "file/x.jpg", code=4)
-    assert said.err.splitlines()[-1] == "file/x.jpg can't be written (File exists)."
-
-
 def test_get_of_nothing(storage: Storage, s3: services.S3) -> None:
     storage.settings = s3.env
     said = storage("get", KEY, "--no-ledger", code=4)
@@ -397,14 +361,24 @@ def test_get_of_nothing(storage: Storage, s3: services.S3) -> None:
     assert "NoSuchBucket: " in storage("get", KEY, "--no-ledger", code=4).err
 
 
-def test_get_of_a_key_without_a_file_name(storage: Storage, moto: services.S3, screen: Any) -> None:
+def test_what_makes_no_sense(storage: Storage, moto: services.S3, photo: Path, screen: Any) -> None:
     screen(terminal=True)
-    for key in ("a/", "a/.."):
-        assert "has no file name: say --output FILE" in storage("get", key, code=4).err
-
-
-def test_get_gives_bytes_or_json(storage: Storage, moto: services.S3) -> None:
-    assert "--json and the bytes can't both" in storage("get", KEY, "--json", "--output", "-", code=4).err
+    moto.put(KEY, PHOTO)
+    Path("file").write_bytes(b"")
+    for words, code, said in [
+        (["get", "a/"], 4, "has no file name: say --output FILE"),
+        (["get", "a/.."], 4, "has no file name: say --output FILE"),
+        (["get", KEY, "--json", "--output", "-"], 4, "--json and the bytes can't both"),
+        (["get", KEY, "--output", "file/x.jpg"], 4, "file/x.jpg can't be written (File exists)."),
+        (["put", "nothing.jpg", KEY], 4, "can't be read (No such file"),
+        (["put", ".", KEY], 4, "can't be read (Is a directory"),
+        (["put", "a\0b", KEY], 4, "can't be read ("),
+        (["presign", KEY, "--expires", "8d"], 2, "can be signed for 7d at most, not for 8d"),
+        (["presign", KEY, "--content-type", "image/jpeg"], 4, "belongs to --put"),
+        (["presign", KEY, "--put", "--content-type", "x\r\ny: z/a"], 2, "is no content type"),
+    ]:
+        assert said in storage(*words, code=code).err, words
+    assert "the address ends with them" in storage("presign", KEY, settings={"AWS_SESSION_TOKEN": "token"}).err
 
 
 # --- presign and url --------------------------------------------------------------------------------------------
@@ -424,12 +398,10 @@ def test_presign(storage: Storage, s3: services.S3) -> None:
     assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
 
 
-def test_presign_asks_nobody(storage: Storage, moto: services.S3) -> None:
-    with services.S3Proxy(moto.endpoint) as proxy:
-        storage.settings |= moto.via(proxy).env
-        storage("presign", KEY)
-        storage("url", KEY)
-        assert proxy.count() == 0
+def test_presign_asks_nobody(storage: Storage, moto: services.S3, watched: services.S3Proxy) -> None:
+    storage("presign", KEY)
+    storage("url", KEY)
+    assert watched.count() == 0
 
 
 @pytest.mark.parametrize("words", [["--content-type", "image/webp"], []])
@@ -445,18 +417,6 @@ def test_presign_for_writing(storage: Storage, s3: services.S3, photo: Path, wor
     urllib.request.urlopen(request, timeout=5).close()
     assert s3.objects() == {"it's a þ.jpg": PHOTO}
     assert storage("presign", KEY, "--put", "--json", *words).data["headers"] == {"Content-Type": kind}
-
-
-def test_presign_refuses(storage: Storage, moto: services.S3) -> None:
-    assert "can be signed for 7d at most, not for 8d" in storage("presign", KEY, "--expires", "8d", code=2).err
-    assert "belongs to --put" in storage("presign", KEY, "--content-type", "image/jpeg", code=4).err
-    said = storage("presign", KEY, "--put", "--content-type", "x\r\ny: z/a", code=2)
-    assert "is no content type" in said.err
-
-
-def test_presign_with_credentials_that_end(storage: Storage, moto: services.S3) -> None:
-    storage.settings |= {"AWS_SESSION_TOKEN": "token"}
-    assert "the address ends with them" in storage("presign", KEY).err
 
 
 def test_url(storage: Storage) -> None:
@@ -522,29 +482,14 @@ def round_trip(storage: Storage, s3: services.S3, photo: Path, keys: list[str], 
         assert set(s3.keys()) == set(bodies_left)
 
 
-def test_every_key_goes_round_on_moto(storage: Storage, public: services.S3, photo: Path, sqlite_url: str) -> None:
-    storage.settings |= {"DATABASE_URL": sqlite_url}
+def test_every_key_goes_round(
+    storage: Storage, public: services.S3, rclone_s3: services.S3, photo: Path, sqlite_url: str
+) -> None:
     round_trip(storage, public, photo, NASTY + NOT_ON_RCLONE, public=True)
-
-
-def test_every_key_goes_round_on_rclone(storage: Storage, rclone_s3: services.S3, photo: Path, sqlite_url: str) -> None:
     storage.settings = {**rclone_s3.env, "DATABASE_URL": sqlite_url}
     round_trip(storage, rclone_s3, photo, NASTY, public=False)
-
-
-def test_what_rclone_can_not_hold_is_refused(storage: Storage, rclone_s3: services.S3, photo: Path) -> None:
-    storage.settings = rclone_s3.env
+    photo.write_bytes(PHOTO)
     for key in NOT_ON_RCLONE:
         said = storage("put", photo, key, code=4)
         assert said.err == f"The server does not take {key!r} as a key (400): choose another.\n"
     assert rclone_s3.keys() == []
-
-
-def test_the_curl_line_is_right(storage: Storage, moto: services.S3, photo: Path) -> None:
-    line = storage("presign", "it's a þ.jpg", "--put").out.splitlines()[1]
-    command = [str(photo) if word == "FILE" else word for word in shlex.split(line)]
-    try:
-        subprocess.run([*command, "--silent", "--noproxy", "*"], check=True, timeout=10)
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
-    assert moto.objects() == {"it's a þ.jpg": PHOTO}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.crawl.backfills import NO_STORE
 from tests.crawl.world import World
 from tests.dealers.bilasolur import SimulatedBilasolur
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests import services
     from tests.dealers.server import SimulatedSite
 
 
@@ -44,5 +46,18 @@ def new_world(tmp_path: Path, sqlite_url: str, new_site: Callable[..., Any]) -> 
     ) -> World:
         site = new_site(**options)
         return World(site=site, folder=tmp_path, database_url=database_url, env=env or {}, spider=spider)
+
+    return make
+
+
+@pytest.fixture
+def new_work(new_world: Callable[..., World], rclone_s3: services.S3) -> Callable[..., World]:
+    """Cars with three photos each that a crawl without a store has noted; S3 is on since."""
+
+    def make(**options: Any) -> World:
+        world = new_world(**{"cars": 4, "photos": 3, "env": rclone_s3.env} | options)
+        world.crawl(env=NO_STORE)
+        world.site.reset()
+        return world
 
     return make

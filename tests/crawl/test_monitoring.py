@@ -155,13 +155,3 @@ def test_what_nobody_can_be_told_or_written_changes_nothing(new_world: Callable[
     assert "METRICS_DIR: missing/carscraper_bilasolur.prom can't be written" in warnings[0]
     assert "Notice 1 (http://127.0.0.1/…) could not be sent: it was not taken" in warnings[1]
     assert "SECRET" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("NOTIFY_URLS", "hunter2SECRET"), ("LOG_FORMAT", "%(nothing)s"), ("LOG_FILE", "/proc/missing/log")],
-)
-def test_a_wrong_setting_is_one_sentence(new_world: Callable[..., World], setting: str, value: str) -> None:
-    done = new_world(cars=1, photos=1).crawl(settings={setting: value}, code=4)
-    assert verdict(done).startswith(f"bilasolur: failed. {setting} is ")
-    assert "SECRET" not in done.stderr

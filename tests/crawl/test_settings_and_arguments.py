@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import re
-import socket
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pytest
 from PIL import Image
-from scrapy.settings import Settings
 
-from carscraper.addon import CarscraperAddon
 from tests import services
-from tests.crawl.world import KEY, World, verdict
+from tests.crawl.world import KEY, World, last_words, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -74,32 +68,6 @@ def test_without_details_the_cards_photos_are_kept_and_the_details_come_later(
     assert (world.asked("details"), world.asked("photo")) == (4, 8)
     assert len(world.images()) == 20
     assert all(world.listing(car)["horsepower"] == car.horsepower for car in world.site.cars)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ({"limit": "ten"}, "limit is 'ten'"),
-        ({"limit": "²"}, "limit is '²'"),
-        ({"details": "maybe"}, "details is 'maybe'"),
-        ({"colour": "red"}, "no argument colour"),
-        ({"base_url": "ftp://127.0.0.1/"}, "base_url is 'ftp://127.0.0.1/'"),
-        ({"base_url": "http://127.0.0.1:99999/"}, "base_url is"),
-    ],
-)
-def test_a_wrong_argument_is_one_sentence(
-    new_world: Callable[..., World], arguments: dict[str, str], named: str
-) -> None:
-    world = new_world(cars=1, photos=0)
-    done = world.crawl(code=4, **arguments)
-    assert_one_sentence(done, named)
-    assert world.site.served.requests == []
-
-
-def test_a_make_that_the_site_does_not_know_is_one_sentence(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=3, photos=0)
-    done = world.crawl(code=4, makes="toyota,trabant")
-    assert_one_sentence(done, "makes='trabant'")
 
 
 # ── Where a setting stands ────────────────────────────────────────────────────────────────────────
@@ -241,6 +209,18 @@ def test_a_temporary_url_gives_way_to_a_permanent_one(new_world: Callable[..., W
     assert world.listing(car)["image_url"] == added["url"]
 
 
+def test_after_a_switch_to_s3_the_last_line_says_what_is_in_the_folder_only(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    world = new_world(cars=2, photos=2)
+    assert "in the folder only" not in last_words(world.crawl())
+    done = world.crawl(env=rclone_s3.env)
+    assert "4 photos in the folder only: `scrapy crawl backfill -a only=local` uploads them" in last_words(done)
+    world.crawl("-a", "only=local", spider="backfill", env=rclone_s3.env)
+    assert "in the folder only" not in last_words(world.crawl(env=rclone_s3.env))
+    assert len(rclone_s3.keys()) == 4
+
+
 def test_prefix_storage_class_encryption_tags_and_thumbnails(
     new_world: Callable[..., World], moto_s3: services.S3
 ) -> None:
@@ -274,215 +254,44 @@ def test_prefix_storage_class_encryption_tags_and_thumbnails(
             assert max(small.size) == (320 if "/small/" in key else 64)
 
 
-# ── Mistakes ──────────────────────────────────────────────────────────────────────────────────────
-
-SECRET = "hTx7Qe93LmVb2Kd0Rw5Z/Ys8Ju1Nc6Ap4Fg+iBoE"
-"""Stands for an AWS secret key; no half of it may be seen anywhere."""
-PASSWORD = "Kv9#pW2@zR7/mL4:qT"
+# ── What is warned of, and what costs nothing ─────────────────────────────────────────────────────
 
 
-def assert_one_sentence(done: services.CompletedCrawl, named: str) -> None:
-    """Exit code 4, and the last line alone says which setting is wrong."""
-    assert done.returncode == 4, done
-    assert "Traceback" not in done.stderr, done
-    assert named in verdict(done), done
-    assert verdict(done).startswith("bilasolur: failed. "), done
-    # Scrapy's list of settings aside, it is said once, and no error beside it.
-    lines = [line for line in done.stderr.splitlines() if not line.lstrip().startswith(("'", "{'"))]
-    assert len([line for line in lines if named in line]) == 1, done
-    assert len([line for line in lines if re.search(" (ERROR|CRITICAL): ", line)]) == 1, done
-
-
-def assert_no_secret(*texts: str, secrets: tuple[str, ...] = (SECRET, PASSWORD)) -> None:
-    """Neither a secret nor a half of it, as it is or percent-encoded."""
-    for text in texts:
-        for secret in secrets:
-            middle = len(secret) // 2
-            for part in (secret, secret[:middle], secret[middle:]):
-                assert part not in text
-                assert quote(part, safe="") not in text
-                assert repr(part)[1:-1] not in text
-
-
-def seen_by_people(world: World, done: services.CompletedCrawl) -> list[str]:
-    """All that a crawl printed or wrote, the database and photos excepted."""
-    written = [path for path in world.folder.rglob("*.log") if path.is_file()]
-    return [done.stdout, done.stderr, *(path.read_text(errors="replace") for path in written)]
-
-
-S3_MISTAKES: dict[str, tuple[dict[str, str], str]] = {
-    "no bucket": ({"AWS_S3_BUCKET": ""}, "AWS_S3_BUCKET"),
-    "no such bucket": ({"AWS_S3_BUCKET": "car-photos-of-nobody"}, "AWS_S3_BUCKET"),
-    "no credentials": ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "AWS_ACCESS_KEY_ID"),
-    "half the credentials": ({"AWS_ACCESS_KEY_ID": ""}, "AWS_ACCESS_KEY_ID"),
-    "no such profile": ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE"),
-    "ca bundle": ({"AWS_CA_BUNDLE": "/nowhere/ca.pem"}, "AWS_CA_BUNDLE"),
-    "ca bundle without a certificate": ({"AWS_CA_BUNDLE": __file__}, "AWS_CA_BUNDLE"),
-}
-
-
-@pytest.mark.parametrize("mistake", S3_MISTAKES)
-def test_a_mistake_about_s3_is_one_sentence_before_anything_is_fetched(
-    new_world: Callable[..., World], moto_s3: services.S3, mistake: str
+def test_names_of_others_are_ignored_in_the_file_and_warned_of_on_the_command_line(
+    new_world: Callable[..., World],
 ) -> None:
-    settings, named = S3_MISTAKES[mistake]
     world = new_world(cars=1, photos=1)
-    done = world.crawl(code=4, env=moto_s3.env | {"AWS_SECRET_ACCESS_KEY": SECRET} | settings)
-    assert_one_sentence(done, named)
-    assert world.site.served.requests == []
-    assert_no_secret(*seen_by_people(world, done))
+    (world.folder / "mine.env").write_text(
+        "POSTGRES_PASSWORD=x\nAWS_REGION=eu-west-1\nDATABASE_USER=me\nCONTACT=a@b.is\n"
+    )
+    others = {"LOGLEVEL": "debug", "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1", "DATABASE_NAME": "x"}
+    done = world.crawl(env={"CARSCRAPER_ENV_FILE": "mine.env"} | others, settings={"MY_PLUGIN_LEVEL": 3})
+    warnings = [line for line in done.stderr.splitlines() if " WARNING: " in line]
+    assert len(warnings) == 1, done
+    assert "-s MY_PLUGIN_LEVEL is no setting" in warnings[0]
 
 
-def test_wrong_credentials_are_one_sentence(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
-    for wrong, named in (
-        ({"AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_SECRET_ACCESS_KEY"),
-        ({"AWS_ACCESS_KEY_ID": "AKIDNOBODY", "AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_ACCESS_KEY_ID"),
-    ):
-        world = new_world(cars=1, photos=1)
-        done = world.crawl(code=4, env=rclone_s3.env | wrong)
-        assert_one_sentence(done, named)
-        assert world.site.served.requests == []
-        assert_no_secret(*seen_by_people(world, done))
-    assert rclone_s3.keys() == []
-
-
-def test_a_bucket_in_another_region_is_one_sentence(new_world: Callable[..., World], moto_s3: services.S3) -> None:
-    elsewhere = {"LocationConstraint": "ap-southeast-2"}
-    there = dataclasses.replace(moto_s3, region="ap-southeast-2")
-    there.client.create_bucket(Bucket="photos-down-under", CreateBucketConfiguration=elsewhere)
+def test_a_setting_that_is_not_read_from_the_file_is_warned_of(new_world: Callable[..., World]) -> None:
     world = new_world(cars=1, photos=1)
-    done = world.crawl(code=4, env=moto_s3.env | {"AWS_S3_BUCKET": "photos-down-under"})
-    assert_one_sentence(done, "AWS_S3_REGION=ap-southeast-2")
-    assert world.site.served.requests == []
+    (world.folder / "mine.env").write_text("CONCURRENT_REQUESTS=1\n")
+    done = world.crawl(env={"CARSCRAPER_ENV_FILE": "mine.env"})
+    assert "CONCURRENT_REQUESTS is not read from .env; use -s CONCURRENT_REQUESTS=… instead" in done.stderr
 
 
-OTHER_MISTAKES: dict[str, tuple[dict[str, str], str]] = {
-    "switch": ({"USE_S3_STORAGE": "maybe"}, "USE_S3_STORAGE"),
-    "unquoted password": ({"DATABASE_URL": f"postgresql://cars:{PASSWORD}@127.0.0.1/cars"}, "DATABASE_URL"),
-    "database port": ({"DATABASE_URL": "postgresql://cars@127.0.0.1:port/cars"}, "DATABASE_URL"),
-    "database folder": ({"DATABASE_URL": "sqlite:////proc/cars/cars.db"}, "DATABASE_URL"),
-    "width": ({"IMAGES_WIDTH": "abc"}, "IMAGES_WIDTH"),
-    "s3 as a folder": ({"IMAGES_STORE": "s3://car-photos/"}, "IMAGES_STORE"),
-    "folder is a file": ({"IMAGES_STORE": "a-file"}, "IMAGES_STORE"),
-    "folder can't be made": ({"IMAGES_STORE": "/proc/photos"}, "IMAGES_STORE"),
-    "delay": ({"DOWNLOAD_DELAY": "fast"}, "DOWNLOAD_DELAY"),
-    "depth": ({"DEPTH_LIMIT": "3"}, "DEPTH_LIMIT"),
-    "pipelines": ({"ITEM_PIPELINES": "{}"}, "ITEM_PIPELINES"),
-}
+def test_without_a_contact_there_is_one_warning(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=2, photos=1)
+    done = world.crawl()
+    assert done.stderr.count("CONTACT") == 1
+    done = world.crawl(settings={"CONTACT": "https://example.is/bot"})
+    assert "CONTACT" not in done.stderr
+    assert world.site.served.requests[-1].user_agent == "carscraper/0.1.0 (+https://example.is/bot)"
 
 
-@pytest.mark.parametrize("mistake", OTHER_MISTAKES)
-def test_a_mistake_is_one_sentence_before_anything_is_fetched(new_world: Callable[..., World], mistake: str) -> None:
-    settings, named = OTHER_MISTAKES[mistake]
+def test_a_settings_file_with_a_byte_order_mark_is_read(new_world: Callable[..., World]) -> None:
     world = new_world(cars=1, photos=1)
-    (world.folder / "a-file").write_text("no folder")
-    by_command_line = {
-        name: value for name, value in settings.items() if name.startswith(("DOWNLOAD_", "DEPTH_", "ITEM_"))
-    }
-    done = world.crawl(code=4, env=settings, settings=by_command_line)
-    assert_one_sentence(done, named)
-    assert world.site.served.requests == []
-    assert_no_secret(*seen_by_people(world, done))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("AWS_S3_BUCKET", "My Bucket"),
-        ("AWS_ENDPOINT_URL", "nonsense"),
-        ("IMAGES_THUMBS", '{"small": 320}'),
-        ("DATABASE_URL", "cars.db"),
-        ("AWS_ENDPOINT_URL", "s3://127.0.0.1"),
-        ("AWS_S3_REGION", "somewhere over the rainbow"),
-        ("AWS_S3_REGION", "http://127.0.0.1/?"),
-        ("DATABASE_URL", f"mysql://cars:{quote(PASSWORD, safe='')}@127.0.0.1/cars"),
-        ("DATABASE_URL", ""),
-        ("DETAILS_MAX_AGE_DAYS", "nan"),
-        ("IMAGES_MIN_WIDTH", "abc"),
-        ("IMAGES_NOT_PLACEHOLDERS", "xyz"),
-        ("CONCURRENT_REQUESTS", "abc"),
-        ("ROBOTSTXT_OBEY", "nein"),
-        ("IMAGES_CONCURRENCY", "0"),
-        ("IMAGES_MAX_BYTES", "20 MB"),
-        ("IMAGES_PUBLIC_URL", "img.example.is"),
-        ("IMAGES_STRIP_METADATA", "perhaps"),
-        ("IMAGES_THUMBS", '{"../small": [320, 240]}'),
-        ("IMAGES_THUMBS", "[320, 240]"),
-        ("IMAGES_WIDTH", "0"),
-        ("S3_MAX_PARALLEL_UPLOADS", "0"),
-        ("S3_MAX_RETRIES", "-1"),
-        ("S3_SSE", "rot13"),
-        ("S3_TAGS", "project=cars"),
-        ("S3_UPLOAD_TIMEOUT", "soon"),
-    ],
-)
-def test_every_wrong_value_becomes_a_sentence_that_names_it(name: str, value: str) -> None:
-    """Without a crawl: what the add-on makes of it."""
-    settings = Settings({name: value}, priority="cmdline")
-    settings.setmodule("carscraper.settings", priority="project")
-    CarscraperAddon().update_settings(settings)
-    (sentence,) = settings.getlist("CARSCRAPER_PROBLEMS")
-    assert sentence.startswith(name)
-    assert sentence.endswith(".")
-    assert_no_secret(sentence)
-
-
-def test_a_log_level_that_does_not_exist_is_one_sentence(new_world: Callable[..., World]) -> None:
-    """Scrapy reads it before anything of ours runs."""
-    world = new_world(cars=1, photos=1)
-    done = world.crawl(code=4, env={"LOG_LEVEL": "LOUD"})
-    assert_one_sentence(done, "LOG_LEVEL")
-    assert world.site.served.requests == []
-    world.crawl(env={"LOG_LEVEL": "warning"})
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port that refuses connections: bound, so that nobody else takes it, and not listening."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-def test_a_database_that_is_not_there_is_one_sentence(new_world: Callable[..., World], closed_port: int) -> None:
-    world = new_world(cars=1, photos=1)
-    address = f"postgresql://cars:{quote(PASSWORD, safe='')}@127.0.0.1:{closed_port}/cars"
-    for where in ("env", "settings"):
-        done = world.crawl(code=4, **{where: {"DATABASE_URL": address}})  # type: ignore[arg-type]
-        assert_one_sentence(done, "DATABASE_URL")
-        assert str(closed_port) in verdict(done)
-        assert world.site.served.requests == []
-        assert_no_secret(*seen_by_people(world, done))
-
-
-def test_a_database_that_does_not_exist_is_one_sentence(new_world: Callable[..., World], postgres_url: str) -> None:
-    world = new_world(cars=1, photos=1)
-    done = world.crawl(code=4, env={"DATABASE_URL": re.sub(r"/test_\w+", "/no_such_cars", postgres_url)})
-    assert_one_sentence(done, "no_such_cars")
-    assert "DATABASE_URL" in verdict(done)
-    assert world.site.served.requests == []
-
-
-@pytest.mark.parametrize("log", ["stderr", "file"])
-def test_no_secret_is_shown_at_the_most_talkative_level(
-    new_world: Callable[..., World], rclone: services.RcloneS3, postgres_url: str, log: str
-) -> None:
-    """The crawl works with secrets from the command line, and logs all it has to say but those."""
-    rclone.stop()
-    rclone.access_key, rclone.secret_key = "AKIDQ7Z2M9X4K1W8", SECRET
-    rclone.start()
-    s3 = rclone.bucket()
-    world = new_world(cars=3, photos=2)
-    address = postgres_url.replace("carscraper@", f"carscraper:{quote(PASSWORD, safe='')}@")
-    settings: dict[str, Any] = s3.env | {"DATABASE_URL": address, "LOG_LEVEL": "DEBUG"}
-    if log == "file":
-        settings["LOG_FILE"] = "crawl.log"
-    done = world.crawl(settings=settings)
-    assert len(s3.keys()) == 6
-    texts = seen_by_people(world, done)
-    assert "Overridden settings" in "".join(texts)
-    assert "6 photos stored" in done.stderr, "the verdict is seen though the log goes to a file"
-    assert_no_secret(*texts, secrets=(SECRET, PASSWORD, s3.access_key))
+    (world.folder / "mine.env").write_bytes("\ufeffIMAGES_STORE=elsewhere\n".encode())
+    world.crawl(env={"CARSCRAPER_ENV_FILE": "mine.env"})
+    assert (world.folder / "elsewhere").is_dir()
 
 
 def test_a_quiet_crawl_says_its_verdict_all_the_same(new_world: Callable[..., World]) -> None:
@@ -491,13 +300,6 @@ def test_a_quiet_crawl_says_its_verdict_all_the_same(new_world: Callable[..., Wo
     assert done.stderr.startswith("bilasolur: success. 2 cars (2 new, 0 gone)")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
-
-
-def test_the_user_agent_names_the_contact(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=1, photos=1)
-    world.crawl(env={"CONTACT": "https://example.is/bot"})
-    agents = {asked.user_agent for asked in world.site.served.requests}
-    assert agents == {"carscraper/0.1.0 (+https://example.is/bot)"}
 
 
 # ── Scrapy's own tools ────────────────────────────────────────────────────────────────────────────

@@ -7,8 +7,12 @@ import os
 import pty
 import re
 import struct
+import subprocess
+import sys
 import termios
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests import services
 from tests.crawl.world import IMPOLITE
@@ -110,3 +114,45 @@ def test_crawlall_shows_a_line_for_each_dealer(new_world: Callable[..., World]) 
     lines = re.sub(r"\x1b\[\d+A\r\x1b\[J", "", written).replace("\r\n", "\n")
     assert "bilasolur: success (exit code 0" in lines
     assert "hekla: failed (exit code 4" in lines
+
+
+def started(world: World, *, closed: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    """A crawl from a shell, with its standard streams as ``closed`` says."""
+    options = [part for name, value in IMPOLITE.items() for part in ("-s", f"{name}={value}")]
+    words = [
+        "crawl",
+        "bilasolur",
+        "-a",
+        f"base_url={world.site.base_url}",
+        "-s",
+        "LOG_FILE=new/logs/crawl.log",
+        *options,
+    ]
+    command = f'exec "{sys.executable}" -m scrapy {" ".join(words)} {closed}'
+    environment = services.crawl_environment(world.folder, {"DATABASE_URL": world.database_url, **(env or {})})
+    return subprocess.run(
+        ["bash", "-c", command], cwd=world.folder, env=environment, capture_output=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-", "2> >(exit)"])
+def test_a_closed_output_costs_nothing(new_world: Callable[..., World], closed: str) -> None:
+    world = new_world(cars=2, photos=1)
+    done = started(world, closed=closed)
+    assert done.returncode == 0, done
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+    log = (world.folder / "new/logs/crawl.log").read_text()
+    assert "success. 2 cars" in log
+    assert "Traceback" not in log
+
+
+def test_an_output_that_cant_show_a_letter_costs_nothing(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=1, photos=1)
+    narrow = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    assert started(world, env=narrow).returncode == 0
+    world.sql("UPDATE crawl_runs SET why = 'þ ✓'")
+    for words in (["runs", "show", "1"], ["runs", "show", "1", "--json"], ["runs"]):
+        done = world.command(*words, env=narrow)
+        assert done.returncode == 0, done
+        assert done.stderr == ""
+    assert "\\u00fe \\u2713" in world.command("runs", "show", "1", "--json", env=narrow).stdout

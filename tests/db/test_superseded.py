@@ -13,22 +13,12 @@ from carscraper.db import photos as photo_rows
 from carscraper.db import schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.rules import PlaceholderRules
-from tests.db.test_queries import Ledger, car, failed, images, listings, pending, stored
+from tests.db.ledger import Ledger, car, failed, images, listings, pending, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from carscraper.items import CarImage
 
 RULES = PlaceholderRules()
-
-
-@pytest.fixture
-def ledger(database_url: str) -> Iterator[Ledger]:
-    engine = open_engine(database_url, timeout=20)
-    schema.ensure(engine)
-    yield Ledger(engine)
-    engine.dispose()
 
 
 def page(*photos: CarImage, **changes: Any) -> Any:

@@ -121,19 +121,6 @@ def test_one_signed_request_a_photo_without_acl_or_tags(proxied: Proxied) -> Non
     assert not [name for name in request.headers if "acl" in name or "tagging" in name]
 
 
-def test_it_is_called_from_many_threads(s3: services.S3) -> None:
-    backend = store(s3)
-    threads = [
-        threading.Thread(target=backend.put, args=(upload(f"cars/{n}.jpg", b"%d" % n * 2000),)) for n in range(12)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert s3.objects() == {f"cars/{n}.jpg": b"%d" % n * 2000 for n in range(12)}
-    backend.close()
-
-
 # --- failures ---------------------------------------------------------------------------------------------------
 
 # What a server may answer to any operation: 0 for a refusal, which is told at once, or 1 for what passes by itself.
@@ -286,12 +273,6 @@ def test_trouble_that_lasts_is_unavailable_not_refused(proxied: Proxied) -> None
     assert proxy.count() == 3
 
 
-def test_no_server_at_all(moto_s3: services.S3) -> None:
-    with pytest.raises(StoreUnavailableError) as caught:
-        store(moto_s3, endpoint=f"http://127.0.0.1:{services.free_port()}", retries=1).put(upload())
-    assert "\n" not in str(caught.value)
-
-
 def test_one_upload_has_one_deadline_for_all_its_tries(proxied: Proxied) -> None:
     s3, proxy = proxied
     begin = time.monotonic()
@@ -352,28 +333,6 @@ def test_a_checksum_that_is_no_md5_is_none(proxied: Proxied) -> None:
 # --- the one check ----------------------------------------------------------------------------------------------
 
 
-def test_the_check_is_one_request(proxied: Proxied) -> None:
-    s3, proxy = proxied
-    store(s3).check()
-    assert [request.method for request in proxy.requests] == ["HEAD"]
-
-
-def test_no_such_bucket(s3: services.S3) -> None:
-    with pytest.raises(StoreRefusedError, match=r"no-such-bucket.*AWS_S3_BUCKET"):
-        store(s3, bucket="no-such-bucket").check()
-    assert "no-such-bucket" not in str(s3.client.list_buckets()["Buckets"])
-
-
-def test_wrong_credentials(rclone_s3: services.S3) -> None:
-    for wrong in ({"secret_key": "wrong"}, {"access_key": "WRONG"}):
-        backend = store(rclone_s3, **wrong)
-        with pytest.raises(StoreRefusedError, match="AWS_"):
-            backend.check()
-        with pytest.raises(StoreRefusedError, match="AWS_"):
-            backend.put(upload())
-    assert rclone_s3.keys() == []
-
-
 def test_a_bucket_in_another_region(proxied: Proxied) -> None:
     s3, proxy = proxied
     for status, code in ((301, "PermanentRedirect"), (400, "BadRequest"), (403, "Forbidden")):
@@ -431,16 +390,6 @@ def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: servic
 
 
 class TestCredentials:
-    def test_none_or_half(self) -> None:
-        for keys, says in [
-            ({}, r"no credentials for S3: set AWS_ACCESS_KEY_ID .* or AWS_PROFILE"),
-            ({"access_key": "AKID"}, "^AWS_SECRET_ACCESS_KEY is missing"),
-            ({"secret_key": "hunter2"}, "^AWS_ACCESS_KEY_ID is missing"),
-        ]:
-            with pytest.raises(ConfigurationError, match=says) as caught:
-                S3Store(S3Options(bucket="car-photos", region="eu-north-1", **keys))
-            assert "hunter2" not in str(caught.value)
-
     def test_the_profile_that_is_asked_for(self, aws_files: services.S3) -> None:
         backend = store(aws_files, access_key=None, secret_key=None, profile="cars")
         backend.check()
@@ -483,16 +432,6 @@ def test_the_settings_win_over_what_the_clients_read_by_themselves(
         (put,) = [request for request in proxy.requests if request.method == "PUT"]
     assert rclone_s3.keys() == [KEY]
     assert (put.signed, len(put.headers["x-amz-content-sha256"]), put.headers["x-amz-tagging"]) == (True, 64, "a=b")
-
-
-def test_a_wrong_certificate_file_is_one_sentence(tmp_path: Path) -> None:
-    bundle = tmp_path / "ca.pem"
-    options = S3Options(bucket="car-photos", region="r", access_key="AKID", secret_key="hunter2", ca_bundle=str(bundle))
-    with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE=.* can't be read"):
-        S3Store(options)
-    bundle.write_bytes(b"no certificate")
-    with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE=.* holds no certificate"):
-        S3Store(options)
 
 
 def test_nothing_shows_the_secret_key() -> None:

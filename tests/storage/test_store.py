@@ -13,7 +13,6 @@ import pytest
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import store as store_module
-from carscraper.storage.folder import FolderStore
 from carscraper.storage.keys import Upload
 from carscraper.storage.spool import Spool
 from carscraper.storage.store import ImagesFilesStore, build_store
@@ -118,13 +117,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def test_confirmed_is_true(world: World) -> None:
-    assert world.run(lambda: world.store.put(upload())) is True
-    assert world.backend.objects == {"1.jpg": b"photo 1"}
-    assert world.backend.closed
-    assert world.told == [], "the caller writes the row himself"
 
 
 def test_uploads_are_off_the_event_loop_and_bounded(world: World) -> None:
@@ -362,70 +354,29 @@ def test_without_a_spool_trouble_is_the_callers(tmp_path: Path) -> None:
     assert store.waiting() == 0
 
 
-class TestBuilding:
-    def test_a_folder(self, tmp_path: Path) -> None:
-        store = build_store(make_settings(USE_S3_STORAGE="false", IMAGES_STORE=str(tmp_path / "images")))
-        assert store
-        assert isinstance(store.backend, FolderStore)
-        assert store.backend.root == tmp_path / "images"
-        assert store.backend.url("a.jpg") is None
-
-    def test_a_folder_with_a_public_address(self, tmp_path: Path) -> None:
-        settings = make_settings(
-            USE_S3_STORAGE="false", IMAGES_STORE=str(tmp_path), IMAGES_PUBLIC_URL="https://img.example.is/"
+def test_it_is_built_with_every_setting(tmp_path: Path) -> None:
+    store = build_store(
+        make_settings(
+            USE_S3_STORAGE="true",
+            AWS_S3_BUCKET="car-photos",
+            AWS_ACCESS_KEY_ID="AKID",
+            AWS_SECRET_ACCESS_KEY="hunter2",
+            AWS_SESSION_TOKEN="token",
+            AWS_ENDPOINT_URL="http://127.0.0.1:9000/",
+            S3_PREFIX="/cars//",
+            S3_TAGS='{"project": 1}',
+            S3_MAX_RETRIES="2",
+            S3_UPLOAD_TIMEOUT="7",
+            SPOOL_DIR=str(tmp_path),
         )
-        store = build_store(settings)
-        assert store
-        assert store.backend.url("a.jpg") == "https://img.example.is/a.jpg"
-
-    def test_nowhere(self) -> None:
-        assert build_store(make_settings(USE_S3_STORAGE="false", IMAGES_STORE="")) is None
-
-    def test_an_s3_address_is_no_folder(self) -> None:
-        with pytest.raises(ConfigurationError, match="USE_S3_STORAGE=true"):
-            build_store(make_settings(USE_S3_STORAGE="false", IMAGES_STORE="s3://car-photos/x"))
-
-    def test_no_bucket(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"^AWS_S3_BUCKET is missing"):
-            build_store(make_settings(USE_S3_STORAGE="true", AWS_S3_BUCKET=""))
-
-    def test_s3_with_everything(self, tmp_path: Path) -> None:
-        store = build_store(
-            make_settings(
-                USE_S3_STORAGE="true",
-                AWS_S3_BUCKET="car-photos",
-                AWS_ACCESS_KEY_ID="AKID",
-                AWS_SECRET_ACCESS_KEY="hunter2",
-                AWS_SESSION_TOKEN="token",
-                AWS_ENDPOINT_URL="http://127.0.0.1:9000/",
-                S3_PREFIX="/cars//",
-                S3_TAGS='{"project": 1}',
-                S3_MAX_RETRIES="2",
-                S3_UPLOAD_TIMEOUT="7",
-                SPOOL_DIR=str(tmp_path),
-            )
-        )
-        assert store
-        options: Any = store.backend._options  # type: ignore[attr-defined]
-        assert (options.access_key, options.secret_key, options.session_token) == ("AKID", "hunter2", "token")
-        assert type(options.secret_key) is str, "what is sent must be the value, not its stars"
-        assert options.tags == (("project", "1"),)
-        assert (options.retries, options.timeout) == (2, 7.0)
-        assert store.backend.object_name("a.jpg") == "cars/a.jpg"
-        assert store.backend.url("cars/a.jpg") == "http://127.0.0.1:9000/car-photos/cars/a.jpg"
-        assert store.backend.location == "s3://car-photos"
-        asyncio.run(store.close())
-
-    def test_amazons_own_addresses(self, tmp_path: Path) -> None:
-        store = build_store(
-            make_settings(
-                USE_S3_STORAGE="true",
-                AWS_S3_BUCKET="car-photos",
-                AWS_S3_REGION="eu-west-1",
-                AWS_ACCESS_KEY_ID="AKID",
-                AWS_SECRET_ACCESS_KEY="x",
-                SPOOL_DIR=str(tmp_path),
-            )
-        )
-        assert store
-        assert store.backend.url("a.jpg") == "https://car-photos.s3.eu-west-1.amazonaws.com/a.jpg"
+    )
+    assert store
+    options: Any = store.backend._options  # type: ignore[attr-defined]
+    assert (options.access_key, options.secret_key, options.session_token) == ("AKID", "hunter2", "token")
+    assert type(options.secret_key) is str, "what is sent must be the value, not its stars"
+    assert options.tags == (("project", "1"),)
+    assert (options.retries, options.timeout) == (2, 7.0)
+    assert store.backend.object_name("a.jpg") == "cars/a.jpg"
+    assert store.backend.url("cars/a.jpg") == "http://127.0.0.1:9000/car-photos/cars/a.jpg"
+    assert store.backend.location == "s3://car-photos"
+    asyncio.run(store.close())
