@@ -395,4 +395,4 @@ def _error(
         "<RequestId>TEST</RequestId><HostId>test</HostId></Error>"
     ).encode()
     lines = {"Content-Type": "application/xml", "Content-Length": str(len(body)), "x-amz-request-id": "TEST"}
-    return status, [*(lines | dict(headers)).items()], b"" if method == "HEAD" else body
+    return status, [*(lines | dict(headers)).items()], b"" if method == "HEAD" or status == 204 else body

@@ -36,6 +36,7 @@ MANY = 5
 """Cards that do not all lack the same by chance."""
 _TITLE_LINES = 8  # of a card, among which the title is
 # Where a title ends that has the facts on its line: "DEFENDER HSE 7/2020 181 000 km."
+_BUTTON = re.compile(r"^(?:skoða|sjá)\b(?:\s+(?:bíl(?:inn)?|nánar)\b)?\s*", re.IGNORECASE)  # no Škoda
 _FACTS = re.compile(
     r"(?:^|\s)(?=(?:0?[1-9]|1[0-2])\s?[/.]\s?(?:19|20)[0-9]{2}\b"
     r"|(?:19|20)[0-9]{2}\s+(?:[0-9][0-9. ]*\s?(?:km|þ)|nýt|sjálfsk|beinsk|bens|d[íi]s[ei]l|rafm|hybrid|plug|met|vetni)"
@@ -351,9 +352,10 @@ def _split_lines(lines: list[str]) -> tuple[str | None, str | None]:
 
     >>> _split_lines(["DEFENDER", "LAND ROVER"]), _split_lines(["Land Rover", "Defender HSE", "Verð: 8.590.000 kr."])
     (('DEFENDER', None), ('Land Rover', 'Defender HSE'))
-    >>> _split_lines(["7/2020 181 000 km."])
-    (None, None)
+    >>> _split_lines(["7/2020 181 000 km."]), _split_lines(["Skoða bíl"]), _split_lines(["Skoða VW ID.5"])
+    ((None, None), (None, None), ('VW', 'ID.5'))
     """
+    lines = [_BUTTON.sub("", line) for line in lines]
     pair = split_title(_FACTS.split(lines[0], maxsplit=1)[0])
     if pair[0] and not pair[1] and canonical(*pair).known:
         return split_title(_FACTS.split(" ".join(lines[:2]), maxsplit=1)[0])

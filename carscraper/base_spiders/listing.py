@@ -155,7 +155,7 @@ class ListSpider(DealerSpider):
             self.seen.update(new)
         if walk.second_look is not None:
             walk.found += len(new)
-            if page in walk.doubtful - walk.sizes.keys() and walk.found < len(cards):
+            if page in walk.doubtful - walk.sizes.keys() and walk.found < max(1, len(cards)):
                 self.incomplete(f"Result page {page} ({response.url}) showed cars of other pages only, twice.")
         pages = self.number_of_pages(response, page) if cards else None
         number = place_of(response.url).number
@@ -232,10 +232,15 @@ class ListSpider(DealerSpider):
                 "the last page either: the end of the list was not seen."
             )
             return await self._search_finished()
-        if not has_cards:  # by accident, perhaps
-            return self._ask(numbered(walk.url, page), make, page)
+        if not has_cards:
+            return self._ask_past(make, walk, page)
         following = self.next_request(response, make, page)
         return [following] if following else await self._search_finished()
+
+    def _ask_past(self, make: str | None, walk: Walk, page: int) -> list[Any]:
+        """Return the request after a page without cars: the same one, as that may be an accident, then the next one."""
+        following = page if walk.barren.count(page) == 1 else page + 1
+        return self._ask(numbered(walk.url, following), make, following)
 
     async def _end_seen(self, make: str | None, walk: Walk) -> list[Any]:
         """Return what is to be asked for after the last page of a list."""
@@ -267,9 +272,9 @@ class ListSpider(DealerSpider):
         walk = self.walk(make)
         is_past = not walk.linked and walk.sizes and walk.second_look is None
         if is_past and status_of(failure) in NOT_THERE:
-            walk.past += 1
+            walk.past += page not in walk.barren
             walk.barren.append(page)
-            once_more = self._ask(numbered(walk.url, page), make, page) if walk.past < walk.needed() else []
+            once_more = self._ask_past(make, walk, page) if walk.past < walk.needed() else []
             requests = once_more or await self._end_seen(make, walk)
         else:
             # What was tried again already, or was refused, need not be tried once more as it is.

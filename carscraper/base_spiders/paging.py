@@ -82,13 +82,14 @@ class Walk:
             self.doubtful.update(self.barren)
             self.past, self.barren = said, []
             return
+        is_first = page not in self.barren
         self.barren.append(page)
         if pages is not None and page < pages:
             return  # whatever it repeats, it is not past the end
         repeats = 2 * len(shown & self.last) >= len(shown)
         moved = shown_as not in {None, page}  # the site has no such page and shows another one
         self.echoed |= bool(shown) and repeats and not self.linked and not self.past
-        self.past += said + (not shown or repeats or (moved and not self.linked))
+        self.past += is_first and said + (not shown or repeats or (moved and not self.linked))
 
     def doubtful_pages(self) -> list[int]:
         """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""

@@ -81,8 +81,7 @@ class RoggDetailsSpider(CardSpider):
         shown = self.images_of(response, response.css(self.details_images), external_id)
         # Photos that stand elsewhere: in a <picture>, a link, a background, the data of a script.
         text = html.unescape(response.text).replace("\\/", "/")
-        addresses = re.findall(r"[^\"'\s<>()=,]*CarImage\.aspx\?[^\"'\s<>()\\]+", text, re.IGNORECASE)
-        elsewhere = (self.image(response.urljoin, address, external_id) for address in addresses)
+        elsewhere = (self.image(response.urljoin, address, external_id) for address in _photo_addresses(text))
         own = (image for image in elsewhere if image and image.identity.startswith(f"{external_id}/"))
         return number_images([*shown, *own])
 
@@ -139,7 +138,8 @@ class RoggDetailsSpider(CardSpider):
         item.description = parsing.clean_text(notes) or item.description
         item.dealer_name = text_of(response.css(self.dealer_name))
         item.registration_plate = words.parse_registration_plate(text)
-        if not (item.horsepower or item.colour or item.source_updated_at or self.number_label in text):
+        registered = _labelled(lines, "(?:Ný)?skráning", _year_month)
+        if not (item.horsepower or item.colour or item.source_updated_at or registered):
             raise ValueError("it has none of the facts of a car's own page")
         set_images(item, [*images, *item.images])  # what only the card shows was seen, too
         yield item
@@ -185,6 +185,18 @@ class RoggDetailsSpider(CardSpider):
             return True
         capacity = _labelled(lines, "Stærð rafhlöðu", words.parse_kilowatt_hours)
         return capacity is not None and capacity >= _LEAST_PLUGGED
+
+
+def _photo_addresses(text: str) -> Iterator[str]:
+    """Yield what looks like the address of a photo, wherever it stands in a page.
+
+    >>> list(_photo_addresses("<a href='/a/CarImage.aspx?c=1&p=2'>url(CarImage.aspx?c=1&p=3)"))
+    ['/a/CarImage.aspx?c=1&p=2', 'CarImage.aspx?c=1&p=3']
+    """
+    for found in re.finditer(r"CarImage\.aspx\?[^\"'\s<>()\\]+", text, re.IGNORECASE):
+        # Looked for backwards from the name: to begin at every letter of a long word costs its square.
+        before = re.search(r"[^\"'\s<>()=,]*$", text[max(0, found.start() - 300) : found.start()])
+        yield (before[0] if before else "") + found[0]
 
 
 def _year_month(text: str) -> tuple[int | None, int | None] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, exists, func, or_, select, update
 
 from carscraper.db.models import images, listings
-from carscraper.db.rules import chunks
+from carscraper.db.rules import HAVE_BYTES, chunks
 from carscraper.items import CarImage, Reason, Status
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def find_placeholders(connection: Connection, hashes: set[str], rules: Placehold
     found = sorted(name for name, cars in families.items() if len(cars) >= rules.families)
     if not found:
         return 0
-    marked = and_(images.c.source_sha256.in_(found), images.c.status == Status.STORED)
+    marked = and_(images.c.source_sha256.in_(found), images.c.status.in_(HAVE_BYTES), images.c.key.is_not(None))
     shown = (
         select(listings.c.id)
         .join(images, listings.c.id == images.c.listing_id)
@@ -191,7 +191,8 @@ def find_placeholders(connection: Connection, hashes: set[str], rules: Placehold
         .order_by(listings.c.id)
     )
     listing_ids = list(dict.fromkeys(connection.execute(shown).scalars()))
-    values = {"status": Status.FAILED, "reason": Reason.PLACEHOLDER, "failed_days": 0, "failed_on": None}
+    values: dict[str, Any] = {"status": Status.FAILED, "reason": Reason.PLACEHOLDER}
+    values |= {"failed_days": 0, "failed_on": None, "superseded_by": None}
     number = connection.execute(update(images).where(marked).values(values)).rowcount
     covers = stored_urls(connection, listing_ids)
     for listing_id in listing_ids:

@@ -23,7 +23,7 @@ ARCHIVE = "Archive"
 """The source of what comes from a manifest. Its rows are never active: they are no cars for sale."""
 HAVE_BYTES = (Status.STORED, Status.SUPERSEDED)
 """Statuses of photos whose bytes are in the store, under their key."""
-DECIDED_HERE = frozenset({Reason.BLOCKED_ADDRESS, Reason.BAD_ADDRESS, Reason.DELETED, Reason.CAR_GONE})
+DECIDED_HERE = frozenset({Reason.BAD_ADDRESS, Reason.DELETED, Reason.CAR_GONE})
 """Reasons that are final at once: nobody has to be asked again."""
 LEFT_ON_PURPOSE = frozenset({Reason.LIMIT, Reason.TERMS})
 """Reasons of photos that were left by an argument or a setting."""
@@ -38,6 +38,7 @@ FINAL_BY_DAYS = frozenset(
         Reason.NO_FRESH_ADDRESS,
         Reason.OFF_PAGE,
         Reason.ROBOTS_TXT,
+        Reason.BLOCKED_ADDRESS,
     }
 )
 """Reasons that become final when the dealer has given the same answer on several days; ``http-4xx`` are others."""

@@ -174,7 +174,9 @@ class CarImagesPipeline:
         return self._keeper
 
     def _is_stopping(self) -> bool:
-        return not self.crawler.engine.running or bool(self.keeper.store.refused)
+        state = state_of(self.crawler)
+        failed_early = state.failed is not None and state.stopping is not None
+        return failed_early or not self.crawler.engine.running or bool(self.keeper.store.refused)
 
     def _is_whole(self, data: bytes) -> bool:
         """Return whether *data* is a photo to its end, whatever length was announced for it."""

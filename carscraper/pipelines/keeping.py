@@ -114,7 +114,10 @@ class PhotoKeeper:
                 raise
             data = await asyncio.to_thread(with_end, data)
             photo = self.inspect(data)
-        known = await self._ledger.known_bytes(image.source_sha256, self.store.backend.location)
+        try:
+            known = await self._ledger.known_bytes(image.source_sha256, self.store.backend.location)
+        except DatabaseUnavailableError:
+            known = None  # the bytes are in hand and are kept first; their row is written with the car
         if known and known.deleted:
             raise ImageRejectedError(Reason.DELETED, "somebody had these bytes deleted")
         if known and known.placeholder:

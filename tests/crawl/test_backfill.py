@@ -143,6 +143,6 @@ def test_rows_of_every_kind(new_world: Callable[..., World], postgres_url: str, 
     assert world.asked("photo") == 0
     assert world.asked("details") == len(kinds["broken"])
     site.clear_faults()
-    backfill(world, limit=0, settings={"RETRY_TIMES": 0})
+    backfill(world, limit=0, code=3, settings={"RETRY_TIMES": 0})
     reasons = {row["reason"] for row in world.images().values()}
     assert reasons == {None, "car-gone", "blocked-address"}

@@ -247,7 +247,8 @@ def test_numbered_pages_end_whatever_comes_after_the_last(past_end: str, dealer_
     world = dealer_world("brimborg", cars=20, per_page=10, photos=0, past_end=past_end)  # two full pages
     done = world.crawl()
     assert "success. 20 cars" in verdict(done), "also those without a photo and a price"
-    assert world.asked("results") == 4, "after a full page two must say that the list has ended"
+    # After a full page two must say that the list has ended; one that is empty or not there is asked for twice.
+    assert world.asked("results") == (4 if past_end == "repeat" else 5)
     if past_end == "404":  # it was a complete crawl: what is missing is looked up
         world.site.sell(world.site.cars[17].cid)
         assert "19 cars (0 new, 1 gone)" in verdict(world.crawl())

@@ -149,6 +149,20 @@ def test_a_page_that_shows_the_cars_of_another_one_is_noticed(
     assert len(world.listings()) == CARS - PAGE * len(shows)
 
 
+class HeklaWithAGap(SimulatedHekla):
+    """A site whose third page is empty, and which has no next link."""
+
+    def results(self, cards: str, number: int, last: int) -> str:
+        return super().results("" if number == 3 else cards, number, last)
+
+
+def test_an_empty_page_in_the_middle_is_no_end(new_world: Callable[..., World]) -> None:
+    site = HeklaWithAGap(cars=CARS, per_page=PAGE, photos=0, pager="none", past_end="empty")
+    done = (world := new_world(site=site, spider="hekla")).crawl(code=3, settings={"MONITOR_IGNORE_FIELDS": "hekla"})
+    assert "Result page 3" in last_words(done)
+    assert len(world.listings()) == CARS - PAGE
+
+
 def test_half_a_page_in_the_middle_is_noticed(new_list: Callable[..., World]) -> None:
     world = new_list()
     world.site.fault("results:2", ["half-in-other-markup"], sticky=True)

@@ -226,3 +226,17 @@ def test_a_photo_that_came_for_every_car_is_kept_for_its_own(new_world: Callable
         done = world.crawl(code=None)
     assert verdict(done).endswith("10 of 10 photos of cars for sale are stored.")
     assert len({row["sha256"] for row in world.images().values()}) == 10
+
+
+def test_pictures_that_a_car_shows_twice_and_that_prove_placeholders_are_fetched_again(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(cars=6, photos=4)
+    world.site.fault("photo", ["placeholder"], sticky=True)
+    world.crawl(code=3)
+    world.site.clear_faults()
+    for _ in range(2):
+        a_day_passes(world)
+        done = world.crawl(code=None)
+    assert verdict(done).endswith("24 of 24 photos of cars for sale are stored.")
+    assert len({row["sha256"] for row in world.images().values()}) == 24

@@ -77,11 +77,11 @@ def test_what_is_stored_and_why_the_others_are_not(engine: Engine) -> None:
         engine,
         1,
         status="failed",
-        reason="blocked-address",
+        reason="bad-address",
         first_seen_at=SINCE - timedelta(days=1),
         last_attempt_at=None,
     )
-    add(engine, 1, status="failed", reason="blocked-address")
+    add(engine, 1, status="failed", reason="bad-address")
     add(engine, 1, status="pending", reason=None, last_attempt_at=None)
     add(engine, 1, status="pending", reason="spooled")
     add(engine, 1, status="pending", reason="limit", last_attempt_at=None)
@@ -92,13 +92,13 @@ def test_what_is_stored_and_why_the_others_are_not(engine: Engine) -> None:
     add(engine, 7, car=3, source="BR", status="failed", reason="timeout")
     found = state(engine)
     assert (found.photos, found.stored) == (14, 5)
-    assert found.due == {"http-404": 2, "blocked-address": 1, "not-fetched": 1, "spooled": 1}
-    assert found.final == {"http-404": 1, "blocked-address": 1}
+    assert found.due == {"http-404": 2, "bad-address": 1, "not-fetched": 1, "spooled": 1}
+    assert found.final == {"http-404": 1, "bad-address": 1}
     assert found.left == {"deleted": 1, "limit": 1}
     assert found.not_for_sale == {"timeout": 2}
     assert found.unstored == {
         "http-404": 3,
-        "blocked-address": 2,
+        "bad-address": 2,
         "not-fetched": 1,
         "spooled": 1,
         "deleted": 1,

@@ -228,7 +228,7 @@ class TestOpened:
         assert [row.attempts for row in ledger.rows(images)] == [1, 1], "closing writes no photo"
 
     def test_photos_leave_with_what_is_known_of_them(self, ledger: Ledger) -> None:
-        ledger.save(car(images=[stored("1/1"), failed("1/2", "timeout"), failed("1/3", "blocked-address")]))
+        ledger.save(car(images=[stored("1/1"), failed("1/2", "timeout"), failed("1/3", "bad-address")]))
         shown = [pending(each) for each in ("1/1", "1/3", "1/4")]
         (opened,) = ledger.ask(car_rows.open_cars, [car(images=shown)], OFF)
         assert {each.identity: (each.status, each.on_page) for each in opened.images} == {

@@ -144,7 +144,7 @@ class TestSiblingsPhotos:
         assert self.known(market, "BR/7", siblings=False) == [{}]
         with market.engine.begin() as connection:
             (row_id,) = connection.execute(select(listings.c.id).where(listings.c.external_id == "9")).scalars()
-            (car,) = work.cars(connection, [row_id])
+            (car,) = work.known_cars(connection, [row_id])
         assert list(car.images) == ["9/0"]
 
     def test_what_failed_there_is_asked_for_here_and_the_other_way_round(self, quick: Market) -> None:
