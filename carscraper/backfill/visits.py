@@ -163,6 +163,8 @@ class CarVisits(CarscraperSpider):
         if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
             if _NO_PAGE.search(urlsplit(response.url).path):
                 self._page_failed(response.url, "it leads to a login or an error page")
+            elif again and card is None and not dealer.gone_by_status:
+                self._page_failed(response.url, "the site leads there, and says in words that a car is gone")
             else:
                 yield from self._gone(car, again=again, card=card)
             return

@@ -322,3 +322,16 @@ def test_a_car_that_the_search_shows_is_not_gone_whatever_its_page_says(
     world.site.clear_faults()
     world.crawl()
     assert statuses(world)["stored", None] == 18
+
+
+def test_a_page_that_leads_home_is_no_word_where_the_site_has_words(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=6, photos=3, layout="2019")
+    old_table(world)
+    for car in world.site.cars[:2]:
+        world.site.fault(f"details:{car.cid}", ["redirect:/"], sticky=True)
+    done = backfill(world, limit=0, code=3)
+    assert "2 details pages unreadable or missing" in last_words(done)
+    assert all(active(world).values())
+    world.site.clear_faults()
+    backfill(world, limit=0)
+    assert statuses(world)["stored", None] == 18
