@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -117,6 +118,7 @@ class Home:
         self._folder = arena.folder / name
         self._folder.mkdir()
         self._bucket = arena.s3.bucket(name)
+        time.sleep(1.1)  # the server looks for new folders once a second, and a crawl begins sooner
         self._result = self._folder / "result.json"
         self._database = f"sqlite:///{self._folder / 'cars.db'}"
         if contender.database == "postgresql":
