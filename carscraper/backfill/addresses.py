@@ -79,10 +79,8 @@ class Addresses:
             found = [] if worklist.object_name(car.image_url) is not None else self._only_picture(car)
         else:
             found = [
-                CarImage(
-                    identity=known.image.identity,
-                    source_url=known.image.source_url,
-                    position=known.image.position,
+                replace(
+                    known.at_last_address(),
                     insist=insist,
                     wanted_key=known.image.identity if source == ARCHIVE else None,
                 )

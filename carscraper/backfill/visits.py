@@ -160,7 +160,7 @@ class CarVisits(CarscraperSpider):
         self, response: Response, car: KnownCar, *, again: bool, card: CarItem | None = None
     ) -> Iterator[CarItem]:
         dealer = self.dealers[car.item.source]
-        if "redirect_urls" in response.meta and dealer.car_id(response.url) != car.item.external_id:
+        if not dealer.is_own_page(response, car.item.external_id):
             if _NO_PAGE.search(urlsplit(response.url).path):
                 self._page_failed(response.url, "it leads to a login or an error page")
             elif again and card is None and not dealer.gone_by_status:

@@ -15,7 +15,7 @@ from scrapy import Request
 from scrapy.exceptions import NotSupported
 
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address
-from carscraper.items import CarImage, CarItem, GoneCar, utcnow
+from carscraper.items import CarItem, GoneCar, utcnow
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -86,11 +86,12 @@ class ConcludingSpider(CarscraperSpider):
 
     async def at_end(self) -> list[CarItem | Request]:
         """Return what is to be done about the cars that were not seen, once the list is read."""
+        photos = await self.unseen_photos()
         if self.is_partial:
-            return [*await self.unseen_photos()]
+            return [*photos]
         # The last request of all: by then most pages of listed cars were read, and what they say counts.
         last: dict[str, Any] = {"meta": {"carried": True}, "priority": -10, "dont_filter": True}
-        return [*await self.unseen_photos(), Request("carried://end", callback=self.conclude, **last)]
+        return [*photos, Request("carried://end", callback=self.conclude, **last)]
 
     async def unseen_photos(self) -> list[CarItem]:
         """Return the cars that this crawl did not see, with their photos that are due: a sold car's die first.
@@ -103,11 +104,7 @@ class ConcludingSpider(CarscraperSpider):
         since = utcnow() - RECENT
         items = []
         for car in await self.ask(self.ledger.unseen_cars(self.source, self.seen, since)):
-            images = [
-                CarImage(identity=identity, source_url=known.image.source_url, position=known.image.position)
-                for identity, known in car.images.items()
-                if known.due
-            ]
+            images = [known.at_last_address() for known in car.images.values() if known.due]
             items.append(replace(car.item, images=images, gone=not car.is_active))
         return items
 

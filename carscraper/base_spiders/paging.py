@@ -89,7 +89,8 @@ class Walk:
         repeats = 2 * len(shown & self.last) >= len(shown)
         moved = shown_as not in {None, page}  # the site has no such page and shows another one
         self.echoed |= bool(shown) and repeats and not self.linked and not self.past
-        self.past += is_first and said + (not shown or repeats or (moved and not self.linked))
+        if is_first:  # asked for twice, a page is one voice all the same
+            self.past += said + (not shown or repeats or (moved and not self.linked))
 
     def doubtful_pages(self) -> list[int]:
         """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""

@@ -53,6 +53,10 @@ class KnownImage:
     row: CarImage | None = None
     """The car's own row; *image* may be what another site has of the photo."""
 
+    def at_last_address(self) -> CarImage:
+        """Return the photo as it is to be asked for when no page gives a newer address."""
+        return CarImage(identity=self.image.identity, source_url=self.image.source_url, position=self.image.position)
+
     def is_wanted(self, *, insist: bool) -> bool:
         """Return whether it is to be fetched; *insist*: though it was given up."""
         given_up = self.image.status not in HAVE_BYTES and self.image.reason not in _SETTLED
@@ -201,7 +205,7 @@ def off_page(known: dict[str, KnownImage], shown: Iterable[CarImage]) -> list[Ca
     """Return the photos that are due and that the car's page does not show any more, at their last addresses."""
     identities = {image.identity for image in shown}
     return [
-        CarImage(identity=identity, source_url=each.image.source_url, position=each.image.position, on_page=False)
+        replace(each.at_last_address(), on_page=False)
         for identity, each in known.items()
         if each.due and identity not in identities
     ]
