@@ -140,7 +140,9 @@ class Home:
 
     def _env(self, endpoint: str) -> dict[str, str]:
         s3 = self._bucket
-        env = {"SCRAPY_SETTINGS_MODULE": self.contender.module}
+        # With this it also starts as a user's does, imports included, and is not forked off one of the test services,
+        # whose memory it would have to copy while it is measured.
+        env = {"SCRAPY_SETTINGS_MODULE": self.contender.module, "PYTHONHASHSEED": "0"}
         if self.contender.database:
             env |= {**s3.env, "AWS_ENDPOINT_URL": endpoint, "DATABASE_URL": self._database}
         return env

@@ -43,7 +43,7 @@ def clean_text(text: str | None) -> str | None:
     Control characters, lone surrogates and zero-width characters go, any whitespace becomes one space, and words are
     brought to Unicode's composed form (NFC).
     """
-    if not text:
+    if not text or text.isspace():
         return None
     words = _INVISIBLE.sub("", text).split()
     cleaned = " ".join(

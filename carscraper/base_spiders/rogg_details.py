@@ -214,9 +214,9 @@ def _labelled(lines: list[str], label: str, parse: Callable[[str], T | None]) ->
     >>> _labelled(["Litur: Blár"], "Litur", words.parse_colour)
     'blár'
     """
+    match = re.compile(rf"{label}\b\s?:?\s?(.*)", re.IGNORECASE).match
     for number, line in enumerate(lines):
-        found = re.match(rf"{label}\b\s?:?\s?(.*)", line, re.IGNORECASE)
-        if found:
+        if found := match(line):
             rest = found[1]
             if re.fullmatch(r"(?:kr\.?)?", rest, re.IGNORECASE):  # a price may go on in pieces
                 rest = " ".join((rest, *lines[number + 1 : number + (3 if rest else 2)]))
