@@ -75,7 +75,7 @@ def _join_number(prepared: str) -> str:
     return re.sub(r"(?<=[0-9]) (?=\.[0-9]{3}(?![0-9]))", "", prepared)
 
 
-def whole(digits: str) -> int:
+def to_int(digits: str) -> int:
     """Return the value of a grouped or plain whole number as :data:`_WHOLE` matches it."""
     return int(re.sub(r"[^0-9]", "", digits)[:20])
 
@@ -83,7 +83,7 @@ def whole(digits: str) -> int:
 def _scaled(number: str, factor: int) -> int | None:
     """Return *number* times *factor*; a comma, or a dot before one or two digits, starts the decimals."""
     if re.fullmatch(r"[0-9]{1,3}(?:[. ][0-9]{3})+", number):
-        return whole(number) * factor
+        return to_int(number) * factor
     if re.fullmatch(r"[0-9]{1,7}(?:[.,][0-9]{1,2}|,[0-9]{3})?", number):
         return round(Decimal(number.replace(",", ".")) * factor)
     return None
@@ -196,7 +196,7 @@ def _amounts(prepared: str) -> tuple[list[int], set[int]]:
             value = _scaled(match["scaled"], 1_000_000 if match["million"] else 1_000)
             stated = bool(match["million"] or match["prefix"] or match["suffix"])
         else:
-            value = whole(match["whole"])
+            value = to_int(match["whole"])
             stated = bool(match["prefix"] or match["suffix"]) or match["whole"].count(".") > 1
             if " " in match["whole"] and not (match["prefix"] or _BEFORE_SPACED.search(before)):
                 continue  # the first digits may be the model's: "Defender 110 890 000 kr."
@@ -275,11 +275,11 @@ def parse_kilometers(text: str | None, *, bare: bool = False) -> int | None:
         elif " " in number and _LONE_DIGIT.search(prepared, max(0, start - 3), start):
             found.append((start, None))
         else:
-            found.append((start, plausible(whole(number), 1, MAX_KILOMETERS)))
+            found.append((start, plausible(to_int(number), 1, MAX_KILOMETERS)))
     if found:
         return min(found, key=lambda each: each[0])[1]
     if bare and re.fullmatch(_WHOLE, prepared.removesuffix(".")):
-        return plausible(whole(prepared), 1, MAX_KILOMETERS)
+        return plausible(to_int(prepared), 1, MAX_KILOMETERS)
     return None
 
 
@@ -292,7 +292,7 @@ def _labelled_kilometers(match: re.Match[str]) -> int | None:
     if match["scaled"]:
         return _kilometers_in_thousands(match["scaled"])
     lowest = 1 if match["unit"] or match["km"] else 1_000
-    return plausible(whole(match["whole"]), lowest, MAX_KILOMETERS)
+    return plausible(to_int(match["whole"]), lowest, MAX_KILOMETERS)
 
 
 def _kilometers_in_thousands(number: str) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from carscraper.parsing import NOT_INSIDE, plausible, prepare, whole
+from carscraper.parsing import NOT_INSIDE, plausible, prepare, to_int
 
 # --- technical words ---
 
@@ -110,7 +110,7 @@ def parse_horsepower(text: str | None) -> int | None:
     match = _HORSEPOWER.search(prepared)
     if match is None:
         return plausible(int(prepared), 5, 3_000) if re.fullmatch("[0-9]{1,4}", prepared) else None
-    return plausible(whole(match["n"] or match["m"]), 5, 3_000)
+    return plausible(to_int(match["n"] or match["m"]), 5, 3_000)
 
 
 _LITRES = r"[0-9]{1,2}(?:[.,][0-9]{1,2})?"

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import html
 import http.server
 import os
 import re
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
 from tests import services
+from tests.contact_sheet import Car, contact_sheet, facts_of
 from tests.dealers.bilasolur import SimulatedBilasolur
 
 if TYPE_CHECKING:
@@ -50,18 +50,6 @@ OVERRIDING = re.compile(r"(AWS|S3|IMAGES|SCRAPY|CARSCRAPER)_.*|(https?|all)_prox
 
 class DemoError(Exception):
     """A claim does not hold, or something is in the way; the message is all that is said about it."""
-
-
-class Car(SimpleNamespace):
-    """A row of ``car_listings`` with its *photos*, the rows of ``car_images``."""
-
-    @property
-    def name(self) -> str:
-        return " ".join(filter(None, (self.display_make, self.display_name))) or "Unnamed car"
-
-    @property
-    def stored(self) -> list[SimpleNamespace]:
-        return [photo for photo in self.photos if photo.key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +107,7 @@ def run(folder: Path, first_port: int, *, stay: bool) -> None:
             fetched = _crawl(folder, stage)
         _say_that_nothing_was_fetched_again(fetched)
         sheet = folder / "index.html"
-        sheet.write_text(contact_sheet(_read(folder)), "utf-8")
+        sheet.write_text(contact_sheet(_read(folder), BUCKET), "utf-8")
         _say(f"All cars with their photos: {_shown(sheet)} (it needs none of the servers)")
         if stay:
             _say("The command above works in another terminal.", "The servers stay until Ctrl+C.")
@@ -352,7 +340,7 @@ def _say_what_was_kept(folder: Path, cars: list[Car]) -> None:
         "Kept for good:",
         f"  {len(cars)} cars     in {_shown(folder / 'carscraper.db')} (car_listings, car_images, price_changes)",
         f"  {len(photos)} photos  in {_shown(folder / 's3' / BUCKET)}, the bucket's folder: {size / 1e6:.1f} MB",
-        f"  such as     {', '.join([car.name, *_facts(car)])}, {len(car.stored)} photos:",
+        f"  such as     {', '.join([car.name, *facts_of(car)])}, {len(car.stored)} photos:",
         *(f"              {photo.key}" for photo in car.stored[:1]),
         "              …",
     )
@@ -368,135 +356,8 @@ def _say_that_nothing_was_fetched_again(fetched: Fetched) -> None:
     )
 
 
-def _facts(car: Car) -> list[str]:
-    driven = "" if car.kilometers is None else f"{_number(car.kilometers)} km"
-    return [fact for fact in (str(car.year or ""), _price(car), driven, car.fuel or "") if fact]
-
-
-def _price(car: Car) -> str:
-    return "price on request" if car.price is None else f"{_number(car.price)} kr."
-
-
-def _number(value: int) -> str:
-    """Digits in groups of three, apart by a space that does not break.
-
-    >>> _number(7990000).split()
-    ['7', '990', '000']
-    """
-    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
 def _origin(url: str | None) -> str:
     return "{0.scheme}://{0.netloc}".format(urlsplit(url or ""))
-
-
-# ── The contact sheet ─────────────────────────────────────────────────────────────────────────────
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{
-  color-scheme: light dark;
-  --ground: light-dark(#f3f4f6, #14171c); --card: light-dark(#fff, #1e232b); --line: light-dark(#dfe3e8, #303742);
-  --text: light-dark(#1b2430, #e8ecf1); --quiet: light-dark(#5d6875, #98a4b3); --mark: light-dark(#0b5cad, #7db8f5);
-}}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0; background: var(--ground); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }}
-header, main, footer {{ max-width: 1500px; margin: 0 auto; padding: 0 clamp(12px, 3vw, 32px); }}
-header {{ padding-top: 28px; padding-bottom: 20px; }}
-h1 {{ margin: 0 0 4px; font-size: 1.7rem; }}
-header p, footer {{ color: var(--quiet); }}
-header p {{ margin: 0; }}
-dl.totals {{ display: flex; flex-wrap: wrap; gap: 8px 36px; margin: 18px 0 0; }}
-.totals div {{ display: flex; flex-direction: column-reverse; }}
-.totals dt {{ color: var(--quiet); font-size: .85rem; }}
-.totals dd {{ margin: 0; font-size: 1.5rem; font-weight: 650; font-variant-numeric: tabular-nums; }}
-main {{ display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }}
-article {{ display: flex; flex-direction: column; overflow: hidden; min-width: 0;
-  background: var(--card); border: 1px solid var(--line); border-radius: 12px; }}
-.photos {{ display: grid; gap: 2px; grid-template-columns: repeat(4, 1fr); }}
-.photos a:first-child {{ grid-column: 1 / -1; }}
-.photos a:focus-visible, summary:focus-visible {{ outline: 3px solid var(--mark); outline-offset: -3px; }}
-img, .none {{ display: block; width: 100%; aspect-ratio: 3 / 2; object-fit: cover; background: var(--line); }}
-.none {{ grid-column: 1 / -1; display: grid; place-items: center; color: var(--quiet); }}
-.about {{ padding: 12px 16px 14px; flex: 1; }}
-h2 {{ margin: 0; font-size: 1.08rem; overflow-wrap: anywhere; }}
-h2 span {{ font-weight: 400; }}
-.price {{ font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabular-nums; }}
-.price s, .price small {{ margin-left: .4em; color: var(--quiet); font-size: .9rem; font-weight: 400; }}
-.about p {{ margin: 2px 0 0; }}
-.quiet {{ color: var(--quiet); overflow-wrap: anywhere; }}
-details {{ border-top: 1px solid var(--line); padding: 8px 16px; font-size: .8rem; }}
-summary {{ cursor: pointer; color: var(--mark); }}
-ol {{ margin: 8px 0 4px; padding-left: 1.6em; }}
-li {{ margin-bottom: 6px; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .92em; }}
-footer {{ padding-top: 22px; padding-bottom: 36px; font-size: .9rem; }}
-</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{subtitle}</p>
-<dl class="totals">
-{totals}
-</dl>
-</header>
-<main>
-{cars}
-</main>
-<footer>The pictures on this page are the bucket's own files, so it needs no server. The permanent URLs answer while the
-demo runs; in production they stand behind your own domain name.</footer>
-</body>
-</html>
-"""
-
-
-def contact_sheet(cars: Sequence[Car]) -> str:
-    """The page that shows all cars; photos by their place beside it, ``s3/{bucket}/{key}``."""
-    photos = [photo for car in cars for photo in car.stored]
-    totals = {
-        "cars": _number(len(cars)),
-        "photos": _number(len(photos)),
-        "megabytes": f"{sum(photo.bytes or 0 for photo in photos) / 1e6:.1f}",
-        "makes": _number(len({car.display_make for car in cars if car.display_make})),
-    }
-    return _PAGE.format(
-        title="What the crawl kept",
-        subtitle="scrapy crawl bilasolur, against a simulated dealer with invented cars.",
-        totals="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in totals.items()),
-        cars="\n".join(map(_article, cars)),
-    )
-
-
-def _article(car: Car) -> str:
-    name, year = html.escape(car.name), html.escape(str(car.year or ""))
-    pictures = "".join(_picture(photo, f"{car.name}, photo {n}") for n, photo in enumerate(car.stored, 1))
-    facts = [*_facts(car)[1 + bool(car.year) :], *filter(None, [car.transmission])]
-    before = f" <s>{_number(car.price_before_offer)} kr.</s>" if car.price_before_offer else ""
-    vat = " <small>without VAT</small>" if car.price_excludes_vat else ""
-    seller = filter(None, (car.dealer_name, f"no.\N{NO-BREAK SPACE}{car.external_id}"))
-    lost = [photo for photo in car.photos if not photo.key]
-    kept = "".join(f"<li>{html.escape(str(photo.url))}</li>" for photo in car.stored)
-    missing = "".join(f"<li>{html.escape(f'{photo.source_url}: {photo.reason}')}</li>" for photo in lost)
-    return f"""<article>
-<div class="photos">{pictures or '<div class="none">no photo</div>'}</div>
-<div class="about">
-<h2>{name} <span>{year}</span></h2>
-<p class="price">{_price(car).capitalize()}{before}{vat}</p>
-<p>{html.escape(" · ".join(facts))}</p>
-<p class="quiet">{html.escape(" · ".join(seller))}</p>
-</div>
-<details><summary>{len(car.stored)} permanent URLs</summary><ol>{kept}{missing}</ol></details>
-</article>"""
-
-
-def _picture(photo: SimpleNamespace, what: str) -> str:
-    place = html.escape(quote(f"s3/{BUCKET}/{photo.key}"))
-    return f'<a href="{place}"><img src="{place}" alt="{html.escape(what)}" loading="lazy"></a>'
 
 
 if __name__ == "__main__":

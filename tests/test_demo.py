@@ -23,6 +23,7 @@ import pytest
 from parsel import Selector
 
 from tests import demo, services
+from tests.contact_sheet import Car, contact_sheet
 from tests.dealers.bilasolur import SimulatedBilasolur
 
 if TYPE_CHECKING:
@@ -272,8 +273,8 @@ def test_the_contact_sheet_escapes_what_a_dealer_writes() -> None:
     )
     words = ("external_id", "display_make", "display_name", "fuel", "transmission", "dealer_name")
     numbers = ("year", "price", "price_before_offer", "price_excludes_vat", "kilometers")
-    car = demo.Car(**dict.fromkeys(words, nasty), **dict.fromkeys(numbers), photos=[photo])
-    sheet = Selector(demo.contact_sheet([car]))
+    car = Car(**dict.fromkeys(words, nasty), **dict.fromkeys(numbers), photos=[photo])
+    sheet = Selector(contact_sheet([car], "car-photos"))
     assert not sheet.css("script")
     assert nasty in "".join(sheet.css("h2 ::text").getall())
     assert unquote(sheet.css("img::attr(src)").get("")) == f"s3/car-photos/{photo.key}"

@@ -1,17 +1,13 @@
-"""What the documents say is there, and what is in ``deploy/`` works as far as it can be tried here."""
+"""What the documents say is there."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-import urllib.request
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 import sqlalchemy
 from dotenv import dotenv_values
@@ -26,16 +22,10 @@ from carscraper.db.models import Base
 from carscraper.db.rules import CRAWL, DECIDED_HERE, FINAL_BY_DAYS
 from carscraper.extensions import verdict
 from carscraper.settings.table import REMOVED, SETTINGS
-from carscraper.state import CrawlState, ExitCode
-from tests import services
-from tests.dealers.bilasolur import SimulatedBilasolur
+from carscraper.state import CrawlState
 from tests.services import REPO
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 PAGES = sorted([REPO / "README.md", REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md")])
-FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false", "RETRY_BACKOFF": 0}
 # Names in capitals that are no settings: of other programs, or placeholders.
 NOT_SETTINGS = (
     set(REMOVED)
@@ -279,76 +269,3 @@ def test_the_example_changes_nothing_as_it_is_and_can_be_read_when_all_is_switch
         assert '"' not in value or value == f"'{read[name]}'"
         assert "#" not in value
         assert "$" not in value
-
-
-# --- deploy/ ----------------------------------------------------------------------------------------------------
-
-DEPLOY = REPO / "deploy"
-
-
-def policy(bucket: str, prefix: str, *sids: str) -> str:
-    """The printed policy with the names filled in, of these statements."""
-    text = text_of(DEPLOY / "iam-crawl-policy.json").replace("BUCKET", bucket).replace("PREFIX/", prefix)
-    printed: dict[str, Any] = json.loads(text)
-    printed["Statement"] = [each for each in printed["Statement"] if each["Sid"] in sids]
-    assert len(printed["Statement"]) == len(sids)
-    return json.dumps(printed)
-
-
-@pytest.fixture
-def crawl_user(moto_s3: services.S3) -> Iterator[Callable[[str], dict[str, str]]]:
-    """Makes a user with a policy, on a server that holds users to theirs; gives the environment of a crawl."""
-
-    def enforce(after: str) -> None:
-        request = urllib.request.Request(
-            f"{moto_s3.endpoint}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"}, method="POST"
-        )
-        urllib.request.urlopen(request).close()
-
-    def make(document: str) -> dict[str, str]:
-        iam = boto3.client(
-            "iam",
-            endpoint_url=moto_s3.endpoint,
-            region_name=moto_s3.region,
-            aws_access_key_id=moto_s3.access_key,
-            aws_secret_access_key=moto_s3.secret_key,
-        )
-        iam.create_user(UserName="crawl")
-        iam.put_user_policy(UserName="crawl", PolicyName="crawl", PolicyDocument=document)
-        key = iam.create_access_key(UserName="crawl")["AccessKey"]
-        enforce("0")
-        return moto_s3.env | {
-            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
-            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
-        }
-
-    yield make
-    enforce("inf")
-
-
-@pytest.mark.parametrize("sids", [("StorePhotos", "OptionalCheckAtTheStart"), ("StorePhotos",)], ids=" and ".join)
-def test_the_printed_policy_is_enough(
-    sids: tuple[str, ...],
-    crawl: Callable[..., services.CompletedCrawl],
-    crawl_user: Callable[[str], dict[str, str]],
-    moto_s3: services.S3,
-) -> None:
-    environment = crawl_user(policy(moto_s3.bucket, "cars/", *sids))
-    environment |= {"S3_PREFIX": "cars/", "IMAGES_THUMBS": '{"small": [320, 240]}'}
-    with SimulatedBilasolur(cars=3, photos=2) as site:
-        done = crawl("bilasolur", spider_arguments={"base_url": site.base_url}, env=environment, settings=FAST)
-    assert done.returncode == 0, done
-    assert done.lines("6 photos stored"), done
-
-
-def test_the_printed_policy_allows_no_more(
-    crawl: Callable[..., services.CompletedCrawl],
-    crawl_user: Callable[[str], dict[str, str]],
-    moto_s3: services.S3,
-) -> None:
-    environment = crawl_user(policy(moto_s3.bucket, "cars/", "StorePhotos"))
-    with SimulatedBilasolur(cars=1, photos=1) as site:
-        arguments = {"base_url": site.base_url}
-        done = crawl("bilasolur", spider_arguments=arguments, env=environment | {"S3_PREFIX": "others/"}, settings=FAST)
-    assert done.returncode == ExitCode.FAILED, done
-    assert done.lines("AccessDenied"), done

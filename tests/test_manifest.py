@@ -9,9 +9,7 @@ import io
 import json
 import os
 import re
-import tracemalloc
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import ijson
 import pytest
@@ -21,17 +19,13 @@ from hypothesis import strategies as st
 from carscraper import manifest
 from carscraper.exceptions import ConfigurationError
 from carscraper.manifest import (
-    MAX_KEY,
     MAX_LINE,
     ManifestEntry,
-    clean_key,
     count_entries,
-    key_from_address,
     read_manifest,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 HOST = "https://d278yjzsv5tla9.cloudfront.net"
@@ -234,110 +228,6 @@ def test_a_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
     assert "x/lot_2_images.json' is no whole JSON document" in refusal(tmp_path, after=2)
 
 
-# --- problems ---------------------------------------------------------------------------------------------------
-
-
-BAD_LINES = [
-    (b"{}", "no url"),
-    (b"null", "no url"),
-    (b"17", "no url"),
-    (b"[]", "no url"),
-    (b'""', "no url"),
-    (b'{"url": "", "image_url": null, "thumb_url": {}}', "no url"),
-    (b'{"key": "a.jpg"}', "no url"),
-    (b'"a.jpg"', "not a web address"),
-    (b'{"url": "//host/a.jpg", "key": "a.jpg"}', "not a web address"),
-    (b'{"url": "https://host/a.jpg", "key": "../a.jpg"}', "bad key"),
-    (b'{"url": "https://host/a.jpg", "key": 7}', "bad key"),
-    (b'{"url": "https://host/a.jpg", "key": {}}', "bad key"),
-    (b'{"url": "https://host/"}', "bad key"),
-    (b'{"url": "https://host/a.jpg"', "bad JSON"),
-    (b"https://host/a.jpg", "bad JSON"),
-    (b'"https://host/a.jpg" "https://host/b.jpg"', "bad JSON"),
-    (b"[" * 100_000, "bad JSON"),
-    (b'{"url": "https://host/a.jpg", "size": ' + b"9" * 5000 + b"}", "bad JSON"),
-    (b'"https://host/\xe9.jpg"', "not UTF-8"),
-    (b'"https://host/\\ud800.jpg"', "not a web address"),
-    (b'"' + b"x" * MAX_LINE + b'"', "line too long"),
-    (b" " * (MAX_LINE + 1), "line too long"),
-]
-
-
-def test_a_bad_line_is_told_of_and_the_next_ones_are_read(tmp_path: Path) -> None:
-    good = f'"{URL}"\n'.encode()
-    for line, problem in BAD_LINES:
-        entries = read(write(tmp_path / "a.jsonl", good + line + b"\n" + good + line))
-        assert [(entry.problem, entry.where, entry.key) for entry in entries] == [
-            (None, "a.jsonl:1", KEY),
-            (problem, "a.jsonl:2", ""),
-            (None, "a.jsonl:3", KEY),
-            (problem, "a.jsonl:4", ""),
-        ], line[:50]
-        assert bool(entries[1].url) == (problem in {"not a web address", "bad key"}), line[:50]
-
-
-def test_the_longest_line(tmp_path: Path) -> None:
-    line = f'"{URL}"'.ljust(MAX_LINE)
-    assert len(line) == MAX_LINE
-    assert problems(write(tmp_path / "a.jsonl", f"{line}\n{line} \n{line}")) == [
-        (None, "a.jsonl:1"),
-        ("line too long", "a.jsonl:2"),
-        (None, "a.jsonl:3"),
-    ]
-
-
-BAD_ROWS = [
-    (b",7", "no url"),
-    (b"a.jpg,7", "not a web address"),
-    (b"https://host/,7", "bad key"),
-    (b'"https://host/a.jpg"x,7', "bad CSV"),
-    (b'"https://host/a.jpg,7', "bad CSV"),
-    (b"https://host/a.jpg,caf\xe9", "not UTF-8"),
-    (b"https://host/a.jpg," + b"x" * 140_000, "bad CSV"),
-    (b"https://host/a.jpg," + b"x" * MAX_LINE, "line too long"),
-]
-
-
-def test_a_bad_row_is_told_of_and_the_next_ones_are_read(tmp_path: Path) -> None:
-    good = [f'{url(number)},"1\n2"\n'.encode() for number in (1, 2, 3)]
-    for row, problem in BAD_ROWS:
-        entries = read(write(tmp_path / "a.csv", b"url,size\n" + good[0] + row + b"\n" + good[1] + good[2] + row))
-        assert [(entry.problem, entry.where, entry.key) for entry in entries] == [
-            (None, "a.csv:2", key(1)),
-            (problem, "a.csv:4", ""),
-            (None, "a.csv:5", key(2)),
-            (None, "a.csv:7", key(3)),
-            (problem, "a.csv:9", ""),
-        ], row[:50]
-
-
-def test_a_quote_that_stays_open_takes_nothing_with_it(tmp_path: Path) -> None:
-    rows = [f"{url(number)},x\n" for number in range(4000)]  # more than a field may hold
-    rows.insert(10, f'"{URL},x\n')
-    entries = read(write(tmp_path / "a.csv", "url,title\n" + "".join(rows)))
-    assert [entry.where for entry in entries if entry.problem] == ["a.csv:12"]
-    assert [entry.key for entry in entries if not entry.problem] == [key(number) for number in range(4000)]
-    assert entries[-1].where == "a.csv:4002"
-
-
-def test_a_row_without_end_takes_no_memory(tmp_path: Path) -> None:
-    # Each line ends inside quotes, and no field is long.
-    path = write(tmp_path / "a.csv", f'url,title\n{URL},"' + '\n","' * (MAX_LINE // 2))
-    tracemalloc.start()
-    first = next(read_manifest(path))
-    assert tracemalloc.get_traced_memory()[1] < 40 * MAX_LINE
-    tracemalloc.stop()
-    assert (first.problem, first.where) == ("bad CSV", "a.csv:2")
-
-
-def test_problems_in_json(tmp_path: Path) -> None:
-    elements = [{"id": 1}, None, {"url": None}, "a.jpg", URL, [URL], {"url": URL, "key": []}, {"url": URL}]
-    expected = ["no url", "no url", "no url", "not a web address", None, "no url", "bad key", None]
-    numbered = [(problem, f"a.json:{number}") for number, problem in enumerate(expected, 1)]
-    assert problems(write(tmp_path / "a.json", json.dumps(elements))) == numbered
-    assert problems(write(tmp_path / "a.json", json.dumps({"tags": ["x"], "images": elements}))) == numbered
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 WHOLE = json.dumps({"images": [{"url": url(1)}, {"url": url(2)}]}).encode()
@@ -374,38 +264,36 @@ def test_large_numbers_are_read(tmp_path: Path) -> None:
     assert "is no whole" in refusal(write(tmp_path / "b.json", f'[{{"url": "{URL}"}}, 1e{"9" * 30}]'), after=1)
 
 
-def test_json_without_a_list(tmp_path: Path) -> None:
-    for text in ('{"lot": 1}', "7", f'"{URL}"', '{"images": [{"id": 1}]}', '{"error": ["not found"]}'):
-        assert "has no list of photos" in refusal(write(tmp_path / "a.json", text)), text
+NO_LIST = ('{"lot": 1}', "7", f'"{URL}"', '{"images": [{"id": 1}]}', '{"error": ["not found"]}')
+NO_COLUMN = ("", "\n", f"{URL}\n", "lot,link\n1,2\n", f"lot;url\n1;{URL}\n", '"url\n', b"\xe9,url\n")
+REFUSED: list[tuple[str, str | bytes, str]] = [
+    *(("a.json", text, "has no list of photos") for text in NO_LIST),
+    *(("a.csv", text, "has no column url or image_url") for text in NO_COLUMN),
+    *(
+        (name, LINES.encode("utf-16"), "is written in UTF-16; save it in UTF-8")
+        for name in ("a.jsonl", "a.csv", "a.json", "a.csv.gz")
+    ),
+    *((name, "[]", "is none that is known") for name in ("a.txt", "a", "a.json.zip", "a.jsonl.bz2", "jsonl", ".gz")),
+    ("notes/a.txt", "", "is a folder without"),
+]
 
 
-def test_json_with_a_value_without_end(tmp_path: Path) -> None:
-    text = f'[{{"url": "{URL}"}}, "' + "x" * (2 * MAX_LINE)
-    tracemalloc.start()
-    assert "has a value of more than 1 MiB" in refusal(write(tmp_path / "a.json", text), after=1)
-    tracemalloc.stop()
-
-
-def test_csv_without_a_column(tmp_path: Path) -> None:
-    for text in ("", "\n", f"{URL}\n", "lot,link\n1,2\n", f"lot;url\n1;{URL}\n", '"url\n', b"\xe9,url\n"):
-        assert "has no column url or image_url" in refusal(write(tmp_path / "a.csv", text)), text
-        with pytest.raises(ConfigurationError, match="has no column"):
-            count_entries(tmp_path / "a.csv")
-
-
-def test_files_that_are_none(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a.csv", "a.json", "a.csv.gz"):
-        assert "is written in UTF-16; save it in UTF-8" in refusal(write(tmp_path / name, LINES.encode("utf-16"))), name
-    for name in ("a.txt", "a", "a.json.zip", "a.jsonl.bz2", "jsonl", ".gz"):
-        (tmp_path / name).write_bytes(b"[]")
-        assert "is none that is known" in refusal(tmp_path / name), name
+def test_what_is_refused_at_once(tmp_path: Path) -> None:
+    for name, text, words in REFUSED:
+        path = write(tmp_path / name, text)
+        assert words in refusal(path.parent if "/" in name else path), (name, text)
+        if "column" in words:
+            with pytest.raises(ConfigurationError, match="has no column"):
+                count_entries(path)
+        path.unlink()
+    write(tmp_path / "a.json", "[]")
     for name in ("missing.jsonl", "a.json/b.json", "a\0.json"):
         assert "does not exist" in refusal(tmp_path / name), name
 
 
-def test_a_folder_without_any(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "notes.txt", "")
-    assert "is a folder without" in refusal(tmp_path)
+def test_json_with_a_value_without_end(tmp_path: Path) -> None:
+    text = f'[{{"url": "{URL}"}}, "' + "x" * (2 * MAX_LINE)
+    assert "has a value of more than 1 MiB" in refusal(write(tmp_path / "a.json", text), after=1)
 
 
 def test_what_can_not_be_read(tmp_path: Path) -> None:
@@ -446,106 +334,6 @@ def test_a_broken_gzip_file(tmp_path: Path, damage: str) -> None:
         count_entries(path)
 
 
-# --- keys -------------------------------------------------------------------------------------------------------
-
-
-KEYS = [
-    ("/auctionimages/3483/1713553344/i0178-1.jpg", KEY),
-    ("/auctionimages/a%20b/%C3%BE.jpg", "a b/þ.jpg"),
-    ("/auctionimages/þ.jpg", "þ.jpg"),
-    ("/auctionimages/auctionimages/a.jpg", "auctionimages/a.jpg"),
-    ("/other/auctionimages/a.jpg", "other/auctionimages/a.jpg"),
-    ("/auctionimagesmore/a.jpg", "auctionimagesmore/a.jpg"),
-    ("/%61uctionimages/a.jpg", "a.jpg"),
-    ("/a%2525.jpg", "a%25.jpg"),
-    ("/a+b.jpg", "a+b.jpg"),
-    ("/a.jpg#fragment", "a.jpg"),
-    ("/a.jpg?", "a.jpg"),
-    ("/a;b=1.jpg", "a;b=1.jpg"),
-    ("/..a/b../...", "..a/b../..."),
-]
-NO_ADDRESSES = [
-    *("", "a.jpg", "/a.jpg", "//example.com/a.jpg", "ftp://example.com/a.jpg", "file:///etc/passwd"),
-    *("https:///a.jpg", "https://", "https:a.jpg", "https://:80/a.jpg", "https://user@/a.jpg"),
-    *("https://[::1/a.jpg", "https://example.com:x/a.jpg", "https://example.com:99999/a.jpg"),
-    *("https://exa\nmple.com/a.jpg", "https://example.com/a\t.jpg", "https://example.com/\x00.jpg"),
-    *("https://example.com/\ud800.jpg", "https://a℀b.com/a.jpg", "data:image/png;base64,AA=="),
-]
-BAD_KEYS = [
-    *("", "/", "/auctionimages/", "/a/", "/a/?1", "/?1", "//a.jpg", "/a//b.jpg", "/auctionimages//b.jpg"),
-    *("/../a.jpg", "/a/../b.jpg", "/a/..", "/./a.jpg", "/%2e%2e/a.jpg", "/a%2F..%2Fb.jpg", "/a/%2e"),
-    *("/a%00.jpg", "/a%0a.jpg", "/%7f", "/%C2%85.jpg", "/a%5Cb.jpg", "/a\\b.jpg", "/%ff.jpg", "/%ed%a0%80"),
-    *(f"/{'x' * (MAX_KEY + 1)}", f"/{'%C3%BE' * (MAX_KEY // 2 + 1)}", f"/{'x' * (MAX_KEY - 5)}?1"),
-]
-
-
-def test_the_key_of_an_address() -> None:
-    for path, made in KEYS:
-        for prefix in ("auctionimages/", "auctionimages", "/auctionimages/"):
-            assert key_from_address(f"https://example.com{path}", strip_prefix=prefix) == made
-    for address in NO_ADDRESSES:
-        assert attempt(key_from_address, address, strip_prefix="") == ("", "not a web address")
-    for path in BAD_KEYS:
-        assert attempt(key_from_address, f"https://example.com{path}", strip_prefix="auctionimages/") == ("", "bad key")
-    for longest in ("x" * 255, "/".join(["x" * 224] * 4) + "x", "/".join(["þ" * 112] * 4) + "x"):
-        assert len(longest.encode()) in {255, MAX_KEY}
-        assert clean_key(longest) == longest
-        assert attempt(clean_key, f"{longest}x") == ("", "bad key")
-
-
-def test_a_query_is_part_of_the_name() -> None:
-    digest = hashlib.sha256(b"w=1&h=2").hexdigest()[:8]
-    for path, made in [("a.b/c.d.jpg", f"a.b/c.d-{digest}.jpg"), ("a.b/c", f"a.b/c-{digest}")]:
-        assert key_from_address(f"https://example.com/{path}?w=1&h=2", strip_prefix="") == made
-    others = {
-        key_from_address(f"https://example.com/a.jpg{query}", strip_prefix="")
-        for query in ("", "?1", "?2", "?%31", "?1=")
-    }
-    assert len(others) == 5
-
-
-HOSTILE = st.lists(
-    st.one_of(
-        st.sampled_from([".", "..", "/", "\\", "%2e", "%2F", "%5c", "%00", "%ff", "?", "#", "\n", "\x85", "\ud800"]),
-        st.sampled_from(["a", "b.jpg", "auctionimages", "þ", " ", "x" * 450, "🚗"]),
-        st.text(max_size=5),
-    ),
-    max_size=8,
-).map("".join)
-
-
-def assert_safe(made: str) -> None:
-    assert 0 < len(made.encode()) <= MAX_KEY
-    assert not set(made.split("/")) & {"", ".", ".."}
-    assert not re.search("[\x00-\x1f\x7f-\x9f\\\\]", made)
-
-
-def attempt(function: Callable[..., str], *arguments: str, **options: str) -> tuple[str, str]:
-    """The result or the problem."""
-    try:
-        return function(*arguments, **options), ""
-    except ValueError as error:
-        return "", str(error)
-
-
-@given(
-    address=st.one_of(HOSTILE, HOSTILE.map(f"{HOST}/".__add__), HOSTILE.map("https://".__add__)),
-    prefix=st.one_of(st.just("auctionimages/"), HOSTILE),
-)
-def test_the_key_of_any_address_is_safe(address: str, prefix: str) -> None:
-    made, problem = attempt(key_from_address, address, strip_prefix=prefix)
-    assert problem in {"", "bad key", "not a web address"}
-    if not problem:
-        assert_safe(made)
-
-
-@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4).map("/".join))
-def test_every_key_has_an_address_and_is_its_key(name: str) -> None:
-    _, problem = attempt(clean_key, name)
-    if not problem:
-        assert key_from_address(f"{HOST}/{quote(name)}", strip_prefix="") == name
-
-
 @settings(deadline=None)  # a disk may be slow
 @given(st.lists(st.text(max_size=30), max_size=5), st.sampled_from(["a.jsonl", "a.csv", "a.json"]))
 def test_no_text_is_an_error_of_another_kind(tmp_path_factory: pytest.TempPathFactory, lines: Any, name: str) -> None:
@@ -570,47 +358,3 @@ def test_other_columns_never_matter(tmp_path_factory: pytest.TempPathFactory, ro
     path = tmp_path_factory.mktemp("any") / "a.csv"
     path.write_bytes(text.getvalue().encode("utf-8", "replace"))
     assert keys(path) == [KEY] * len(rows)
-
-
-# --- size -------------------------------------------------------------------------------------------------------
-
-
-def write_many(path: Path, pieces: Iterable[str]) -> Path:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(pieces)
-    return path
-
-
-def peak(path: Path, expected: int) -> float:
-    """MB of memory that reading took at most."""
-    tracemalloc.start()
-    try:
-        assert sum(1 for entry in read_manifest(path) if entry.key) == expected
-        return tracemalloc.get_traced_memory()[1] / 1e6
-    finally:
-        tracemalloc.stop()
-
-
-def test_60_000_lines_take_no_memory(tmp_path: Path) -> None:
-    count = 60_000
-    path = write_many(tmp_path / "a.jsonl", (f'{{"url": "{url(number)}"}}\n' for number in range(count)))
-    assert count_entries(path) == count
-    assert peak(path, count) < 5
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.json"])
-def test_other_formats_take_none_either(tmp_path: Path, name: str) -> None:
-    count = 30_000
-    start, between, end = (
-        ("url", "\n{}", "\n") if name == "a.csv" else ('{"tags": ["a"], "images": [""', ', "{}"', "]}")
-    )
-    lines = (between.format(url(number)) for number in range(count))
-    assert peak(write_many(tmp_path / name, [start, *lines, end]), count) < 2
-
-
-def test_an_endless_line_takes_none(tmp_path: Path) -> None:
-    path = write_many(tmp_path / "a.jsonl", ["x" * MAX_LINE] * 30)
-    tracemalloc.start()
-    assert problems(path) == [("line too long", "a.jsonl:1")]
-    assert tracemalloc.get_traced_memory()[1] < 5 * MAX_LINE
-    tracemalloc.stop()

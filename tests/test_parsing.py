@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +84,7 @@ def test_clean_text_is_storable_and_final(text: str) -> None:
 
 
 HOSTILE_UNITS = [
-    "1",
-    "1.111",
-    "111 ",
-    "kr. 1.000.000 ",
-    "á",
-    "\u0301\u0316",
-    "ekinn ",
-    "2019 ",
-    "0 l",
-    "(",
-    "5-",
-    "1 á ",
+    *("1", "1.111", "111 ", "1 á ", "kr. 1.000.000 ", "á", "\u0301\u0316", "ekinn ", "2019 ", "0 l", "(", "5-"),
 ]
 
 
@@ -112,35 +100,23 @@ def test_hostile_length_costs_little() -> None:
 # --- price --------------------------------------------------------------------------------------------------
 
 
-PRICE = [
-    ("kr. 2.990.000", 2_990_000),
-    ("kr.2.990.000", 2_990_000),
-    ("kr.\xa02.990.000", 2_990_000),
-    ("Flott verð kr. 2.990.000", 2_990_000),
-    ("2.990.000 kr.", 2_990_000),
-    ("2.990.000,- kr.", 2_990_000),
-    ("2.990.000,00 kr", 2_990_000),
-    ("ISK 2,990,000", 2_990_000),
-    ("Verð: 2.990.000", 2_990_000),
-    ("2.990.000", 2_990_000),
-    ("2990000", 2_990_000),
-    ("kr. 2 990 000", 2_990_000),
-    ("2,99 millj.", 2_990_000),
-    ("2.99 milljónir", 2_990_000),
-    ("2,9 m.kr.", 2_900_000),
-    ("2.990 þús. kr", 2_990_000),
-    ("kr. 2.990 þús.", 2_990_000),
-    ("2990 þ.kr.", 2_990_000),
-    ("890.000 kr", 890_000),
-    ("Ásett verð kr. 2.990.000 - Tilboð óskast", 2_990_000),
-    ("Sparneytinn bíll. kr. 990.000", 990_000),
-    ("Verð 2.990.000 kr. (62.900 kr. á mánuði)", 2_990_000),
-    ("Útborgun 500.000 kr. Verð 2.990.000 kr.", 2_990_000),
-    ("181.000 km. kr. 2.990.000", 2_990_000),
-    (ISLANDSBILAR, 8_590_000),
-    (HEKLA, 6_290_000),
-    (BRIMBORG, 7_990_000),
-]
+PRICE = {
+    2_990_000: [
+        *("kr. 2.990.000", "kr.2.990.000", "kr.\xa02.990.000", "Flott verð kr. 2.990.000", "2.990.000 kr."),
+        *("2.990.000,- kr.", "2.990.000,00 kr", "ISK 2,990,000", "Verð: 2.990.000", "2.990.000", "2990000"),
+        *("kr. 2 990 000", "2,99 millj.", "2.99 milljónir", "2.990 þús. kr", "kr. 2.990 þús.", "2990 þ.kr."),
+        "Ásett verð kr. 2.990.000 - Tilboð óskast",
+        "Verð 2.990.000 kr. (62.900 kr. á mánuði)",
+        "Útborgun 500.000 kr. Verð 2.990.000 kr.",
+        "181.000 km. kr. 2.990.000",
+    ],
+    2_900_000: ["2,9 m.kr."],
+    890_000: ["890.000 kr"],
+    990_000: ["Sparneytinn bíll. kr. 990.000"],
+    8_590_000: [ISLANDSBILAR],
+    6_290_000: [HEKLA],
+    7_990_000: [BRIMBORG],
+}
 
 
 NOT_A_PRICE = [
@@ -184,7 +160,7 @@ VAT = [
 
 def test_price() -> None:
     """No price is better than a wrong one."""
-    cases = {text: Price(amount, None, excludes_vat=False) for text, amount in PRICE}
+    cases = {text: Price(amount, None, excludes_vat=False) for amount, texts in PRICE.items() for text in texts}
     cases |= dict.fromkeys(NOT_A_PRICE, Price())
     cases |= dict.fromkeys(OFFERS, Price(790_000, 890_000, excludes_vat=False))
     for text, expected in (cases | dict(VAT)).items():
@@ -207,15 +183,10 @@ PRICE_FORMS: list[Callable[[int], str]] = [
 ]
 
 
-@given(amount=st.integers(10_000, 1_000_000_000), form=st.sampled_from(PRICE_FORMS))
-def test_every_form_of_a_price_gives_it_back(amount: int, form: Callable[[int], str]) -> None:
-    assert parsing.parse_price(form(amount)).amount == amount
-
-
-@given(amount=st.integers(), form=st.sampled_from(PRICE_FORMS))
-def test_an_implausible_price_is_unknown(amount: int, form: Callable[[int], str]) -> None:
-    number = parsing.parse_price(form(abs(amount))).amount
-    assert number == (abs(amount) if 10_000 <= abs(amount) <= 1_000_000_000 else None)
+@given(amount=st.integers(10_000, 1_000_000_000) | st.integers(0), form=st.sampled_from(PRICE_FORMS))
+def test_every_form_of_a_price_gives_it_back_unless_it_is_implausible(amount: int, form: Callable[[int], str]) -> None:
+    number = parsing.parse_price(form(amount)).amount
+    assert number == (amount if 10_000 <= amount <= 1_000_000_000 else None)
 
 
 @given(
@@ -326,13 +297,11 @@ def test_every_form_of_a_mileage_gives_it_back(kilometers: int, form: str, space
     assert parsing.parse_kilometers(text) == kilometers
 
 
-@given(st.integers(1, 2_000), st.sampled_from(["{} þ.km", "{} þ.km. · Beinskipting", "{} þús. km", "{} þúsund km"]))
-def test_thousands_of_kilometers(thousands: int, form: str) -> None:
-    assert parsing.parse_kilometers(form.format(thousands)) == thousands * 1_000
-
-
-@given(st.integers(0, 10**15), st.sampled_from(["{} km", "{} þ.km", "ekinn {} km"]))
-def test_an_implausible_mileage_is_unknown(number: int, form: str) -> None:
+@given(
+    st.integers(1, 2_000) | st.integers(0, 10**15),
+    st.sampled_from(["{} km", "ekinn {} km", "{} þ.km", "{} þ.km. · Beinskipting", "{} þús. km", "{} þúsund km"]),
+)
+def test_thousands_and_implausible_mileages(number: int, form: str) -> None:
     value = number * 1_000 if "þ" in form else number
     found = parsing.parse_kilometers(form.format(number))
     assert found == (value if 1 <= value <= 2_000_000 else None)
@@ -400,107 +369,11 @@ def test_every_date(day: dt.date) -> None:
 # --- words --------------------------------------------------------------------------------------------------
 
 
-FUEL = [
-    ("Bensín", "petrol"),
-    ("BENSIN", "petrol"),
-    ("Dísel", "diesel"),
-    ("Dísil", "diesel"),
-    ("Dísel/Dísel", "diesel"),
-    ("Rafmagn", "electric"),
-    ("Bensín/Rafmagn", "petrol/electric"),
-    ("Rafmagn/Bensín", "petrol/electric"),
-    ("Dísel/Rafmagn", "diesel/electric"),
-    ("Metan/Bensín", "methane/petrol"),
-    ("Bensín/Metan", "methane/petrol"),
-    ("Vetni", "hydrogen"),
-    ("Hybrid", "hybrid"),
-    ("Plug-in hybrid", "plug-in-hybrid"),
-    ("Tengiltvinn", "plug-in-hybrid"),
-    ("Tengiltvinnbíll Bensín/Rafmagn", "plug-in-hybrid"),
-    ("6/2019 · Bensín", "petrol"),
-    ("Dísel, rafmagn í rúðum, bensínmiðstöð", "diesel"),
-    ("Bensín/Dísel", None),
-    ("Annað", None),
-    (ISLANDSBILAR, "diesel"),
-    (HEKLA, "electric"),
-]
-
-
-TECHNICAL_WORDS = [
-    (words.parse_transmission, "Sjálfskiptur", "automatic"),
-    (words.parse_transmission, "128 þ.km · Beinskipting", "manual"),
-    (words.parse_transmission, "Sjálfskipting / Beinskipting", None),
-    (words.parse_transmission, ISLANDSBILAR, "automatic"),
-    (words.parse_drivetrain, "Framhjóladrif", "fwd"),
-    (words.parse_drivetrain, "Afturhjóladrifinn", "rwd"),
-    (words.parse_drivetrain, "4x4", "4wd"),
-    (words.parse_drivetrain, ISLANDSBILAR, "4wd"),
-    (words.parse_doors, "5 dyra", 5),
-    (words.parse_doors, "fjögurra dyra", 4),
-    (words.parse_doors, "4ra dyra", 4),
-    (words.parse_doors, "Dyr: 3", 3),
-    (words.parse_doors, "5", 5),
-    (words.parse_doors, "4/5 dyra", None),
-    (words.parse_doors, "0 dyra", None),
-    (words.parse_doors, "2019 dyra", None),
-    (words.parse_seats, "5 manna", 5),
-    (words.parse_seats, "Fjöldi sæta: 7", 7),
-    (words.parse_seats, "5 dyra 7 manna", 7),
-    (words.parse_seats, "99 manna", None),
-    (words.parse_horsepower, "Vél 150 hestöfl", 150),
-    (words.parse_horsepower, "110 kW (150 hö.)", 150),
-    (words.parse_horsepower, "1.020 hestöfl", 1_020),
-    (words.parse_horsepower, "220 KW", None),
-    (words.parse_horsepower, "9999 hestöfl", None),
-    (words.parse_consumption, "Innanbæjareyðsla 5,3 l/100km", 5.3),
-    (words.parse_consumption, "7 l á hundraðið", 7.0),
-    (words.parse_consumption, "Eyðsla (l/100km): 5,3", 5.3),
-    (words.parse_consumption, "0,0 l/100km", None),
-    (words.parse_consumption, "17,5 kWh/100km", None),
-    (words.parse_consumption, "99 l/100km", None),
-    (words.parse_colour, "Hvít", "hvítur"),
-    (words.parse_colour, "LJÓSGRÁR", "ljósgrár"),
-    (words.parse_colour, "dökk-grár (sans)", "dökkgrár"),
-    (words.parse_colour, "Svartsanseraður", "svartur"),
-    (words.parse_colour, "Silfur", "silfurgrár"),
-    (words.parse_colour, "svört leðursæti, hvítur", "hvítur"),
-    (words.parse_colour, "Nýr og fínn, litur: rauður, blár miði", "rauður"),
-    (words.parse_colour, "með rauðum og bláum röndum", None),
-    (words.parse_colour, "Vel með farinn", None),
-    (words.parse_colour, HEKLA, None),
-    (words.parse_colour, "Kampavín", "kampavínslitaður"),
-    (words.parse_colour, "Dökkblár (sans)", "dökkblár"),
-    (words.parse_body, "Yfirbygging: Jeppi", "jeppi"),
-    (words.parse_body, "Litur: Blár", None),
-    (words.parse_kilowatt_hours, "Stærð rafhlöðu 80 kWh", 80.0),
-    (words.parse_kilowatt_hours, "13,8 kWh", 13.8),
-    (words.parse_kilowatt_hours, "17 kWh/100km", None),
-]
-
-
 CLEAN_TEXT = [
     ("  Toyota\xa0\n Yaris ", "Toyota Yaris"),
     ("a\x00b\u200bc\ud800d\u202e", "abcd"),
     ("Sjálfskipting".replace("á", "a\u0301"), "Sjálfskipting"),
     ("\u200b\x00", None),
-]
-
-
-PLATES = {
-    "Fastanúmer AB123": "AB123",
-    "Fastanúmer: AB-123": "AB123",
-    "FASTANÚMER\nab 123\nLitur": "AB123",
-    "Fastanr. MKL45": "MKL45",
-    "Fastnr.: MK L45": "MKL45",
-    "Skráningarnúmer\xa0ÞK\xa0B45": "ÞKB45",
-    "Raðnúmer 123456 Fastanúmer AB123.": "AB123",
-    "Fastanúmer AB123 Skráningarnúmer AB 123": "AB123",
-    "Fastanúmer AB123 Fastanúmer AB124": None,
-}
-NO_PLATES = [
-    *("AB123", "Raðnúmer 290003", "ID 350", "Kia EV6 GT", "Fastanúmer", "Fastanúmer: -", ""),
-    *("Fastanúmer A1234", "Fastanúmer R 1234", "Fastanúmer AB1234", "Fastanúmer AB12", "Fastanúmer ABC123"),
-    *("Fastanúmer AB1C2", "Fastanúmer AB123-4", "Skráningarnúmer GISLI", "Skráningarnúmer RÚTA1"),
 ]
 
 
@@ -511,10 +384,7 @@ def year_and_month(text: str) -> tuple[int | None, int | None]:
 TABLES: list[tuple[Callable[[str], Any], list[tuple[str, Any]]]] = [
     (year_and_month, YEAR_AND_MONTH),
     (parsing.parse_date, DATE),
-    (words.parse_fuel, FUEL),
-    (words.parse_registration_plate, [*PLATES.items(), *((text, None) for text in NO_PLATES)]),
     (parsing.clean_text, CLEAN_TEXT),
-    *((parse, [(text, expected)]) for parse, text, expected in TECHNICAL_WORDS),
 ]
 
 
@@ -522,9 +392,3 @@ def test_every_other_parser_by_its_table() -> None:
     for parse, table in TABLES:
         for text, expected in table:
             assert parse(text) == expected, (parse, text)
-
-
-@given(any_text, st.sampled_from(["Fastanúmer", "Skráningarnúmer:", "Fastnr.", ""]), any_text)
-def test_a_plate_has_a_plates_form(before: str, label: str, after: str) -> None:
-    found = words.parse_registration_plate(f"{before}{label} {after}")
-    assert found is None or re.fullmatch(r"[^\W\d_]{2}(?:[^\W\d_]|\d)[0-9]{2}", found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from unittest import mock
 
 import botocore.exceptions
 import pytest
-import sqlalchemy
 
 from tests import conftest, services
 
@@ -21,36 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PHOTO = os.urandom(215_000)
-
-
-def engine(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-
-
-def make_cars(url: str) -> None:
-    with engine(url).begin() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE cars (name text)"))
-
-
-def add_car(url: str) -> int:
-    with engine(url).begin() as connection:
-        connection.execute(sqlalchemy.text("INSERT INTO cars VALUES ('Škoda Þór')"))
-        return connection.scalar(sqlalchemy.text("SELECT count(*) FROM cars")) or 0
-
-
-# ── Databases
-
-
-def test_a_frozen_postgres_does_not_answer(postgres: services.PostgresCluster, postgres_url: str) -> None:
-    make_cars(postgres_url)
-    counts: list[int] = []
-    with postgres.frozen():
-        asking = threading.Thread(target=lambda: counts.append(add_car(postgres_url)))
-        asking.start()
-        asking.join(0.3)
-        assert asking.is_alive()
-    asking.join(10)
-    assert counts == [1]
 
 
 # ── The proxy
@@ -168,21 +136,6 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_crawl_can_be_watched_and_killed(tmp_path: Path) -> None:
-    program = "import sys, time; b = bytearray(50_000_000); sys.stderr.write('begun\\n'); time.sleep(60)"
-    with services.RunningCrawl(
-        [sys.executable, "-c", program], env=services.crawl_environment(tmp_path), cwd=tmp_path
-    ) as running:
-        running.wait_for_log("^begun$", 10)
-        assert running.running
-        running.kill()
-        done = running.wait(10)
-    assert done.returncode == -signal.SIGKILL
-    assert done.peak_memory > 50_000_000
-    assert done.log == "begun\n"
-    assert done.stats == {}
-
-
 def test_a_crawl_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     running = services.RunningCrawl(
         [sys.executable, "-c", "import time; time.sleep(60)"],
@@ -200,30 +153,6 @@ def test_a_crawl_sees_nothing_of_the_developers_environment(tmp_path: Path, monk
     environment = services.crawl_environment(tmp_path, {"DATABASE_URL": "sqlite:///mine.db"})
     assert "the developer's" not in environment.values()
     assert environment["DATABASE_URL"] == "sqlite:///mine.db"
-
-
-def test_a_real_scrapy_runs_with_its_stats_read(tmp_path: Path) -> None:
-    (tmp_path / "tiny.py").write_text(
-        "import scrapy\n"
-        "class Tiny(scrapy.Spider):\n"
-        "    name = 'tiny'\n"
-        "    async def start(self):\n"
-        "        yield {'car': self.car}\n"
-    )
-    done = services.run_scrapy(
-        "runspider",
-        "tiny.py",
-        *("-a", "car=Škoda", "-O", "cars.json"),
-        cwd=tmp_path,
-        env={"SCRAPY_SETTINGS_MODULE": ""},
-        settings={"FEED_EXPORT_ENCODING": "utf-8", "TELNETCONSOLE_ENABLED": False},
-    )
-    assert done.returncode == 0, done
-    assert done.stats["item_scraped_count"] == 1
-    assert done.stats["finish_reason"] == "finished"
-    assert done.stats["finish_time"] > done.stats["start_time"]
-    assert "Škoda" in (tmp_path / "cars.json").read_text("utf-8")
-    assert done.cpu_seconds > 0
 
 
 def test_a_missing_service_fails_in_ci_and_is_skipped_loudly_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

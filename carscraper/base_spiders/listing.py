@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 from scrapy import Request
 from scrapy.http import TextResponse
+from scrapy.spidermiddlewares.httperror import HttpError
 
 from carscraper.base_spiders.base import forget_tree, is_web_address, status_of, why_no_page
 from carscraper.base_spiders.dealer import DealerSpider
@@ -233,7 +234,7 @@ class ListSpider(DealerSpider):
             )
             return await self._search_finished()
         if not has_cards:
-            return self._ask_past(make, walk, page)
+            return self._ask_past(make, walk, page) or await self._search_finished()
         following = self.next_request(response, make, page)
         return [following] if following else await self._search_finished()
 
@@ -272,10 +273,9 @@ class ListSpider(DealerSpider):
         walk = self.walk(make)
         is_past = not walk.linked and walk.sizes and walk.second_look is None
         if is_past and status_of(failure) in NOT_THERE:
-            walk.past += page not in walk.barren
-            walk.barren.append(page)
-            once_more = self._ask_past(make, walk, page) if walk.past < walk.needed() else []
-            requests = once_more or await self._end_seen(make, walk)
+            assert isinstance(failure.value, HttpError)
+            walk.note(page, set(), set())
+            requests = await self._go_on(failure.value.response, make, page, has_cards=False)
         else:
             # What was tried again already, or was refused, need not be tried once more as it is.
             walk.repeated |= bool(status_of(failure) or request.meta.get("retry_times"))
@@ -315,7 +315,7 @@ class ListSpider(DealerSpider):
         if not walk.repeated:
             walk.repeated = True
             return request.replace(url=request.url if page == 1 else _asked(request), meta={}, dont_filter=True)
-        may_restart = page > walk.restarted and walk.second_look is None and not walk.resume
+        may_restart = page > walk.restarted and walk.second_look is None
         if may_restart and (search := self.search_afresh(make)):
             walk.restarted = page
             walk.resume = page if walk.url else 0

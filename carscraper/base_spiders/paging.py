@@ -62,9 +62,9 @@ class Walk:
     resume: int = 0  # where to go on after the first page of a search that was begun afresh
 
     def note(
-        self, page: int, shown: set[str], new: set[str], *, shown_as: int | None, pages: int | None = None
+        self, page: int, shown: set[str], new: set[str], *, shown_as: int | None = None, pages: int | None = None
     ) -> None:
-        """Note what page number *page* says of the list's end.
+        """Note what page number *page* says of the list's end; one that is not there has no cars.
 
         Args:
             page: its number.

@@ -113,7 +113,7 @@ def _ask(context: Context, opts: argparse.Namespace) -> int:
     from scrapy.crawler import AsyncCrawlerProcess
 
     from carscraper.base_spiders.dealer import DealerSpider
-    from carscraper.maintenance.firstcontact import SETTINGS, Contact, Sample
+    from carscraper.maintenance.firstcontact import SAMPLING, Contact, Sample
     from carscraper.runs.monitors import expected_of
 
     settings, console = context.settings, context.console
@@ -124,9 +124,9 @@ def _ask(context: Context, opts: argparse.Namespace) -> int:
     if len(chosen) == 1:
         arguments = [(name if "." in name else f"{chosen[0]}.{name}", value) for name, value in arguments]
     given = distribute(arguments, known)
-    for name, value in SETTINGS.items():
+    for name, value in SAMPLING.items():
         settings.set(name, dict(settings.getdict(name)) | value, priority="cmdline")
-    settings.set("ITEM_PIPELINES", SETTINGS["ITEM_PIPELINES"], priority="cmdline")
+    settings.set("ITEM_PIPELINES", SAMPLING["ITEM_PIPELINES"], priority="cmdline")
     if not opts.loglevel:
         settings.set("LOG_LEVEL", "WARNING", priority="cmdline")
     process = AsyncCrawlerProcess(settings)  # type: ignore[arg-type]  # a command has the whole Settings

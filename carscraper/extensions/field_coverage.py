@@ -94,18 +94,15 @@ class CoverageRecorder:
 
     async def spider_closed(self, spider: DealerSpider, reason: str) -> None:
         """Write the numbers; those of a failed or partial crawl never become the measure of others."""
-        stats = self._crawler.stats
         if not self._started or reason in {"configuration", DATABASE_AWAY, "skipped"}:
             return
-        self._coverage.counts["unreadable"] = stats.get_value("carscraper/cards/failed", 0)
-        why = state_of(self._crawler).failed
-        broken = why or stats.get_value("carscraper/pages/failed") or stats.get_value("spider_exceptions/count")
+        self._coverage.counts["unreadable"] = self._crawler.stats.get_value("carscraper/cards/failed", 0)
         record = Record(
             source=spider.source,
             finished_at=utcnow(),
             coverage=self._coverage,
-            complete=reason == "finished" and not broken and not spider.is_part,
-            why=why,
+            complete=spider.saw_all(reason),
+            why=state_of(self._crawler).failed,
             good=all(each.is_met for each in look_at(self._coverage, expected_of(self._crawler.settings, spider))),
         )
         ledger = Ledger.of(self._crawler)

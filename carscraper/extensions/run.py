@@ -31,7 +31,7 @@ from carscraper.runs.metrics import write_metrics
 from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload_outputs
-from carscraper.runs.record import RunRecord, overridden, saw_all, shown_arguments
+from carscraper.runs.record import RunRecord, overridden, shown_arguments
 from carscraper.state import DATABASE_AWAY, ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -273,15 +273,13 @@ class Run:
         announce(self._crawler, ExitCode.PARTIAL, [f"{record.spider}: {what}"])
 
     def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
-        stats = self._crawler.stats.get_stats()
         record.exit_code = code
         record.status = words.SKIPPED if self._state.skipped is not None else words.STATUS_OF[code]
         # A page's own words make no line of it.
         said = (logs.cleaned(logs.printable(line.removeprefix(f"{record.spider}: "))) for line in lines)
         record.why = "\n".join(said)
-        # A backfill sees no whole site.
-        whole = record.source is not None and not getattr(self._crawler.spider, "is_partial", True)
-        record.complete = whole and saw_all(stats, self._state)
+        spider = self._crawler.spider
+        record.complete = isinstance(spider, DealerSpider) and spider.saw_all(self._state.closed)
 
     async def _write_unstarted(self, code: ExitCode, lines: list[str]) -> None:
         """Write the row of a run that never began, if there is where to write it."""

@@ -47,7 +47,7 @@ PAGES = 2
 """Result pages that are asked for."""
 CARS = 3
 """Cars whose own page, and first photo, are asked for."""
-SETTINGS: dict[str, Any] = {
+SAMPLING: dict[str, Any] = {
     "ITEM_PIPELINES": {"carscraper.pipelines.validate.ValidatePipeline": 100},
     "EXTENSIONS": {
         "carscraper.extensions.run.Run": None,

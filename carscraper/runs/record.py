@@ -17,8 +17,6 @@ from carscraper.state import ExitCode
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
-    from carscraper.state import CrawlState
-
 RUNNING, SUCCESS, PARTIAL, FAILED = "running", "success", "partial", "failed"
 INTERRUPTED = "interrupted"
 """It never came to its end: killed, or its machine went down."""
@@ -129,17 +127,6 @@ def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:
         for name, count in sorted(stats.items())
         if name.startswith(_FAILED_IMAGES) and count
     }
-
-
-def saw_all(stats: Mapping[str, Any], state: CrawlState) -> bool:
-    """Return whether a crawl ended by itself, missed nothing of the site's list, and did not fail."""
-    missed = (
-        "carscraper/pages/failed",
-        "carscraper/pages/capped",
-        "carscraper/cards/failed",
-        "spider_exceptions/count",
-    )
-    return state.closed == "finished" and not (state.failed or state.incomplete or any(map(stats.get, missed)))
 
 
 def overridden(settings: BaseSettings) -> dict[str, Any]:

@@ -112,3 +112,9 @@ def new_shop(tmp_path: Path, storage: Storage, sqlite_url: str) -> Iterator[Call
     yield make
     for shop in shops:
         shop.engine.dispose()
+
+
+@pytest.fixture
+def shop(new_shop: Callable[..., Shop], moto_s3: services.S3) -> Shop:
+    """Of moto's bucket and SQLite."""
+    return new_shop(moto_s3)

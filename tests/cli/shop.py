@@ -108,3 +108,10 @@ class Shop:
             "S3_PREFIX": self.prefix,
             **(self.s3.env if self.s3 else {"USE_S3_STORAGE": "false"}),
         }
+
+
+def tombstone(row: Any, *, finished: bool = True) -> bool:
+    assert (row.status, row.reason, row.url) == ("failed", "deleted", None), row
+    assert row.source_sha256
+    assert (row.key is None, row.store is None) == (finished, finished), row
+    return True

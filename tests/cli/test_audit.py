@@ -17,7 +17,7 @@ from carscraper.maintenance import audit as audit_module
 from carscraper.maintenance import repair as repair_module
 from carscraper.maintenance.audit import WORDS
 from tests.crawl.conftest import new_site, new_world
-from tests.maintenance.stock import OLD, Stock, images, picture
+from tests.maintenance.stock import OLD, TEMPORARY, Disorder, Stock, images, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["new_site", "new_world"]  # fixtures
 CLEAN = "missing (+) 0, orphaned (-) 0, differing (*) 0, wrong (!) 0.\n"
-TEMPORARY = "https://bilasolur.is/CarImage.aspx?s=16&c=1&p=2&w=1280"
 
 
 @pytest.fixture
@@ -51,55 +50,6 @@ def marks(said: Said) -> list[tuple[str, str]]:
 def summary(said: Said) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(said.out.splitlines()[-1])["summary"]
     return found
-
-
-class Disorder:
-    """Every kind of fault, each with what must be found."""
-
-    def __init__(self, stock: Stock) -> None:
-        keys = stock.cars(14)
-        self.expected: list[tuple[str, str]] = []
-        stock.remove(keys[0])
-        self._found("+", keys[0])
-        stock.put(keys[2], b"of another size")
-        self._found("*", keys[2])
-        self.orphan = stock.key(picture("orphan"), "5")
-        stock.put(self.orphan, picture("orphan"))
-        self._found("-", self.orphan)
-        self.thumbnail = stock.thumbnail(stock.key(b"gone", "6"))
-        stock.put(self.thumbnail, b"small")
-        self._found("-", self.thumbnail)
-        stock.change(keys[4], sha256=None)
-        stock.change(keys[6], url=None)
-        stock.change(keys[8], url=TEMPORARY)
-        stock.change(keys[10], url=f"{stock.base}/{keys[11]}")
-        for place in (4, 6, 8, 10):
-            self._found("!", keys[place])
-        no_key = stock.row(1, "1/99", **{**stock.stored(b"x", "x"), "key": None})
-        self._found("!", f"car_images/{no_key}")
-        stock.change(keys[16], store=None)
-        self._found("!", keys[16])
-        stock.change_car(10, image_url=TEMPORARY)
-        self._found("!", "Bilasolur/10")
-        # None of these is a fault:
-        placeholder = stock.key(b"placeholder", "11")
-        stock.put(placeholder, b"placeholder")
-        values = stock.stored(b"placeholder", placeholder) | {"status": "failed", "reason": "placeholder"}
-        stock.row(11, "11/98", **values)
-        stock.put(stock.thumbnail(placeholder), b"small")
-        stock.put(stock.thumbnail(keys[20]), b"small")
-        stock.put(f"{stock.prefix}_test/probe", b"probe")
-        stock.put(f"{stock.prefix}notes.txt", b"notes")
-        stock.put(stock.key(b"young", "12"), b"young", age=60)
-        stock.row(12, "12/97", status="stored", store="folder", key="a.jpg", sha256="0" * 64)
-        stock.row(13, "13/96")
-        linked = stock.stored(b"photo 0 of 14", keys[26])
-        stock.row(13, "13/95", **linked)
-        stock.change(keys[25], url=f"https://old-cdn.example.is/cars/{keys[25]}")
-        self.keys = keys
-
-    def _found(self, mark: str, key: str) -> None:
-        self.expected.append((mark, key))
 
 
 def test_in_order_is_clean(stock: Stock, storage: Storage) -> None:

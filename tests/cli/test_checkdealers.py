@@ -83,7 +83,7 @@ def test_a_changed_page_shows_until_it_is_mended_or_accepted(
     tmp_path: Path, sqlite_url: str, checkdealers: Callable[..., Said]
 ) -> None:
     with UsedCars(cars=8) as site:
-        hekla = Dealer("hekla", site.url, tmp_path, sqlite_url, checkdealers)
+        hekla = Dealer("hekla", site.base_url, tmp_path, sqlite_url, checkdealers)
         hekla.crawl()
         first = hekla.check(code=4)
         assert (first["before"], first["dropped"]) == (None, [])
@@ -265,7 +265,7 @@ def test_a_database_that_refuses_at_the_end_costs_the_numbers_only(
     tmp_path: Path, sqlite_url: str, checkdealers: Callable[..., Said]
 ) -> None:
     with UsedCars(cars=3) as site:
-        hekla = Dealer("hekla", site.url, tmp_path, sqlite_url, checkdealers)
+        hekla = Dealer("hekla", site.base_url, tmp_path, sqlite_url, checkdealers)
         hekla.crawl()
         engine = sqlalchemy.create_engine(sqlite_url, poolclass=sqlalchemy.NullPool)
         with engine.begin() as connection:

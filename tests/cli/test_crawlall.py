@@ -66,7 +66,7 @@ def test_each_dealer_has_its_outcome_and_its_log(
     nowhere = f"http://127.0.0.1:{services.free_port()}"
     done = services.run_scrapy(
         *("crawlall", "--sources", "brimborg,Bilasolur,hekla", "--json", "--logfile", "logs.txt"),
-        *("-a", f"brimborg.base_url={nowhere}", "-a", f"hekla.base_url={hekla.url}"),
+        *("-a", f"brimborg.base_url={nowhere}", "-a", f"hekla.base_url={hekla.base_url}"),
         *("-a", f"bilasolur.base_url={bilasolur.base_url}", "-a", "limit=4", "-a", "bilasolur.limit=2"),
         cwd=tmp_path,
         env={"DATABASE_URL": sqlite_url},
@@ -133,7 +133,7 @@ def start(
             running = stack.enter_context(
                 services.start_scrapy(
                     *("crawlall", "--sources", "bilasolur,hekla,brimborg", "--json"),
-                    *("-a", f"hekla.base_url={hekla.url}", "-a", f"bilasolur.base_url={bilasolur.base_url}"),
+                    *("-a", f"hekla.base_url={hekla.base_url}", "-a", f"bilasolur.base_url={bilasolur.base_url}"),
                     *("-a", "brimborg.base_url=http://127.0.0.1:1"),
                     cwd=tmp_path,
                     env={"DATABASE_URL": sqlite_url},

@@ -20,7 +20,7 @@ from tests.dealers.listing import SimulatedListing, dotted
 from tests.services import REPO
 
 if TYPE_CHECKING:
-    from tests.dealers.faults import Response
+    from tests.http_server import Response
 
 NOW = datetime.fromisoformat("2026-02-01T12:00:00")
 SPIDER, FIXTURE = "carscraper/spiders/example.py", "tests/fixtures/example"

@@ -22,6 +22,7 @@ from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
 from tests import services
 from tests.cli.shop import NO_BUCKET
+from tests.dealers.bilasolur import SimulatedBilasolur
 from tests.fakes import make_settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 KEY = "bilasolur/2019/toyota/yaris/1_0123456789ab.jpg"
 DATA = b"\xff\xd8" + b"x" * 500 + b"\xff\xd9"
+QUICK = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": "false"}
 DISTRIBUTION = "arn:aws:cloudfront::123456789012:distribution/E2QWRUHEXAMPLE"
 
 
@@ -102,6 +104,22 @@ def test_a_crawl_may_put_and_look_and_no_more(
     refused(client.delete_object, Bucket=options.bucket, Key=store.object_name(KEY))
     refused(client.get_bucket_policy, Bucket=options.bucket)
     refused(client.put_bucket_versioning, Bucket=options.bucket, VersioningConfiguration={"Status": "Suspended"})
+
+
+def test_a_crawl_needs_no_more(
+    storage: Storage,
+    moto_s3: services.S3,
+    user: Callable[[str], S3Options],
+    crawl: Callable[..., services.CompletedCrawl],
+) -> None:
+    """A real one, with the policy that deploy/iam-crawl-policy.json has as well."""
+    options = user(printed(storage, moto_s3, "crawl"))
+    environment = moto_s3.env | {"S3_PREFIX": "cars/", "IMAGES_THUMBS": '{"small": [320, 240]}'}
+    environment |= {"AWS_ACCESS_KEY_ID": str(options.access_key), "AWS_SECRET_ACCESS_KEY": str(options.secret_key)}
+    with SimulatedBilasolur(cars=3, photos=2) as site:
+        done = crawl("bilasolur", spider_arguments={"base_url": site.base_url}, env=environment, settings=QUICK)
+    assert done.returncode == 0, done
+    assert done.lines("6 photos stored"), done
 
 
 def test_a_backfill_may_also_read_and_clear_its_rehearsal(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import http.server
 import json
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,8 +14,6 @@ from carscraper.maintenance.features import FEATURES
 from tests import services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.cli.conftest import Storage
     from tests.commands import Said
 
@@ -324,131 +318,3 @@ def test_wrong_options(storage: Storage, moto_s3: services.S3) -> None:
         (["--notify-sqs", SQS.replace("eu-north-1", "eu-west-1")], 4, "is not in the bucket's region eu-north-1"),
     ]:
         assert says in storage("setup", "--yes", *options, code=code).err, options
-
-
-# --- servers that have less -------------------------------------------------------------------------------------
-
-
-def test_rclone_gets_a_bucket_and_keeps_its_objects(storage: Storage, rclone_s3: services.S3) -> None:
-    objects = {"bilasolur/2019/kia/rio/1_0123456789ab.jpg": b"a" * 5000, "a b/þ+%#?.jpg": b"b"}
-    for key, data in objects.items():
-        rclone_s3.put(key, data, ContentType="image/jpeg", Metadata={"source": "x"})
-    with services.S3Proxy(rclone_s3.endpoint) as running:
-        s3 = replace(rclone_s3, bucket="new-car-photos")
-        storage.settings = s3.via(running).env
-        said = storage("setup", "--yes")
-        assert "Done: bucket." in said.out
-        assert (
-            "This server does not have: ownership controls, default encryption, bucket policies, CORS, lifecycle "
-            "rules, event notifications, public access blocks, versioning." in said.out
-        )
-        assert said.out.endswith(WORKS)
-        puts = [(each.path, each.query) for each in running.requests if each.method == "PUT"]
-        # Of versioning it says "off", as if it had it.
-        assert puts[:2] == [("/new-car-photos", ""), ("/new-car-photos", "versioning")]
-        assert len(puts) == 3
-        storage.settings = rclone_s3.via(running).env
-        said = storage("setup", "--yes", *ALL, code=3)
-    assert "Asked for, but this server does not have it: policy, encryption, CORS, notifications." in said.out
-    assert rclone_s3.objects() == objects
-    assert all(rclone_s3.get(key)[1]["x-amz-meta-source"] == "x" for key in objects)
-
-
-class OddServer:
-    """A server like some that hosting providers run, made of moto.
-
-    It answers questions that it does not know with the list of objects, and refuses every upload to a bucket whose
-    ``BlockPublicAcls`` is on.
-    """
-
-    def __init__(self, s3: services.S3) -> None:
-        upstream, bucket = urlsplit(s3.endpoint), s3.bucket
-
-        def blocked() -> bool:
-            try:
-                found = s3.client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
-            except s3.client.exceptions.ClientError:
-                return False
-            return bool(found["BlockPublicAcls"])
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                path = self.path
-                if path.endswith(("?ownershipControls", "?encryption")):
-                    path = path.partition("?")[0] + "?list-type=2"
-                status, headers, data = 403, [], b"<Error><Code>AccessDenied</Code><Message>No</Message></Error>"
-                if not (self.command == "PUT" and "_test/" in path and blocked()):
-                    connection = http.client.HTTPConnection(str(upstream.hostname), upstream.port)
-                    connection.request(self.command, path, body, dict(self.headers))
-                    answer = connection.getresponse()
-                    status, headers, data = answer.status, answer.getheaders(), answer.read()
-                    connection.close()
-                self.send_response(status)
-                for name, value in headers:
-                    if name.lower() not in {"content-length", "transfer-encoding", "connection", "date", "server"}:
-                        self.send_header(name, value)
-                length = dict(headers).get("Content-Length") if self.command == "HEAD" else None
-                self.send_header("Content-Length", length or str(len(data)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - names that http.server asks for
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.s3 = replace(s3, endpoint=f"http://127.0.0.1:{self.server.server_port}")
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-
-@pytest.fixture
-def odd(moto_s3: services.S3) -> Iterator[services.S3]:
-    running = OddServer(moto_s3)
-    yield running.s3
-    running.server.shutdown()
-    running.server.server_close()
-
-
-def test_a_server_that_refuses_uploads_for_a_block_ends_with_a_working_bucket(
-    storage: Storage, odd: services.S3
-) -> None:
-    storage.settings = odd.env
-    said = storage("setup", "--yes", code=3)
-    assert "Done: versioning, lifecycle." in said.out
-    assert "This server does not have: ownership controls, default encryption." in said.out
-    assert "With public access blocks this server refuses photos (S3 refuses s3:PutObject" in said.out
-    assert said.out.endswith(WORKS)
-    block = odd.client.get_public_access_block(Bucket=odd.bucket)["PublicAccessBlockConfiguration"]
-    assert [name for name, on in block.items() if not on] == ["BlockPublicAcls"], "ACLs are ignored all the same"
-    assert odd.client.get_bucket_versioning(Bucket=odd.bucket)["Status"] == "Enabled"
-    said = storage("setup")
-    assert "nothing to change" in said.out
-    assert said.out.endswith(WORKS)
-
-
-def test_check_names_the_block_and_setup_takes_it_back(storage: Storage, odd: services.S3) -> None:
-    """As an earlier version left it."""
-    storage.settings = odd.env
-    names = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-    odd.client.put_public_access_block(Bucket=odd.bucket, PublicAccessBlockConfiguration=dict.fromkeys(names, True))
-    said = storage("check", code=4)
-    assert "✗ put                AccessDenied: No; BlockPublicAcls is on, for which some servers refuse" in said.out
-    assert "scrapy storage setup takes it back if that is the cause; else allow s3:PutObject" in said.out
-    assert storage("setup", "--yes", code=3).out.endswith(WORKS)
-    assert "✓ put" in storage("check").out
-
-
-def test_a_photo_that_is_refused_for_another_reason_takes_nothing_back(
-    storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy
-) -> None:
-    storage.settings = moto_s3.via(proxy).env
-    with proxy.fail(403, "AccessDenied", methods="PUT", path="_test/"):
-        said = storage("setup", "--yes", code=3)
-    assert "A photo, as a test: S3 refuses s3:PutObject" in said.out
-    assert "taken back" not in said.out
-    assert "nothing to change" in storage("setup").out

@@ -10,6 +10,7 @@ import pytest
 from tests.crawl.backfills import NO_STORE
 from tests.crawl.world import World
 from tests.dealers.bilasolur import SimulatedBilasolur
+from tests.runs.webhook import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,3 +62,9 @@ def new_work(new_world: Callable[..., World], rclone_s3: services.S3) -> Callabl
         return world
 
     return make
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as running:
+        yield running

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tests.crawl.world import last_words, verdict
 from tests.dealers.bilasolur import SimulatedBilasolur
-from tests.dealers.faults import Response
+from tests.http_server import Response
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crawl.world import World
-    from tests.dealers.server import Request
+    from tests.http_server import Request
 
 
 Change = Callable[[Response], Response]

@@ -9,6 +9,9 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tests.crawl.backfills import rows, stored
 from tests.crawl.legacy import OLD, Legacy, upgrade
 from tests.crawl.world import World, last_words
 
@@ -44,6 +47,13 @@ def row_of(car: Car, number: int, **values: Any) -> dict[str, Any]:
     about = {"title": f"{car.make} {car.model}", "make": car.make.upper(), "model": car.model, "year": car.year}
     times = {"scraped_at": OLD, "last_seen_at": OLD, "is_active": True, "source": "Bilasolur"}
     return about | times | {"url": page_of(car, number)} | values
+
+
+def hekla(world: World, car: Car, number: int, **values: Any) -> dict[str, Any]:
+    """A row of a dealer without a spider; the simulated one serves its photo."""
+    url = f"https://www.hekla.is/is/bilar/notadir-bilar/view/{number}"
+    address = photo_of(car, host=f"{world.site.base_url}/")
+    return row_of(car, number, source="Hekla", url=url, image_url=address) | values
 
 
 def naive_replay(world: World, urls: list[str]) -> int:
@@ -146,3 +156,63 @@ def test_rows_of_every_kind(new_world: Callable[..., World], postgres_url: str, 
     backfill(world, limit=0, code=3, settings={"RETRY_TIMES": 0})
     reasons = {row["reason"] for row in world.images().values()}
     assert reasons == {None, "car-gone", "blocked-address"}
+
+
+@pytest.mark.parametrize("source", ["Bilasolur", "Hekla"])
+def test_of_two_rows_of_a_car_one_gets_the_id_and_the_other_stays(
+    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3, source: str
+) -> None:
+    world = new_world(cars=1, photos=2, database_url=database_url, env=rclone_s3.env)
+    (car,) = world.site.cars
+    urls = [page_of(car, number) for number in (1, 2)]
+    if source == "Hekla":
+        urls = [f"https://www.hekla.is/is/bilar/notadir-bilar/view/77{query}" for query in ("", "?page=2")]
+    address = photo_of(car, host=f"{world.site.base_url}/")
+    legacy = Legacy(world)
+    for url in urls:
+        legacy.add(**row_of(car, 0, source=source, url=url, image_url=address))
+    upgrade(world)
+    before = {row["id"]: row for row in rows(world)["car_listings"]}
+    backfill(world)
+    after = {row["id"]: row for row in rows(world)["car_listings"]}
+    assert after.keys() == before.keys()
+    other, one = sorted(after.values(), key=lambda row: row["external_id"] is not None)
+    assert one["external_id"] == (str(car.cid) if source == "Bilasolur" else "77")
+    assert one["image_url"].startswith(rclone_s3.endpoint)
+    assert other == before[other["id"]]
+    assert len(stored(world)) == (2 if source == "Bilasolur" else 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "url", "folder"),
+    [
+        ("Hekla", "https://www.hekla.is/is/bilar/notadir-bilar/view/4711", "hekla"),
+        ("Brimborg", "https://notadir.brimborg.is/is/notadir-bilar/bill/4711", "brimborg"),
+        ("Askja", "https://www.notadir.is/soluskra?car=4711", "askja"),
+    ],
+)
+def test_an_address_of_a_dealer_whose_pages_are_not_known_is_kept_while_it_answers(
+    new_world: Callable[..., World], rclone_s3: services.S3, source: str, url: str, folder: str
+) -> None:
+    world = new_world(cars=1, photos=1, env=rclone_s3.env)
+    (car,) = world.site.cars
+    Legacy(world).add_all([hekla(world, car, 0, source=source, url=url)])
+    upgrade(world)
+    before = dict(rows(world)["car_listings"][0]) | {"link_due": 0}
+    backfill(world)
+    (key,) = rclone_s3.keys()
+    assert key.startswith(f"{folder}/{car.year}/")
+    assert rclone_s3.get(key)[0] == world.site.photo_bytes(car.cid, car.photos[0].p, 784)
+    after = dict(rows(world)["car_listings"][0])
+    assert after.pop("image_url") == f"{rclone_s3.endpoint}/{rclone_s3.bucket}/{key}"
+    assert after.pop("external_id").endswith("4711")
+    assert after.items() <= before.items()
+
+
+def test_a_page_that_nobody_can_read_is_not_asked_for(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
+    world = new_world(cars=1, photos=1, env=rclone_s3.env)
+    world.site.fault("photo", ["404"], sticky=True)
+    Legacy(world).add_all([hekla(world, world.site.cars[0], 0, url=f"{world.site.base_url}/view/4711")])
+    upgrade(world)
+    backfill(world, code=3)
+    assert {one.kind for one in world.site.served.requests} == {"robots", "photo"}

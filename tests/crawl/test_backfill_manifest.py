@@ -15,15 +15,15 @@ from sqlalchemy import func, select
 from carscraper.db.models import CarImageRow, CarListing
 from tests import services
 from tests.crawl.world import IMPOLITE, World, last_words, verdict
-from tests.dealers.faults import Response
 from tests.dealers.photos import Look, PhotoFactory
 from tests.dealers.server import SimulatedSite
+from tests.http_server import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from tests.dealers.server import Request
+    from tests.http_server import Request
 
 LOOK = Look("Blár", "Jeppi")
 ALLOWED = {"IMAGES_ALLOWED_HOSTS": "127.0.0.1"}

@@ -17,7 +17,7 @@ from carscraper.spiders.backfill import BackfillSpider
 from tests import services
 from tests.crawl.backfills import IN_FOLDER, assert_one_sentence, rows, statuses, stored
 from tests.crawl.legacy import Legacy, upgrade
-from tests.crawl.test_backfill import backfill, page_of, photo_of, row_of
+from tests.crawl.test_backfill import backfill, hekla, photo_of, row_of
 from tests.crawl.world import World, last_words, verdict
 from tests.fakes import make_crawler
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.dealers.bilasolur import SimulatedBilasolur
-    from tests.dealers.cars import Car
-
-ONLY_RCLONE = pytest.mark.parametrize("s3", ["rclone"], indirect=True)
-"""For tests that look at the bucket's files."""
 
 
 def folders(s3: services.S3) -> Counter[str]:
@@ -78,13 +74,6 @@ def test_photos_of_a_gone_car_that_the_limit_left_are_kept_by_the_next_run(new_w
 
 
 # ── sources ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def hekla(world: World, car: Car, number: int, **values: Any) -> dict[str, Any]:
-    """A row of a dealer without a spider; the simulated one serves its photo."""
-    url = f"https://www.hekla.is/is/bilar/notadir-bilar/view/{number}"
-    address = photo_of(car, host=f"{world.site.base_url}/")
-    return row_of(car, number, source="Hekla", url=url, image_url=address) | values
 
 
 @pytest.fixture
@@ -321,69 +310,6 @@ def test_stored_photos_beside_a_lost_file_do_not_count_for_the_limit(
     assert len(rclone_s3.keys()) == 4
 
 
-# ── Rows of the earlier scraper ───────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("source", ["Bilasolur", "Hekla"])
-def test_of_two_rows_of_a_car_one_gets_the_id_and_the_other_stays(
-    new_world: Callable[..., World], database_url: str, rclone_s3: services.S3, source: str
-) -> None:
-    world = new_world(cars=1, photos=2, database_url=database_url, env=rclone_s3.env)
-    (car,) = world.site.cars
-    urls = [page_of(car, number) for number in (1, 2)]
-    if source == "Hekla":
-        urls = [f"https://www.hekla.is/is/bilar/notadir-bilar/view/77{query}" for query in ("", "?page=2")]
-    address = photo_of(car, host=f"{world.site.base_url}/")
-    legacy = Legacy(world)
-    for url in urls:
-        legacy.add(**row_of(car, 0, source=source, url=url, image_url=address))
-    upgrade(world)
-    before = {row["id"]: row for row in rows(world)["car_listings"]}
-    backfill(world)
-    after = {row["id"]: row for row in rows(world)["car_listings"]}
-    assert after.keys() == before.keys()
-    other, one = sorted(after.values(), key=lambda row: row["external_id"] is not None)
-    assert one["external_id"] == (str(car.cid) if source == "Bilasolur" else "77")
-    assert one["image_url"].startswith(rclone_s3.endpoint)
-    assert other == before[other["id"]]
-    assert len(stored(world)) == (2 if source == "Bilasolur" else 1)
-
-
-@pytest.mark.parametrize(
-    ("source", "url", "folder"),
-    [
-        ("Hekla", "https://www.hekla.is/is/bilar/notadir-bilar/view/4711", "hekla"),
-        ("Brimborg", "https://notadir.brimborg.is/is/notadir-bilar/bill/4711", "brimborg"),
-        ("Askja", "https://www.notadir.is/soluskra?car=4711", "askja"),
-    ],
-)
-def test_an_address_of_a_dealer_whose_pages_are_not_known_is_kept_while_it_answers(
-    new_world: Callable[..., World], rclone_s3: services.S3, source: str, url: str, folder: str
-) -> None:
-    world = new_world(cars=1, photos=1, env=rclone_s3.env)
-    (car,) = world.site.cars
-    Legacy(world).add_all([hekla(world, car, 0, source=source, url=url)])
-    upgrade(world)
-    before = dict(rows(world)["car_listings"][0]) | {"link_due": 0}
-    backfill(world)
-    (key,) = rclone_s3.keys()
-    assert key.startswith(f"{folder}/{car.year}/")
-    assert rclone_s3.get(key)[0] == world.site.photo_bytes(car.cid, car.photos[0].p, 784)
-    after = dict(rows(world)["car_listings"][0])
-    assert after.pop("image_url") == f"{rclone_s3.endpoint}/{rclone_s3.bucket}/{key}"
-    assert after.pop("external_id").endswith("4711")
-    assert after.items() <= before.items()
-
-
-def test_a_page_that_nobody_can_read_is_not_asked_for(new_world: Callable[..., World], rclone_s3: services.S3) -> None:
-    world = new_world(cars=1, photos=1, env=rclone_s3.env)
-    world.site.fault("photo", ["404"], sticky=True)
-    Legacy(world).add_all([hekla(world, world.site.cars[0], 0, url=f"{world.site.base_url}/view/4711")])
-    upgrade(world)
-    backfill(world, code=3)
-    assert {one.kind for one in world.site.served.requests} == {"robots", "photo"}
-
-
 # ── Mistakes, and the report ──────────────────────────────────────────────────────────────────────
 
 MISTAKES: dict[str, dict[str, Any]] = {
@@ -456,31 +382,3 @@ def test_each_answer_of_a_photo_has_its_outcome(new_work: Callable[..., World]) 
     again = {cars[name].identities[0]: 1 for name, (_, (status, _)) in ANSWERS.items() if status == "failed"}
     assert world.site.served.photos == again, "no answer is for good after one run"
     assert statuses(world) == {("stored", None): len(ANSWERS) + 1}
-
-
-@ONLY_RCLONE
-def test_s3_that_asks_to_slow_down_loses_nothing(
-    new_work: Callable[..., World], s3: services.S3, s3_proxy: services.S3Proxy
-) -> None:
-    world = new_work(env=s3.via(s3_proxy).env)
-    with s3_proxy.fail(503, "SlowDown", methods="PUT", times=20) as fault:
-        backfill(world, alone=True)  # with the whole time that a store may be away
-    assert fault.hits == 20
-    assert statuses(world) == {("stored", None): 12}
-    assert s3.objects() == {
-        world.image(car, number)["key"]: world.served(car, number) for car in world.site.cars for number in range(3)
-    }
-    assert set(world.site.served.photos.values()) == {1}
-
-
-@ONLY_RCLONE
-def test_s3_that_refuses_ends_the_run_and_the_next_one_goes_on(
-    new_work: Callable[..., World], s3: services.S3, s3_proxy: services.S3Proxy
-) -> None:
-    world = new_work(cars=30, env=s3.via(s3_proxy).env)
-    with s3_proxy.fail(403, "ExpiredToken", methods={"PUT", "HEAD", "GET"}, skip=20):
-        done = backfill(world, code=4)
-    assert "AWS_SESSION_TOKEN" in last_words(done)
-    backfill(world)
-    assert statuses(world) == {("stored", None): 90}
-    assert set(world.site.served.photos.values()) == {1}

@@ -254,6 +254,19 @@ def test_numbered_pages_end_whatever_comes_after_the_last(past_end: str, dealer_
         assert "19 cars (0 new, 1 gone)" in verdict(world.crawl())
 
 
+def test_a_list_that_a_cap_ends_behind_an_empty_page_is_concluded(dealer_world: Callable[..., World]) -> None:
+    """Photos that are due of a car that was not seen are asked for, as by every crawl of the whole list."""
+    world = dealer_world("brimborg", cars=21, per_page=10, photos=1, past_end="empty")
+    sold = world.site.cars[0]
+    world.site.fault("photo", ["404"], sticky=True)
+    world.crawl(code=3)
+    world.site.clear_faults()
+    world.site.sell(sold.cid)  # two full pages are left
+    done = world.crawl(code=3, settings={"CRAWL_MAX_PAGES": 3})
+    assert "1 search stopped by CRAWL_MAX_PAGES" in last_words(done)
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+
+
 def test_arguments(dealer_world: Callable[..., World]) -> None:
     world = dealer_world("hekla", cars=25, photos=1, per_page=10, ads_every=2)
     site = world.site

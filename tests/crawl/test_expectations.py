@@ -30,7 +30,6 @@ def used_cars() -> Iterator[UsedCars]:
 
 @pytest.fixture
 def hekla(used_cars: UsedCars, tmp_path: Path, sqlite_url: str) -> World:
-    used_cars.base_url = used_cars.url
     return World(site=used_cars, folder=tmp_path, database_url=sqlite_url, spider="hekla", env={"IMAGES_STORE": ""})
 
 

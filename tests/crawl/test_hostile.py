@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import io
 import itertools
 import re
@@ -16,6 +15,7 @@ from PIL import Image
 
 from tests import services
 from tests.crawl.world import KEY, World, last_words, verdict
+from tests.http_server import HttpServer, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -341,22 +341,14 @@ def test_another_host_of_the_dealer_is_asked_for_its_photos(new_world: Callable[
     picture = io.BytesIO()
     Image.new("RGB", (640, 480), (30, 90, 200)).save(picture, "JPEG")
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/a%20photo.jpg" else 404)
-            self.send_header("Content-Length", str(len(picture.getvalue())))
-            self.end_headers()
-            self.wfile.write(picture.getvalue())
+    def answer(request: Request) -> Response:
+        status = 200 if request.target == "/a%20photo.jpg" else 404
+        return Response(status=status, body=picture.getvalue(), content_type="image/jpeg")
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        port = server.server_address[1]
+    with HttpServer(answer) as server:
         world = new_world(cars=1, photos=1)
         (car,) = world.site.cars
-        world.site.set_photo(car.cid, None, src=f"http://127.0.0.1:{port}/a photo.jpg")
+        world.site.set_photo(car.cid, None, src=f"{server.base_url}/a photo.jpg")
         world.crawl(settings={"IMAGES_ALLOWED_HOSTS": "127.0.0.1"})
         (row,) = world.images_of(car)
         assert (row["status"], row["width"], row["height"]) == ("stored", 640, 480)
@@ -364,4 +356,3 @@ def test_another_host_of_the_dealer_is_asked_for_its_photos(new_world: Callable[
         world.site.reset()
         world.crawl(settings={"IMAGES_ALLOWED_HOSTS": "127.0.0.1", "DETAILS_MAX_AGE_DAYS": 0})
         assert len(world.images()) == 1
-        server.shutdown()

@@ -11,15 +11,15 @@ from tests.crawl.world import World, last_words, verdict
 from tests.dealers.bilaland import SimulatedBilaland
 from tests.dealers.bilasolur import SESSION, SimulatedBilasolur
 from tests.dealers.brimborg import SimulatedBrimborg
-from tests.dealers.faults import Response
 from tests.dealers.hekla import SimulatedHekla
 from tests.dealers.islandsbilar import SimulatedIslandsbilar
 from tests.dealers.listing import PAGERS
+from tests.http_server import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.dealers.server import Request
+    from tests.http_server import Request
 
 CARS = 28
 PAGE = 8

@@ -20,7 +20,7 @@ from tests.leaks import leaks
 from tests.runs.webhook import Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # Made up; no six characters in a row of them are in anything else here.
 KEY = "hTx7Qe93LmVb2Kd0Rw5Z/Ys8Ju1Nc6Ap4Fg+iBoE"
@@ -74,12 +74,6 @@ class Built:
         raise OSError("no room")
 """,
 }
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    with Webhook() as running:
-        yield running
 
 
 @pytest.fixture

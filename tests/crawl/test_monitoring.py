@@ -6,7 +6,6 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import services
@@ -14,17 +13,11 @@ from tests.crawl.world import World, last_words, verdict
 from tests.runs.webhook import KEY, Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[[\w.]+\] [A-Z]+: ")
 FORGED = "x\n2026-11-21 10:00:00 [carscraper.extensions.verdict] INFO: bilasolur: success. 99 cars.\x1b[31m\u2028"
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    with Webhook() as running:
-        yield running
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

@@ -17,8 +17,7 @@ from tests.dealers.bilasolur import SimulatedBilasolur
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.dealers.faults import Response
-    from tests.dealers.server import Request
+    from tests.http_server import Request, Response
 
 table: Any = CarImageRow.__table__
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tests.crawl.world import last_words, verdict
 from tests.dealers.bilasolur import SimulatedBilasolur
-from tests.dealers.faults import Response
+from tests.http_server import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.crawl.world import World
-    from tests.dealers.server import Request
+    from tests.http_server import Request
 
 
 class Asking(SimulatedBilasolur):
@@ -32,6 +32,24 @@ class Asking(SimulatedBilasolur):
         if kind == "robots":
             return Response(status=self._status, body=self._text, content_type="text/plain")
         return super().answer(kind, which, request)
+
+
+def test_robots_txt_is_obeyed(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2, disallow=["/CarImage.aspx"])
+    done = world.crawl(code=3)
+    assert world.asked("photo") == 0
+    assert {(row["status"], row["reason"]) for row in world.images().values()} == {("failed", "robots-txt")}
+    assert "6 photos failed (6 robots-txt)" in last_words(done)
+    assert len(world.listings()) == 3
+
+    world.site.disallow = ["/"]
+    world.site.reset()
+    done = world.crawl(code=4)
+    assert world.site.served.counts == {"robots": 1}
+    failed, waiting = last_words(done).splitlines()
+    assert "bilasolur: failed. " in failed
+    assert "robots.txt" in failed
+    assert waiting.endswith("bilasolur: not kept: 6 photos failed (6 robots-txt).")
 
 
 def test_no_answer_is_a_no(new_world: Callable[..., World]) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import http.server
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
@@ -15,9 +12,10 @@ from tests import services
 from tests.leaks import leaks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.crawl.world import World
+    from tests.runs.webhook import Webhook
 
 # Made up; no six characters in a row of them are in anything else here.
 DATABASE = "Vq7Wz@k3/Rj9:Xp5+Yt"
@@ -29,29 +27,9 @@ PLUGIN = "Ux6Wc1Eo9Ia4"
 SECRETS = (DATABASE, QUERY, S3, HOOK, HOOK_USER, PLUGIN)
 
 
-@contextlib.contextmanager
-def webhook() -> Iterator[tuple[str, list[str]]]:
-    """A receiver of notices: its address, and what was sent there."""
-    told: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Quietly."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://me:{HOOK_USER}@127.0.0.1:{server.server_port}/services/{HOOK}/a", told
-        server.shutdown()
-
-
-def everything(world: World, done: services.CompletedCrawl, told: list[str]) -> str:
+def everything(world: World, done: services.CompletedCrawl, told: str) -> str:
     """All that people see of a crawl: what was printed, files, rows, notices, commands."""
-    texts = [done.stdout, done.stderr, *told]
+    texts = [done.stdout, done.stderr, told]
     for path in world.folder.rglob("*"):
         if path.is_file() and not {".home", "s3", "images"} & set(path.parts) and path.suffix not in {".db", ".py"}:
             data = path.read_bytes()
@@ -67,7 +45,11 @@ def test_a_leak_is_found() -> None:
 
 @pytest.mark.parametrize("most_talkative", [False, True])
 def test_a_crawl_that_works(
-    new_world: Callable[..., World], rclone: services.RcloneS3, postgres_url: str, most_talkative: bool
+    new_world: Callable[..., World],
+    rclone: services.RcloneS3,
+    postgres_url: str,
+    webhook: Webhook,
+    most_talkative: bool,
 ) -> None:
     rclone.stop()
     rclone.access_key, rclone.secret_key = "AKIDJ6Y3V8T2", S3
@@ -76,18 +58,18 @@ def test_a_crawl_that_works(
     url = postgres_url.replace("carscraper@", f"carscraper:{quote(DATABASE, safe='')}@")
     logged = {"LOG_LEVEL": "DEBUG", "LOG_FILE": "crawl.log"} if most_talkative else {}
     url += f"{'&' if '?' in url else '?'}passfile={QUERY}"
-    with webhook() as (address, told):
-        world = new_world(cars=2, photos=1, database_url=url, env=bucket.env | {"NOTIFY_URLS": address})
-        done = world.crawl(
-            "-o",
-            f"s3://{bucket.bucket}/with-settings.csv",
-            "-o",
-            f"s3://{bucket.access_key}:{S3}@{bucket.bucket}/items.csv",
-            env={"NOTIFY_ON": "success,partial,failed", "PGPASSWORD": PLUGIN, "MONITOR_MIN_CARS": "0"},
-            settings=logged | {"MY_PLUGIN_TOKEN": PLUGIN, "AWS_SECRET_ACCESS_KEY": S3},
-        )
-        assert {"with-settings.csv", "items.csv"} <= set(bucket.keys())
-        assert len(told) == 1
+    address = f"http://me:{HOOK_USER}@127.0.0.1:{webhook.server_port}/services/{HOOK}/a"
+    world = new_world(cars=2, photos=1, database_url=url, env=bucket.env | {"NOTIFY_URLS": address})
+    done = world.crawl(
+        "-o",
+        f"s3://{bucket.bucket}/with-settings.csv",
+        "-o",
+        f"s3://{bucket.access_key}:{S3}@{bucket.bucket}/items.csv",
+        env={"NOTIFY_ON": "success,partial,failed", "PGPASSWORD": PLUGIN, "MONITOR_MIN_CARS": "0"},
+        settings=logged | {"MY_PLUGIN_TOKEN": PLUGIN, "AWS_SECRET_ACCESS_KEY": S3},
+    )
+    assert {"with-settings.csv", "items.csv"} <= set(bucket.keys())
+    (told,) = webhook.texts()
     rows = [dict(row) for row in world.sql("SELECT * FROM crawl_runs")]
     shown = world.command("runs", "show", str(rows[0]["id"]), "--json")
     assert shown.returncode == 0, shown

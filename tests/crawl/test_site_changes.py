@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.dealers.cars import Car
-    from tests.dealers.faults import Response
-    from tests.dealers.server import Request
+    from tests.http_server import Request, Response
 
 
 def active(world: World) -> dict[str, bool]:
@@ -188,6 +187,8 @@ def test_an_unreadable_card_is_counted_and_the_others_are_kept(new_world: Callab
         "bilasolur: not kept: 1 card unreadable.",
         "bilasolur: not complete: Result page 1 showed 3 cars where others show 4.",
     ]
+    for table in ("crawl_runs", "dealer_fill"):
+        assert not any(row["complete"] for row in world.sql(f"SELECT complete FROM {table}")), table
     (warning,) = done.lines("A card of ")
     assert "SearchResults.aspx?page=1" in warning
     row = world.listing(garbage)
@@ -374,24 +375,6 @@ def test_a_car_that_is_sold_between_card_and_page_is_kept_until_a_crawl_without_
     world.site.sell(car.cid)
     world.crawl()
     assert not world.listing(car)["is_active"]
-
-
-def test_robots_txt_is_obeyed(new_world: Callable[..., World]) -> None:
-    world = new_world(cars=3, photos=2, disallow=["/CarImage.aspx"])
-    done = world.crawl(code=3)
-    assert world.asked("photo") == 0
-    assert {(row["status"], row["reason"]) for row in world.images().values()} == {("failed", "robots-txt")}
-    assert "6 photos failed (6 robots-txt)" in last_words(done)
-    assert len(world.listings()) == 3
-
-    world.site.disallow = ["/"]
-    world.site.reset()
-    done = world.crawl(code=4)
-    assert world.site.served.counts == {"robots": 1}
-    failed, waiting = last_words(done).splitlines()
-    assert "bilasolur: failed. " in failed
-    assert "robots.txt" in failed
-    assert waiting.endswith("bilasolur: not kept: 6 photos failed (6 robots-txt).")
 
 
 def test_another_cars_page_tells_nothing_of_this_one(new_world: Callable[..., World]) -> None:

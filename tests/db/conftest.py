@@ -16,6 +16,8 @@ from tests.fakes import make_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Engine
+
 SpiderLoader.from_settings(make_settings())
 
 
@@ -38,3 +40,12 @@ def ledger(one_ledger: Ledger) -> Ledger:
     with one_ledger.engine.begin() as connection:
         connection.execute(delete(listings))  # the others follow
     return one_ledger
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """Of a database of the test's own."""
+    engine = open_engine(database_url, timeout=20)
+    schema.ensure(engine)
+    yield engine
+    engine.dispose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from sqlalchemy import event, select, update
 
 from carscraper.db import cars as car_rows
@@ -18,22 +17,12 @@ from carscraper.db.rules import DECIDED_HERE, PlaceholderRules
 from carscraper.items import CarImage, CarItem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Engine
 
 images: Any = CarImageRow.__table__
 listings: Any = CarListing.__table__
 S3 = "s3://car-photos"
 RULES = PlaceholderRules()
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url, timeout=20)
-    schema.ensure(engine)
-    yield engine
-    engine.dispose()
 
 
 def sha256(text: str) -> str:

@@ -6,26 +6,13 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from carscraper.db import runs, schema
-from carscraper.db.engine import open_engine
+from carscraper.db import runs
 from carscraper.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Engine
 
 START = datetime(2026, 11, 21, 7, 0, 0)  # noqa: DTZ001 - as the tables hold it
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url, timeout=20)
-    schema.ensure(engine)
-    yield engine
-    engine.dispose()
 
 
 def record(number: int = 0, **changes: Any) -> RunRecord:

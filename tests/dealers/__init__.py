@@ -1,6 +1,6 @@
 """Simulated dealer sites: real HTTP servers on loopback that behave, and misbehave, like the real ones.
 
-* ``server.py``    a small, fast HTTP/1.1 server, the request log and the control surface every site shares
+* ``server.py``    the request log and the control surface every site shares, on the server of ``tests/http_server.py``
 * ``faults.py``    what can go wrong with an answer, as short words (``"503"``, ``"half"``, ``"redirect:http://…"``)
 * ``drifts.py``    how a site's pages change with the years: a table of names, ``site.drift = "pager-gone"``
 * ``cars.py``      the invented cars: the truth a crawl is compared with

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 from tests.dealers import cars as invented
 from tests.dealers.cars import Car, Photo
-from tests.dealers.faults import Response
 from tests.dealers.listing import SimulatedListing, dotted
-from tests.dealers.server import Request
+from tests.http_server import Request, Response
 
 SCRIPT = r"""
 "use strict";

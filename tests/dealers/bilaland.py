@@ -11,7 +11,8 @@ from __future__ import annotations
 import html
 from typing import Any, ClassVar
 
-from tests.dealers.bilasolur import GARBAGE, SimulatedBilasolur, distance_of, price_of
+from tests.dealers.bilasolur import SimulatedBilasolur
+from tests.dealers.bilasolur_pages import PAGE_STEPS, distance_of, price_of
 from tests.dealers.cars import Car
 
 LAZY = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
@@ -23,20 +24,18 @@ class SimulatedBilaland(SimulatedBilasolur):
     """The site; the arguments are bilasolur's."""
 
     first_page = ""
-    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": GARBAGE}
+    page_steps: ClassVar = {"layout": NEW_LAYOUT, "garbage": PAGE_STEPS["garbage"]}
 
     def __init__(self, **options: Any) -> None:
         small = {"cars": 12, "photos": 2, "per_page": 5, "ads_every": 4, "photo_bytes_average": 20_000}
         small |= {"layout": "2019", "featured": 0}  # nobody has told whether it follows bilasolur's changes
         super().__init__(**small | options)
 
-    def _paging(self, asked: int, last: int, guid: str) -> str:
+    def _paging(self, asked: int, guid: str) -> str:
         return '<div class="scroll-loader"></div>'
 
     def _card(self, car: Car, schid: int, page_number: int) -> str:
-        fault = self._card_faults.get(car.cid, "")
-        cid = "" if fault == "no-cid" else f"&cid={car.cid}"
-        link = f"CarDetails.aspx?bid={car.bid}{cid}&sid={car.sid}&schid={schid}&schpage={page_number}"
+        link = self._link_of(car, schid, page_number)
         make, model = html.escape(car.make.upper()), html.escape(car.model)
         distance = html.escape("Nýtt" if car.is_new else distance_of(car))
         row = '<div class="sr-item-wrapper"><span class="pull-left">{}</span><span class="sr-right">{}</span></div>'

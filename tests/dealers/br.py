@@ -10,8 +10,7 @@ from typing import Any
 
 from tests.dealers.bilaland import SimulatedBilaland
 from tests.dealers.bilasolur import Search
-from tests.dealers.faults import Response
-from tests.dealers.server import Request
+from tests.http_server import Request, Response
 
 
 class SimulatedBr(SimulatedBilaland):

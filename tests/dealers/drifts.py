@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from tests.dealers.faults import Response
+from tests.http_server import Response
 
 PAGES = frozenset({"home", "advanced", "results", "details"})
 READ = frozenset({"results", "details"})

@@ -30,7 +30,6 @@ and ``garbage`` (a details page full of impossible values).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gzip
 import struct
@@ -39,42 +38,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.dealers import photos
+from tests.http_server import Response
 
 ENDLESS_LIMIT = 200 * 1024 * 1024
 """Bytes after which an endless body ends, so that a crawler without a limit fails its test only."""
-
-
-@dataclasses.dataclass(slots=True)
-class Response:
-    """An answer, and how it is to be sent."""
-
-    status: int = 200
-    body: str | bytes | tuple[bytes, ...] = b""
-    content_type: str = "text/html; charset=utf-8"
-    headers: tuple[tuple[str, str], ...] = ()
-    delay: float = 0.0
-    """Seconds before the first byte."""
-    never: bool = False
-    drop: bool = False
-    """Close the connection instead of answering."""
-    cut_at: int | None = None
-    """Send so many bytes of the body, while Content-Length promises all, and close."""
-    until_close: bool = False
-    """Say nothing of the body's length: it ends with the connection."""
-    trickle: tuple[int, float] | None = None
-    """Bytes at a time, seconds between."""
-    stream: Iterator[bytes] | None = None
-    """Send these chunks instead of the body, with chunked encoding."""
-
-    @property
-    def is_plain(self) -> bool:
-        return not (self.delay or self.never or self.drop or self.trickle or self.stream) and self.cut_at is None
-
-    @property
-    def parts(self) -> tuple[bytes, ...]:
-        if isinstance(self.body, tuple):
-            return self.body
-        return (self.body.encode() if isinstance(self.body, str) else self.body,)
 
 
 class FaultPlan:

@@ -15,9 +15,9 @@ from xml.sax.saxutils import quoteattr
 from tests.dealers import cars as invented
 from tests.dealers.bilasolur import SimulatedBilasolur
 from tests.dealers.cars import Car
-from tests.dealers.faults import Response, page
+from tests.dealers.faults import page
 from tests.dealers.photos import BODIES, COLOURS
-from tests.dealers.server import Request
+from tests.http_server import Request, Response
 
 KEY = "5f2c/7d1e+Henry=0451"
 """Has characters that an address has to have percent-encoded."""

@@ -6,9 +6,10 @@ import html
 from typing import ClassVar, Self
 
 from tests.dealers.cars import Car, Photo
-from tests.dealers.faults import Response, page
+from tests.dealers.faults import page
 from tests.dealers.listing import SimulatedListing, dotted
-from tests.dealers.server import Request, SimulatedSite
+from tests.dealers.server import SimulatedSite
+from tests.http_server import Request, Response
 
 
 class PhotoHost(SimulatedSite):

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 from tests.dealers import cars as invented
 from tests.dealers.cars import Car, Photo
-from tests.dealers.faults import Response, page
+from tests.dealers.faults import page
 from tests.dealers.photos import KINDS, PhotoFactory
-from tests.dealers.server import Request, SimulatedSite
+from tests.dealers.server import SimulatedSite
+from tests.http_server import Request, Response
 
 WIDTHS = (400, 1280)
 T = TypeVar("T")

@@ -76,11 +76,6 @@ def test_what_a_crawl_stores_of_the_car_after_the_plan_goes_too(shop: Shop) -> N
     assert {row.key for row in shop.images()} == {None}
 
 
-def test_a_car_that_nobody_knows(shop: Shop) -> None:
-    with pytest.raises(deletion.ConfigurationError, match="knows no car Bilasolur/1"):
-        deletion.select(shop.engine, [], [("Bilasolur", "1")])
-
-
 def test_names_that_can_be_no_file_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "x").write_bytes(b"outside")

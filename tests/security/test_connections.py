@@ -30,16 +30,15 @@ from scrapy.exceptions import NotSupported
 from scrapy.utils.spider import iter_spider_classes
 
 import carscraper.spiders
-from carscraper.base_spiders.chromium import find_chromium
-from carscraper.exceptions import ConfigurationError
 from tests import services
 from tests.conftest import service
+from tests.crawl.test_askja import chromium
 from tests.crawl.world import IMPOLITE, World, last_words, verdict
 from tests.dealers.askja import SimulatedAskja
 from tests.fakes import make_crawler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scrapy import Spider
 
@@ -124,14 +123,6 @@ def test_nothing_listens_while_a_crawl_runs(
     assert enabled
     assert "carscraper.extensions" in enabled[1]
     assert not re.search(r"telnet|remote", enabled[1], re.IGNORECASE)
-
-
-@contextlib.contextmanager
-def chromium() -> Iterator[str]:
-    try:
-        yield find_chromium(None)
-    except ConfigurationError as error:
-        raise services.MissingService(str(error)) from None
 
 
 def test_nothing_listens_while_a_browser_runs(new_world: Callable[..., World]) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scripts import dependency_audit
 from tests import services
+from tests.http_server import HttpServer, Request, Response
 from tests.services import REPO
 
 if TYPE_CHECKING:
@@ -67,24 +66,13 @@ class Osv:
 def osv() -> Iterator[Osv]:
     service = Osv()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            status, body = service.answer(self.rfile.read(int(self.headers["Content-Length"])))
-            if status == 0:
-                return  # closed without a word
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(request: Request) -> Response:
+        status, body = service.answer(request.body)
+        return Response(status=status, body=body, drop=status == 0)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        service.url = f"http://127.0.0.1:{server.server_address[1]}/v1/query"
+    with HttpServer(answer) as server:
+        service.url = f"{server.base_url}/v1/query"
         yield service
-        server.shutdown()
 
 
 @pytest.fixture

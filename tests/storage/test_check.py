@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
 import ipaddress
 import json
 import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +17,10 @@ from carscraper.maintenance.check import Step, check_bucket
 from carscraper.storage.answers import FIXES
 from carscraper.storage.client import S3Options, open_client
 from tests import services
+from tests.http_server import HttpServer, Response
 from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.storage.conftest import Proxied
@@ -202,41 +199,18 @@ def test_a_server_that_does_not_answer(proxied: Proxied, moto_s3: services.S3) -
     assert s3.keys() == [], "the probe goes when the answer to its put was lost"
 
 
-@contextlib.contextmanager
-def web_server(status: int, body: bytes = b"<html>hello</html>", context: Any = None) -> Iterator[str]:
+def web_server(status: int, body: bytes = b"<html>hello</html>", context: Any = None) -> HttpServer:
     """A web server that is no S3 server."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_PUT = do_DELETE = do_GET  # noqa: N815 - names that http.server asks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return HttpServer(lambda _: Response(status=status, body=body), tls=context)
 
 
 def test_a_server_that_is_no_s3(moto_s3: services.S3) -> None:
     for status in (404, 418):
-        with web_server(status) as endpoint:
-            fix = failed(moto_s3, "bucket", endpoint=endpoint)[1]
+        with web_server(status) as server:
+            fix = failed(moto_s3, "bucket", endpoint=server.base_url)[1]
             assert fix.startswith(("check AWS_ENDPOINT_URL", "check the AWS_…")), status
-    with web_server(200) as endpoint:  # a captive portal
-        said, fix = failed(moto_s3, "put", endpoint=endpoint)
+    with web_server(200) as server:  # a captive portal
+        said, fix = failed(moto_s3, "put", endpoint=server.base_url)
         assert said == "it answers without an ETag"
         assert fix == "check AWS_ENDPOINT_URL: it must be an S3 server's address"
 
@@ -288,9 +262,9 @@ def test_certificates(moto_s3: services.S3, tmp_path: Path) -> None:
         ("127.0.0.1", -1, True, "its certificate has expired", "renew it on the server"),
     ]:
         path, context = certificate(tmp_path, name, days)
-        with web_server(404, context=context) as endpoint:
-            said, found = failed(moto_s3, "bucket", endpoint=endpoint, ca_bundle=str(path) if trusted else None)
-        assert said == f"{endpoint}: {cause}"
+        with web_server(404, context=context) as server:
+            said, found = failed(moto_s3, "bucket", endpoint=server.base_url, ca_bundle=str(path) if trusted else None)
+        assert said == f"{server.base_url}: {cause}"
         assert found.startswith(fix)
 
 
@@ -342,10 +316,10 @@ def test_behind_a_distribution(moto_s3: services.S3) -> None:
         (200, "shows something else", "IMAGES_PUBLIC_URL must lead to the bucket's root"),
         (502, "answers 502", "let the distribution"),
     ]:
-        with web_server(status) as address:
-            found = steps(moto_s3, public_url=f"{address}/img")
+        with web_server(status) as server:
+            found = steps(moto_s3, public_url=f"{server.base_url}/img")
         step = found["public address"]
-        assert step.detail.startswith(f"{address}/img/{found['put'].detail} {cause}")
+        assert step.detail.startswith(f"{server.base_url}/img/{found['put'].detail} {cause}")
         assert step.fix.startswith(fix)
         assert found["direct address"].detail == "403 to requests without credentials, as it should be"
     port = services.free_port()

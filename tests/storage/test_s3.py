@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.server
 import os
 import threading
 import time
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage import s3 as s3_module
 from carscraper.storage.answers import FIXES
 from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
 from tests import services
+from tests.http_server import HttpServer, Request, Response
 from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.storage.conftest import Proxied
 
@@ -139,34 +138,16 @@ ANSWERS = [
 OPERATIONS = ("PutObject", "GetObject", "DeleteObject", "ListBucket")
 
 
-class Scripted:
+class Scripted(HttpServer):
     """A server that answers everything with ``answer``, and counts."""
 
-    def __init__(self) -> None:
-        self.answer: tuple[int, bytes] = (200, b"")
-        self.count = 0
-        outer = self
+    answer: tuple[int, bytes] = (200, b"")
+    count = 0
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                outer.count += self.command != "HEAD"
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, body = outer.answer
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - names that http.server asks for
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+    def respond(self, request: Request) -> Response:
+        self.count += request.method != "HEAD"
+        status, body = self.answer
+        return Response(status=status, body=body)
 
     def say(self, status: int, code: str) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Some &lt;words&gt;.</Message></Error>"
@@ -177,8 +158,8 @@ class Scripted:
 def test_answers_of_every_kind_to_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default class of an answer is "refused", and its sentence names the operation, not always a put."""
     monkeypatch.setattr(s3_module, "open_client", functools.cache(open_client))
-    server = Scripted()
-    options = {"endpoint": f"http://127.0.0.1:{server.server.server_port}", "access_key": "AKID", "secret_key": "x"}
+    server = Scripted().start()
+    options = {"endpoint": server.base_url, "access_key": "AKID", "secret_key": "x"}
     its = S3Store(S3Options(bucket="car-photos", region="eu-north-1", retries=1, **options))
     monkeypatch.setattr(its.client(), "close", lambda: None)
     calls: dict[str, Callable[[], Any]] = {
@@ -213,15 +194,14 @@ def test_answers_of_every_kind_to_every_operation(monkeypatch: pytest.MonkeyPatc
         server.answer = (status, body)  # a captive portal: no ETag
         with pytest.raises(StoreRefusedError, match="is no S3 server"):
             its.put(upload())
-    server.server.shutdown()
-    server.server.server_close()
+    server.stop()
 
 
 def test_a_server_that_is_away_is_not_asked_by_everybody_again_and_again(moto_s3: services.S3) -> None:
     """16 uploads at once with five retries each: one try each, and no more than one has retries."""
-    server = Scripted()
+    server = Scripted().start()
     server.say(503, "SlowDown")
-    its = store(moto_s3, endpoint=f"http://127.0.0.1:{server.server.server_port}", retries=5)
+    its = store(moto_s3, endpoint=server.base_url, retries=5)
 
     def put() -> None:
         with contextlib.suppress(StoreUnavailableError):
@@ -236,8 +216,7 @@ def test_a_server_that_is_away_is_not_asked_by_everybody_again_and_again(moto_s3
     count = server.count
     put()
     assert server.count == count + 1, "one probe is one request"
-    server.server.shutdown()
-    server.server.server_close()
+    server.stop()
 
 
 PASSING = [
@@ -371,70 +350,3 @@ def test_away_is_not_refused(proxied: Proxied) -> None:
     with pytest.raises(StoreUnavailableError):
         store(s3).check()
     proxy.up()
-
-
-# --- credentials and addresses ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: services.S3) -> services.S3:
-    """AWS's two files, with a profile that opens the bucket and one that does not."""
-    (tmp_path / "credentials").write_text(
-        f"[cars]\naws_access_key_id = {rclone_s3.access_key}\naws_secret_access_key = {rclone_s3.secret_key}\n"
-        "[wrong]\naws_access_key_id = AKIDWRONG\naws_secret_access_key = wrong\n"
-    )
-    (tmp_path / "config").write_text("[profile cars]\nregion = us-east-1\nendpoint_url = http://127.0.0.1:9\n")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    return rclone_s3
-
-
-class TestCredentials:
-    def test_the_profile_that_is_asked_for(self, aws_files: services.S3) -> None:
-        backend = store(aws_files, access_key=None, secret_key=None, profile="cars")
-        backend.check()
-        backend.put(upload())
-        assert aws_files.objects() == {KEY: DATA}
-        with pytest.raises(StoreRefusedError):
-            store(aws_files, access_key=None, secret_key=None, profile="wrong").check()
-        with pytest.raises(ConfigurationError, match=r"^AWS_PROFILE=nobody is not in the AWS configuration files"):
-            store(aws_files, access_key=None, secret_key=None, profile="nobody")
-
-    def test_boto3s_own_variables_are_found(self, rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", rclone_s3.access_key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rclone_s3.secret_key)
-        backend = store(rclone_s3, access_key=None, secret_key=None)
-        backend.check()
-        backend.put(upload())
-
-    def test_ours_win_over_the_environments(self, rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
-        monkeypatch.setenv("AWS_SESSION_TOKEN", "other")
-        backend = store(rclone_s3)
-        backend.check()
-        backend.put(upload())
-        assert rclone_s3.keys() == [KEY]
-
-
-def test_the_settings_win_over_what_the_clients_read_by_themselves(
-    rclone_s3: services.S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SKIP_SIGNATURE", "VIRTUAL_HOSTED_STYLE_REQUEST", "S3_EXPRESS", "UNSIGNED_PAYLOAD", "DISABLE_TAGGING"):
-        monkeypatch.setenv(f"AWS_{name}", "true")
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_REGION", "us-west-2")
-    with services.S3Proxy(rclone_s3.endpoint) as proxy:
-        backend = store(rclone_s3.via(proxy), tags=(("a", "b"),))
-        backend.check()
-        backend.put(upload())
-        (put,) = [request for request in proxy.requests if request.method == "PUT"]
-    assert rclone_s3.keys() == [KEY]
-    assert (put.signed, len(put.headers["x-amz-content-sha256"]), put.headers["x-amz-tagging"]) == (True, 64, "a=b")
-
-
-def test_nothing_shows_the_secret_key() -> None:
-    options = S3Options(bucket="car-photos", region="eu-north-1", access_key="AKID", secret_key="hunter2")
-    assert "hunter2" not in repr(S3Store(options))
-    assert "hunter2" not in repr(options)
