@@ -84,11 +84,15 @@ class ConcludingSpider(CarscraperSpider):
             logger.warning("%s", why)
             sentences.append(why)
 
-    def saw_all(self, reason: str | None) -> bool:
-        """Return whether the crawl, ended for *reason*, missed nothing of the site and did not fail."""
+    def ended_well(self, reason: str | None) -> bool:
+        """Return whether the crawl, ended for *reason*, got every page that it asked for and did not fail."""
         missed = ("carscraper/pages/failed", "spider_exceptions/count")
         failed = state_of(self.crawler).failed is not None or any(map(self.crawler.stats.get_value, missed))
-        return reason == "finished" and not (failed or self.is_partial)
+        return reason == "finished" and not failed
+
+    def saw_all(self, reason: str | None) -> bool:
+        """Return whether the crawl, ended for *reason*, missed nothing of the site and did not fail."""
+        return self.ended_well(reason) and not self.is_partial
 
     async def at_end(self) -> list[CarItem | Request]:
         """Return what is to be done about the cars that were not seen, once the list is read."""
