@@ -75,12 +75,15 @@ def _is_in(store: str) -> Any:
     return and_(images.c.status == Status.STORED, or_(images.c.store == store, images.c.store.is_(None)))
 
 
-def stored_hashes(connection: Connection, store: str, key: str) -> set[str]:
-    """Return the SHA-256 that the stored rows of *key* in *store* have."""
-    query = select(images.c.sha256).where(
-        images.c.key == key, images.c.store == store, images.c.status == Status.STORED
-    )
-    return set(connection.execute(query.where(images.c.sha256.is_not(None))).scalars())
+def stored_hashes(connection: Connection, store: str, keys: Iterable[str]) -> dict[str, set[str]]:
+    """Return the SHA-256 that the stored rows of each key in *store* have, for those that have any."""
+    found: dict[str, set[str]] = {}
+    query = select(images.c.key, images.c.sha256).where(images.c.store == store, images.c.status == Status.STORED)
+    for chunk in chunks(sorted(set(keys))):
+        its = query.where(images.c.key.in_(chunk), images.c.sha256.is_not(None))
+        for key, sha256 in connection.execute(its):
+            found.setdefault(key, set()).add(sha256)
+    return found
 
 
 def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:

@@ -24,6 +24,7 @@ _SCHEME = re.compile(
     rf"(?!{THUMBNAILS_FOLDER}/)(?P<spider>{_SLUG})/(?P<year>[1-9][0-9]{{0,4}}|unknown)/(?P<make>{_SLUG})/(?P<model>{_SLUG})/"
     r"(?P<external_id>[a-z0-9][a-z0-9-]{0,59})_(?P<hash>[0-9a-f]{12})\.(?P<extension>[a-z0-9]{2,5})"
 )
+_OUTPUT = re.compile(r"[0-9]{8}_[0-9]{6}_[A-Za-z0-9._-]{1,80}/[^/]+")  # as runs.outputs.folder_name() makes them
 _THUMBNAIL = re.compile(rf"{THUMBNAILS_FOLDER}/(?P<name>[a-z0-9_-]+)/(?P<key>.+)", re.DOTALL)
 
 
@@ -147,9 +148,17 @@ def parse_thumbnail(name: str, prefix: str = "") -> tuple[str, str] | None:
     return (found["name"], found["key"]) if found else None
 
 
-def kind_of(name: str, prefix: str) -> str:
-    """Return what the object *name* is: ``photo``, ``thumbnail`` or ``other``."""
-    return "photo" if parse_key(name, prefix) else "thumbnail" if parse_thumbnail(name, prefix) else "other"
+def kind_of(name: str, prefix: str, outputs: str | None = None) -> str:
+    """Return what the object *name* is: ``photo``, ``thumbnail``, ``output`` of a run (below *outputs*) or ``other``.
+
+    >>> kind_of("outputs/20261121_030000_br-1/run.log", "cars/", "outputs/"), kind_of("outputs/x", "", "outputs/")
+    ('output', 'other')
+    """
+    if parse_key(name, prefix):
+        return "photo"
+    if outputs is not None and name.startswith(outputs) and _OUTPUT.fullmatch(name, len(outputs)):
+        return "output"
+    return "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
 def permanent_url(key: str, base: str) -> str:

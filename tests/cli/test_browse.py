@@ -78,18 +78,19 @@ class TestList:
         with services.S3Proxy(moto_s3.endpoint) as proxy:
             storage.settings = {**moto_s3.via(proxy).env, "S3_PREFIX": "cars"}
             for words, asked in [
-                ([], "cars/"),
+                (["cars/"], "cars/"),
                 (["--source", "bilasolur", "--year", "2019"], "cars/bilasolur/2019/"),
                 (["--source", "bilasolur", "--year", "2019", "--make", "kia"], "cars/bilasolur/2019/kia/"),
                 (["--source", "bilasolur", "--make", "kia"], "cars/bilasolur/"),
                 (["--make", "kia"], "cars/"),
                 (["bilasolur/2019/toyota/yaris/2", "--source", "bilasolur"], "cars/bilasolur/2019/toyota/yaris/2"),
                 (["br/", "--source", "bilasolur"], None),
+                (["outputs/2026"], "cars/outputs/2026 outputs/2026"),
             ]:
                 proxy.forget()
                 storage("list", *words)
                 found = [parse_qs(each.query)["prefix"][0] for each in proxy.requests]
-                assert found == [asked] * (asked is not None), words
+                assert found == (asked or "").split(), words
 
     def test_for_people(self, storage: Storage, bucket: services.S3) -> None:
         said = storage("list", "--make", "vw")
@@ -203,6 +204,7 @@ class TestStats:
             "kinds": {
                 "photo": {"objects": 5, "bytes": 510},
                 "thumbnail": {"objects": 1, "bytes": 105},
+                "output": {"objects": 0, "bytes": 0},
                 "other": {"objects": 0, "bytes": 0},
             },
             "sources": {"bilasolur": {"objects": 4, "bytes": 406}, "br": {"objects": 1, "bytes": 104}},
@@ -224,7 +226,7 @@ class TestStats:
     def test_for_people(self, storage: Storage, bucket: services.S3, database_url: str) -> None:
         enter(database_url)
         out = storage("stats", settings={"DATABASE_URL": database_url}).out
-        assert out.startswith(f"{bucket.bucket}, below cars/: 6 objects, 615 B\n")
+        assert out.startswith(f"{bucket.bucket}, below cars/ and outputs/: 6 objects, 615 B\n")
         assert "photos               5  510 B\n" in out
         assert "Active cars: 2, with photos 2, all photos stored 1 (50.0%)\n" in out
         assert "Stored photos per car: 1.5 on average, 1.5 in the middle\n" in out
@@ -243,6 +245,41 @@ class TestStats:
         assert "Without the ledger: The database of DATABASE_URL refuses" in away.err
         assert "hunter2" not in away.out + away.err
         assert "6 objects" in away.out
+
+    def test_outputs_and_thumbnails_are_seen_whatever_the_prefixes_are(
+        self, storage: Storage, moto_s3: services.S3
+    ) -> None:
+        run = "20261130_030000_br-1/run.log"
+        for prefix, outputs, bucket in [
+            ("", "outputs/", None),
+            ("cars", "outputs/", None),
+            ("cars", "outputs/", moto_s3.bucket),
+            ("cars", "", None),
+            ("", "", None),
+            ("cars", "cars/out", None),
+            ("out/photos", "out", None),
+            ("thumbnails", "logs/of/runs/", None),
+        ]:
+            below, above = (f"{each.strip('/')}/" if each else "" for each in (prefix, outputs))
+            names = [below + PHOTOS[0], below + THUMBNAIL, above + run]
+            for name in names:
+                moto_s3.put(name, b"x" * 1000)
+            moto_s3.put("elsewhere/20261130_030000.txt", b"x")
+            storage.settings = {**moto_s3.env, "S3_PREFIX": prefix, "S3_OUTPUT_PREFIX": outputs}
+            storage.settings |= {"S3_OUTPUT_BUCKET": bucket} if bucket else {}
+            others = 1 if not prefix else 0
+            listed = [json.loads(line)["key"] for line in storage("list", "--json").out.splitlines()]
+            assert sorted(listed) == sorted([*names, *["elsewhere/20261130_030000.txt"] * others]), (prefix, outputs)
+            kinds = storage("stats", "--json").data["kinds"]
+            found = {kind: its["objects"] for kind, its in kinds.items()}
+            assert found == {"photo": 1, "thumbnail": 1, "output": 1, "other": others}, (prefix, outputs)
+            out = storage("estimate", "--new-per-month", 0).out
+            assert all(f"STANDARD: 1 {each}" in out for each in ("photos", "thumbnails", "outputs")), (prefix, outputs)
+            for name in moto_s3.keys():  # noqa: SIM118 - no dict
+                moto_s3.delete(name)
+        moto_s3.put(f"cars/{PHOTOS[0]}", b"x")
+        storage.settings = {**moto_s3.env, "S3_PREFIX": "cars", "S3_OUTPUT_BUCKET": "of-runs"}
+        assert len(storage("list").out.splitlines()) == 1
 
     def test_a_part_of_the_bucket(self, storage: Storage, bucket: services.S3) -> None:
         assert storage("stats", "br/", "--json").data["objects"] == 1

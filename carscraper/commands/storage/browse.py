@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from carscraper.command import Verb
-from carscraper.commands.storage.common import KIND_NAMES
+from carscraper.commands.storage.common import KIND_NAMES, kind_of, outputs_prefix
 from carscraper.console import counted, human_bytes, positive, table
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError, StoreRefusedError
 from carscraper.logs import printable
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # --- list -------------------------------------------------------------------------------------------------------
 
 
-def _source(text: str) -> str:
+def source(text: str) -> str:
+    """Read a dealer's name as keys have it; made for argparse's ``type=``."""
     from carscraper.vehicles import slug
 
     return _named(text, slug(text))
@@ -65,7 +66,7 @@ def _prefix_argument(parser: argparse.ArgumentParser) -> None:
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     _prefix_argument(parser)
-    parser.add_argument("--source", type=_source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
+    parser.add_argument("--source", type=source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
     parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
     parser.add_argument("--year", type=_year, metavar="YEAR", help="photos of cars of this year only, or unknown")
     parser.add_argument("--metadata", action="store_true", help="ask for each object's type, source and source address")
@@ -73,14 +74,14 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(context: Context, options: argparse.Namespace) -> int:
-    console, prefix = context.console, context.options.prefix
-    objects = _selected(context, _below(options.prefix, prefix), (options.source, options.year, options.make))
+    console = context.console
+    objects = selected(context, options.prefix, (options.source, options.year, options.make))
     wanted = itertools.islice(objects, options.limit)
     shown = _Count()
     for each, carried in _with_metadata(context, wanted) if options.metadata else ((each, None) for each in wanted):
         shown.add(each.size)
         if console.as_json:
-            record = _record(each, prefix) | ({"metadata": carried} if options.metadata else {})
+            record = _record(context, each) | ({"metadata": carried} if options.metadata else {})
             console.line(json.dumps(record, ensure_ascii=False))
         else:
             row = f"{each.size:>10,}  {each.modified:%Y-%m-%d %H:%M}  {each.storage_class:<12}  {printable(each.name)}"
@@ -96,33 +97,46 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     return ExitCode.SUCCESS
 
 
-def _below(given: str, prefix: str) -> str:
-    """Return what the names begin with: as they are printed, or without ``S3_PREFIX``.
+def _places(given: str, prefix: str, outputs: str | None) -> list[str]:
+    """Return what the names begin with that *given* means: as they are printed, or without ``S3_PREFIX``.
 
-    >>> _below("cars/bila", "cars/"), _below("bila", "cars/"), _below("", "cars/")
-    ('cars/bila', 'cars/bila', 'cars/')
+    >>> _places("cars/bila", "cars/", "out/"), _places("bila", "cars/", "out/"), _places("", "cars/", "out/")
+    (['cars/bila'], ['cars/bila'], ['cars/', 'out/'])
+    >>> _places("out", "cars/", "outputs/"), _places("", "", "outputs/"), _places("outputs/2026", "cars/", None)
+    (['cars/out', 'outputs/'], [''], ['cars/outputs/2026'])
     """
-    return given if given.startswith(prefix) else prefix + given
+    found = [given if given.startswith(prefix) else prefix + given]
+    if outputs is not None and (given.startswith(outputs) or outputs.startswith(given)):
+        found.append(max(given, outputs, key=len))
+    found = list(dict.fromkeys(found))
+    return [each for each in found if not any(each.startswith(other) for other in found if other != each)]
 
 
-def _selected(context: Context, below: str, parts: tuple[str | None, ...] = ()) -> Iterator[ListedObject]:
-    """Return the objects that begin with *below*; with *parts* (source, year, make), photos of these alone."""
+def selected(context: Context, given: str = "", parts: tuple[str | None, ...] = ()) -> Iterator[ListedObject]:
+    """Return the objects below ``S3_PREFIX`` and the runs' outputs that begin with *given*.
+
+    With *parts* (source, year, make), photos of these alone.
+    """
     from carscraper.storage.keys import parse_key
     from carscraper.storage.objects import list_objects
     from carscraper.vehicles import UNKNOWN
 
     bucket, prefix = context.options.bucket, context.options.prefix
+    outputs = None if any(parts) else outputs_prefix(context)
     known = itertools.takewhile(lambda part: part is not None, parts)
-    start = prefix + "".join(f"{part}/" for part in known)
-    if not (start.startswith(below) or below.startswith(start)):
-        return
-    for each in list_objects(context.client, bucket, max(start, below, key=len)):
-        if any(parts):
-            found = parse_key(each.name, prefix)
-            have = (found.spider, str(found.year or UNKNOWN), found.make) if found else ()
-            if not have or any(want not in {None, has} for want, has in zip(parts, have, strict=True)):
-                continue
-        yield each
+    start = prefix + "".join(f"{part}/" for part in known) if any(parts) else ""
+    for below in _places(given, prefix, outputs):
+        if not (start.startswith(below) or below.startswith(start)):
+            continue
+        for each in list_objects(context.client, bucket, max(start, below, key=len)):
+            if any(parts):
+                found = parse_key(each.name, prefix)
+                have = (found.spider, str(found.year or UNKNOWN), found.make) if found else ()
+                if not have or any(want not in {None, has} for want, has in zip(parts, have, strict=True)):
+                    continue
+            # Without S3_OUTPUT_PREFIX they are in the bucket's root, among what is not ours.
+            if outputs != "" or each.name.startswith(prefix) or kind_of(context, each.name) == "output":
+                yield each
 
 
 def _with_metadata(
@@ -149,13 +163,13 @@ def _with_metadata(
         yield from in_order(pool, ask, objects)
 
 
-def _record(each: ListedObject, prefix: str) -> dict[str, Any]:
-    from carscraper.storage.keys import kind_of, parse_key
+def _record(context: Context, each: ListedObject) -> dict[str, Any]:
+    from carscraper.storage.keys import parse_key
 
-    parts = parse_key(each.name, prefix)
+    parts = parse_key(each.name, context.options.prefix)
     record: dict[str, Any] = {
         "key": each.name,
-        "kind": kind_of(each.name, prefix),
+        "kind": kind_of(context, each.name),
         "bytes": each.size,
         "modified": each.modified.isoformat(),
         "storage_class": each.storage_class,
@@ -186,16 +200,15 @@ _Counts = dict[str, _Count]
 def _stats(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import coverage
     from carscraper.db.engine import explained_database
-    from carscraper.storage.keys import kind_of, parse_key
+    from carscraper.storage.keys import parse_key
 
     console, prefix = context.console, context.options.prefix
-    below = _below(options.prefix, prefix)
     total = _Count()
-    counts: dict[str, _Counts] = {"kinds": {kind: _Count() for kind in ("photo", "thumbnail", "other")}}
+    counts: dict[str, _Counts] = {"kinds": {kind: _Count() for kind in KIND_NAMES}}
     counts |= {"sources": {}, "storage_classes": {}, "months": {}}
-    for each in _selected(context, below):
+    for each in selected(context, options.prefix):
         parts = parse_key(each.name, prefix)
-        heaps = {"kinds": kind_of(each.name, prefix), "storage_classes": each.storage_class}
+        heaps = {"kinds": kind_of(context, each.name), "storage_classes": each.storage_class}
         if parts:
             heaps |= {"sources": parts.spider, "months": f"{each.modified:%Y-%m}"}
         total.add(each.size)
@@ -209,10 +222,11 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
             ledger = coverage.coverage(connection), coverage.by_status(connection)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         console.note(f"Without the ledger: {error}")
-    data: dict[str, Any] = {"bucket": context.options.bucket, "prefix": below, **asdict(total)}
+    data: dict[str, Any] = {"bucket": context.options.bucket, "prefix": options.prefix or prefix, **asdict(total)}
     data |= {what: {name: asdict(its[name]) for name in sorted(its)} for what, its in counts.items()}
     data["ledger"] = _ledger_data(*ledger) if ledger else None
-    where = f"{context.options.bucket}, below {printable(below)}" if below else context.options.bucket
+    below = " and ".join(printable(each) for each in _places(options.prefix, prefix, outputs_prefix(context)))
+    where = f"{context.options.bucket}, below {below}" if below else context.options.bucket
     head = f"{where}: {counted(total.objects, 'object')}, {human_bytes(total.bytes)}"
     console.result(data, [head, *_table_lines(counts), *(_ledger_lines(*ledger) if ledger else ())])
     return ExitCode.SUCCESS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.command import Verb
+from carscraper.commands.storage.common import lines_of
 from carscraper.console import human_bytes, table
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.logs import printable
@@ -130,14 +131,8 @@ def _paths(context: Context, options: argparse.Namespace) -> list[str]:
     from carscraper.storage.keys import published_bases
 
     given = list(options.paths)
-    try:
-        if options.from_file == "-":
-            given += context.console.stdin.read().split("\n")
-        elif options.from_file is not None:
-            given += Path(options.from_file).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise ConfigurationError(f"--from-file {options.from_file} can't be read ({said}).") from None
+    if options.from_file is not None:
+        given += lines_of(context, "--from-file", options.from_file)
     given = [text for text in given if text.strip()]
     if not given:
         raise ConfigurationError("There is no PATH: write keys, permanent URLs, or --from-file FILE.")

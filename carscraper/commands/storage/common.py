@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.logs import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from carscraper.command import Context
 
-KIND_NAMES = {"photo": "photos", "thumbnail": "thumbnails", "other": "other objects"}
+KIND_NAMES = {"photo": "photos", "thumbnail": "thumbnails", "output": "outputs", "other": "other objects"}
 """What the kinds of objects are called in tables."""
 
 _LONGEST_KEY = 1024  # bytes of UTF-8
@@ -72,6 +74,65 @@ def problem_with_key(key: str, *, new: bool = False) -> str | None:
         if is_wrong:
             return words
     return None
+
+
+def outputs_prefix(context: Context) -> str | None:
+    """Return what the names of runs' outputs begin with, ``None`` if another bucket has them."""
+    from carscraper.storage.keys import normalise_prefix
+
+    settings = context.settings
+    if settings.get("S3_OUTPUT_BUCKET") not in {None, context.options.bucket}:
+        return None
+    return normalise_prefix(settings.get("S3_OUTPUT_PREFIX"))
+
+
+def kind_of(context: Context, name: str) -> str:
+    """Return what the object *name* is, one of :data:`KIND_NAMES`."""
+    from carscraper.storage import keys
+
+    return keys.kind_of(name, context.options.prefix, outputs_prefix(context))
+
+
+def car(text: str) -> tuple[str, str]:
+    """Read SOURCE/ID; made for argparse's ``type=``."""
+    source, _, external_id = text.partition("/")
+    if not source or not external_id or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} names no car; write SOURCE/ID, such as Bilasolur/296487")
+    return source, external_id
+
+
+def lines_of(context: Context, option: str, file: str) -> list[str]:
+    """Return the lines of *file* (``-`` is stdin) that are not empty.
+
+    Raises:
+        ConfigurationError: it can't be read; the sentence names the *option*.
+    """
+    try:
+        text = context.console.stdin.read() if file == "-" else Path(file).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise ConfigurationError(f"{option} {file} can't be read ({said}).") from None
+    return [line for line in text.split("\n") if line.strip()]
+
+
+@contextlib.contextmanager
+def ledger_hashes(context: Context) -> Iterator[Callable[[Iterable[str]], dict[str, set[str]]]]:
+    """Return what looks up the SHA-256 of keys; it finds nothing if there is no ledger."""
+    from carscraper.db.repairs import stored_hashes
+
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(context.database(read_only=True))
+        except ConfigurationError as error:
+            context.console.note(f"Not compared with the ledger: {error}")
+            yield lambda _: {}
+            return
+
+        def look_up(keys: Iterable[str]) -> dict[str, set[str]]:
+            with engine.connect() as connection:
+                return stored_hashes(connection, context.options.store, keys)
+
+        yield look_up
 
 
 def result(context: Context, name: str, data: dict[str, Any], lines: Iterable[str]) -> None:

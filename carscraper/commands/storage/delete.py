@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.command import Verb
-from carscraper.commands.storage.common import object_key
+from carscraper.commands.storage.common import car, object_key
 from carscraper.console import counted, human_bytes
 from carscraper.exceptions import ConfigurationError
 from carscraper.logs import printable
@@ -25,17 +25,10 @@ if TYPE_CHECKING:
 _SHOWN = 20  # names of a list that is beside the point
 
 
-def _car(text: str) -> tuple[str, str]:
-    source, _, external_id = text.partition("/")
-    if not source or not external_id or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} names no car; write SOURCE/ID, such as Bilasolur/296487")
-    return source, external_id
-
-
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("keys", metavar="KEY", nargs="*", type=object_key, help="a photo's whole name in the bucket")
     parser.add_argument(
-        "--car", metavar="SOURCE/ID", type=_car, action="append", default=[], help="every photo of this car"
+        "--car", metavar="SOURCE/ID", type=car, action="append", default=[], help="every photo of this car"
     )
     parser.add_argument(
         "--all-versions", action="store_true", help="on a bucket with versions: the old versions too, for good"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.command import Verb
-from carscraper.commands.storage.common import KIND_NAMES
+from carscraper.commands.storage.browse import selected
+from carscraper.commands.storage.common import KIND_NAMES, kind_of
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import utcnow
 from carscraper.maintenance import estimate as sums
@@ -115,9 +116,6 @@ def _prices(context: Context, given: Path | None) -> sums.Prices:
 
 def _usage(context: Context, options: argparse.Namespace, region: sums.Region, inputs: list[str]) -> sums.Usage:
     """Read the options, and the bucket's and the ledger's numbers for what they leave open; say which in *inputs*."""
-    from carscraper.storage.keys import kind_of
-    from carscraper.storage.objects import list_objects
-
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
 
@@ -133,9 +131,9 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
     else:
         recent = 0
         since = datetime.now(UTC) - _MONTH
-        for number, each in enumerate(list_objects(context.client, context.options.bucket, context.options.prefix), 1):
+        for number, each in enumerate(selected(context), 1):
             context.console.progress(f"{number:,} objects")
-            kind = kind_of(each.name, context.options.prefix)
+            kind = kind_of(context, each.name)
             is_photo = kind == "photo"
             add(KIND_NAMES[kind], each.size, (is_photo and options.mix) or {each.storage_class: 1})
             recent += is_photo and each.modified >= since

@@ -1,4 +1,4 @@
-"""``get``, ``put``, ``presign``, ``url``: one object at a time.
+"""``get`` (with ``--into`` see ``fetch.py``), ``put``, ``presign``, ``url``: one object at a time.
 
 A KEY is the object's whole name in the bucket, ``S3_PREFIX`` included: as ``list`` shows it and as the ledger has it.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.command import Verb
-from carscraper.commands.storage.common import new_key, object_key
+from carscraper.commands.storage import fetch
+from carscraper.commands.storage.common import ledger_hashes, new_key, object_key
 from carscraper.console import duration, human_bytes, in_words
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
 from carscraper.logs import printable
@@ -28,33 +29,29 @@ if TYPE_CHECKING:
 _UNKNOWN = "application/octet-stream"
 
 
-def _key_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("key", metavar="KEY", type=object_key, help="the object's whole name in the bucket")
+def _key_argument(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    words = "the object's whole name in the bucket"
+    parser.add_argument("key", metavar="KEY", nargs=nargs, type=object_key, help=words)
 
 
 def _in_ledger(context: Context, key: str) -> set[str]:
     """Return the SHA-256 that the ledger has for *key*; nothing if there is no ledger."""
-    from carscraper.db.repairs import stored_hashes
-
-    try:
-        with context.database(read_only=True) as engine, engine.connect() as connection:
-            return stored_hashes(connection, context.options.store, key)
-    except ConfigurationError as error:
-        context.console.note(f"Not compared with the ledger: {error}")
-        return set()
+    with ledger_hashes(context) as hashes:
+        return hashes([key]).get(key, set())
 
 
 # --- get --------------------------------------------------------------------------------------------------------
 
 
 def _get_arguments(parser: argparse.ArgumentParser) -> None:
-    _key_argument(parser)
+    _key_argument(parser, "?")
+    fetch.add_arguments(parser)
     parser.add_argument(
         "--output",
         metavar="FILE",
         help="write there, - for stdout; by default stdout, or the key's file name here if stdout is a terminal",
     )
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
     parser.add_argument("--no-ledger", action="store_true", help="do not compare the bytes with the ledger")
 
 
@@ -63,6 +60,8 @@ def _get(context: Context, arguments: argparse.Namespace) -> int:
     from carscraper.storage.client import contradicts
     from carscraper.storage.folder import write_atomically
 
+    if fetch.asked_for(arguments):
+        return fetch.run(context, arguments)
     options, console, key = context.options, context.console, arguments.key
     path = _target(arguments, console)
     expected = set() if arguments.no_ledger else _in_ledger(context, key)
@@ -305,7 +304,7 @@ def _url(context: Context, arguments: argparse.Namespace) -> int:
     return ExitCode.SUCCESS
 
 
-GET = Verb("get", "Read one object, checked against the ledger", _get, _get_arguments)
+GET = Verb("get", "Read one object, or many into a folder, checked against the ledger", _get, _get_arguments)
 PUT = Verb("put", "Put one file as one object; prints its permanent address", _put, _put_arguments, changes=True)
 PRESIGN = Verb("presign", "Give an address that opens one object for a while", _presign, _presign_arguments)
 URL = Verb("url", "Give the permanent address of a key, without asking anybody", _url, _key_argument)
