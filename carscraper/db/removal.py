@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from carscraper.db.models import images, listings
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
@@ -141,6 +141,16 @@ def kept_elsewhere(connection: Connection, hashes: Iterable[str], keys: Iterable
 
 
 # --- writes -----------------------------------------------------------------------------------------------------
+
+
+def deleted_with(connection: Connection, sha256: str) -> list[Row]:
+    """Return the tombstones of photos with these bytes, as they were stored or as they were served."""
+    return [
+        Row(*row)
+        for row in connection.execute(
+            _ROWS.where(_TOMBSTONE, or_(images.c.sha256 == sha256, images.c.source_sha256 == sha256))
+        )
+    ]
 
 
 def mark_deleted(

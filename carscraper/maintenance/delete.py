@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.maintenance import cdn
-from carscraper.storage import objects
+from carscraper.storage import objects, versions
 from carscraper.storage.keys import THUMBNAILS_FOLDER, key_of, thumbnail_key
 
 if TYPE_CHECKING:
@@ -151,18 +151,19 @@ def look_up(plan: Plan, places: Places, *, all_versions: bool) -> None:
     copies = list(_in_folder(plan.keys, places))
     if places.client:
         client, bucket, prefix = places.client, places.bucket, places.prefix
-        plan.keeps_versions = objects.keeps_versions(client, bucket)
+        plan.keeps_versions = versions.keeps_versions(client, bucket)
         there = objects.thumbnail_names(client, bucket, prefix) if plan.keys else []
         names = dict(_names(plan.keys, prefix, prefix, {*there, *places.thumbnails}))
 
         def ask(name: str) -> tuple[str, objects.Seen | None, list[str]]:
             seen = objects.look(client, bucket, name)
-            return name, seen, objects.versions_of(client, bucket, name) if all_versions else []
+            its = versions.versions_of(client, bucket, name) if all_versions else []
+            return name, seen, [each.id for each in its]
 
         with ThreadPoolExecutor(objects.THREADS, thread_name_prefix="delete") as pool:
             found = list(objects.in_order(pool, ask, names))
         copies += [Copy("s3", name, -1 if seen.problem else seen.size, names[name]) for name, seen, _ in found if seen]
-        plan.versions = {name: versions for name, _, versions in found if versions}
+        plan.versions = {name: ids for name, _, ids in found if ids}
         plan.names = names
     plan.copies = copies
 

@@ -126,9 +126,10 @@ def backfill(scope: Scope) -> Document:
 
 def admin(scope: Scope) -> Document:
     """Return what all of ``scrapy storage`` needs, on this one bucket."""
-    objects = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"]
+    objects = [f"s3:{each}" for each in ("DeleteObject", "DeleteObjectVersion", "GetObject", "GetObjectVersion")]
+    objects.append("s3:PutObject")
     if scope.tags:
-        objects.append("s3:PutObjectTagging")
+        objects += ["s3:GetObjectVersionTagging", "s3:PutObjectTagging"]
     statements = [
         _allow("SetUpTheBucket", sorted(_ADMINISTRATION), scope.bucket_arn),
         # The whole bucket: `delete`, `audit` and `discover` also meet what earlier programs put beside S3_PREFIX.

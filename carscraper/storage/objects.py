@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import DENIED, FIXES, MISSING_FEATURE, Answer, explained_s3, failure, silent
+from carscraper.storage.answers import DENIED, FIXES, Answer, explained_s3, failure, silent
 from carscraper.storage.client import contradicts
 from carscraper.storage.keys import THUMBNAILS_FOLDER
 
@@ -196,7 +196,9 @@ def look(client: Any, bucket: str, name: str) -> Seen | None:
     return _seen(answer, answer["ContentLength"])
 
 
-def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -> Seen | None:
+def read(
+    client: Any, bucket: str, name: str, *, max_bytes: int | None = None, version: str | None = None
+) -> Seen | None:
     """Read the object *name* for its SHA-256, in pieces; else as :func:`look`.
 
     Args:
@@ -204,9 +206,10 @@ def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -
         bucket: its name.
         name: the object's.
         max_bytes: with it, its bytes are given too, unless there are more of them.
+        version: an old version of it.
     """
     try:
-        return _read(client, bucket, name, max_bytes)
+        return _read(client, bucket, name, max_bytes, version)
     except ClientError as error:
         said = Answer.of(error)
         return Seen(problem=str(said.status) if said.status >= 500 else _problem(said, bucket))
@@ -216,10 +219,10 @@ def read(client: Any, bucket: str, name: str, *, max_bytes: int | None = None) -
         return Seen(problem=f"it breaks off ({type(error).__name__})")
 
 
-def _read(client: Any, bucket: str, name: str, max_bytes: int | None) -> Seen | None:
+def _read(client: Any, bucket: str, name: str, max_bytes: int | None, version: str | None = None) -> Seen | None:
     digest, size, pieces = hashlib.sha256(), 0, []
     try:
-        answer = client.get_object(Bucket=bucket, Key=name)
+        answer = client.get_object(Bucket=bucket, Key=name, **({"VersionId": version} if version else {}))
     except ClientError as error:
         if Answer.of(error).code in _ABSENT:
             return None
@@ -329,31 +332,6 @@ def presign(
 
 
 # --- remove -----------------------------------------------------------------------------------------------------
-
-
-def keeps_versions(client: Any, bucket: str) -> bool | None:
-    """Return whether the bucket keeps what is deleted as an old version; ``None`` if it does not say."""
-    try:
-        answer = client.get_bucket_versioning(Bucket=bucket)
-    except (ClientError, BotoCoreError):
-        return None
-    return answer.get("Status") in {"Enabled", "Suspended"}
-
-
-def versions_of(client: Any, bucket: str, name: str) -> list[str]:
-    """Return the id of every version of the object *name*, delete markers too; none where no versions are kept."""
-    versions: list[str] = []
-    with explained_s3(bucket, "s3:ListBucketVersions"):
-        try:
-            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name):
-                found = [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
-                versions += [each["VersionId"] for each in found if each["Key"] == name]
-                if any(each["Key"] != name for each in found):
-                    break  # names come in their order: what begins like this one comes behind it
-        except ClientError as error:
-            if Answer.of(error).code not in MISSING_FEATURE:
-                raise
-    return versions
 
 
 def remove(client: Any, bucket: str, name: str, versions: list[str]) -> bool:

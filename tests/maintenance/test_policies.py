@@ -34,6 +34,8 @@ OTHER_NAMES = {
     "s3:ListBucket": {"ListObjectsV2", "HeadBucket"},
     "s3:ListBucketVersions": {"ListObjectVersions"},
     "s3:DeleteObjectVersion": {"DeleteObject"},
+    "s3:GetObjectVersion": {"GetObject", "HeadObject", "CopyObject"},
+    "s3:GetObjectVersionTagging": {"GetObjectTagging", "CopyObject"},
     "s3:GetBucketCORS": {"GetBucketCors"},
     "s3:PutBucketCORS": {"PutBucketCors", "DeleteBucketCors"},
     "s3:GetBucketNotification": {"GetBucketNotificationConfiguration"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carscraper.command import VerbCommand
-from carscraper.commands.storage import audit, browse, caches, delete, estimate, objects, rules, setup
+from carscraper.commands.storage import audit, browse, caches, delete, estimate, objects, rules, setup, versions
 
 REMOVED_VERBS = {
     "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
@@ -31,6 +31,8 @@ class Command(VerbCommand):
         objects.PRESIGN,
         objects.URL,
         delete.VERB,
+        versions.VERSIONS,
+        versions.RESTORE,
         audit.AUDIT,
         audit.DISCOVER,
         caches.HITS,
