@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _EVERY = 0.5  # seconds between two progress lines
+_BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _LONGEST = timedelta(days=36500)  # beyond a century it is a slip of the finger, and dates run out
 
@@ -157,6 +158,18 @@ def pair(text: str) -> tuple[str, str]:
     if not equals or not re.fullmatch(r"[A-Za-z][\w.]*", name):
         raise argparse.ArgumentTypeError(f"{cleaned(text)} can't be read; write NAME=VALUE")
     return name, value
+
+
+def size(text: str) -> float:
+    """Read a number of bytes, at least 1.
+
+    >>> size("215kB"), size("1.5 MB"), size("20")
+    (215000.0, 1500000.0, 20.0)
+    """
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([kmg]?b)?", text.strip().lower(), re.ASCII)
+    if not found or float(found[1]) * _BYTES[found[2] or ""] < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or such as 215kB")
+    return float(found[1]) * _BYTES[found[2] or ""]
 
 
 def duration(text: str) -> timedelta:

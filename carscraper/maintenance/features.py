@@ -53,6 +53,8 @@ class Wanted:
     """False leaves it as it is."""
     cors_origins: tuple[str, ...] = ()
     """None leaves the rules as they are."""
+    cors_upload: bool = False
+    """They may write, too."""
     rules: tuple[Rule, ...] = ()
     """Lifecycle rules; one that is there with the same id stays as it is, it may have been changed on purpose."""
     notifications: tuple[Notification, ...] = ()
@@ -150,15 +152,17 @@ def _cors(there: Any, wanted: Wanted) -> Planned:
     rule = {
         "ID": f"{lifecycle.OURS}cors",
         "AllowedOrigins": origins,
-        "AllowedMethods": ["GET", "HEAD"],
+        "AllowedMethods": ["GET", "HEAD", *(("POST", "PUT") if wanted.cors_upload else ())],
         "AllowedHeaders": ["*"],
         "MaxAgeSeconds": 3600,
+        **({"ExposeHeaders": ["ETag"]} if wanted.cors_upload else {}),
     }
     rules = list(there or ())
     old = next((each for each in rules if each.get("ID") == rule["ID"]), None)
     if not wanted.cors_origins or policies.same(old, rule):
         return there, []
-    line = f"{'~' if old else '+'} {rule['ID']}: GET and HEAD from {', '.join(origins)}"
+    methods = "GET, HEAD, POST and PUT" if wanted.cors_upload else "GET and HEAD"
+    line = f"{'~' if old else '+'} {rule['ID']}: {methods} from {', '.join(origins)}"
     return policies.with_ours(rules, [rule]), [line]
 
 

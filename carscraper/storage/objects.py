@@ -331,6 +331,24 @@ def presign(
     return address
 
 
+def presign_post(
+    client: Any, bucket: str, name: str, *, expires: timedelta, content_type: str, max_bytes: int
+) -> tuple[str, dict[str, str]]:
+    """Return where a browser's form may send one object, and the form's fields; nothing is asked of the server.
+
+    The server takes it with this *content_type* and 1 to *max_bytes* bytes only, until it *expires*.
+    """
+    with explained_s3(bucket, "s3:PutObject"):
+        found = client.generate_presigned_post(
+            bucket,
+            name,
+            Fields={"Content-Type": content_type},
+            Conditions=[{"Content-Type": content_type}, ["content-length-range", 1, max_bytes]],
+            ExpiresIn=int(expires.total_seconds()),
+        )
+    return found["url"], found["fields"]
+
+
 # --- remove -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from carscraper.command import Verb
 from carscraper.commands.storage.browse import selected
 from carscraper.commands.storage.common import KIND_NAMES, kind_of
+from carscraper.console import size
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import utcnow
 from carscraper.maintenance import estimate as sums
@@ -28,12 +29,11 @@ _TITLES = {
     sums.TRANSFER: "Views, from S3 directly",
     sums.CLOUDFRONT: "Views, with CloudFront in front",
 }
-_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=_number, metavar="N", help="N photos instead of those in the bucket")
-    parser.add_argument("--bytes-per-photo", type=_size, metavar="N", help="of --photos, such as 215kB")
+    parser.add_argument("--bytes-per-photo", type=size, metavar="N", help="of --photos, such as 215kB")
     parser.add_argument("--new-per-month", type=_number, metavar="N", help="photos that are stored in a month")
     parser.add_argument("--views", type=_number, default=1.0, metavar="N", help="views of each photo in a month (1)")
     parser.add_argument(
@@ -119,10 +119,10 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
     stock: dict[tuple[str, str], sums.Stock] = {}
     put_class = context.settings.get("S3_STORAGE_CLASS") or "STANDARD"
 
-    def add(what: str, size: float, mix: dict[str, float], number: float = 1) -> None:
+    def add(what: str, bytes_each: float, mix: dict[str, float], number: float = 1) -> None:
         for name, share in mix.items():
             each = stock.setdefault((what, name), sums.Stock(what=what, storage_class=name))
-            each.add(size, region.of(name), number * share)
+            each.add(bytes_each, region.of(name), number * share)
 
     recent = None
     if options.photos is not None:
@@ -195,13 +195,6 @@ def _percent(text: str) -> float:
     if number > 100:
         raise argparse.ArgumentTypeError(f"{text!r} is more than 100 percent")
     return number / 100
-
-
-def _size(text: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([kmg]?b)?", text.strip().lower(), re.ASCII)
-    if not found or not float(found[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or such as 215kB")
-    return float(found[1]) * _UNITS[found[2] or ""]
 
 
 def _mix(text: str) -> dict[str, float]:

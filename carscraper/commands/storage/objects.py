@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.command import Verb
 from carscraper.commands.storage import fetch
 from carscraper.commands.storage.common import ledger_hashes, new_key, object_key
-from carscraper.console import duration, human_bytes, in_words
+from carscraper.console import duration, human_bytes, in_words, size
 from carscraper.exceptions import ConfigurationError, ImageRejectedError, StoreRefusedError
 from carscraper.logs import printable
 from carscraper.state import ExitCode
@@ -262,36 +262,46 @@ def _presign_arguments(parser: argparse.ArgumentParser) -> None:
         default=timedelta(hours=1),
         help="such as 15m, 1h (default), 7d (most)",
     )
-    parser.add_argument("--put", action="store_true", help="for writing the object instead of reading it")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--put", action="store_true", help="for writing the object instead of reading it")
+    how.add_argument("--post", action="store_true", help="for writing it by the form of a browser, with a largest size")
     parser.add_argument(
         "--content-type",
         metavar="TYPE",
         type=_content_type,
-        help="with --put: what the writer must say; by default guessed by KEY's ending",
+        help="with --put or --post: what the writer must say; by default guessed by KEY's ending",
     )
+    parser.add_argument("--max-bytes", metavar="N", type=size, help="with --post: such as 5MB (IMAGES_MAX_BYTES)")
 
 
 def _presign(context: Context, arguments: argparse.Namespace) -> int:
     from carscraper.storage import objects
 
-    console, key, put = context.console, arguments.key, arguments.put
-    if arguments.content_type and not put:
-        raise ConfigurationError("--content-type belongs to --put: what is read has its type already.")
-    if put:
+    console, key = context.console, arguments.key
+    if arguments.max_bytes and not arguments.post:
+        raise ConfigurationError("--max-bytes belongs to --post: only a form has a limit that the server keeps.")
+    if arguments.content_type and not (arguments.put or arguments.post):
+        raise ConfigurationError("--content-type belongs to --put and --post: what is read has its type already.")
+    if arguments.put or arguments.post:
         new_key(key)
     kind = arguments.content_type or _guessed(key)
     bucket, expires = context.options.bucket, arguments.expires
-    url = objects.presign(context.client, bucket, key, expires=expires, put=put, content_type=kind)
-    curl = f"curl --fail --upload-file FILE --header 'Content-Type: {kind}' {shlex.quote(url)}"
-    data = {
-        "key": key,
-        "method": "PUT" if put else "GET",
-        "url": url,
-        "headers": {"Content-Type": kind} if put else {},
-        "expires_at": (datetime.now(UTC) + expires).isoformat(timespec="seconds"),
-    }
-    console.result(data, [url, curl] if put else url)
-    if "X-Amz-Security-Token=" in url:
+    data: dict[str, Any] = {"key": key, "expires_at": (datetime.now(UTC) + expires).isoformat(timespec="seconds")}
+    if arguments.post:
+        limit = int(arguments.max_bytes or context.settings.getint("IMAGES_MAX_BYTES"))
+        url, fields = objects.presign_post(
+            context.client, bucket, key, expires=expires, content_type=kind, max_bytes=limit
+        )
+        form = " ".join(f"--form-string {shlex.quote(f'{name}={value}')}" for name, value in fields.items())
+        data |= {"method": "POST", "url": url, "fields": fields, "max_bytes": limit}
+        console.result(data, [url, f"curl --fail {form} --form file=@FILE {shlex.quote(url)}"])
+    else:
+        put = arguments.put
+        url = objects.presign(context.client, bucket, key, expires=expires, put=put, content_type=kind)
+        curl = f"curl --fail --upload-file FILE --header 'Content-Type: {kind}' {shlex.quote(url)}"
+        data |= {"method": "PUT" if put else "GET", "url": url, "headers": {"Content-Type": kind} if put else {}}
+        console.result(data, [url, curl] if put else url)
+    if "X-Amz-Security-Token=" in url or "x-amz-security-token" in data.get("fields", ()):
         console.note("Signed with credentials that end by themselves: the address ends with them, if that is sooner.")
     return ExitCode.SUCCESS
 

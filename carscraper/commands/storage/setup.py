@@ -50,6 +50,9 @@ def _setup_arguments(parser: argparse.ArgumentParser) -> None:
         help="a site whose scripts may read, such as https://www.example.com; may be repeated",
     )
     parser.add_argument(
+        "--upload", action="store_true", help="those sites may write, too, with what presign --put or --post gives them"
+    )
+    parser.add_argument(
         "--notify-lambda", metavar="ARN", type=_arn("lambda"), help="a function that is told of new objects"
     )
     parser.add_argument("--notify-sqs", metavar="ARN", type=_arn("sqs"), help="a queue that is told of new objects")
@@ -126,6 +129,8 @@ def _setup(context: Context, options: argparse.Namespace) -> int:
     arns = [arn for arn in (options.notify_lambda, options.notify_sqs) if arn]
     if not arns and (options.notify_prefix or options.notify_suffix):
         raise ConfigurationError("--notify-prefix and --notify-suffix need --notify-lambda or --notify-sqs.")
+    if options.upload and not options.cors_origin:
+        raise ConfigurationError("--upload needs --cors-origin: say which sites may write.")
     for arn in arns:
         if arn.split(":")[3] != ours.region:
             raise ConfigurationError(f"{arn} is not in the bucket's region {ours.region}, where S3 wants it.")
@@ -197,6 +202,7 @@ def _wanted(context: Context, options: argparse.Namespace, name: str) -> Wanted:
         sse=options.sse or ours.sse,
         versioning=not options.no_versioning,
         cors_origins=tuple(options.cors_origin),
+        cors_upload=options.upload,
         rules=() if options.no_lifecycle else tuple(lifecycle.defaults(ours.prefix)),
         notifications=tuple(
             Notification(kind=kind, arn=arn, prefix=prefix, suffix=options.notify_suffix)

@@ -114,7 +114,7 @@ def _allowed(context: Context, key: str, sha256: str) -> None:
     parts = parse_key(key, context.options.prefix)
     if parts and not sha256.startswith(parts.hash):
         raise StoreRefusedError(
-            f"That version of {printable(key)} has other bytes than its name says (SHA-256 {sha256[:12]}…): it stays old."
+            f"That version of {printable(key)} has other bytes than its name says (SHA-256 {sha256[:12]}…)."
         )
     try:
         with context.database(read_only=True) as engine, engine.connect() as connection:
