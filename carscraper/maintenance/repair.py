@@ -11,22 +11,22 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from carscraper.db import repairs
-from carscraper.exceptions import ImageRejectedError
-from carscraper.images.thumbnails import thumbnail
 from carscraper.maintenance import register
 from carscraper.maintenance.audit import Finding, kept
 from carscraper.maintenance.register import GROUP, ObjectOutcome
+from carscraper.maintenance.thumbnails import MADE
 from carscraper.storage import objects
-from carscraper.storage.keys import IMMUTABLE, Upload, parse_key, parse_thumbnail, permanent_url
+from carscraper.storage.keys import parse_key, permanent_url
 from carscraper.storage.objects import THREADS, in_groups, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Engine
 
     from carscraper.db.inventory import Comparison
     from carscraper.maintenance.register import Register
+    from carscraper.maintenance.thumbnails import Thumbnails
     from carscraper.storage.client import S3Options
     from carscraper.storage.objects import Seen
 
@@ -43,16 +43,9 @@ class Repair:
         engine: Engine,
         options: S3Options,
         orphans: Register,
-        *,
-        thumbnails: Mapping[str, tuple[int, int]],
-        max_pixels: int,
+        thumbnails: Thumbnails,
     ) -> None:
-        """Accept a boto3 client for S3, the database, the bucket, and what registers orphans.
-
-        Args:
-            thumbnails: the size of each.
-            max_pixels: of a photo that a thumbnail is made of.
-        """
+        """Accept a boto3 client for S3, the database, the bucket, what registers orphans, and what makes thumbnails."""
         self.done: Counter[str] = Counter()
         """Photos that are ``pending`` now, their ``addresses`` and ``hashes``, ``covers`` of cars, objects
         ``registered``, ``thumbnails`` that were made, and what is ``left``.
@@ -62,7 +55,6 @@ class Repair:
         self._options = options
         self._orphans = orphans
         self._thumbnails = thumbnails
-        self._max_pixels = max_pixels
 
     def run(self, comparison: Comparison) -> Iterator[ObjectOutcome]:
         """Repair; return what is left and why."""
@@ -84,8 +76,12 @@ class Repair:
             self.done["registered"] += outcome.what == register.REGISTERED
             if outcome.what not in {register.REGISTERED, register.KNOWN, register.GONE}:
                 yield outcome
-        made = in_order(pool, self._make_thumbnail, kept(comparison, "no-thumbnail"))
-        yield from (outcome for outcome in made if outcome)
+        missing = ((each.key, each.photo or "") for each in kept(comparison, "no-thumbnail"))
+        for outcome in self._thumbnails.make_all(missing):
+            self.done["thumbnails"] += outcome.what == MADE
+            # A photo that is missing as well is pending by now, and gets its thumbnails when it is fetched.
+            if outcome.what not in {MADE, register.GONE}:
+                yield outcome
         for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
             run = each.detail.removeprefix("of run ")
             yield ObjectOutcome(
@@ -137,23 +133,6 @@ class Repair:
                 hashes = dict.fromkeys(finding.rows, (finding.key, seen.sha256, seen.size))
                 with self._engine.begin() as connection:
                     self.done["hashes"] += repairs.set_hashes(connection, hashes)
-
-    def _make_thumbnail(self, finding: Finding) -> ObjectOutcome | None:
-        """Make a missing thumbnail of its photo; return why there is none."""
-        name, _ = parse_thumbnail(finding.key, self._options.prefix) or ("", "")
-        photo = objects.read(self._client, self._options.bucket, finding.photo or "", max_bytes=objects.MAX_BYTES)
-        if photo is None:
-            return None  # missing as well: it is pending by now, and gets its thumbnails when it is fetched
-        if photo.data is None:
-            return ObjectOutcome(finding.key, register.UNREADABLE, photo.problem or "")
-        try:
-            data = thumbnail(photo.data, self._thumbnails[name], max_pixels=self._max_pixels)
-        except ImageRejectedError as error:
-            return ObjectOutcome(finding.key, register.NO_PHOTO, str(error))
-        upload = Upload(name=finding.key, data=data, content_type="image/jpeg")
-        objects.put(self._client, self._options, upload, replace=True, cache_control=IMMUTABLE)
-        self.done["thumbnails"] += 1
-        return None
 
 
 class OrphanRemoval:

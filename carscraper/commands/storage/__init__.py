@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from carscraper.command import VerbCommand
-from carscraper.commands.storage import audit, browse, caches, delete, estimate, objects, rules, setup, versions
+from carscraper.commands.storage import (
+    audit,
+    browse,
+    caches,
+    delete,
+    estimate,
+    objects,
+    rules,
+    setup,
+    thumbnails,
+    versions,
+)
 
 REMOVED_VERBS = {
     "tiers": "`scrapy storage tiers` is gone: nginx in front of the bucket (deploy/nginx.conf) keeps what is viewed "
@@ -35,6 +46,7 @@ class Command(VerbCommand):
         versions.RESTORE,
         audit.AUDIT,
         audit.DISCOVER,
+        thumbnails.VERB,
         caches.HITS,
         caches.INVALIDATE,
     )

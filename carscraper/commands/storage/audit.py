@@ -146,6 +146,7 @@ def _agreed(context: Context, arguments: argparse.Namespace, would: str, questio
 def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit: Audit, comparison: Comparison) -> int:
     from carscraper.maintenance.register import PhotoRules, Register, dealers
     from carscraper.maintenance.repair import Repair
+    from carscraper.maintenance.thumbnails import Thumbnails
 
     counts, options, settings, client = audit.counts, context.options, context.settings, context.client
     if counts["missing"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
@@ -153,17 +154,17 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
             f"Not one of the photos that should be in {options.bucket} is there: nothing was changed. Check "
             "AWS_ENDPOINT_URL and AWS_S3_BUCKET; if they are really lost, say --even-if-all."
         )
-    thumbnails = f", make missing thumbnails ({counts['no-thumbnail']:,})" if counts["no-thumbnail"] else ""
+    made = f", make missing thumbnails ({counts['no-thumbnail']:,})" if counts["no-thumbnail"] else ""
     plan = (
-        f"have what is missing or differs fetched again ({counts['missing'] + counts['*']:,}){thumbnails}, mend wrong "
+        f"have what is missing or differs fetched again ({counts['missing'] + counts['*']:,}){made}, mend wrong "
         f"rows ({counts['!']:,}), look into orphans ({counts['-']:,}) and register those that are photos of known cars"
     )
     if not _agreed(context, arguments, plan, f"{plan[0].upper()}{plan[1:]}?", "Nothing was changed."):
         return ExitCode.PARTIAL
     rules = PhotoRules.from_settings(settings)
     orphans = Register(client, engine, options, rules, dealers=dealers(settings))
-    sizes, max_pixels = settings.get("IMAGES_THUMBS"), rules.inspection["max_pixels"]
-    repair = Repair(client, engine, options, orphans, thumbnails=sizes, max_pixels=max_pixels)
+    thumbnails = Thumbnails(client, options, settings.get("IMAGES_THUMBS"), rules.inspection["max_pixels"])
+    repair = Repair(client, engine, options, orphans, thumbnails)
     for outcome in repair.run(comparison):
         detail = f": {outcome.detail}" if outcome.detail else ""
         context.console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))

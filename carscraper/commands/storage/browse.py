@@ -60,12 +60,13 @@ def _year(text: str) -> str:
     return text
 
 
-def _prefix_argument(parser: argparse.ArgumentParser) -> None:
+def prefix_argument(parser: argparse.ArgumentParser) -> None:
+    """Add PREFIX."""
     parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="what the keys begin with")
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    _prefix_argument(parser)
+    prefix_argument(parser)
     parser.add_argument("--source", type=source, metavar="NAME", help="photos of this dealer only, such as bilasolur")
     parser.add_argument("--make", type=_make, metavar="NAME", help="photos of this make only, in any spelling")
     parser.add_argument("--year", type=_year, metavar="YEAR", help="photos of cars of this year only, or unknown")
@@ -281,5 +282,5 @@ STATS = Verb(
     "stats",
     "Count objects and bytes by source, storage class and month, and the cars' photos in the ledger",
     _stats,
-    _prefix_argument,
+    prefix_argument,
 )
