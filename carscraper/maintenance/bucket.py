@@ -65,6 +65,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def reason(error: StoreError) -> str:
+    """Return the server's own words, without the right that would mend it if that were the cause."""
+    return Answer.of(error.__cause__).words if isinstance(error.__cause__, ClientError) else str(error)
+
+
 def suggestion(name: str, region: str) -> str:
     """Return another name like *name* that hardly anybody has.
 

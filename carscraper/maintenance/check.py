@@ -181,10 +181,11 @@ class _Check:
             refused = isinstance(failed.__cause__, ClientError)
             self._there = not refused
             if refused and "AccessDenied" in failed.cause and self._options.endpoint and self._acls_are_blocked():
-                raise _FailedError(
-                    f"{failed.cause}; BlockPublicAcls is on, for which some servers refuse every upload",
-                    f"scrapy storage setup takes it back if that is the cause; else {failed.fix}",
-                ) from failed
+                cause, fix = "BlockPublicAcls is on, for which some servers refuse every upload", "scrapy storage setup"
+                fix += ": it tries a photo, and takes the block back if that is the cause"
+                if not self._may_write():
+                    fix = f"{failed.fix}, or {fix}"
+                raise _FailedError(f"{failed.cause}; {cause}", fix) from failed
             raise
         if not answer.get("ETag"):
             raise _FailedError(
@@ -197,6 +198,15 @@ class _Check:
         with contextlib.suppress(ClientError, BotoCoreError, KeyError):
             found = self._client.get_public_access_block(Bucket=self._options.bucket)
             return bool(found["PublicAccessBlockConfiguration"]["BlockPublicAcls"])
+        return False
+
+    def _may_write(self) -> bool:
+        """Return whether the credentials may at least delete here: then it is hardly a right that a put lacks."""
+        with contextlib.suppress(ClientError, BotoCoreError):
+            answer = self._client.delete_object(**self._where)
+            if answer.get("DeleteMarker"):  # of a bucket with versions
+                self._client.delete_object(**self._where, VersionId=answer["VersionId"])
+            return True
         return False
 
     def get(self) -> str:

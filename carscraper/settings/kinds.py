@@ -296,7 +296,9 @@ DATABASE_URL = Kind(
 DEPTH_LIMIT = Kind("0", _depth_limit)
 FEEDS = Kind("a JSON object", _feeds)
 BUCKET = matching(
-    r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, dots and hyphens", optional=True
+    r"(?!.*\.\.|[0-9]+(\.[0-9]+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "3 to 63 lower-case letters, digits, hyphens and single dots, and no IP address",
+    optional=True,
 )
 PROGRAM = matching(r"/.+", "the program's whole path, such as /usr/bin/chromium", optional=True)
 REGION = matching(r"[a-z0-9][a-z0-9-]{0,62}", "a region such as eu-north-1")

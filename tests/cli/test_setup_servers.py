@@ -66,6 +66,22 @@ class OddServer(InFront):
         return self.passed_on(request, path)
 
 
+class LacksOne(InFront):
+    """Answers one *question* with the list of objects, and what is put there with 200: it makes a bucket of it."""
+
+    def __init__(self, s3: services.S3, question: str) -> None:
+        super().__init__(s3)
+        self.question = question
+        self.refused: list[str] = []
+
+    def respond(self, request: Request) -> Response:
+        path, _, query = request.target.partition("?")
+        if query.split("=")[0] != self.question:
+            return self.passed_on(request, request.target)
+        self.refused.append(request.method)
+        return self.passed_on(request, f"{path}?list-type=2") if request.method == "GET" else Response()
+
+
 @pytest.fixture
 def odd(moto_s3: services.S3) -> Iterator[services.S3]:
     with OddServer(moto_s3) as server:
@@ -79,7 +95,8 @@ def test_a_server_that_refuses_uploads_for_a_block_ends_with_a_working_bucket(
     said = storage("setup", "--yes", code=3)
     assert "Done: versioning, lifecycle." in said.out
     assert "This server does not have: ownership controls, default encryption." in said.out
-    assert "With public access blocks this server refuses photos (S3 refuses s3:PutObject" in said.out
+    assert "With public access blocks this server refuses photos (AccessDenied: No): that was taken back." in said.out
+    assert "s3:PutObject" not in said.out + said.err, "the block is the cause, not a right"
     assert said.out.endswith(WORKS)
     block = odd.client.get_public_access_block(Bucket=odd.bucket)["PublicAccessBlockConfiguration"]
     assert [name for name, on in block.items() if not on] == ["BlockPublicAcls"], "ACLs are ignored all the same"
@@ -94,11 +111,40 @@ def test_check_names_the_block_and_setup_takes_it_back(storage: Storage, odd: se
     storage.settings = odd.env
     names = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
     odd.client.put_public_access_block(Bucket=odd.bucket, PublicAccessBlockConfiguration=dict.fromkeys(names, True))
+    odd.client.put_bucket_versioning(Bucket=odd.bucket, VersioningConfiguration={"Status": "Enabled"})
     said = storage("check", code=4)
     assert "✗ put                AccessDenied: No; BlockPublicAcls is on, for which some servers refuse" in said.out
-    assert "scrapy storage setup takes it back if that is the cause; else allow s3:PutObject" in said.out
+    assert "→ scrapy storage setup: it tries a photo, and takes the block back if that is the cause\n" in said.out
+    assert "s3:PutObject" not in said.out, "the block, not a right"
+    assert "Versions" not in odd.client.list_object_versions(Bucket=odd.bucket)
+    assert "DeleteMarkers" not in odd.client.list_object_versions(Bucket=odd.bucket)
+    with services.S3Proxy(odd.endpoint) as proxy, proxy.fail(403, "AccessDenied", methods="DELETE"):
+        said = storage("check", settings=odd.via(proxy).env, code=4)
+    assert "→ allow s3:PutObject, or scrapy storage setup: it tries a photo" in said.out, "it may be either"
     assert storage("setup", "--yes", code=3).out.endswith(WORKS)
     assert "✓ put" in storage("check").out
+
+
+def test_each_feature_is_tried_by_itself(storage: Storage, moto_s3: services.S3) -> None:
+    """A server without one of them, which answers with the list of objects, has all the others."""
+    questions = {
+        "ownershipControls": "ownership",
+        "encryption": "encryption",
+        "versioning": "versioning",
+        "lifecycle": "lifecycle",
+        "cors": "CORS",
+        "publicAccessBlock": "public access",
+    }
+    asked = ("--cors-origin", "https://www.example.com")
+    for question, feature in questions.items():
+        bucket = replace(moto_s3, bucket=f"without-{question.lower()}")
+        with LacksOne(bucket, question) as server:
+            storage.settings = replace(bucket, endpoint=server.base_url).env
+            data = storage("setup", "--yes", "--json", *asked, code=3 if feature == "CORS" else 0).data
+        assert data["lacks"] == [feature]
+        assert {*data["done"], feature} == {"bucket", *questions.values()}, feature
+        assert (data["photo"], data["taken_back"]) == ("stored, read and removed", None), feature
+        assert not [each for each in server.refused if each != "GET"], "what is not there is not put"
 
 
 def test_a_photo_that_is_refused_for_another_reason_takes_nothing_back(

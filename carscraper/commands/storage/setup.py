@@ -255,6 +255,7 @@ def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -
 
 def _try_photo(its: Bucket, outcome: _Outcome) -> None:
     """Store, read and remove a photo; take back the change that makes it fail."""
+    from carscraper.maintenance.bucket import reason
     from carscraper.maintenance.features import FEATURES
 
     try:
@@ -267,7 +268,8 @@ def _try_photo(its: Bucket, outcome: _Outcome) -> None:
         outcome.taken_back = name = its.take_back_what_breaks_uploads(done)
         if name is None:
             return
-        outcome.notes.append(f"With {FEATURES[name].title} this server refuses photos ({error}): that was taken back.")
+        title, why = FEATURES[name].title, reason(error)
+        outcome.notes.append(f"With {title} this server refuses photos ({why}): that was taken back.")
         outcome.done = [each for each in outcome.done if each != name]
     outcome.photo = _WORKS
 
