@@ -277,7 +277,7 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
 BAD: dict[str, Sequence[Any]] = {
     **dict.fromkeys(BOOLEANS, ("", None, "ja", "2", "tru", "***")),
     "IMAGES_NOT_PLACEHOLDERS": ["xyz", "a" * 63, f"{'a' * 64} {'b' * 64}"],
-    "AWS_S3_BUCKET": ["a" * 64, "b\n", *"ab My-B my_b -ab ab- s3://b bucket/x images..x 192.168.1.1".split()],
+    "AWS_S3_BUCKET": ["ab", "a" * 64, "My-B", "my_b", "-ab", "ab-", "s3://b", "b/x", "bb\n", "im..x", "192.168.1.1"],
     **dict.fromkeys(
         URLS,
         (
