@@ -186,10 +186,6 @@ class _Check:
                     f"scrapy storage setup takes it back if that is the cause; else {failed.fix}",
                 ) from failed
             raise
-        if not answer.get("ETag"):
-            raise _FailedError(
-                "it answers without an ETag", "check AWS_ENDPOINT_URL: it must be an S3 server's address"
-            )
         self._version = answer.get("VersionId", "")
         return self._name
 

@@ -10,14 +10,14 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret
-from carscraper.storage.answers import Answer, region_in
+from carscraper.storage.answers import Answer, look_at_success, region_in
 from carscraper.storage.keys import normalise_prefix, public_base, published_bases
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class S3Options:
             bucket: another one than ``AWS_S3_BUCKET``.
 
         Raises:
-            ConfigurationError: no bucket is named.
+            ConfigurationError: no bucket is named, or the server that is named does not have what is asked of it.
         """
 
         def plain(name: str) -> str | None:
@@ -98,7 +98,7 @@ class S3Options:
         bucket = bucket or settings.get("AWS_S3_BUCKET")
         if not bucket:
             raise ConfigurationError("AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.")
-        return cls(
+        found = cls(
             bucket=bucket,
             region=settings.get("AWS_S3_REGION"),
             endpoint=settings.get("AWS_ENDPOINT_URL"),
@@ -116,6 +116,8 @@ class S3Options:
             timeout=settings.getfloat("S3_UPLOAD_TIMEOUT"),
             retries=settings.getint("S3_MAX_RETRIES"),
         )
+        _check_vendor(found)
+        return found
 
     @property
     def base(self) -> str:
@@ -150,6 +152,36 @@ class S3Options:
         return {name: value for name, value in (("ServerSideEncryption", kind), ("SSEKMSKeyId", key)) if value}
 
 
+_CLASSES = ("STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY")
+_R2_REGIONS = ("auto", "wnam", "enam", "weur", "eeur", "apac", "oc", "us-east-1")
+
+
+def _words(choice: tuple[str, ...]) -> str:
+    return f"{', '.join(choice[:-1])} or {choice[-1]}"
+
+
+def _check_vendor(options: S3Options) -> None:
+    """See that Amazon, or Cloudflare R2, has this region and storage class; of other servers nothing is known.
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    region, storage_class = options.region, options.storage_class
+    host = urlsplit(options.endpoint or "").hostname or ""
+    if host.endswith(".r2.cloudflarestorage.com") and region not in _R2_REGIONS:
+        raise ConfigurationError(
+            f"AWS_S3_REGION is {region!r}, which Cloudflare R2 does not have; write {_words(_R2_REGIONS)}."
+        )
+    if host:
+        return
+    if not re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}", region):
+        raise ConfigurationError(f"AWS_S3_REGION is {region!r}; write one of Amazon's regions, such as eu-north-1.")
+    if storage_class and storage_class not in _CLASSES:
+        raise ConfigurationError(
+            f"S3_STORAGE_CLASS is {storage_class!r}, which Amazon S3 does not have; write {_words(_CLASSES)}."
+        )
+
+
 def open_client(
     options: S3Options, service: str = "s3", *, found: boto3.Session | None = None, attempts: int = 2
 ) -> Any:
@@ -173,6 +205,7 @@ def open_client(
     )
     if service == "s3":
         client.meta.events.register("before-call.s3", _prepare)
+        client.meta.events.register("before-parse.s3", look_at_success)
     return client
 
 

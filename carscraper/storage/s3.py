@@ -7,6 +7,8 @@ imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import random
 import re
@@ -27,9 +29,10 @@ from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import DENIED, Answer, connection_problem, failure, silent
+from carscraper.storage.answers import DENIED, Answer, NotS3Error, connection_problem, explained_s3, failure, silent
 from carscraper.storage.client import S3Options, contradicts, encryption, keys, open_client, session, why_refused
 from carscraper.storage.keys import IMMUTABLE, permanent_url
+from carscraper.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +62,10 @@ class S3Store:
         self._session = None if self._keys else session(options)
         self._store = self._open()
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
-        self._failures = 0  # in a row, of all threads: while the server is away nobody tries again and again
+        self._turns = Turns(options.retries)
+        self._hints = _hints(options)
+        self._md5_client: Any = None
+        """boto3's, once the bucket has asked for Content-MD5, which obstore can't send."""
 
     def object_name(self, key: str) -> str:
         """Return the object's name in the bucket: *key* behind ``S3_PREFIX``."""
@@ -74,8 +80,8 @@ class S3Store:
         return bool(name)
 
     def client(self) -> Any:
-        """Make a boto3 client for this bucket's server."""
-        return open_client(self._options, found=self._session)
+        """Make a boto3 client for this bucket's server, which tries once."""
+        return open_client(self._options, found=self._session, attempts=1)
 
     def check(self) -> None:
         """Ask the bucket once whether it is there, in this region, for these credentials.
@@ -84,6 +90,15 @@ class S3Store:
             StoreRefusedError: it is not; the sentence names the setting.
             StoreUnavailableError: the server does not answer just now.
         """
+        self._turns.take(time.monotonic() + self._options.timeout, probe=True)
+        try:
+            self._check()
+        except StoreUnavailableError as error:
+            self._turns.failed(str(error))
+            raise
+        self._turns.worked()
+
+    def _check(self) -> None:
         options = self._options
         base = options.direct_base
         request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
@@ -104,6 +119,9 @@ class S3Store:
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
                 f"set AWS_S3_REGION={region}."
             )
+        said = Answer(answer.status_code)
+        if said.passing:
+            raise failure(said, options.bucket, "s3:ListBucket")
         if answer.status_code != _HTTP_OK:
             self._explain()
 
@@ -134,6 +152,8 @@ class S3Store:
     def _read(self, name: str, max_bytes: int) -> bytes | None:
         try:
             found = obstore.get(self._store, name)
+            if not found.meta["e_tag"]:
+                raise silent(NotS3Error())
             if found.meta["size"] > max_bytes:
                 raise StoreRefusedError(f"{name} has {found.meta['size']} bytes, more than IMAGES_MAX_BYTES")
             return bytes(found.bytes())
@@ -164,6 +184,9 @@ class S3Store:
         self._with_retries("s3:PutObject", lambda: self._put(upload))
 
     def _put(self, upload: Upload) -> None:
+        if self._md5_client:
+            self._put_with_md5(upload)
+            return
         result = obstore.put(
             self._store,
             upload.name,
@@ -175,6 +198,21 @@ class S3Store:
         etag = (result["e_tag"] or "").strip('"').lower()
         if self._etags_are_md5 and contradicts(etag, None, upload.data):
             self._look_again(upload)
+
+    def _put_with_md5(self, upload: Upload) -> None:
+        """Put as a bucket with object lock wants it."""
+        attributes = self._attributes(upload)
+        with explained_s3(self._options.bucket, "s3:PutObject"):
+            self._md5_client.put_object(
+                Bucket=self._options.bucket,
+                Key=upload.name,
+                Body=upload.data,
+                ContentMD5=base64.b64encode(hashlib.md5(upload.data, usedforsecurity=False).digest()).decode("ascii"),
+                ContentType=upload.content_type,
+                CacheControl=IMMUTABLE,
+                Metadata={name: attributes[name] for name in upload.metadata},
+                **self._options.put_arguments,
+            )
 
     def _look_again(self, upload: Upload) -> None:
         """Distinguish damaged bytes from a bucket with a KMS key, whose ETags look like an MD5 and are none.
@@ -195,25 +233,35 @@ class S3Store:
 
     def _with_retries(self, action: str, call: Callable[[], T]) -> T:
         """Make *call* until it succeeds, the time is over, or it is of no use."""
-        options = self._options
-        deadline = time.monotonic() + options.timeout
-        attempt = 0
-        while True:
+        turns, deadline = self._turns, time.monotonic() + self._options.timeout
+        attempt, probe = 0, turns.given_up
+        while turns.take(deadline, probe=probe):
+            with_md5 = bool(self._md5_client)
             try:
                 result = call()
             except Exception as error:
                 problem = error if isinstance(error, StoreError) else self._problem(error, action)
-                if isinstance(problem, StoreRefusedError):
+                if not isinstance(problem, StoreUnavailableError):
+                    if not with_md5 and self._wants_md5(problem):
+                        continue
                     raise problem from error
             else:
-                self._failures = 0
+                turns.worked()
                 return result
-            attempt += 1
-            self._failures += 1
+            probe, attempt = False, attempt + 1
+            turns.failed(str(problem))
             pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
-            if self._failures > options.retries or time.monotonic() + pause > deadline:
-                raise problem
+            if turns.given_up or attempt > self._options.retries or time.monotonic() + pause > deadline:
+                break
             time.sleep(pause)
+        raise StoreUnavailableError(turns.trouble)
+
+    def _wants_md5(self, refusal: StoreError) -> bool:
+        """Return whether an upload was refused for want of Content-MD5; from now on it gets that."""
+        if "contentmd5" not in str(refusal).replace("-", "").lower():
+            return False
+        self._md5_client = self._md5_client or self.client()
+        return True
 
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
@@ -229,19 +277,20 @@ class S3Store:
     def _problem(self, error: Exception, action: str) -> StoreError:
         """Return what obstore's *error* means: what the server answered stands in its text."""
         text, bucket = str(error), self._options.bucket
+        hints = self._hints if action == "s3:PutObject" else {}
         answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
         if answer:
             said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
             status = int(answer[1])
             missing = "NoSuchBucket" if action == "s3:PutObject" and status == _HTTP_NOT_FOUND else ""
-            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action)
+            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action, **hints)
         if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
             return failure(Answer(301, "PermanentRedirect"), bucket, action)
         first = text.split("\n", 1)[0]
         if problem := connection_problem(text):
             return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
         if "HTTP error" in first and "redirect" not in first:
-            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]})")
+            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]}).")
         return StoreRefusedError(
             f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
         )
@@ -285,6 +334,13 @@ class S3Store:
 
     def close(self) -> None:
         """Nothing to give back: obstore's connections go with the object."""
+
+
+def _hints(options: S3Options) -> dict[str, str]:
+    """Return which settings may be why an upload is refused."""
+    sent = {"S3_STORAGE_CLASS": options.storage_class, "S3_SSE": options.sse, "S3_TAGS": options.tags}
+    names = [name for name, value in sent.items() if value]
+    return {"sent": " and ".join(names)} if names else {}
 
 
 def _header(value: str) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +10,15 @@ import pytest
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import s3 as s3_module
+from carscraper.storage import turns
 from carscraper.storage.answers import FIXES
-from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.client import S3Options
 from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
 from tests import services
 from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from tests.storage.conftest import Proxied
@@ -44,6 +40,7 @@ def store(s3: services.S3, **changes: Any) -> S3Store:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(turns, "_EVERY", 0.01)
 
 
 # --- objects ----------------------------------------------------------------------------------------------------
@@ -122,123 +119,6 @@ def test_one_signed_request_a_photo_without_acl_or_tags(proxied: Proxied) -> Non
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
-
-# What a server may answer to any operation: 0 for a refusal, which is told at once, or 1 for what passes by itself.
-ANSWERS = [
-    *((status, "", 1) for status in (408, 409, 425, 429, 500, 502, 503, 504, 507)),
-    *((status, "", 0) for status in (301, 302, 307, 400, 401, 403, 405, 411, 418, 501, 505)),
-    *((status, code, 1) for status, code in ((503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout"))),
-    *((status, code, 1) for status, code in ((400, "BadDigest"), (400, "IncompleteBody"), (409, "OperationAborted"))),
-    *((400, code, 0) for code in ("InvalidRegionName", "InvalidRequest", "InvalidArgument", "SomethingNew")),
-    *((403, code, 0) for code in ("AccessDenied", "InvalidPayer")),
-    (405, "MethodNotAllowed", 0),
-    (404, "NoSuchBucket", 0),
-    (507, "XMinioStorageFull", 0),
-    *((400, code, 0) for code in FIXES),
-]
-OPERATIONS = ("PutObject", "GetObject", "DeleteObject", "ListBucket")
-
-
-class Scripted:
-    """A server that answers everything with ``answer``, and counts."""
-
-    def __init__(self) -> None:
-        self.answer: tuple[int, bytes] = (200, b"")
-        self.count = 0
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                outer.count += self.command != "HEAD"
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, body = outer.answer
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - names that http.server asks for
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def say(self, status: int, code: str) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Some &lt;words&gt;.</Message></Error>"
-        self.answer = (status, body.encode() if code else b"")
-        self.count = 0
-
-
-def test_answers_of_every_kind_to_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default class of an answer is "refused", and its sentence names the operation, not always a put."""
-    monkeypatch.setattr(s3_module, "open_client", functools.cache(open_client))
-    server = Scripted()
-    options = {"endpoint": f"http://127.0.0.1:{server.server.server_port}", "access_key": "AKID", "secret_key": "x"}
-    its = S3Store(S3Options(bucket="car-photos", region="eu-north-1", retries=1, **options))
-    monkeypatch.setattr(its.client(), "close", lambda: None)
-    calls: dict[str, Callable[[], Any]] = {
-        "PutObject": lambda: its.put(upload()),
-        "GetObject": lambda: its.get(KEY, max_bytes=100),
-        "DeleteObject": lambda: its.delete(KEY),
-        "ListBucket": its.check,
-    }
-    for status, code, passes in ANSWERS:
-        for operation in OPERATIONS:
-            what = (status, code, operation)
-            server.say(status, code)
-            if operation == "ListBucket" and status == 403 and code in {"", "AccessDenied"}:
-                its.check()  # a key that may only put is allowed to crawl
-                continue
-            with pytest.raises(StoreUnavailableError if passes else StoreRefusedError) as caught:
-                calls[operation]()
-            said = str(caught.value)
-            assert "Traceback" not in said, what
-            assert "\n" not in said, what
-            if status in {302, 307} or (status == 301 and not code):
-                assert "region" in said or "AWS_ENDPOINT_URL" in said, what
-                continue
-            assert f"s3:{operation}" in said, what
-            assert str(code or status) in said, what
-            if code and not passes:
-                assert "Some <words>" in said, what
-                assert FIXES.get(code, "") in said, what
-            if operation != "ListBucket":
-                assert server.count == 1 or passes, what
-    for status, body in [(200, b""), (200, b"<html>Please log in</html>"), (204, b"")]:
-        server.answer = (status, body)  # a captive portal: no ETag
-        with pytest.raises(StoreRefusedError, match="is no S3 server"):
-            its.put(upload())
-    server.server.shutdown()
-    server.server.server_close()
-
-
-def test_a_server_that_is_away_is_not_asked_by_everybody_again_and_again(moto_s3: services.S3) -> None:
-    """16 uploads at once with five retries each: one try each, and no more than one has retries."""
-    server = Scripted()
-    server.say(503, "SlowDown")
-    its = store(moto_s3, endpoint=f"http://127.0.0.1:{server.server.server_port}", retries=5)
-
-    def put() -> None:
-        with contextlib.suppress(StoreUnavailableError):
-            its.put(upload())
-
-    threads = [threading.Thread(target=put) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 16 <= server.count <= 16 + 2 * 5
-    count = server.count
-    put()
-    assert server.count == count + 1, "one probe is one request"
-    server.server.shutdown()
-    server.server.server_close()
-
 
 PASSING = [
     *((503, "SlowDown"), (502, "BadGateway"), (429, "TooManyRequests"), (408, "RequestTimeout")),
