@@ -236,7 +236,12 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         ('{"small": [320, 240]}', {"small": (320, 240)}),
         ({"small": (320, 240), "big_2": [1, 2]}, {"small": (320, 240), "big_2": (1, 2)}),
     ],
-    "S3_TAGS": [(None, {}), ('{"project": "cars"}', {"project": "cars"}), ({"a": "b"}, {"a": "b"})],
+    "S3_TAGS": [
+        *((None, {}), ('{"project": "cars"}', {"project": "cars"}), ({"a": "b"}, {"a": "b"})),
+        ({"þ +-=._:/@" * 10: "x" * 256}, {"þ +-=._:/@" * 10: "x" * 256}),
+    ],
+    "S3_PREFIX": [(None, ""), ("", ""), ("cars", "cars"), ("/þ x//y+z/", "/þ x//y+z/"), ("a..b/", "a..b/")],
+    "S3_STORAGE_CLASS": [("", None), (None, None), ("STANDARD_IA", "STANDARD_IA"), ("cold-2", "cold-2")],
     "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
     "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
@@ -332,7 +337,12 @@ BAD: dict[str, Sequence[Any]] = {
         *('{"small": [320]}', '{"small": 320}', '{"small": [0, 1]}', '{"small": ["1", "2"]}', '{"../x": [1, 2]}'),
         *("{", "[1]", "5", '{"": [1, 2]}', {"small": (1.5, 2)}, "small"),
     ],
-    "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
+    "S3_TAGS": [
+        *("{", "project=cars", "[1]", "5", '"ab"', {str(number): "x" for number in range(11)}, {"": "x"}, {"a": "b\n"}),
+        *({"a" * 129: "x"}, {"a": "x" * 257}, {"aws:a": "x"}, {"a": "b&c"}, {"a": "<b>"}),
+    ],
+    "S3_PREFIX": ["../x", "a/../b", "./a", "..", "a\n", "a\0b", "a" * 701, "\ud800"],
+    "S3_STORAGE_CLASS": ["standard ia", "GLACIER", "DEEP_ARCHIVE", "glacier", "A\n", "-x", "a/b"],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
     "AWS_S3_REGION": [
         "somewhere over the rainbow",

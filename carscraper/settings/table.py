@@ -85,7 +85,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                 help="Another S3 server than Amazon's; addressed in path style."),
         Setting("AWS_CA_BUNDLE", None, OPTIONAL, common=True,
                 help="A PEM file with the certificate authority of a private S3 server."),
-        Setting("S3_PREFIX", "", TEXT, example="cars/",
+        Setting("S3_PREFIX", "", kinds.PREFIX, example="cars/",
                 help="What stands before every key in the bucket, such as `cars/`."),
         Setting("IMAGES_PUBLIC_URL", None, kinds.HTTP_URL, example="https://images.example.com",
                 help="The public address before the key: a CDN or web server. Makes permanent URLs, also for a "
@@ -103,12 +103,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("SPOOL_MAX_BYTES", 2 * 1024**3, whole(0),
                 help="Bytes that the spool may hold; beyond that photos stay `pending` (`store-error`) for the next "
                      "run."),
-        Setting("S3_STORAGE_CLASS", None, OPTIONAL, common=True,
-                help="Storage class of new objects, such as `STANDARD_IA`; empty means the bucket's default."),
+        Setting("S3_STORAGE_CLASS", None, kinds.STORAGE_CLASS, common=True,
+                help="Storage class of new objects; empty means the bucket's default."),
         Setting("S3_SSE", None, kinds.ENCRYPTION, example="AES256",
                 help="Server-side encryption; empty means the bucket's default."),
         Setting("S3_TAGS", {}, kinds.TAGS,
-                help='Object tags as JSON, such as `{"project": "cars"}`. Tags need one more right, and some servers '
+                help='Tags of new objects. Tags need one more right, and some servers '
                      "damage tagged objects."),
         Setting("S3_MAX_PARALLEL_UPLOADS", 16, whole(1),
                 help="How many photos are uploaded at the same time."),
