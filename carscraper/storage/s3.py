@@ -285,7 +285,7 @@ class S3Store:
             missing = "NoSuchBucket" if action == "s3:PutObject" and status == _HTTP_NOT_FOUND else ""
             return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action, **hints)
         if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
-            return failure(Answer(301, "PermanentRedirect"), bucket, action)
+            return failure(Answer(301, "a redirect without an address"), bucket, action)
         first = text.split("\n", 1)[0]
         if problem := connection_problem(text):
             return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
