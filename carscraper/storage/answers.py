@@ -186,6 +186,11 @@ _CONNECTION = (
         "use a name that it has (a bucket with dots has none)",
     ),
     (
+        ("CaUsedAsEndEntity",),
+        "its certificate is that of an authority, which uploads do not accept of a server",
+        "make one with CA:FALSE",
+    ),
+    (
         ("CERTIFICATE_VERIFY_FAILED", "UnknownIssuer", "InvalidCertificate", "invalid path: "),
         "its certificate can't be verified",
         "set AWS_CA_BUNDLE to the PEM file of its authority",

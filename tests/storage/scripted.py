@@ -96,7 +96,7 @@ def nobody() -> Any:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-def certificate(folder: Path, name: str, days: int = 30) -> tuple[Path, ssl.SSLContext]:
+def certificate(folder: Path, name: str, days: int = 30, *, ca: bool = False) -> tuple[Path, ssl.SSLContext]:
     """A certificate for *name*, its own authority: its PEM file and what a server needs of it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -117,7 +117,7 @@ def certificate(folder: Path, name: str, days: int = 30) -> tuple[Path, ssl.SSLC
         .not_valid_before(now - dt.timedelta(days=30))
         .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     path = folder / "server.pem"
