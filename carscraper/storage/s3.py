@@ -308,9 +308,12 @@ class S3Store:
         config: dict[str, Any] = {"region": options.region, "virtual_hosted_style_request": not options.endpoint}
         # What obstore reads from the environment by itself must not make it differ from boto3.
         config |= dict.fromkeys(("skip_signature", "unsigned_payload", "s3_express", "disable_tagging"), False)
-        if options.endpoint:
-            # Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
-            config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
+        # Amazon's too, with the bucket's name in it: obstore panics where AWS_ENDPOINT_URL is set to nothing.
+        endpoint = options.endpoint or options.direct_base
+        config |= {
+            "endpoint": endpoint,
+            "aws_endpoint_url_s3": endpoint,
+        }  # it prefers AWS_ENDPOINT_URL_S3 to `endpoint`
         kind, key = encryption(options.sse)
         if kind:
             config["server_side_encryption"] = kind

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.helpers import World, assert_nothing_lost, photo_count
+from tests.storage.amazon import REGION, Amazon
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests import services
     from tests.services import S3Proxy
 
 # What was once "Store away … uploaded by the next run", for ever: the answer to an upload, and what the sentence names.
@@ -71,3 +75,20 @@ def test_s3_that_is_away_is_sent_one_request_a_second(world: World, skip: int) -
     assert_nothing_lost(world)
     world.finish()
     assert world.photos_served() == photo_count(world.site), "none was fetched twice"
+
+
+def test_amazon_by_its_own_names(world: World, moto_s3: services.S3, tmp_path: Path) -> None:
+    """A bucket with dots has no certificate there: that is said before anything is fetched."""
+    there = {"LocationConstraint": REGION}
+    moto_s3.client.create_bucket(Bucket="car.photos", CreateBucketConfiguration=there)
+    with Amazon(tmp_path, moto_s3.endpoint) as amazon:
+        keys = {"AWS_ACCESS_KEY_ID": moto_s3.access_key, "AWS_SECRET_ACCESS_KEY": moto_s3.secret_key}
+        env = {**amazon.env, **keys, "AWS_ENDPOINT_URL": ""}
+        done = world.crawl(env={**env, "AWS_S3_BUCKET": "car.photos"})
+        assert done.code == 4, done
+        assert "its certificate is another host's" in done.said
+        assert done.count("certificate") == 1
+        assert not world.site.served.requests
+        done = world.crawl(env={**env, "AWS_S3_BUCKET": moto_s3.bucket})
+    assert done.code == 0, done
+    assert len(moto_s3.keys()) == photo_count(world.site)

@@ -147,6 +147,23 @@ def test_the_table_is_true(tmp_path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_table_is_true_of_real_servers(rclone_s3: services.S3, moto_s3: services.S3) -> None:
+    """Rclone checks signatures, moto does not."""
+    rows = dict(table())
+    wrong_keys: tuple[dict[str, Any], ...] = ({"secret_key": "wrong"}, {"access_key": "WRONG"})
+    for s3, all_changes in ((rclone_s3, wrong_keys), (moto_s3, ())):
+        for changes in (*all_changes, {"bucket": "no-such-cars"}):
+            answer = "404 NoSuchBucket" if "bucket" in changes else "403 SignatureDoesNotMatch"
+            asking = Asking(options_of(s3, retries=0, timeout=5, **changes))
+            for operation, ways in asking.ways.items():
+                for way in range(len(ways)):
+                    found = asking.meaning(operation, way)
+                    assert found[0] == rows[answer][operation], (s3.kind, changes, operation, way, found)
+        asking = Asking(options_of(s3, retries=0, timeout=5))
+        assert [asking.meaning(each, 0)[0] for each in ("get", "head")] == ["absent", "absent"]
+        assert [asking.meaning(each, 0)[0] for each in ("put", "list", "delete")] == ["done", "done", "done"]
+
+
 def test_a_refused_upload_is_asked_once_and_names_the_settings_in_use() -> None:
     with Scripted() as server:
         store = S3Store(options_for(server.endpoint, sse="aws:kms", tags=(("a", "b"),)))
