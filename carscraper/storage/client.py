@@ -212,14 +212,19 @@ def open_client(
 def _prepare(params: dict[str, Any], model: Any, **_: Any) -> None:
     """Send Content-MD5 where S3 demands a checksum: every store knows it, not all know the newer ones.
 
-    And stay in the region of the settings: looking for a better one, boto3 asks a server that answers every HEAD with
-    301 without end.
+    An object needs it in a bucket with object lock. And stay in the region of the settings: looking for a better one,
+    boto3 asks a server that answers every HEAD with 301 without end.
     """
     params.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
-    if model.http_checksum_required or model.http_checksum.get("requestChecksumRequired"):
+    demanded = model.http_checksum_required or model.http_checksum.get("requestChecksumRequired")
+    if demanded or model.name == "PutObject":
         params.get("context", {}).pop("checksum", None)
-        body = params["body"].encode() if isinstance(params["body"], str) else params["body"]
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        body = params["body"]
+        if hasattr(body, "read"):
+            body, file = body.read(), body
+            file.seek(0)
+        data = body.encode() if isinstance(body, str) else body
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
         params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 

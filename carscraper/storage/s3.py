@@ -7,8 +7,6 @@ imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import random
 import re
@@ -207,7 +205,6 @@ class S3Store:
                 Bucket=self._options.bucket,
                 Key=upload.name,
                 Body=upload.data,
-                ContentMD5=base64.b64encode(hashlib.md5(upload.data, usedforsecurity=False).digest()).decode("ascii"),
                 ContentType=upload.content_type,
                 CacheControl=IMMUTABLE,
                 Metadata={name: attributes[name] for name in upload.metadata},

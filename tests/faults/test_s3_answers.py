@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.helpers import World, assert_nothing_lost, photo_count
 from tests.storage.amazon import REGION, Amazon
+from tests.storage.scripted import Scripted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ REFUSALS: dict[str, tuple[int, str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("why", REFUSALS)
 def test_a_refusal_ends_the_crawl_before_a_second_photo_is_sent(world: World, why: str) -> None:
     status, code, settings, named = REFUSALS[why]
-    with world.proxy.fail(status, code, methods={"PUT"}):
+    with world.proxy.fail(status, code, methods={"PUT", "HEAD", "GET"} if code == "Login" else {"PUT"}):
         done = world.crawl(**settings)
     assert done.code == 4, done
     assert world.puts() == 1
@@ -48,6 +49,15 @@ def test_a_refusal_ends_the_crawl_before_a_second_photo_is_sent(world: World, wh
     if why in {"object lock", "a captive portal"}:  # the rest is the same for all
         world.finish()
         assert world.photos_served() == photo_count(world.site), "none was fetched twice"
+
+
+def test_a_bucket_with_object_lock_gets_all_photos(world: World) -> None:
+    with Scripted() as server:
+        server.want_md5()
+        done = world.crawl(env={"AWS_ENDPOINT_URL": server.endpoint})
+        puts = ["content-md5" in headers for method, _, headers in server.requests if method == "PUT"]
+    assert done.code == 0, done
+    assert puts == [False] + [True] * photo_count(world.site)
 
 
 def requests_of_ten_seconds(proxy: S3Proxy) -> tuple[int, list[float]]:

@@ -30,7 +30,7 @@ class Scripted:
         self.times: list[float] = []
         self.hangs = self.resets = False
         self.wants_md5 = False
-        """What comes without Content-MD5 hears ``say``'s answer, what comes with it is stored."""
+        """Uploads without Content-MD5 hear ``say``'s answer, all others that they are done."""
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ class Scripted:
                     self.close_connection = True
                     return
                 status, headers, body = outer.status, outer.headers, outer.body
-                if outer.wants_md5 and "Content-MD5" in self.headers:
+                if outer.wants_md5 and (self.command != "PUT" or "Content-MD5" in self.headers):
                     status, headers, body = 200, {"ETag": '"stored"'}, b""
                 self.send_response_only(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -75,6 +75,12 @@ class Scripted:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def want_md5(self) -> None:
+        """From now on answer as a bucket with object lock does."""
+        self.say("400 InvalidRequest")
+        self.body = self.body.replace(b"Some &lt;words&gt;.", b"Content-MD5 is required for Put with Object Lock")
+        self.wants_md5 = True
 
     def say(self, answer: str) -> None:
         """As the table of ``docs/storage.md`` writes it: ``timeout``, ``503 SlowDown``, ``405``, ``200 <html>``."""
