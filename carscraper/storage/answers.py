@@ -54,6 +54,7 @@ FIXES = {
     "KMSNotConfigured": "the server has no keys for encryption: check S3_SSE",
     "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
     "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
+    "InvalidBucketState": "the bucket does not allow it: look at its object lock, versions and replication",
     "MethodNotAllowed": "the server can't do that: check AWS_ENDPOINT_URL",
     "NotImplemented": "the server can't do what is asked; for uploads leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",

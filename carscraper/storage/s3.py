@@ -248,7 +248,7 @@ class S3Store:
             probe, attempt = False, attempt + 1
             turns.failed(str(problem))
             pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
-            if turns.given_up or attempt > self._options.retries or time.monotonic() + pause > deadline:
+            if turns.given_up or time.monotonic() + pause > deadline:
                 break
             time.sleep(pause)
         raise StoreUnavailableError(turns.trouble)
