@@ -144,7 +144,9 @@ def explained_s3(bucket: str, action: str) -> Iterator[None]:
 def failure(answer: Answer, bucket: str, action: str, **hints: str) -> StoreError:
     """Return the exception for a server that answered *answer* to *action*; *hints* are those of ``Answer.fix``."""
     if answer.passing:
-        return StoreUnavailableError(f"S3 answers {answer.status} {answer.code} to {action}; try again later.")
+        code = answer.code.removeprefix(str(answer.status))  # boto3 says the status where there is no code
+        said = f"{answer.status} {code}".rstrip()
+        return StoreUnavailableError(f"S3 answers {said} to {action}; try again later.")
     fix = answer.fix(action, **hints)
     return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {fix}.")
 

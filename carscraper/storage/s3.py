@@ -122,6 +122,8 @@ class S3Store:
             raise failure(said, options.bucket, "s3:ListBucket")
         if answer.status_code != _HTTP_OK:
             self._explain()
+        elif int(answer.headers.get("content-length") or 0) and "html" in answer.headers.get("content-type", ""):
+            raise silent(NotS3Error())  # a captive portal's page: a bucket has no body
 
     def _explain(self) -> None:
         """Find out why HEAD was refused: its answer has no body, that to a listing has."""

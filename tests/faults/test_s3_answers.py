@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.helpers import World, assert_nothing_lost, photo_count
 from tests.storage.amazon import REGION, Amazon
-from tests.storage.scripted import Scripted
+from tests.storage.scripted import Scripted, certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +102,22 @@ def test_amazon_by_its_own_names(world: World, moto_s3: services.S3, tmp_path: P
         done = world.crawl(env={**env, "AWS_S3_BUCKET": moto_s3.bucket})
     assert done.code == 0, done
     assert len(moto_s3.keys()) == photo_count(world.site)
+
+
+def test_what_is_no_s3_server_is_asked_for_no_photo(world: World, tmp_path: Path) -> None:
+    """A captive portal, and http:// and https:// where the other one is spoken."""
+    _, context = certificate(tmp_path, "127.0.0.1")
+    with Scripted() as plain, Scripted(context) as by_tls:
+        plain.say("200 <html>")
+        for endpoint, said in [
+            (plain.endpoint, "what answers is no S3 server"),
+            (f"http://{by_tls.address}", "write https:// instead of http://"),
+            (f"https://{plain.address}", "write http:// instead of https://"),
+            (f"https://{by_tls.address}", "set AWS_CA_BUNDLE"),
+        ]:
+            done = world.crawl(env={"AWS_ENDPOINT_URL": endpoint})
+            assert done.code == 4, done
+            assert said in done.said
+            assert done.count("S3 can't be used") == 1
+            assert not world.site.served.requests
+        assert not [method for method, *_ in plain.requests if method == "PUT"]

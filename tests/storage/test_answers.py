@@ -110,7 +110,6 @@ def seen_otherwise(asking: Asking, answer: str, expected: dict[str, str]) -> Ite
             if is_check and (found, answer) in {
                 ("done", "403"),  # a key that may only put is allowed to crawl
                 ("done", "403 AccessDenied"),
-                ("done", "200 <html>"),  # nothing gives a page away
                 ("again", "507 XMinioStorageFull"),
             }:
                 continue
