@@ -105,6 +105,8 @@ class S3Feed(S3FeedStorage):
     @classmethod
     def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
         """Read the ``AWS_…`` settings; keys in *uri*, percent-encoded as an address has them, win."""
+        from carscraper.storage.client import Server  # noqa: PLC0415 - only those who use S3
+
         settings = crawler.settings
         parts = urlsplit(uri)
 
@@ -112,13 +114,13 @@ class S3Feed(S3FeedStorage):
             value = settings.get(name)
             return value.reveal() if isinstance(value, Secret) else value
 
-        own = bool(parts.password)
+        server, own = Server.from_settings(settings), bool(parts.password)
         return cls(
             urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
             access_key=unquote(parts.username or "") if own else plain("AWS_ACCESS_KEY_ID"),
             secret_key=unquote(parts.password or "") if own else plain("AWS_SECRET_ACCESS_KEY"),
             session_token=None if own else plain("AWS_SESSION_TOKEN"),
-            endpoint_url=settings.get("AWS_ENDPOINT_URL"),
-            region_name=settings.get("AWS_S3_REGION"),
+            endpoint_url=server.endpoint,
+            region_name=server.region,
             feed_options=feed_options,
         )

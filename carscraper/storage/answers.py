@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import KeysRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,6 +53,11 @@ FIXES = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
 }
 """What mends a refusal with this S3 error code."""
+KEYS_REFUSED = {
+    *("InvalidAccessKeyId", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"),
+    *("InvalidTokenId", "InvalidClientTokenId", "InvalidSecurity"),
+}
+"""Codes of keys that are not accepted any more, or never were."""
 DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403"}
 """Codes that name a missing right."""
 MISSING_FEATURE = {"NotImplemented", "MethodNotAllowed", "XNotImplemented", "NotSupported", "501", "405"}
@@ -134,7 +139,8 @@ def failure(answer: Answer, bucket: str, action: str) -> StoreError:
     """Return the exception for a server that answered *answer* to *action*."""
     if answer.passing:
         return StoreUnavailableError(f"S3 answers {answer.status} {answer.code} to {action}; try again later.")
-    return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {answer.fix(action)}.")
+    kind = KeysRefusedError if answer.code in KEYS_REFUSED else StoreRefusedError
+    return kind(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {answer.fix(action)}.")
 
 
 # What a client's words about a connection mean: parts of them, the cause, the fix; the first that fits.

@@ -2,7 +2,8 @@
 
 Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3).
 boto3 finds credentials that are not given as keys, and explains what is wrong; it takes 50 MB and 0.3 s, so it is
-imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
+imported only for these. What botocore reads of the environment and the AWS profile is given to obstore, which must not
+read anything by itself. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
 """
 
 from __future__ import annotations
@@ -11,24 +12,33 @@ import logging
 import random
 import re
 import ssl
+import threading
 import time
 from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
-from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import (
+    ConfigurationError,
+    KeysRefusedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from carscraper.settings.environment import forget
 from carscraper.storage.answers import DENIED, Answer, connection_problem, failure, silent
-from carscraper.storage.client import S3Options, contradicts, encryption, keys, open_client, session, why_refused
+from carscraper.storage.client import S3Options, contradicts, encryption, open_client, why_refused
+from carscraper.storage.credentials import CredentialProvider
 from carscraper.storage.keys import IMMUTABLE, permanent_url
 
 if TYPE_CHECKING:
@@ -46,6 +56,16 @@ _HTTP_OK, _HTTP_NOT_FOUND = 200, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
+_OFF = (
+    *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
+    "imdsv1_fallback",
+)
+"""Switches of obstore that a variable of the environment may have put on."""
+_WITHOUT_OPTION = {
+    *("AWS_CHECKSUM_ALGORITHM", "AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"),
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+}
+"""Variables of the environment that obstore alone reads and that no option takes back."""
 
 
 class S3Store:
@@ -55,8 +75,8 @@ class S3Store:
         self._options = options
         self.location = f"s3://{options.bucket}"
         self._base = options.base
-        self._keys = None if options.profile else keys(options)
-        self._session = None if self._keys else session(options)
+        self._credentials = CredentialProvider(options)
+        self._renewing = threading.Lock()
         self._store = self._open()
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
         self._failures = 0  # in a row, of all threads: while the server is away nobody tries again and again
@@ -75,7 +95,7 @@ class S3Store:
 
     def client(self) -> Any:
         """Make a boto3 client for this bucket's server."""
-        return open_client(self._options, found=self._session)
+        return open_client(self._options, found=self._credentials.session)
 
     def check(self) -> None:
         """Ask the bucket once whether it is there, in this region, for these credentials.
@@ -84,14 +104,16 @@ class S3Store:
             StoreRefusedError: it is not; the sentence names the setting.
             StoreUnavailableError: the server does not answer just now.
         """
+        self._with_valid_keys(self._ask)
+
+    def _ask(self) -> None:
         options = self._options
-        base = options.direct_base
-        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
-        credentials: Any = self._keys or (self._session and self._session.get_credentials())
-        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
+        request = AWSRequest(method="HEAD", url=f"{options.direct_base}/" if options.virtual else options.direct_base)
+        frozen: Any = self._credentials.frozen()
+        S3SigV4Auth(frozen, "s3", options.region).add_auth(request)
         timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
         verify: Any = options.ca_bundle or True
-        http = URLLib3Session(verify=verify, timeout=timeout, proxies=get_environ_proxies(base))
+        http = URLLib3Session(verify=verify, timeout=timeout, proxies=options.proxies)
         try:
             answer = http.send(request.prepare())
         except BotoCoreError as error:
@@ -198,13 +220,20 @@ class S3Store:
         options = self._options
         deadline = time.monotonic() + options.timeout
         attempt = 0
+
+        def once() -> T:
+            try:
+                return call()
+            except StoreError:
+                raise
+            except Exception as error:
+                raise self._problem(error, action) from error
+
         while True:
             try:
-                result = call()
-            except Exception as error:
-                problem = error if isinstance(error, StoreError) else self._problem(error, action)
-                if isinstance(problem, StoreRefusedError):
-                    raise problem from error
+                result = self._with_valid_keys(once)
+            except StoreUnavailableError as error:
+                problem = error
             else:
                 self._failures = 0
                 return result
@@ -214,6 +243,29 @@ class S3Store:
             if self._failures > options.retries or time.monotonic() + pause > deadline:
                 raise problem
             time.sleep(pause)
+
+    def _with_valid_keys(self, call: Callable[[], T]) -> T:
+        """Make *call*, and once more with new keys if the server does not accept those of the profile or role."""
+        used = self._store
+        try:
+            return call()
+        except KeysRefusedError:
+            if self._credentials.session is None:
+                raise
+        with self._renewing:
+            if self._credentials.refused:
+                raise self._credentials.refused
+            if self._store is used:  # else another thread was here
+                try:
+                    self._credentials = CredentialProvider(self._options)
+                except ConfigurationError as error:
+                    self._credentials.refused = StoreRefusedError(str(error))
+                    raise self._credentials.refused from error
+                self._store = self._open()
+        try:
+            return call()
+        except KeysRefusedError as error:
+            raise StoreRefusedError(f"{str(error)[:-1]}; the profile or role gives no others.") from error
 
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
@@ -228,6 +280,8 @@ class S3Store:
 
     def _problem(self, error: Exception, action: str) -> StoreError:
         """Return what obstore's *error* means: what the server answered stands in its text."""
+        if self._credentials.refused:
+            return self._credentials.refused
         text, bucket = str(error), self._options.bucket
         answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
         if answer:
@@ -249,37 +303,39 @@ class S3Store:
     def _open(self) -> ObstoreS3:
         options = self._options
         client: ClientConfig = {
-            "allow_http": bool(options.endpoint and options.endpoint.startswith("http://")),
+            "allow_http": options.direct_base.startswith("http://"),
             "timeout": timedelta(seconds=min(options.timeout, 30)),
             "connect_timeout": timedelta(seconds=5),
             "pool_max_idle_per_host": str(options.parallel),
         }
         if options.ca_bundle:
             client["root_certificate"] = _certificates(options.ca_bundle)
-        config: dict[str, Any] = {"region": options.region, "virtual_hosted_style_request": not options.endpoint}
+        if proxy := options.proxies.get(urlsplit(options.direct_base).scheme):
+            client["proxy_url"] = proxy
+        elif getproxies():  # which obstore would use; it can be told not to for a host only
+            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": urlsplit(options.direct_base).hostname or ""}
         # What obstore reads from the environment by itself must not make it differ from boto3.
-        config |= dict.fromkeys(("skip_signature", "unsigned_payload", "s3_express", "disable_tagging"), False)
-        if options.endpoint:
-            # Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
-            config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
+        forget(_WITHOUT_OPTION)
+        config: dict[str, Any] = dict.fromkeys(_OFF, False) | {
+            "region": options.region,
+            # "Virtual" takes the address as it is. Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
+            "virtual_hosted_style_request": True,
+            "endpoint": options.direct_base,
+            "aws_endpoint_url_s3": options.direct_base,
+            "conditional_put": "etag",
+            "copy_if_not_exists": "multipart",
+        }
         kind, key = encryption(options.sse)
         if kind:
             config["server_side_encryption"] = kind
             if key:
                 config["sse_kms_key_id"] = key
-        if options.access_key:
-            config |= {"access_key_id": options.access_key, "secret_access_key": options.secret_key}
-            if options.session_token:
-                config["session_token"] = options.session_token
-        else:
-            from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - see the top
-
-            config["credential_provider"] = Boto3CredentialProvider(self._session)
         return ObstoreS3(
             options.bucket,
             client_options=client,
             # Ours is the retry loop: it knows the deadline and tells the failures apart.
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=options.timeout)},
+            credential_provider=self._credentials,
             **config,
         )
 
