@@ -130,5 +130,5 @@ def explained() -> Iterator[None]:
         # By its name: botocore has four exceptions for a login that is missing or too old.
         login = "SSO" in type(error).__name__ or "Token" in type(error).__name__ or "sso" in str(error).lower()
         remedy = "run `aws sso login`" if login else "correct the profile or role, or set AWS_ACCESS_KEY_ID"
-        said = " ".join(str(error).split())  # of several lines where a parameter is wrong
+        said = " ".join(str(error).split()).rstrip(".")  # of several lines where a parameter is wrong
         raise ConfigurationError(f"The AWS credentials can't be had ({said}); {remedy}.") from error

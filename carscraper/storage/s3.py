@@ -104,7 +104,7 @@ class S3Store:
             StoreRefusedError: it is not; the sentence names the setting.
             StoreUnavailableError: the server does not answer just now.
         """
-        self._with_valid_keys(self._ask)
+        self._with_valid_keys("s3:ListBucket", self._ask)
 
     def _ask(self) -> None:
         options = self._options
@@ -220,20 +220,13 @@ class S3Store:
         options = self._options
         deadline = time.monotonic() + options.timeout
         attempt = 0
-
-        def once() -> T:
-            try:
-                return call()
-            except StoreError:
-                raise
-            except Exception as error:
-                raise self._problem(error, action) from error
-
         while True:
             try:
-                result = self._with_valid_keys(once)
-            except StoreUnavailableError as error:
-                problem = error
+                result = self._with_valid_keys(action, call)
+            except Exception as error:
+                problem = self._problem(error, action)
+                if isinstance(problem, StoreRefusedError):
+                    raise problem from error
             else:
                 self._failures = 0
                 return result
@@ -244,13 +237,13 @@ class S3Store:
                 raise problem
             time.sleep(pause)
 
-    def _with_valid_keys(self, call: Callable[[], T]) -> T:
+    def _with_valid_keys(self, action: str, call: Callable[[], T]) -> T:
         """Make *call*, and once more with new keys if the server does not accept those of the profile or role."""
         used = self._store
         try:
             return call()
-        except KeysRefusedError:
-            if self._credentials.session is None:
+        except Exception as error:
+            if self._credentials.session is None or not isinstance(self._problem(error, action), KeysRefusedError):
                 raise
         with self._renewing:
             if self._credentials.refused:
@@ -264,8 +257,11 @@ class S3Store:
                 self._store = self._open()
         try:
             return call()
-        except KeysRefusedError as error:
-            raise StoreRefusedError(f"{str(error)[:-1]}; the profile or role gives no others.") from error
+        except Exception as error:
+            problem = self._problem(error, action)
+            if isinstance(problem, KeysRefusedError):
+                problem = StoreRefusedError(f"{str(problem)[:-1]}; the profile or role gives no others.")
+            raise problem from error
 
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
@@ -279,7 +275,9 @@ class S3Store:
         return attributes
 
     def _problem(self, error: Exception, action: str) -> StoreError:
-        """Return what obstore's *error* means: what the server answered stands in its text."""
+        """Return what *error* means: what the server answered stands in the text of obstore's."""
+        if isinstance(error, StoreError):
+            return error
         if self._credentials.refused:
             return self._credentials.refused
         text, bucket = str(error), self._options.bucket

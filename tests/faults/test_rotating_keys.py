@@ -215,3 +215,29 @@ def test_revoked_keys_of_every_kind_are_renewed_once(
     with pytest.raises(StoreRefusedError, match=r"can't be had \(.*\); correct|gives no others\.$"):
         put("d.jpg")
     assert keys.count("PUT") <= 2
+
+
+def test_a_provider_that_is_away_for_a_while_costs_nothing_as_long_as_the_keys_live(
+    keys: Keys, bucket: services.S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.life = 2
+    program = tmp_path / "keys.json"
+    program.write_bytes(keys.hand_out())
+    (tmp_path / "config").write_text(f"[profile cars]\ncredential_process = /bin/cat {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    its = S3Store(S3Options(bucket=bucket.bucket, region=bucket.region, endpoint=keys.endpoint, profile="cars"))
+
+    def put(name: str) -> None:
+        its.put(Upload(name=name, data=b"bytes", content_type="image/jpeg"))
+
+    put("a.jpg")
+    said = program.read_bytes()
+    program.unlink()
+    put("b.jpg")
+    assert bucket.keys() == ["a.jpg", "b.jpg"]
+    time.sleep(keys.life)
+    program.write_bytes(said)  # what it had before, as a cache would
+    keys.forget()
+    with pytest.raises(StoreRefusedError, match=r"can't be had \(.* still expired\); correct the profile or role"):
+        put("c.jpg")
+    assert keys.count() == 0, "what is over is not sent"
