@@ -21,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance.policies import everybody_reads
 from carscraper.storage.answers import DENIED, Answer, connection_problem
-from carscraper.storage.client import ask_bucket, keys, open_client, session
+from carscraper.storage.client import ask_bucket, open_client
+from carscraper.storage.credentials import keys, session
 from carscraper.storage.keys import PROBES, permanent_url
 from carscraper.storage.objects import presign
 

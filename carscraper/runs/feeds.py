@@ -119,7 +119,8 @@ class S3Feed(BlockingFeedStorage):
         Raises:
             ConfigurationError: there are no credentials, or a setting is wrong.
         """
-        from carscraper.storage.client import S3Options, session  # noqa: PLC0415 - it takes boto3 with it
+        from carscraper.storage.client import S3Options  # noqa: PLC0415 - it takes boto3 with it
+        from carscraper.storage.credentials import session  # noqa: PLC0415 - the same
 
         parts = urlsplit(uri)
         options = S3Options.from_settings(crawler.settings, bucket=parts.netloc.rpartition("@")[2])

@@ -328,7 +328,8 @@ BUCKET = matching(
     r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, dots and hyphens", optional=True
 )
 PROGRAM = matching(r"/.+", "the program's whole path, such as /usr/bin/chromium", optional=True)
-REGION = matching(r"[a-z0-9][a-z0-9-]{0,62}", "a region such as eu-north-1")
+REGION = matching(r"[a-z0-9][a-z0-9-]{0,62}", "a region such as eu-north-1", optional=True)
+ADDRESSING_STYLE = matching("auto|path|virtual", "auto, path or virtual")
 DISTRIBUTION = matching(r"[A-Z0-9]{6,32}", "a distribution's id such as E2QWRUHEXAMPLE", optional=True)
 ENCRYPTION = matching(r"AES256|aws:kms(:\S+)?", "AES256, aws:kms or aws:kms:KEY-ID", optional=True)
 OUTPUT_PREFIX = matching(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import KeysRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,6 +60,11 @@ FIXES = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
 }
 """What mends a refusal with this S3 error code."""
+KEYS_REFUSED = {
+    *("InvalidAccessKeyId", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"),
+    *("InvalidTokenId", "InvalidClientTokenId", "InvalidSecurity"),
+}
+"""Codes of keys that are not accepted any more, or never were."""
 DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403"}
 """Codes that name a missing right."""
 MISSING_FEATURE = {"NotImplemented", "MethodNotAllowed", "XNotImplemented", "NotSupported", "501", "405"}
@@ -148,7 +153,8 @@ def failure(answer: Answer, bucket: str, action: str, **hints: str) -> StoreErro
         said = f"{answer.status} {code}".rstrip()
         return StoreUnavailableError(f"S3 answers {said} to {action}; try again later.")
     fix = answer.fix(action, **hints)
-    return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {fix}.")
+    kind = KeysRefusedError if answer.code in KEYS_REFUSED else StoreRefusedError
+    return kind(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {fix}.")
 
 
 class NotS3Error(BotoCoreError):

@@ -2,7 +2,8 @@
 
 Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3).
 boto3 finds credentials that are not given as keys, and explains what is wrong; it takes 50 MB and 0.3 s, so it is
-imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
+imported only for these. What botocore reads of the environment and the AWS profile is given to obstore, which must not
+read anything by itself. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
 """
 
 from __future__ import annotations
@@ -10,25 +11,32 @@ from __future__ import annotations
 import logging
 import random
 import re
-import ssl
+import threading
 import time
 from datetime import timedelta
 from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
-from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import (
+    ConfigurationError,
+    KeysRefusedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from carscraper.settings.environment import forget
 from carscraper.storage.answers import DENIED, Answer, NotS3Error, connection_problem, explained_s3, failure, silent
-from carscraper.storage.client import S3Options, contradicts, encryption, keys, open_client, session, why_refused
+from carscraper.storage.client import S3Options, certificates, contradicts, encryption, open_client, why_refused
+from carscraper.storage.credentials import CredentialProvider
 from carscraper.storage.keys import IMMUTABLE, permanent_url
 from carscraper.storage.turns import Turns
 
@@ -47,6 +55,16 @@ _HTTP_OK, _HTTP_NOT_FOUND = 200, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
+_OFF = (
+    *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
+    "imdsv1_fallback",
+)
+"""Switches of obstore that a variable of the environment may have put on."""
+_WITHOUT_OPTION = {
+    *("AWS_CHECKSUM_ALGORITHM", "AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"),
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+}
+"""Variables of the environment that obstore alone reads and that no option takes back."""
 
 
 class S3Store:
@@ -56,12 +74,11 @@ class S3Store:
         self._options = options
         self.location = f"s3://{options.bucket}"
         self._base = options.base
-        self._keys = None if options.profile else keys(options)
-        self._session = None if self._keys else session(options)
+        self._credentials = CredentialProvider(options)
+        self._renewing = threading.Lock()
         self._store = self._open()
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
         self._turns = Turns(options.retries)
-        self._hints = _hints(options)
         self._md5_client: Any = None
         """boto3's, once the bucket has asked for Content-MD5, which obstore can't send."""
 
@@ -79,7 +96,7 @@ class S3Store:
 
     def client(self) -> Any:
         """Make a boto3 client for this bucket's server, which tries once."""
-        return open_client(self._options, found=self._session, attempts=1)
+        return open_client(self._options, found=self._credentials.session, attempts=1)
 
     def check(self) -> None:
         """Ask the bucket once whether it is there, in this region, for these credentials.
@@ -90,21 +107,20 @@ class S3Store:
         """
         self._turns.take(time.monotonic() + self._options.timeout, probe=True)
         try:
-            self._check()
+            self._with_valid_keys("s3:ListBucket", self._ask)
         except StoreUnavailableError as error:
             self._turns.failed(str(error))
             raise
         self._turns.worked()
 
-    def _check(self) -> None:
+    def _ask(self) -> None:
         options = self._options
-        base = options.direct_base
-        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
-        credentials: Any = self._keys or (self._session and self._session.get_credentials())
-        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
+        request = AWSRequest(method="HEAD", url=f"{options.direct_base}/" if options.virtual else options.direct_base)
+        frozen: Any = self._credentials.frozen()
+        S3SigV4Auth(frozen, "s3", options.region).add_auth(request)
         timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
         verify: Any = options.ca_bundle or True
-        http = URLLib3Session(verify=verify, timeout=timeout, proxies=get_environ_proxies(base))
+        http = URLLib3Session(verify=verify, timeout=timeout, proxies=options.proxies)
         try:
             answer = http.send(request.prepare())
         except BotoCoreError as error:
@@ -237,9 +253,9 @@ class S3Store:
         while turns.take(deadline, probe=probe):
             with_md5 = bool(self._md5_client)
             try:
-                result = call()
+                result = self._with_valid_keys(action, call)
             except Exception as error:
-                problem = error if isinstance(error, StoreError) else self._problem(error, action)
+                problem = self._problem(error, action)
                 if not isinstance(problem, StoreUnavailableError):
                     if not with_md5 and self._wants_md5(problem):
                         continue
@@ -262,6 +278,32 @@ class S3Store:
         self._md5_client = self._md5_client or self.client()
         return True
 
+    def _with_valid_keys(self, action: str, call: Callable[[], T]) -> T:
+        """Make *call*, and once more with new keys if the server does not accept those of the profile or role."""
+        used = self._store
+        try:
+            return call()
+        except Exception as error:
+            if self._credentials.session is None or not isinstance(self._problem(error, action), KeysRefusedError):
+                raise
+        with self._renewing:
+            if self._credentials.refused:
+                raise self._credentials.refused
+            if self._store is used:  # else another thread was here
+                try:
+                    self._credentials = CredentialProvider(self._options)
+                except ConfigurationError as error:
+                    self._credentials.refused = StoreRefusedError(str(error))
+                    raise self._credentials.refused from error
+                self._store, self._md5_client = self._open(), self._md5_client and self.client()
+        try:
+            return call()
+        except Exception as error:
+            problem = self._problem(error, action)
+            if isinstance(problem, KeysRefusedError):
+                problem = StoreRefusedError(f"{str(problem)[:-1]}; the profile or role gives no others.")
+            raise problem from error
+
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
             "Content-Type": upload.content_type,
@@ -274,9 +316,13 @@ class S3Store:
         return attributes
 
     def _problem(self, error: Exception, action: str) -> StoreError:
-        """Return what obstore's *error* means: what the server answered stands in its text."""
+        """Return what *error* means: what the server answered stands in the text of obstore's."""
+        if isinstance(error, StoreError):
+            return error
+        if self._credentials.refused:
+            return self._credentials.refused
         text, bucket = str(error), self._options.bucket
-        hints = self._hints if action == "s3:PutObject" else {}
+        hints = self._options.hints if action == "s3:PutObject" else {}
         answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
         if answer:
             said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
@@ -297,40 +343,39 @@ class S3Store:
     def _open(self) -> ObstoreS3:
         options = self._options
         client: ClientConfig = {
-            "allow_http": bool(options.endpoint and options.endpoint.startswith("http://")),
+            "allow_http": options.direct_base.startswith("http://"),
             "timeout": timedelta(seconds=min(options.timeout, 30)),
             "connect_timeout": timedelta(seconds=5),
             "pool_max_idle_per_host": str(options.parallel),
         }
         if options.ca_bundle:
-            client["root_certificate"] = _certificates(options.ca_bundle)
-        config: dict[str, Any] = {"region": options.region, "virtual_hosted_style_request": not options.endpoint}
+            client["root_certificate"] = certificates(options.ca_bundle)
+        if proxy := options.proxies.get(urlsplit(options.direct_base).scheme):
+            client["proxy_url"] = proxy
+        elif getproxies():  # which obstore would use; it can be told not to for a host only
+            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": urlsplit(options.direct_base).hostname or ""}
         # What obstore reads from the environment by itself must not make it differ from boto3.
-        config |= dict.fromkeys(("skip_signature", "unsigned_payload", "s3_express", "disable_tagging"), False)
-        # Amazon's too, with the bucket's name in it: obstore panics where AWS_ENDPOINT_URL is set to nothing.
-        endpoint = options.endpoint or options.direct_base
-        config |= {
-            "endpoint": endpoint,
-            "aws_endpoint_url_s3": endpoint,
-        }  # it prefers AWS_ENDPOINT_URL_S3 to `endpoint`
+        forget(_WITHOUT_OPTION)
+        config: dict[str, Any] = dict.fromkeys(_OFF, False) | {
+            "region": options.region,
+            # "Virtual" takes the address as it is. Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
+            "virtual_hosted_style_request": True,
+            "endpoint": options.direct_base,
+            "aws_endpoint_url_s3": options.direct_base,
+            "conditional_put": "etag",
+            "copy_if_not_exists": "multipart",
+        }
         kind, key = encryption(options.sse)
         if kind:
             config["server_side_encryption"] = kind
             if key:
                 config["sse_kms_key_id"] = key
-        if options.access_key:
-            config |= {"access_key_id": options.access_key, "secret_access_key": options.secret_key}
-            if options.session_token:
-                config["session_token"] = options.session_token
-        else:
-            from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - see the top
-
-            config["credential_provider"] = Boto3CredentialProvider(self._session)
         return ObstoreS3(
             options.bucket,
             client_options=client,
             # Ours is the retry loop: it knows the deadline and tells the failures apart.
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=options.timeout)},
+            credential_provider=self._credentials,
             **config,
         )
 
@@ -338,27 +383,6 @@ class S3Store:
         """Nothing to give back: obstore's connections go with the object."""
 
 
-def _hints(options: S3Options) -> dict[str, str]:
-    """Return which settings may be why an upload is refused."""
-    sent = {"S3_STORAGE_CLASS": options.storage_class, "S3_SSE": options.sse, "S3_TAGS": options.tags}
-    names = [name for name, value in sent.items() if value]
-    return {"sent": " and ".join(names)} if names else {}
-
-
 def _header(value: str) -> str:
     plain = value.isascii() and value.isprintable()
     return (value if plain else quote(value, safe=" /:?&=;,._-%+~"))[:_LONGEST_VALUE]
-
-
-def _certificates(path: str) -> bytes:
-    try:
-        pem = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"AWS_CA_BUNDLE={path} can't be read ({error.strerror}).") from None
-    if b"-----BEGIN CERTIFICATE-----" not in pem:
-        raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
-    try:
-        ssl.create_default_context(cadata=pem.decode("ascii", "ignore"))
-    except ssl.SSLError as error:
-        raise ConfigurationError(f"A certificate in AWS_CA_BUNDLE={path} is damaged ({error}).") from None
-    return pem

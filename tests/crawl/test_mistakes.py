@@ -288,6 +288,14 @@ PROFILE = {
 S3_MISTAKES: list[tuple[str, dict[str, str]]] = [
     ("AWS_S3_BUCKET", {"AWS_S3_BUCKET": ""}),
     ("AWS_S3_BUCKET", {"AWS_S3_BUCKET": "car-photos-of-nobody"}),
+    *(
+        (f"set AWS_ENDPOINT_URL={bare}.", {"AWS_ENDPOINT_URL": written, "AWS_S3_BUCKET": "my-bucket"})
+        for written, bare in (
+            ("https://s3.example/my-bucket/", "https://s3.example"),
+            ("https://my-bucket.s3.eu-north-1.amazonaws.com", "https://s3.eu-north-1.amazonaws.com"),
+        )
+    ),
+    ("S3_ADDRESSING_STYLE is 'host'; write auto, path or virtual.", {"S3_ADDRESSING_STYLE": "host"}),
     ("AWS_S3_REGION=ap-southeast-2", {"AWS_S3_BUCKET": "photos-down-under"}),
     ("write auto, wnam, enam", {"AWS_ENDPOINT_URL": "https://0123.r2.cloudflarestorage.com"}),
     ("AWS_ACCESS_KEY_ID", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
