@@ -160,6 +160,7 @@ def test_the_settings_win_and_the_profile_says_the_rest(
         return
     its = S3Options.from_settings(read)
     assert (its.region, its.endpoint, its.ca_bundle, its.addressing_style) == expected
+    assert its.general_endpoint == settings.get("AWS_ENDPOINT_URL"), "S3's own is none of CloudFront's"
 
 
 def test_a_crawl_by_a_profile_through_a_proxy_with_the_bucket_in_the_hosts_name(
