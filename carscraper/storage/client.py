@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import botocore.session
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from botocore.httpsession import ProxyConfiguration
 from botocore.utils import ensure_boolean, get_environ_proxies
@@ -79,8 +80,12 @@ class Server:
         try:
             found = botocore.session.Session(profile=settings.get("AWS_PROFILE"), include_builtin_handlers=False)
             profile = found.get_scoped_config()
-            services = found.full_config.get("services", {}).get(profile.get("services"), {})
-            endpoint = services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+            services = found.full_config.get("services", {}) | {None: {}}
+            if (named := profile.get("services")) not in services:
+                raise ConfigurationError(
+                    f"The AWS profile names services = {named}, which are not in the configuration file; correct it."
+                )
+            endpoint = services[named].get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
             ignored = ensure_boolean(found.get_config_variable("ignore_configured_endpoint_urls") or False)
             region, ca_bundle = (found.get_config_variable(name) for name in ("region", "ca_bundle"))
             style = (found.get_config_variable("s3") or {}).get("addressing_style")
@@ -88,11 +93,13 @@ class Server:
             raise ConfigurationError(
                 f"AWS_PROFILE={error.kwargs['profile']} is not in the AWS configuration files."
             ) from None
-        except BotoCoreError as error:
+        except (BotoCoreError, AttributeError, ValueError) as error:  # AttributeError: text where a section should be
             raise ConfigurationError(f"The AWS configuration files can't be read ({error}); correct them.") from None
         chosen = settings.get("S3_ADDRESSING_STYLE")
         return cls(
-            region=settings.get("AWS_S3_REGION") or REGION.read("region in the AWS profile", region) or DEFAULT_REGION,
+            region=settings.get("AWS_S3_REGION")
+            or REGION.read("region in the AWS profile (or AWS_DEFAULT_REGION)", region)
+            or DEFAULT_REGION,
             endpoint=settings.get("AWS_ENDPOINT_URL")
             or HTTP_URL.read("endpoint_url in the AWS profile", None if ignored else endpoint),
             ca_bundle=settings.get("AWS_CA_BUNDLE") or ca_bundle,
@@ -278,8 +285,6 @@ def open_client(
     options: S3Options, service: str = "s3", *, found: boto3.Session | None = None, attempts: int = 2
 ) -> Any:
     """Make a boto3 client for this bucket's server; for CloudFront, Amazon's own endpoint unless one is set."""
-    from botocore.config import Config  # noqa: PLC0415 - see the top
-
     make: Any = (found or session(options)).client  # typed for each of Amazon's services by its literal name
     ours: dict[str, Any] = {
         "s3": {"addressing_style": "virtual" if options.virtual else "path", "use_accelerate_endpoint": False},

@@ -112,6 +112,10 @@ endpoint_url = http://general.example
 endpoint_url = s3.example
 [profile dangling]
 services = nobody
+[profile flat]
+services = flat
+[services flat]
+s3 = http://s3.example
 """
 
 
@@ -138,6 +142,26 @@ services = nobody
             {"AWS_DEFAULT_REGION": "eu-west-3"},
             ("eu-north-1", "http://ours.example", "ours.pem", "path"),
         ),
+        (
+            {},
+            {"AWS_CONFIG_FILE": __file__},
+            f"The AWS configuration files can't be read (Unable to parse config file: {__file__}); correct them.",
+        ),
+        (
+            {"AWS_PROFILE": "dangling"},
+            {},
+            "The AWS profile names services = nobody, which are not in the configuration file; correct it.",
+        ),
+        (
+            {"AWS_PROFILE": "flat"},
+            {},
+            "The AWS configuration files can't be read ('str' object has no attribute 'get'); correct them.",
+        ),
+        (
+            {},
+            {"AWS_DEFAULT_REGION": "EU North"},
+            "region in the AWS profile (or AWS_DEFAULT_REGION) is 'EU North'; write a region such as eu-north-1.",
+        ),
         ({"AWS_PROFILE": "nobody"}, {}, "AWS_PROFILE=nobody is not in the AWS configuration files."),
         (
             {"AWS_PROFILE": "wrong"},
@@ -160,6 +184,7 @@ def test_the_settings_win_and_the_profile_says_the_rest(
         return
     its = S3Options.from_settings(read)
     assert (its.region, its.endpoint, its.ca_bundle, its.addressing_style) == expected
+    assert its.general_endpoint == settings.get("AWS_ENDPOINT_URL"), "S3's own is none of CloudFront's"
 
 
 def test_a_crawl_by_a_profile_through_a_proxy_with_the_bucket_in_the_hosts_name(
