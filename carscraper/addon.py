@@ -103,6 +103,7 @@ class CarscraperAddon:
         for name in ("botocore.credentials", "botocore.tokens"):
             logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
+        logging.getLogger("scrapy.extensions.feedexport").addFilter(_refusal_in_a_sentence)
         if exposed := ENVIRONMENT.exposed_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
         for name in ENVIRONMENT.unread(known_names):
@@ -183,6 +184,14 @@ class CarscraperAddon:
 def _without_traceback(record: logging.LogRecord) -> bool:
     """Keep the line and drop the traceback: a site that is down is no mistake of the program."""
     record.exc_info = None
+    return True
+
+
+def _refusal_in_a_sentence(record: logging.LogRecord) -> bool:
+    """Say what a store refuses in the line itself, without a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, CarscraperError):
+        record.msg, record.args, record.exc_info = "%s: %s", (record.getMessage(), error), None
     return True
 
 

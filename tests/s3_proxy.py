@@ -33,6 +33,8 @@ class S3Request:
     headers: dict[str, str]
     """Names in lower case; without the signature."""
     signed: bool
+    access_key: str
+    """Of the signature in its headers."""
     at: float
     """``time.monotonic()`` when its head had come."""
     fault: str
@@ -281,9 +283,17 @@ class _Connection(BaseHTTPRequestHandler):
         method, target, _ = self.requestline.split(" ", 2)
         parts = urlsplit(target)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        signed = headers.pop("authorization", "") != "" or "X-Amz-Signature" in parts.query
-        path, at = unquote(parts.path), time.monotonic()
-        seen = S3Request(method=method, path=path, query=parts.query, headers=headers, signed=signed, at=at, fault="")
+        signature = headers.pop("authorization", "")
+        seen = S3Request(
+            method=method,
+            path=unquote(parts.path),
+            query=parts.query,
+            headers=headers,
+            signed=signature != "" or "X-Amz-Signature" in parts.query,
+            access_key=signature.partition("Credential=")[2].partition("/")[0],
+            at=time.monotonic(),
+            fault="",
+        )
         fault = self.server.arrived(seen)
         try:
             self._answer(seen, target, fault.name if fault else "", fault)
