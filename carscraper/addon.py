@@ -100,8 +100,8 @@ class CarscraperAddon:
             self._derive(settings)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-        for name in ("botocore.credentials", "botocore.tokens"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
+        for name in ("botocore.credentials", "botocore.tokens", "psycopg"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # what is refused is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
         if exposed := ENVIRONMENT.exposed_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)

@@ -61,4 +61,4 @@ class StoreRefusedError(StoreError):
 
 
 class DatabaseUnavailableError(CarscraperError):
-    """The database did not answer for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""
+    """The database did not answer, or refused, for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""
