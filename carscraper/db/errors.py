@@ -100,6 +100,6 @@ def explain(error: DBAPIError, name: str = "The database of DATABASE_URL") -> st
     kinds = (code, "_".join(code.split("_")[:2]), code[:2])
     fix = next((_FIXES[each] for each in kinds if each in _FIXES), "see to the database" if code else _START)
     reason = str(error.orig).strip().partition("\n")[0]
-    if not code or fix == _START:
-        return f"{name} can't be reached ({reason}): {fix}."
-    return f"{name} refuses ({code}: {reason}): {fix}."
+    said = f"{code}: {reason}" if code else reason
+    verb = "can't be reached" if fix == _START else "refuses"
+    return f"{name} {verb} ({said}): {fix}."
