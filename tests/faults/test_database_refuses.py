@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import sqlite3
 import subprocess
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from carscraper.db import schema
 from carscraper.db.engine import open_engine
 from carscraper.db.spool import CarSpool
-from tests.faults.helpers import World, assert_nothing_lost
+from tests.faults.helpers import World, assert_nothing_lost, ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,4 +193,96 @@ def test_postgresql_refuses_in_the_middle_of_a_crawl(
         mend(server)
         assert_one_sentence(world, done, said)
         assert_nothing_lost(world)
+        world.finish(have=world.stored())
+
+
+class File:
+    """An SQLite database as whoever runs the machine sees it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "carscraper.db"
+        self.elsewhere = folder / "elsewhere.db"
+
+    def remove(self) -> None:
+        self.path.rename(self.elsewhere)
+
+    def put_back(self) -> None:
+        self.elsewhere.rename(self.path)
+
+    def damage(self) -> None:
+        """As a disk does that is worn out; there is a backup of the moment before."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("VACUUM INTO ?", [str(self.elsewhere)])
+        with self.path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (self.path.stat().st_size - 4096))
+
+    def restore(self) -> None:
+        for each in self.path.parent.glob("carscraper.db-*"):
+            each.unlink()
+        self.put_back()
+
+
+@pytest.mark.parametrize(
+    ("said", "fault", "mend"),
+    [
+        ("SQLITE_READONLY_DBMOVED: the file was removed or replaced", File.remove, File.put_back),
+        ("SQLITE_CORRUPT: database disk image is malformed", File.damage, File.restore),
+    ],
+)
+def test_sqlite_refuses_in_the_middle_of_a_crawl(
+    world: World, tmp_path: Path, said: str, fault: Callable[[File], None], mend: Callable[[File], None]
+) -> None:
+    world.site.photo_latency = 0.05
+    with in_the_middle(world, lambda: fault(File(tmp_path))):
+        done = world.crawl(DATABASE_PATIENCE=1)
+    mend(File(tmp_path))
+    assert_one_sentence(world, done, said)
+    assert_nothing_lost(world)
+    world.finish(have=world.stored())
+
+
+def test_no_file_may_grow_any_more(world: World) -> None:
+    """A limit of the process, which SQLite takes for a fault of the disk."""
+    world.site.photo_latency = 0.05
+    with world.start(DATABASE_PATIENCE=1) as running:
+        world.wait_for_puts(30, running)
+        largest = max(path.stat().st_size for path in world.folder.glob("carscraper.db*"))
+        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (largest + 4096, resource.RLIM_INFINITY))
+        done = ended(running.wait())
+    assert_one_sentence(world, done, "SQLITE_IOERR_WRITE: disk I/O error")
+    assert_nothing_lost(world)
+    world.finish(have=world.stored())
+
+
+# ── At the start ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_database_that_refuses_at_the_start_keeps_what_waits(
+    postgres: PostgresCluster, make_world: Callable[[str], World]
+) -> None:
+    """At once, before anything is fetched; the cars in the spool are for the next crawl."""
+    with ExitStack() as exits:
+        server = Server(postgres, exits)
+        world = make_world(server.url)
+        fault, mend = REFUSALS["a right is taken away"][1:]
+        world.site.photo_latency = 0.05
+        with in_the_middle(world, lambda: fault(server)):
+            world.crawl(DATABASE_PATIENCE=1)
+        mend(server)
+        waiting = sorted(path.read_bytes() for path in world.spooled_cars())
+        assert waiting
+        for name in ("read-only", "a right is taken away", "a column is missing", "too many connections"):
+            said, fault, mend = REFUSALS[name]
+            fault(server)
+            world.site.reset()
+            done = world.crawl(DATABASE_PATIENCE=60, timeout=20)
+            mend(server)
+            assert done.code == 4, (name, done)
+            assert re.fullmatch(rf"failed\. DATABASE_URL=\S+ refuses \({said}.*\): .*\.", done.said), (name, done)
+            assert not [line for line in done.crawl.lines("WARNING: ") if "CONTACT" not in line], (name, done)
+            assert "Traceback" not in done.crawl.stderr, (name, done)
+            assert world.site.served.requests == [], name
+            assert sorted(path.read_bytes() for path in world.spooled_cars()) == waiting, name
         world.finish(have=world.stored())
