@@ -191,8 +191,8 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
         _use_wal(connection, timeout)
         connection.execute("PRAGMA synchronous=FULL")  # a committed row outlives a power cut, also in WAL
         connection.execute("PRAGMA foreign_keys=ON")
-        if not opened and url.database and url.database != ":memory:":
-            opened.append(os.stat(url.database))  # noqa: PTH116 - as above
+        with contextlib.suppress(OSError):  # in memory
+            opened[:] = opened or [os.stat(url.database or "")]  # noqa: PTH116 - as above
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:

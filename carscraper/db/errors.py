@@ -62,7 +62,8 @@ _FIXES = {
 }
 # The codes of what a server says before there is a connection, which libpq does not pass on.
 _BEFORE = {
-    r"password authentication failed|role \".*\" does not exist|no pg_hba\.conf entry|not permitted to log in": "28000",
+    r"password authentication failed": "28P01",
+    r"role \".*\" does not exist|no pg_hba\.conf entry|not permitted to log in": "28000",
     r"database \".*\" does not exist": "3D000",
     r"permission denied for database": "42501",
     r"too many connections|too many clients|connection slots are reserved": "53300",

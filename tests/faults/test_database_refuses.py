@@ -128,7 +128,7 @@ REFUSALS: dict[str, tuple[str, Step, Step]] = {
         lambda it: it.of_all("ALTER ROLE {role} CONNECTION LIMIT -1"),
     ),
     "another password": (
-        "28000: .* password authentication failed",
+        "28P01: .* password authentication failed",
         lambda it: it.of_all("ALTER ROLE {role} PASSWORD 'another'"),
         lambda it: it.of_all("ALTER ROLE {role} PASSWORD 'secret'"),
     ),
