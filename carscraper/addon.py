@@ -100,8 +100,8 @@ class CarscraperAddon:
             self._derive(settings)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-        for name in ("botocore.credentials", "botocore.tokens"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
+        for name in ("botocore.credentials", "botocore.tokens", "psycopg"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # what is refused is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
         logging.getLogger("scrapy.extensions.feedexport").addFilter(_refusal_in_a_sentence)
         if exposed := ENVIRONMENT.exposed_file():

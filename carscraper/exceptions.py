@@ -65,4 +65,4 @@ class KeysRefusedError(StoreRefusedError):
 
 
 class DatabaseUnavailableError(CarscraperError):
-    """The database did not answer for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""
+    """The database did not answer, or refused, for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""

@@ -42,6 +42,9 @@ NOT_SETTINGS = (
         "GLACIER_IR",
         "DEEP_ARCHIVE",
         "INTELLIGENT_TIERING",
+        "SQLITE_ERROR",
+        "SQLITE_FULL",
+        "SQLITE_NOTADB",
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from carscraper.db.errors import explain
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -65,16 +67,15 @@ def is_there(database_url: str) -> bool:
 
 @contextlib.contextmanager
 def explained_database() -> Iterator[None]:
-    """Turn what the database refuses into one sentence, for commands.
+    """Turn what the database refuses into one sentence.
 
     Raises:
-        DatabaseUnavailableError: with the database's own first line.
+        DatabaseUnavailableError: with the database's own code and first line, and the fix.
     """
     try:
         yield
     except DBAPIError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise DatabaseUnavailableError(f"The database of DATABASE_URL refuses: {reason}") from None
+        raise DatabaseUnavailableError(explain(error)) from None
 
 
 def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -> Engine:
@@ -171,6 +172,18 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
                 f"DATABASE_URL names {url.database}, whose folder can't be made ({error.strerror}); choose another."
             ) from error
     engine = create_engine(url, connect_args={"timeout": timeout, "check_same_thread": False})
+    opened: list[os.stat_result] = []
+
+    @event.listens_for(engine, "do_connect")
+    @event.listens_for(engine, "checkout")
+    def _look(*_: Any) -> None:
+        # SQLite goes on writing into a file that has no name any more; rows there are lost with the process.
+        with contextlib.suppress(OSError):
+            if not opened or os.path.samestat(opened[0], os.stat(url.database or "")):  # noqa: PTH116 - each transaction
+                return
+        error = sqlite3.OperationalError("the file was removed or replaced")
+        error.sqlite_errorname = "SQLITE_READONLY_DBMOVED"
+        raise error
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -178,6 +191,8 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
         _use_wal(connection, timeout)
         connection.execute("PRAGMA synchronous=FULL")  # a committed row outlives a power cut, also in WAL
         connection.execute("PRAGMA foreign_keys=ON")
+        with contextlib.suppress(OSError):  # in memory
+            opened[:] = opened or [os.stat(url.database or "")]  # noqa: PTH116 - as above
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:

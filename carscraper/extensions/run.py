@@ -32,7 +32,7 @@ from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload_outputs
 from carscraper.runs.record import RunRecord, overridden, shown_arguments
-from carscraper.state import DATABASE_AWAY, ExitCode, state_of
+from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,8 +181,7 @@ class Run:
             return
         self._finish(record)
         ledger = Ledger.of(self._crawler)
-        away = self._state.closed == DATABASE_AWAY  # it was waited for already
-        ledger.hurry(timeout=_TIMEOUT, patience=0 if away else _PATIENCE)
+        ledger.hurry(timeout=_TIMEOUT, patience=_PATIENCE)
         try:
             await self._count_photos(record, ledger)
             self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
@@ -193,7 +192,7 @@ class Run:
             await self._upload(record)
             await ledger.write(runs.finish, asdict(record))
         except CarscraperError as error:
-            logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
+            self._warn("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
         await self._tell_of(record)
         await self._give_back()
 
@@ -215,6 +214,8 @@ class Run:
         if not (settings.getbool("USE_S3_STORAGE") or settings.get("IMAGES_STORE")):
             self._crawler.stats.set_value("carscraper/images/nowhere", 1)
             return
+        if self._is_said:
+            return  # rows of photos that are stored wait in the spool with their cars
         options = getattr(spider, "options", None)  # of a backfill
         sources = [record.source] if record.source else getattr(options, "sources", None)
         partial = bool(getattr(spider, "is_partial", False))
@@ -244,7 +245,7 @@ class Run:
                 history = settings.getint("MONITOR_HISTORY")
                 earlier = [RunRecord(**each) for each in await ledger.read(runs.earlier, asdict(record), history)]
             except CarscraperError as error:
-                logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
+                self._warn("The earlier runs can't be read, to measure this one by them: %s", error)
             coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
             dealer = spider if isinstance(spider, DealerSpider) else None
             record.monitors = check_limits(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
@@ -312,6 +313,14 @@ class Run:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     # --- how ---
+
+    @property
+    def _is_said(self) -> bool:
+        """Return whether the verdict says that the database is away."""
+        return self._state.failed is not None and Ledger.of(self._crawler).gave_up
+
+    def _warn(self, what: str, *about: Any) -> None:
+        logger.log(logging.DEBUG if self._is_said else logging.WARNING, what, *about)
 
     def _judge(self) -> tuple[ExitCode, list[str]]:
         return judge(self._crawler.stats.get_stats(), self._state, self._crawler.spidercls.name, self._photos)

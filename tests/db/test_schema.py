@@ -273,7 +273,17 @@ class TestModels:
 
     def test_every_field_has_its_column(self) -> None:
         columns = set(CarListing.__table__.columns.keys())
-        of_this_run = {"images", "image_urls", "unchanged", "seen", "gone", "listing_id", "imported", "shows_all"}
+        of_this_run = {
+            "images",
+            "image_urls",
+            "unchanged",
+            "seen",
+            "gone",
+            "listing_id",
+            "news",
+            "imported",
+            "shows_all",
+        }
         assert {field.name for field in fields(CarItem)} - of_this_run <= columns
         columns = set(CarImageRow.__table__.columns.keys())
         assert {field.name for field in fields(CarImage)} - {"wanted_key", "insist", "on_page", "seen_at"} <= columns
