@@ -122,10 +122,12 @@ def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -
         connection = dialect.connect(*arguments, **options)
         try:
             connection.autocommit = True
-            pooled = _is_pooled(connection)
-            if pooled and not looked_at:
-                _check_pooler(connection, lambda: dialect.connect(*arguments, **options))
+            if _is_pooled(connection):
+                if not looked_at:
+                    _check_pooler(connection, lambda: dialect.connect(*arguments, **options))
                 looked_at = True
+                # What others may have left in the session, where the pooler clears nothing up.
+                connection.execute("SELECT pg_advisory_unlock_all(); DEALLOCATE ALL")
             # Not among the options of the start, which PgBouncer refuses.
             for name, value in wanted.items():
                 connection.execute(_SET, {"name": name, "value": value})

@@ -55,6 +55,21 @@ def test_session_mode_is_as_good_as_the_server_itself(pooled: Callable[..., str]
         engine.dispose()
 
 
+def test_what_others_left_in_a_session_is_cleared_up(
+    pooled: Callable[..., str], postgres: PostgresCluster, postgres_url: str
+) -> None:
+    url = pooled("session", server_reset_query="")
+    with psycopg.connect(address(url), autocommit=True, prepare_threshold=0) as connection:
+        connection.execute("SELECT pg_advisory_lock(1)")
+    assert postgres.execute(LOCKED, postgres.database_of(postgres_url)) == [(1,)]
+    engine = open_engine(url, timeout=5)
+    with engine.connect() as connected:
+        for number in range(10):  # from the sixth on it is prepared, under the name that is there already
+            assert connected.execute(text("SELECT CAST(:n AS int)"), {"n": number}).scalar() == number
+    engine.dispose()
+    assert postgres.execute(LOCKED, postgres.database_of(postgres_url)) == [(0,)]
+
+
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_pooler_that_shares_connections_is_refused(
