@@ -16,6 +16,7 @@ from carscraper.db.engine import open_engine
 from carscraper.db.locks import open_locks
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.queue import address
+from tests.commands import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,24 @@ def test_a_pool_without_a_second_connection_is_one_sentence(
     monkeypatch.setattr(module, "_LONGEST_CONNECT", 0.5)
     with pytest.raises(DatabaseUnavailableError, match="had no second connection"):
         shown(pooled("session", default_pool_size=1), "application_name")
+
+
+def test_a_database_that_is_not_in_utf8_is_refused(
+    pooled: Callable[..., str], postgres: PostgresCluster, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, through = postgres.database_of(postgres_url), pooled("session")
+    for encoding in ("SQL_ASCII", "LATIN1"):
+        narrow = f"{name}_{encoding.lower()}"
+        postgres.execute(f"CREATE DATABASE {narrow} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        for url in (postgres_url, through, f"{through}&client_encoding=latin1"):
+            settings = {"DATABASE_URL": url.replace(name, narrow)}
+            said = call("database", "upgrade", settings=settings, capsys=capsys, code=4)
+            assert said.err.startswith(f"The database of DATABASE_URL is in {encoding}; make one in UTF-8 ("), (
+                url,
+                said,
+            )
+        assert postgres.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", narrow) == []
+        postgres.drop_database(narrow)
 
 
 # --- what the user says -------------------------------------------------------------------------------------------
