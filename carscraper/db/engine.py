@@ -46,13 +46,15 @@ def parse_url(database_url: str) -> URL:
         database_url = f"{start}{user}{path}?{'&'.join(filter(None, words))}"
     try:
         url = make_url(database_url)
+        if url.drivername in {"postgres", "postgresql"}:
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() == "postgresql":
+            url.get_dialect()().create_connect_args(url)  # reads hosts and ports
     except (ArgumentError, ValueError):
         raise ConfigurationError(
             "DATABASE_URL can't be read; write sqlite:///file.db or postgresql://user:password@host/name "
             "(percent-encode special characters of the password)."
         ) from None
-    if url.drivername in {"postgres", "postgresql"}:
-        url = url.set(drivername="postgresql+psycopg")
     return url
 
 
