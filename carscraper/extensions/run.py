@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +68,16 @@ def _left_out(settings: BaseSettings) -> list[str]:
     return [each for each in _KEEPERS if not any(issubclass(kind, load_object(each)) for kind in present)]
 
 
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 class Run:
     """Takes the locks, writes the row, opens the job folder; at the end gives the verdict and writes it all down."""
 
@@ -123,11 +134,10 @@ class Run:
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
         dead: list[RunRecord] = []
         for name in getattr(self._crawler.spider, "locks", None) or [record.source or record.spider]:
-            if await self._in_thread(acquire, locks, name):
+            if await self._in_thread(acquire, locks, name) or (
+                self._excludes and await self._outlast(locks, ledger, record, name)
+            ):
                 dead += [RunRecord(**each) for each in await ledger.write(runs.interrupt, name)]
-            elif self._excludes:
-                self._state.skipped = await self._who_else(ledger, record, name)
-                raise CloseSpider("skipped")
         folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
             record.output = folder.output()
@@ -141,15 +151,30 @@ class Run:
             folder.open()
         self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
-    async def _who_else(self, ledger: Ledger, record: RunRecord, name: str) -> str:
-        other = await ledger.read(runs.under_way, name) or await ledger.read(runs.under_way, "backfill")
-        if not other:  # its row is written a moment later
-            return f"Another crawl of {name} is under way."
+    async def _outlast(self, locks: Locks, ledger: Ledger, record: RunRecord, name: str) -> bool:
+        """Return true as soon as the lock *name*, which another holds, is ours.
+
+        Raises:
+            CloseSpider: another run holds it.
+            ConfigurationError: no run that is under way does.
+        """
+        # A run's row is written a moment after it takes the lock, and finished a moment before it gives it back.
+        deadline = time.monotonic() + self._crawler.settings.getfloat("DATABASE_TIMEOUT")
+        while True:
+            other = await ledger.read(runs.under_way, name) or await ledger.read(runs.under_way, "backfill")
+            if other and not (other["host"] == record.host and _is_gone(other["pid"])):
+                break
+            if await self._in_thread(acquire, locks, name):
+                return True
+            if time.monotonic() > deadline:
+                raise ConfigurationError(await self._in_thread(locks.explain, name))
         run = f"run {other['id']} on {other['host']} since {other['started_at']:%Y-%m-%d %H:%M} UTC"
         if other["spider"] == record.spider:
-            return f"Another crawl of {name} is under way: {run}."
-        self._state.skip_code = ExitCode.PARTIAL
-        return f"{other['spider']} is at work on {name}: {run}. Run this again when it has ended."
+            self._state.skipped = f"Another crawl of {name} is under way: {run}."
+        else:
+            self._state.skip_code = ExitCode.PARTIAL
+            self._state.skipped = f"{other['spider']} is at work on {name}: {run}. Run this again when it has ended."
+        raise CloseSpider("skipped")
 
     def item_scraped(self, item: Any) -> None:
         """Write the item into the job folder."""
@@ -168,8 +193,8 @@ class Run:
         if self._started and reason != COULD_NOT_BEGIN:
             return
         code, lines = self._state.verdict = self._judge()  # first of all: nothing that follows may cost it
-        await self._write_unstarted(code, lines)
         await self._give_back()
+        await self._write_unstarted(code, lines)
 
     async def engine_stopped(self) -> None:
         """Return the verdict, then everything that comes after it."""
@@ -193,8 +218,8 @@ class Run:
             await ledger.write(runs.finish, asdict(record))
         except CarscraperError as error:
             self._warn("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
+        await self._give_back()  # telling takes a while, and no run is under way any more
         await self._tell_of(record)
-        await self._give_back()
 
     def _finish(self, record: RunRecord) -> None:
         """Note when the run ended and what its stats say; its items' file is whole."""
@@ -207,6 +232,7 @@ class Run:
         """Write the metrics, and tell who wants to hear of the run."""
         await self._safely(write_metrics, self._crawler.settings, record)
         await self._safely(tell, self._crawler.settings, record)
+        await asyncio.gather(*self._telling)
 
     async def _count_photos(self, record: RunRecord, ledger: Ledger) -> None:
         """Ask the ledger how the photos of the cars for sale stand, now that everything is written."""
@@ -304,7 +330,6 @@ class Run:
         await self._tell_of(record)
 
     async def _give_back(self) -> None:
-        await asyncio.gather(*self._telling)
         if self._locks:
             try:
                 await self._in_thread(self._locks.close, within=_LOCK_PATIENCE)

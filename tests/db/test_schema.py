@@ -321,7 +321,9 @@ class TestEngine:
     def test_drivers(self, url: str, driver: str) -> None:
         assert parse_url(url).drivername == driver
 
-    @pytest.mark.parametrize("url", ["", "hunter2", "postgresql://u:hunter2@h:port/d", "://"])
+    @pytest.mark.parametrize(
+        "url", ["", "hunter2", "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h:1,i:port/d", "://"]
+    )
     def test_an_unreadable_address_is_one_sentence_without_the_secret(self, url: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             parse_url(url)
