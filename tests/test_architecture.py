@@ -53,6 +53,7 @@ FOUNDATION = {
     "network",
     "parsing",
     "settings",
+    "shortage",
     "vehicles",
 }
 ROOMS = FOUNDATION | {"db", "images", "storage", "addon"}
@@ -70,9 +71,10 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"exceptions"},
     "parsing": set(),
     "settings": {"exceptions", "field_coverage"},
+    "shortage": {"exceptions"},
     "vehicles": {"data", "parsing"},
     "state": {"network"},
-    "addon": {"exceptions", "logs", "network", "settings", "state"},
+    "addon": {"exceptions", "logs", "network", "settings", "shortage", "state"},
     "db": FOUNDATION,
     "images": {"exceptions"},
     "storage": FOUNDATION,

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -24,6 +23,7 @@ from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
+from carscraper.shortage import Threads, shortage_of
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -273,6 +273,10 @@ class Ledger:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.
                 self._abandon(executor)
                 reason = f"no answer for {self._timeout:.0f} s"
+            except (MemoryError, OSError, RuntimeError) as error:
+                if said := shortage_of(error):
+                    raise DatabaseUnavailableError(said) from error
+                raise
             else:
                 self._given_up = False
                 return result
@@ -287,7 +291,7 @@ class Ledger:
         with self._engine.connect().execution_options(sqlite_begin=sqlite_begin) as connection, connection.begin():
             return function(connection)
 
-    def _abandon(self, executor: ThreadPoolExecutor) -> None:
+    def _abandon(self, executor: Threads) -> None:
         if executor is not self._executor:
             return  # another who waited there was faster
         # What is queued there is not cancelled: each caller has a deadline of its own and then asks again.
@@ -296,8 +300,8 @@ class Ledger:
         self._engine.dispose(close=False)
 
     @staticmethod
-    def _new_executor() -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+    def _new_executor() -> Threads:
+        return Threads(_THREADS, thread_name_prefix="ledger")
 
 
 def retry_rules(crawler: Crawler) -> RetryRules:

@@ -34,7 +34,7 @@ def announce(crawler: Crawler, code: ExitCode, lines: list[str]) -> None:
     settings, level = crawler.settings, _LEVELS[code]
     for line in lines:
         logger.log(level, "%s", line)
-    if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
+    if logs.is_in_file(settings) or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
         for line in lines:  # the log does not show it
             logs.say(settings, line, name=__name__, level=level)
     state_of(crawler).raise_exit_code(code)

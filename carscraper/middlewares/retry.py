@@ -13,6 +13,7 @@ from scrapy.exceptions import CannotResolveHostError, NotConfigured, ResponseDat
 from scrapy.http import Request, Response
 from scrapy.utils.httpobj import urlparse_cached
 
+from carscraper.addon import stopped_by_shortage
 from carscraper.exceptions import BlockedAddressError
 from carscraper.state import state_of
 
@@ -83,6 +84,8 @@ class PatientRetryMiddleware(RetryMiddleware):
 
     async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]
         """Retry a connection that may get better; tell a refused address from an unknown host."""
+        if stopped_by_shortage(self.crawler, exception):
+            return None
         parts = urlparse_cached(request)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
         if isinstance(exception, CannotResolveHostError) and self._state.addresses.refused(parts.hostname or "", port):
