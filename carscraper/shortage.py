@@ -66,8 +66,20 @@ def shortage_of(error: BaseException | None) -> str | None:
             said = str(error)[:1].upper() + str(error)[1:].rstrip(".")  # it names the folder
             return f"{said}." if cure in said else f"{said}; {cure}."
         what = _NO_THREAD if number == _THREADS else os.strerror(number)
-        name = getattr(each, "filename", None)
+        name = None if number in {errno.EMFILE, errno.ENFILE} else getattr(each, "filename", None)
         return f"A limit of this machine is reached ({what}{f': {name}' if name else ''}); {cure}."
+    return None
+
+
+def no_more_files() -> OSError | None:
+    """Return why no file can be opened just now, if that is so.
+
+    Libraries do not say it: for the resolver a host is unknown then, for SQLite its file can't be opened.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error
     return None
 
 

@@ -23,7 +23,7 @@ from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
-from carscraper.shortage import Threads, shortage_of
+from carscraper.shortage import Threads, no_more_files, shortage_of
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -268,6 +268,8 @@ class Ledger:
                     continue
                 if not _is_away(error):
                     raise
+                if said := shortage_of(no_more_files()):
+                    raise DatabaseUnavailableError(said) from error
                 reason = str(error.orig).strip().split("\n", 1)[0]
             except TimeoutError:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.

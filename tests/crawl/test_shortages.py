@@ -25,7 +25,9 @@ S3_AWAY = {
     "AWS_SECRET_ACCESS_KEY": "carscraper-secret",
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
 }
-AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+WITHOUT_THREADS = ("prlimit", "--nproc=1:1")  # which root is exempt from
+if os.geteuid() == 0:
+    WITHOUT_THREADS += ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
 
 
 @pytest.fixture
@@ -40,20 +42,28 @@ def _memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize() + 4_000_000
 
 
-# What runs short, its limit, when it is set (after so many photos), what the crawl says; more settings and a command.
-SHORTAGES: dict[str, tuple[int, Callable[[int], int], int, str, dict[str, str], tuple[str, ...]]] = {
+# What runs short, its limit, after how many requests it is set, what the crawl says; more settings, a command.
+SHORTAGES: dict[str, tuple[int, Callable[[int], int], tuple[str, int], str, dict[str, str], tuple[str, ...]]] = {
     "open files": (
         resource.RLIMIT_NOFILE,
         lambda _: 10,
-        5,
-        "IMAGES_STORE=var/images does not take photos (Too many open files); raise the limit of open files (ulimit -n,",
+        ("photo", 5),
+        "(Too many open files); raise the limit of open files (ulimit -n,",
+        {},
+        (),
+    ),
+    "connections to the dealer": (
+        resource.RLIMIT_NOFILE,
+        lambda _: 10,
+        ("results", 1),
+        "A limit of this machine is reached (Too many open files); raise the limit of open files (ulimit -n,",
         {},
         (),
     ),
     "size of a file in the folder": (
         resource.RLIMIT_FSIZE,
         lambda _: 4000,
-        5,
+        ("photo", 5),
         "IMAGES_STORE=var/images does not take photos (File too large); raise the limit of a file's size (ulimit -f,",
         {},
         (),
@@ -61,7 +71,7 @@ SHORTAGES: dict[str, tuple[int, Callable[[int], int], int, str, dict[str, str], 
     "size of a file in the spool": (
         resource.RLIMIT_FSIZE,
         lambda _: 4000,
-        5,
+        ("photo", 5),
         "can't be written (File too large); raise the limit of a file's size (ulimit -f,",
         S3_AWAY,
         (),
@@ -69,7 +79,7 @@ SHORTAGES: dict[str, tuple[int, Callable[[int], int], int, str, dict[str, str], 
     "memory": (
         resource.RLIMIT_AS,
         _memory,
-        5,
+        ("photo", 5),
         "A limit of this machine is reached (",
         {},
         (),
@@ -77,10 +87,10 @@ SHORTAGES: dict[str, tuple[int, Callable[[int], int], int, str, dict[str, str], 
     "threads": (
         resource.RLIMIT_NPROC,
         lambda _: 1,
-        0,
+        ("photo", 0),
         "A limit of this machine is reached (can't start new thread); raise the limit of threads and processes (ulimit",
         {},
-        AS_NOBODY,
+        WITHOUT_THREADS,
     ),
 }
 
@@ -93,21 +103,21 @@ def test_a_shortage_ends_the_crawl_and_fails_no_photo(
     limit, most, after, says, env, command = SHORTAGES[what]
     large = 8_000_000 if what == "memory" else 12_000
     site = new_site(cars=CARS, photos=PHOTOS, photo_bytes_average=large)
-    site.photo_latency = 0.05
+    site.photo_latency = site.page_latency = 0.05
     # A file's size is a limit of SQLite's, too, which is a database that is away.
     url = postgres_url if limit == resource.RLIMIT_FSIZE else f"sqlite:///{folder}/cars.db"
     world = World(site=site, folder=folder, database_url=url, env=env)
-    done = _crawl_under(world, command, limit, most, after)
+    done = _crawl_under(world, command, limit, most, *after)
     assert done.returncode == 4, done
     assert says in verdict_lines(done)[0], done
     assert sum(says in line for line in done.stderr.splitlines()) == 1, done
     assert "Traceback" not in done.stderr, done.stderr
-    rows = world.images().values() if after else []
+    rows = world.images().values() if after[1] else []
     kinds = Counter((row["status"], row["reason"], row["attempts"]) for row in rows)
     assert kinds.keys() <= {("stored", None, 1), ("pending", None, 0), ("pending", "spooled", 1)}, (kinds, done)
     stored = {row["identity"] for row in rows if row["status"] == "stored"}
     before = Counter(site.served.photos)
-    site.photo_latency = 0
+    site.photo_latency = site.page_latency = 0
     for path in folder.glob("var/spool/uploads-*/*"):
         path.unlink()
     world.env = {}
@@ -120,15 +130,16 @@ def test_a_shortage_ends_the_crawl_and_fails_no_photo(
 
 
 def _crawl_under(
-    world: World, command: tuple[str, ...], limit: int, most: Callable[[int], int], after: int
+    world: World, command: tuple[str, ...], limit: int, most: Callable[[int], int], kind: str, number: int
 ) -> services.CompletedCrawl:
     options = [part for name, value in IMPOLITE.items() for part in ("-s", f"{name}={value}")]
     crawl = [*command, *services.SCRAPY, "crawl", "bilasolur", *options]
     env = services.crawl_environment(world.folder, {"DATABASE_URL": world.database_url} | world.env)
     with services.RunningCrawl([*crawl, "-a", f"base_url={world.site.base_url}"], env=env, cwd=world.folder) as running:
-        services.wait_until(lambda: world.asked("photo") >= after or not running.running, 30, "photos")
-        value = most(running.pid)
-        resource.prlimit(running.pid, limit, (value, value))
+        services.wait_until(lambda: world.asked(kind) >= number or not running.running, 30, kind)
+        if not command:
+            value = most(running.pid)
+            resource.prlimit(running.pid, limit, (value, value))
         return running.wait(60)
 
 
