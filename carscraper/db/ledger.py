@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -26,6 +25,7 @@ from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
+from carscraper.shortage import Threads, no_more_files, shortage_of
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -274,11 +274,17 @@ class Ledger:
                     continue
                 if fault is Fault.ROW or isinstance(error, IntegrityError):
                     raise
+                if said := shortage_of(no_more_files()):
+                    raise DatabaseUnavailableError(said) from error
                 why = explain(error)
             except TimeoutError:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.
                 self._abandon(executor)
                 why = f"The database of DATABASE_URL can't be reached (no answer for {self._timeout:.0f} s)."
+            except (MemoryError, OSError, RuntimeError) as error:
+                if said := shortage_of(error):
+                    raise DatabaseUnavailableError(said) from error
+                raise
             else:
                 return result
             now = time.monotonic()
@@ -303,7 +309,7 @@ class Ledger:
         with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
             return function(connection)
 
-    def _abandon(self, executor: ThreadPoolExecutor) -> None:
+    def _abandon(self, executor: Threads) -> None:
         if executor is not self._executor:
             return  # another who waited there was faster
         # What is queued there is not cancelled: each caller has a deadline of its own and then asks again.
@@ -312,8 +318,8 @@ class Ledger:
         self._engine.dispose(close=False)
 
     @staticmethod
-    def _new_executor() -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+    def _new_executor() -> Threads:
+        return Threads(_THREADS, thread_name_prefix="ledger")
 
 
 def retry_rules(crawler: Crawler) -> RetryRules:

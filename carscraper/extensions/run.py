@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scrapy import signals
 from scrapy.exceptions import CloseSpider
-from scrapy.utils.misc import load_object
 
 from carscraper import __version__, logs
-from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
+from carscraper.addon import COULD_NOT_BEGIN, aborting, check_pipelines, for_our_spiders, stopped_by_shortage
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db import coverage, runs
 from carscraper.db.engine import is_there
@@ -26,6 +25,7 @@ from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseU
 from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import announce, judge
 from carscraper.items import utcnow
+from carscraper.network import GuardedResolver
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -33,6 +33,7 @@ from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload_outputs
 from carscraper.runs.record import RunRecord, overridden, shown_arguments
+from carscraper.shortage import shortage_of
 from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scrapy.crawler import Crawler
-    from scrapy.settings import BaseSettings
+    from twisted.python.failure import Failure
 
     from carscraper.db.coverage import ForSale
     from carscraper.settings import Secret
@@ -53,19 +54,6 @@ _PATIENCE = 15.0  # seconds that a database may be away when the run has ended
 _TIMEOUT = 10.0  # seconds for one of its answers then
 _QUICKLY = 2.0  # the same for a run that never began
 _LOCK_PATIENCE = 5.0  # seconds for giving the locks back
-
-
-_KEEPERS = (
-    "carscraper.pipelines.cars.CarsPipeline",
-    "carscraper.pipelines.images.CarImagesPipeline",
-    "carscraper.pipelines.cars.ClosingPipeline",
-)
-
-
-def _left_out(settings: BaseSettings) -> list[str]:
-    """Return the pipelines that keep cars and photos and of which *settings* have no subclass either."""
-    present = [load_object(each) for each, order in settings.getdict("ITEM_PIPELINES").items() if order is not None]
-    return [each for each in _KEEPERS if not any(issubclass(kind, load_object(each)) for kind in present)]
 
 
 def _is_gone(pid: int) -> bool:
@@ -98,6 +86,7 @@ class Run:
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
         crawler.signals.connect(self.item_error, signal=signals.item_error)
+        crawler.signals.connect(self.spider_error, signal=signals.spider_error)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
         crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
 
@@ -124,11 +113,8 @@ class Run:
 
     async def _begin(self) -> None:
         settings = self._crawler.settings
-        if missing := _left_out(settings):
-            raise ConfigurationError(
-                f"ITEM_PIPELINES leaves out {' and '.join(missing)}, so that cars or photos would be kept nowhere; "
-                "add your pipelines to the project's."
-            )
+        check_pipelines(settings)
+        GuardedResolver.start_threads()
         record = self._new_record()
         ledger = Ledger.of(self._crawler)
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
@@ -181,9 +167,14 @@ class Run:
         if self._folder:
             self._folder.write(item)
 
-    def item_error(self) -> None:
+    def item_error(self, failure: Failure) -> None:
         """Count a car that a mistake in a pipeline has cost; Scrapy logs it and goes on."""
         self._crawler.stats.inc_value("carscraper/cars/failed")
+        stopped_by_shortage(self._crawler, failure.value)
+
+    def spider_error(self, failure: Failure) -> None:
+        """End the crawl if what a spider raised is no mistake of its own."""
+        stopped_by_shortage(self._crawler, failure.value)
 
     # --- the end ---
 
@@ -389,6 +380,10 @@ class Run:
         """Call in a thread what must not cost the run its end; ``None`` if it made a mistake."""
         try:
             return await asyncio.to_thread(function, *arguments, **named)
-        except Exception:
-            logger.exception("%s failed by a mistake of carscraper", function.__name__)
+        except Exception as error:
+            if said := shortage_of(error):
+                level = logging.DEBUG if self._state.failed else logging.WARNING  # the verdict has said it
+                logger.log(level, "%s could not do its work. %s", function.__name__, said)
+            else:
+                logger.exception("%s failed by a mistake of carscraper", function.__name__)
             return None

@@ -136,7 +136,7 @@ class ClosingPipeline:
     async def _keep(self, item: CarItem | GoneCar, why: str) -> None:
         """Put the car into the spool, and end the crawl."""
         try:
-            await asyncio.to_thread(self._spool.add, item)
+            self._spool.add(item)  # not in a thread: there may be none to be had
         except OSError as full:
             self._crawler.stats.inc_value("carscraper/cars/failed")
             self._stop(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.shortage import Threads
 from carscraper.storage.folder import FolderStore
 from carscraper.storage.spool import Spool
 
@@ -68,7 +69,7 @@ class ImagesFilesStore:
         self.away: str | None = None
         """Why the store takes nothing just now."""
         self._parallel = parallel
-        self._executor = ThreadPoolExecutor(parallel, thread_name_prefix="upload")
+        self._executor = Threads(parallel, thread_name_prefix="upload")
         # Uploads wait here and not in the executor's queue: from here they can leave for the spool.
         self._room = asyncio.Semaphore(parallel)
         # A store that refuses is asked once, not by all at the same time: the first upload goes alone.
@@ -144,6 +145,8 @@ class ImagesFilesStore:
             self._went_away(str(error))
         except StoreRefusedError as error:
             self._refuse(str(error))
+            if self._spool is None:
+                raise
         else:
             return True
         return False

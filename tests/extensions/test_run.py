@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scrapy import signals
 from scrapy.exceptions import CloseSpider
+from twisted.python.failure import Failure
 
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
@@ -91,7 +92,7 @@ def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture, monkey
         (begun,) = world.rows()
         assert (begun.status, begun.finished_at, begun.source) == ("running", None, "Bilasolur")
         world.crawler.stats.set_value("carscraper/cars/new", 2)
-        await world.send(signals.item_error, item={}, response=None, failure=None)
+        await world.send(signals.item_error, item={}, response=None, failure=Failure(ValueError("a mistake")))
         await world.close()
 
     play(scene)
