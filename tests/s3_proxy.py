@@ -31,26 +31,27 @@ class S3Request:
     """Decoded, without the query: ``/bucket/key``."""
     query: str
     headers: dict[str, str]
-    """Names in lower case; without the signature."""
-    signed: bool
-    access_key: str
-    """Of the signature in its headers."""
+    """Names in lower case; without ``Authorization``."""
+    signature: str
     at: float
     """``time.monotonic()`` when its head had come."""
-    fault: str
-    """The fault it met, or empty."""
-    status: int = 0
-    """0 as long as, or when, it got no answer."""
-    received: int = 0
-    """Bytes of its body."""
-    answered: bool = False
-    """Whether it no longer counts as under way."""
-    seconds: float = 0
-    """From its head to the end of its answer; 0 while under way."""
+    fault: str  # that it met, or empty
+    status: int = 0  # as long as, or when, it got no answer
+    received: int = 0  # bytes of its body
+    answered: bool = False  # it no longer counts as under way
+    seconds: float = 0  # from its head to the end of its answer; 0 while under way
 
     @property
     def key(self) -> str:
         return self.path.lstrip("/").partition("/")[2]
+
+    @property
+    def signed(self) -> bool:
+        return bool(self.signature) or "X-Amz-Signature" in self.query
+
+    @property
+    def access_key(self) -> str:
+        return self.signature.partition("Credential=")[2].partition("/")[0]
 
 
 class Fault:
@@ -283,17 +284,8 @@ class _Connection(BaseHTTPRequestHandler):
         method, target, _ = self.requestline.split(" ", 2)
         parts = urlsplit(target)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        signature = headers.pop("authorization", "")
-        seen = S3Request(
-            method=method,
-            path=unquote(parts.path),
-            query=parts.query,
-            headers=headers,
-            signed=signature != "" or "X-Amz-Signature" in parts.query,
-            access_key=signature.partition("Credential=")[2].partition("/")[0],
-            at=time.monotonic(),
-            fault="",
-        )
+        named = {"headers": headers, "signature": headers.pop("authorization", ""), "query": parts.query}
+        seen = S3Request(method=method, path=unquote(parts.path), at=time.monotonic(), fault="", **named)
         fault = self.server.arrived(seen)
         try:
             self._answer(seen, target, fault.name if fault else "", fault)

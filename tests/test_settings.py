@@ -193,11 +193,8 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     **dict.fromkeys(
         URLS,
         (
-            ("https://img.example.is", "https://img.example.is"),
-            ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
-            ("http://[::1]:9000/cars/", "http://[::1]:9000/cars"),
-            ("", None),
-            (None, None),
+            *((f"{url}/", url) for url in ("https://img.example.is", "http://127.0.0.1:9000", "http://[::1]:9/cars")),
+            *(("http://127.0.0.1:9000", "http://127.0.0.1:9000"), ("", None), (None, None)),
         ),
     ),
     "DATABASE_URL": [
@@ -205,9 +202,7 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         for url in ("sqlite:///x.db", "postgres://u:p@h/d", "postgresql://h/d", "postgresql+psycopg://u@/d?host=%2Ftmp")
     ],
     "IMAGES_THUMBS": [
-        ("", {}),
-        (None, {}),
-        ({}, {}),
+        *(("", {}), (None, {}), ({}, {})),
         ('{"small": [320, 240]}', {"small": (320, 240)}),
         ({"small": (320, 240), "big_2": [1, 2]}, {"small": (320, 240), "big_2": (1, 2)}),
     ],
@@ -226,10 +221,8 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     "S3_ADDRESSING_STYLE": [(style, style) for style in ("auto", "path", "virtual")],
     "CLOUDFRONT_DISTRIBUTION_ID": [("", None), (None, None), ("E2QWRUHEXAMPLE", "E2QWRUHEXAMPLE")],
     "HENRY_URL": [
-        ("", None),
-        (None, None),
+        *(("", None), (None, None), ("http://127.0.0.1:9000/", "http://127.0.0.1:9000")),
         ("https://feed.example.is/xml/get.aspx", "https://feed.example.is/xml/get.aspx"),
-        ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
     ],
     "HENRY_API_KEY": [("", None), (None, None), ("5f-Ab_9+/=", Secret("5f-Ab_9+/=")), (Secret("k"), Secret("k"))],
     "LOG_FORMAT": [
@@ -315,12 +308,7 @@ BAD: dict[str, Sequence[Any]] = {
     "S3_STORAGE_CLASS": ["standard ia", "GLACIER", "DEEP_ARCHIVE", "glacier", "A\n", "-x", "a/b"],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
     "AWS_S3_REGION": [
-        "somewhere over the rainbow",
-        "http://127.0.0.1/?",
-        "EU North",
-        "eu_north_1",
-        "-eu",
-        "eu-north-1\n",
+        *("somewhere over the rainbow", "http://127.0.0.1/?", "EU North", "eu_north_1", "-eu", "eu-north-1\n"),
     ],
     "CLOUDFRONT_DISTRIBUTION_ID": ["e2qw", "d111111abcdef8.cloudfront.net", "E2QWRUHEXAMPLE\n", "E2 QWRUH", 5],
     "HENRY_URL": [
