@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 
 # Debian packages that the tests need, installed by `make test` only if missing and only as root.
-APT_TEST_PACKAGES := postgresql chromium libatomic1 libimage-exiftool-perl nginx-light
+APT_TEST_PACKAGES := postgresql chromium libatomic1 libimage-exiftool-perl nginx-light pgbouncer
 APT_IMAGE_PACKAGES := buildah mmdebstrap runc postgresql
 
 # Two workers a core, as much of the time is waiting; who has nothing left takes over half of what another has.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.settings import SETTINGS_PRIORITIES, default_settings
+from scrapy.utils.misc import load_object
 
 from carscraper import logs
 from carscraper.exceptions import CarscraperError, ConfigurationError
@@ -21,6 +22,7 @@ from carscraper.network import GuardedResolver
 from carscraper.settings import checks, known_names, secret_names, user_agent
 from carscraper.settings.environment import ENVIRONMENT, wrong_name
 from carscraper.settings.secret import Secret
+from carscraper.shortage import SHORTAGE, shortage_of
 from carscraper.state import CrawlState, state_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ COULD_NOT_BEGIN = "could_not_begin"
 
 # Libraries whose DEBUG lines carry signed headers or are of no use to the person who runs a crawl.
 _QUIET = ("boto3", "botocore", "urllib3", "s3transfer", "asyncio", "PIL", "alembic", "sqlalchemy")
+
+# They log whatever is raised, with its traceback.
+_FEEDS = "scrapy.extensions.feedexport"
+_OTHERS = ("scrapy.core.engine", "scrapy.core.scraper", "scrapy.utils.signal", "twisted", _FEEDS)
 
 
 class CarscraperAddon:
@@ -100,9 +106,12 @@ class CarscraperAddon:
             self._derive(settings)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-        for name in ("botocore.credentials", "botocore.tokens"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # a refused login is said in our own sentence, once
+        for name in ("botocore.credentials", "botocore.tokens", "psycopg"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # what is refused is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
+        logging.getLogger("scrapy.extensions.feedexport").addFilter(_refusal_in_a_sentence)
+        for name in _OTHERS:
+            logging.getLogger(name).addFilter(_without_shortage)
         if exposed := ENVIRONMENT.exposed_file():
             logger.warning("%s has secrets in it, and everybody on this machine may read it: chmod 600", exposed)
         for name in ENVIRONMENT.unread(known_names):
@@ -186,6 +195,45 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def _refusal_in_a_sentence(record: logging.LogRecord) -> bool:
+    """Say what a store refuses in the line itself, without a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, CarscraperError):
+        record.msg, record.args, record.exc_info = "%s: %s", (record.getMessage(), error), None
+    return True
+
+
+def _without_shortage(record: logging.LogRecord) -> bool:
+    """Leave what this machine runs short of to the verdict, which says it once; it says nothing more of a feed."""
+    if why := shortage_of(record.exc_info[1] if record.exc_info else None):
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {why}", (), None
+        if record.name != _FEEDS:
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return True
+
+
+_KEEPERS = (
+    "carscraper.pipelines.cars.CarsPipeline",
+    "carscraper.pipelines.images.CarImagesPipeline",
+    "carscraper.pipelines.cars.ClosingPipeline",
+)
+
+
+def check_pipelines(settings: BaseSettings) -> None:
+    """See that the pipelines that keep cars and photos, or subclasses of them, are there.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    present = [load_object(each) for each, order in settings.getdict("ITEM_PIPELINES").items() if order is not None]
+    missing = [each for each in _KEEPERS if not any(issubclass(kind, load_object(each)) for kind in present)]
+    if missing:
+        raise ConfigurationError(
+            f"ITEM_PIPELINES leaves out {' and '.join(missing)}, so that cars or photos would be kept nowhere; "
+            "add your pipelines to the project's."
+        )
+
+
 @contextlib.contextmanager
 def aborting(crawler: Crawler) -> Iterator[None]:
     """Turn whatever is raised at start-up into the end of the crawl with one sentence, no traceback.
@@ -220,6 +268,8 @@ def in_a_sentence(error: Exception) -> str:
     >>> in_a_sentence(ConfigurationError("LIMIT is wrong.")), in_a_sentence(PermissionError(13, "denied", "/x"))
     ('LIMIT is wrong.', "PermissionError: [Errno 13] denied: '/x'.")
     """
+    if said := shortage_of(error):
+        return logs.cleaned(said)
     if isinstance(error, CarscraperError):
         return logs.cleaned(str(error))
     reason = getattr(error, "orig", None) or error  # as SQLAlchemy keeps what the database said
@@ -267,3 +317,14 @@ def stop_as_failed(crawler: Crawler, why: str, *, reason: str) -> None:
     if crawler.engine.running and not state.stopping:
         state.stopping = reason
         asyncio.ensure_future(crawler.engine.close_spider_async(reason=reason))  # noqa: RUF006 - the engine waits for it
+
+
+def stopped_by_shortage(crawler: Crawler, error: BaseException | None) -> bool:
+    """End the crawl if *error* comes from a shortage of this machine.
+
+    Returns:
+        Whether the crawl is ending for one: what fails meanwhile says nothing about a site or a photo either.
+    """
+    if why := shortage_of(error):
+        stop_as_failed(crawler, why, reason=SHORTAGE)
+    return why is not None or state_of(crawler).stopping == SHORTAGE

@@ -60,5 +60,9 @@ class StoreRefusedError(StoreError):
     """
 
 
+class KeysRefusedError(StoreRefusedError):
+    """The store does not know the keys, or not any more; a profile or role may give others."""
+
+
 class DatabaseUnavailableError(CarscraperError):
-    """The database did not answer for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""
+    """The database did not answer, or refused, for longer than ``DATABASE_PATIENCE``. Raised by ``db.ledger``."""

@@ -167,6 +167,8 @@ class CarItem:
     """Its photos are in the store or the folder already: they are entered, not fetched. Not a column."""
     listing_id: int | None = None
     """The id of its row, once that and those of its photos are written. Not a column."""
+    news: str | None = None
+    """``new``, ``changed`` or ``unchanged``, once the car is opened. Not a column."""
     gone: bool = False
     """Its page says that it is gone: no page can give fresh addresses for its photos."""
 

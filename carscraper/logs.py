@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -27,7 +28,7 @@ from scrapy.utils.log import TopLevelFormatter
 from carscraper.settings import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from scrapy.settings import BaseSettings
 
@@ -284,6 +285,37 @@ def leave_out_inventory(settings: BaseSettings) -> None:
             logger.addFilter(is_no_inventory)
 
 
+class LogFile(logging.FileHandler):
+    """A file of the log. It ends when its disk is full, and says so once."""
+
+    broken: Callable[[logging.LogRecord, OSError], None] | None = None
+    """Is called with the record that could not be written, and why."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Stop at what the disk does; a mistake in a line is reported by the console's handler."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and self in logging.root.handlers:
+            logging.root.removeHandler(self)
+            if self.broken:
+                self.broken(record, error)
+
+
+def is_in_file(settings: BaseSettings) -> bool:
+    """Whether the log goes to a file, and nobody sees it."""
+    return bool(settings.get("LOG_FILE")) and (_Log.handler is None or isinstance(_Log.handler, LogFile))
+
+
+def _go_on(settings: BaseSettings, record: logging.LogRecord, error: OSError) -> None:
+    """Log to standard error in place of ``LOG_FILE``, from *record* on."""
+    handler = _Log.handler = logging.StreamHandler()
+    dress(handler, settings)
+    logging.root.addHandler(handler)
+    logging.getLogger(__name__).error(
+        "LOG_FILE=%s can't be written any more (%s); the log goes on here.", settings["LOG_FILE"], error.strerror
+    )
+    handler.handle(record)
+
+
 def install(settings: BaseSettings) -> str | None:
     """Put up the log's handler, in place of the one that was put up before if it would not be the same.
 
@@ -321,7 +353,9 @@ def _make(settings: BaseSettings) -> logging.Handler:
     if settings.get("LOG_FILE"):
         Path(settings["LOG_FILE"]).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if settings.getbool("LOG_FILE_APPEND") else "w"
-        return logging.FileHandler(settings["LOG_FILE"], mode=mode, encoding=settings.get("LOG_ENCODING"))
+        handler = LogFile(settings["LOG_FILE"], mode=mode, encoding=settings.get("LOG_ENCODING"))
+        handler.broken = partial(_go_on, settings)
+        return handler
     if not settings.getbool("LOG_ENABLED"):
         return logging.NullHandler()
     return TerminalHandler() if is_terminal() and not is_json(settings) else logging.StreamHandler()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")  # the rest of IPv6 is not given out, or is for use inside
+_THREADS = 4  # which resolve names: a crawl has few hosts
 _V4_IN_V6 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
@@ -102,6 +103,16 @@ class GuardedResolver(CachingHostnameResolver):
     addresses: ClassVar[AddressFilter] = AddressFilter()
     """Of the crawl under way; the add-on sets it. The reactor has one resolver, and its timers keep no context that
     could tell for whom it resolves."""
+
+    @staticmethod
+    def start_threads() -> None:
+        """Start the threads that resolve names, while a machine that gives none can still end the crawl.
+
+        Later a name would only never be resolved, and its photos fail of a time-out.
+        """
+        from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
+
+        reactor.getThreadPool().adjustPoolsize(_THREADS, _THREADS)
 
     def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,

@@ -23,7 +23,7 @@ from scrapy.settings import Settings
 from scrapy.spiderloader import get_spider_loader
 
 from carscraper.db import runs, schema
-from carscraper.db.engine import open_engine, parse_url
+from carscraper.db.engine import conninfo, open_engine, parse_url
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.logs import cleaned
 from carscraper.runs.record import RunRecord
@@ -80,7 +80,7 @@ def options_of(settings: BaseSettings, args: Mapping[str, Any], queue: str | Non
     }
 
 
-def conninfo(database_url: str) -> str:
+def address(database_url: str) -> str:
     """Return what psycopg connects with.
 
     Raises:
@@ -92,7 +92,7 @@ def conninfo(database_url: str) -> str:
             "The queue needs PostgreSQL, which DATABASE_URL does not name; with SQLite, on one machine, "
             "`scrapy crawl` and `scrapy crawlall` do without a queue."
         )
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return conninfo(url, ANSWER)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def open_queue(settings: BaseSettings, *, create: bool = True) -> Iterator[App |
         DatabaseUnavailableError: it does not answer.
     """
     database_url: str = settings["DATABASE_URL"].reveal()
-    app = App(connector=SyncPsycopgConnector(conninfo=conninfo(database_url), min_size=1, max_size=1, timeout=10))
+    app = App(connector=SyncPsycopgConnector(conninfo=address(database_url), min_size=1, max_size=1, timeout=10))
     engine = open_engine(database_url, timeout=ANSWER)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # what it warns of is said in a sentence here
     try:

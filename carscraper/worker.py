@@ -14,7 +14,7 @@ from procrastinate.jobs import Status
 from carscraper.db.locks import open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.logs import cleaned
-from carscraper.queue import ANSWER, SILENCES, TASK, conninfo, name_of, options_of, run_name
+from carscraper.queue import ANSWER, SILENCES, TASK, address, name_of, options_of, run_name
 from carscraper.runs.process import Crawl, Processes
 from carscraper.runs.record import PARTIAL, SKIPPED, SUCCESS
 
@@ -104,7 +104,7 @@ class Worker:
 
     def _new_app(self) -> App:
         connector = PsycopgConnector(
-            conninfo=conninfo(self._database_url), min_size=1, max_size=self._concurrency + 4, timeout=10
+            conninfo=address(self._database_url), min_size=1, max_size=self._concurrency + 4, timeout=10
         )
         app = App(connector=connector)
         retry = ByOutcome(self._retries, self._settings.getint("WORKER_RETRY_DELAY"))

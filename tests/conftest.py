@@ -109,6 +109,18 @@ def postgres_url(postgres: services.PostgresCluster) -> Iterator[str]:
 
 
 @pytest.fixture
+def pooled(postgres: services.PostgresCluster, postgres_url: str) -> Iterator[Callable[..., str]]:
+    """Start a PgBouncer in this mode, with these options, in front of ``postgres_url``; returns the URL through it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(mode: str, **options: object) -> str:
+            pooler = stack.enter_context(service(lambda: services.PgBouncer(postgres, mode, **options)))
+            return pooler.url(postgres_url)
+
+        yield start
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """An SQLite database that isn't there yet."""
     return f"sqlite:///{tmp_path / 'carscraper.db'}"

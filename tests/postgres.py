@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import uuid
@@ -47,7 +48,7 @@ class PostgresCluster:
         self._process: subprocess.Popen[Any] | None = None
         self._frozen = False
         self._templates: dict[Any, str] = {}
-        self._as_user: dict[str, Any] = {}
+        self.as_user: dict[str, Any] = {}
         self.folder = Path()
 
     def __enter__(self) -> Self:
@@ -75,14 +76,14 @@ class PostgresCluster:
 
             names = {entry.pw_name: entry for entry in pwd.getpwall()}
             entry = names.get("postgres") or names["nobody"]
-            self._as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            self.as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
         done = subprocess.run(
             [
                 *(self._bin / "initdb", "-D", self.folder / "data", "-U", self.user, "-A", "trust"),
                 *("--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C"),
             ],
-            **self._as_user,
+            **self.as_user,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -133,7 +134,7 @@ class PostgresCluster:
                     *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
                 ],
                 death_signal=signal.SIGQUIT,  # at once, taking its own children along
-                **self._as_user,
+                **self.as_user,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -234,3 +235,58 @@ class PostgresCluster:
     @staticmethod
     def database_of(url: str) -> str:
         return urlsplit(url).path.lstrip("/") if "://" in url else url
+
+
+class PgBouncer:
+    """A pooler in front of a cluster, with its own defaults but for *mode* and the *options* of its file."""
+
+    def __init__(self, cluster: PostgresCluster, mode: str, **options: object) -> None:
+        self.program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if not self.program:
+            raise MissingService("PgBouncer is not installed: make test-packages (Debian's pgbouncer)")
+        self._cluster = cluster
+        self._options = {"pool_mode": mode, **options}
+        self._process: subprocess.Popen[Any] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder = self._cluster.folder / f"pgbouncer-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir(mode=0o755)
+        (self.folder / "users").write_text(f'"{self._cluster.user}" ""\n')
+        options = {
+            "listen_port": 5432,  # of the socket's name
+            "unix_socket_dir": self.folder,
+            "auth_type": "trust",
+            "auth_file": self.folder / "users",
+            **self._options,
+        }
+        lines = [f"{name} = {value}" for name, value in options.items()]
+        text = "\n".join(["[databases]", f"* = host={self._cluster.folder}", "[pgbouncer]", *lines])
+        (self.folder / "pgbouncer.ini").write_text(text)
+        if owner := self._cluster.as_user:
+            os.chown(self.folder, owner["user"], owner["group"])
+        with (self.folder / "log").open("wb") as log:
+            self._process = spawn(
+                [str(self.program), self.folder / "pgbouncer.ini"], **owner, cwd=self.folder, stdout=log, stderr=log
+            )
+        wait_until(self._answers, 10, "PgBouncer to start")
+        return self
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(self.folder / ".s.PGSQL.5432"))
+            return True
+        return False
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process
+        self._process.kill()
+        self._process.wait(10)
+        shutil.rmtree(self.folder)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def url(self, url: str) -> str:
+        """The URL of the same database through the pooler."""
+        return url.replace(quote(str(self._cluster.folder), safe=""), quote(str(self.folder), safe=""))

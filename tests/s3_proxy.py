@@ -31,24 +31,27 @@ class S3Request:
     """Decoded, without the query: ``/bucket/key``."""
     query: str
     headers: dict[str, str]
-    """Names in lower case; without the signature."""
-    signed: bool
+    """Names in lower case; without ``Authorization``."""
+    signature: str
     at: float
     """``time.monotonic()`` when its head had come."""
-    fault: str
-    """The fault it met, or empty."""
-    status: int = 0
-    """0 as long as, or when, it got no answer."""
-    received: int = 0
-    """Bytes of its body."""
-    answered: bool = False
-    """Whether it no longer counts as under way."""
-    seconds: float = 0
-    """From its head to the end of its answer; 0 while under way."""
+    fault: str  # that it met, or empty
+    status: int = 0  # as long as, or when, it got no answer
+    received: int = 0  # bytes of its body
+    answered: bool = False  # it no longer counts as under way
+    seconds: float = 0  # from its head to the end of its answer; 0 while under way
 
     @property
     def key(self) -> str:
         return self.path.lstrip("/").partition("/")[2]
+
+    @property
+    def signed(self) -> bool:
+        return bool(self.signature) or "X-Amz-Signature" in self.query
+
+    @property
+    def access_key(self) -> str:
+        return self.signature.partition("Credential=")[2].partition("/")[0]
 
 
 class Fault:
@@ -281,9 +284,8 @@ class _Connection(BaseHTTPRequestHandler):
         method, target, _ = self.requestline.split(" ", 2)
         parts = urlsplit(target)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        signed = headers.pop("authorization", "") != "" or "X-Amz-Signature" in parts.query
-        path, at = unquote(parts.path), time.monotonic()
-        seen = S3Request(method=method, path=path, query=parts.query, headers=headers, signed=signed, at=at, fault="")
+        named = {"headers": headers, "signature": headers.pop("authorization", ""), "query": parts.query}
+        seen = S3Request(method=method, path=unquote(parts.path), at=time.monotonic(), fault="", **named)
         fault = self.server.arrived(seen)
         try:
             self._answer(seen, target, fault.name if fault else "", fault)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from tests import inside
-from tests.postgres import PostgresCluster, postgres_binaries
+from tests.postgres import PgBouncer, PostgresCluster, postgres_binaries
 from tests.preloaded import Preloaded, is_supported
 from tests.processes import REPO, MissingService, family, free_port, spawn, wait_until
 from tests.s3_proxy import Fault, S3Proxy, S3Request
@@ -40,6 +40,7 @@ __all__ = [
     "Fault",
     "MissingService",
     "MotoS3",
+    "PgBouncer",
     "PostgresCluster",
     "RcloneS3",
     "RunningCrawl",

@@ -150,7 +150,10 @@ def test_what_can_not_be_run_is_refused_with_one_sentence(new_fleet: Callable[..
         ("enqueue", ["backfill", "-s", "SHARED_PACE=true"], {}, "-s SHARED_PACE is no setting any more: one process"),
         *((name, words, sqlite, "The queue needs PostgreSQL") for name, words in (("queue", []), ("worker", []))),
         ("enqueue", ["crawl", "br"], sqlite, "The queue needs PostgreSQL, which DATABASE_URL does not name;"),
-        *((name, list[str](), nowhere, "The database of DATABASE_URL refuses") for name in ("queue", "worker")),
+        *(
+            (name, list[str](), nowhere, "The database of DATABASE_URL can't be reached (")
+            for name in ("queue", "worker")
+        ),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 3,15 * *"}'}, "WORKER_SCHEDULE is "),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 33 * * *"}'}, "WORKER_SCHEDULE of br can't be read"),
         ("worker", [], {"WORKER_SCHEDULE": '{"nobody": "17 3 * * *"}'}, "There is no spider 'nobody'"),

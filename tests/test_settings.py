@@ -137,7 +137,7 @@ class TestSources:
         names = ("USE_S3_STORAGE", "AWS_S3_REGION", "IMAGES_STORE", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL")
         found = values(tmp_path, *names, "USER_AGENT", "CONTACT")
         assert not found["USE_S3_STORAGE"]
-        assert found["AWS_S3_REGION"] == "eu-north-1"
+        assert found["AWS_S3_REGION"] is None
         assert found["IMAGES_STORE"] == "var/images"
         assert found["AWS_SECRET_ACCESS_KEY"] is None
         assert found["DATABASE_URL"] == {"secret": "sqlite:///var/carscraper.db"}
@@ -193,11 +193,8 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
     **dict.fromkeys(
         URLS,
         (
-            ("https://img.example.is", "https://img.example.is"),
-            ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
-            ("http://[::1]:9000/cars/", "http://[::1]:9000/cars"),
-            ("", None),
-            (None, None),
+            *((f"{url}/", url) for url in ("https://img.example.is", "http://127.0.0.1:9000", "http://[::1]:9/cars")),
+            *(("http://127.0.0.1:9000", "http://127.0.0.1:9000"), ("", None), (None, None)),
         ),
     ),
     "DATABASE_URL": [
@@ -205,25 +202,27 @@ GOOD: dict[str, Sequence[tuple[Any, Any]]] = {
         for url in ("sqlite:///x.db", "postgres://u:p@h/d", "postgresql://h/d", "postgresql+psycopg://u@/d?host=%2Ftmp")
     ],
     "IMAGES_THUMBS": [
-        ("", {}),
-        (None, {}),
-        ({}, {}),
+        *(("", {}), (None, {}), ({}, {})),
         ('{"small": [320, 240]}', {"small": (320, 240)}),
         ({"small": (320, 240), "big_2": [1, 2]}, {"small": (320, 240), "big_2": (1, 2)}),
     ],
-    "S3_TAGS": [(None, {}), ('{"project": "cars"}', {"project": "cars"}), ({"a": "b"}, {"a": "b"})],
+    "S3_TAGS": [
+        *((None, {}), ('{"project": "cars"}', {"project": "cars"}), ({"a": "b"}, {"a": "b"})),
+        ({"þ +-=._:/@" * 10: "x" * 256}, {"þ +-=._:/@" * 10: "x" * 256}),
+    ],
+    "S3_PREFIX": [(None, ""), ("", ""), ("cars", "cars"), ("/þ x//y+z/", "/þ x//y+z/"), ("a..b/", "a..b/")],
+    "S3_STORAGE_CLASS": [("", None), (None, None), ("STANDARD_IA", "STANDARD_IA"), ("cold-2", "cold-2")],
     "IMAGES_DOWNLOAD_DELAY": [(None, None), ("", None), ("0", 0.0), (0.1, 0.1)],
     "S3_MAX_PARALLEL_UPLOADS": [("1", 1), (64, 64), (" 8 ", 8)],
     "S3_UPLOAD_TIMEOUT": [("1", 1.0), ("2.5", 2.5)],
     "CRAWL_MIN_SHARE": [("0", 0.0), ("0.5", 0.5)],
     "IMAGES_PLACEHOLDER_CARS": [("0", 0), ("2", 2), (3, 3)],
-    "AWS_S3_REGION": [(region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1")],
+    "AWS_S3_REGION": [("", None), *((region, region) for region in ("eu-north-1", "us-gov-west-1", "auto", "fsn1"))],
+    "S3_ADDRESSING_STYLE": [(style, style) for style in ("auto", "path", "virtual")],
     "CLOUDFRONT_DISTRIBUTION_ID": [("", None), (None, None), ("E2QWRUHEXAMPLE", "E2QWRUHEXAMPLE")],
     "HENRY_URL": [
-        ("", None),
-        (None, None),
+        *(("", None), (None, None), ("http://127.0.0.1:9000/", "http://127.0.0.1:9000")),
         ("https://feed.example.is/xml/get.aspx", "https://feed.example.is/xml/get.aspx"),
-        ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
     ],
     "HENRY_API_KEY": [("", None), (None, None), ("5f-Ab_9+/=", Secret("5f-Ab_9+/=")), (Secret("k"), Secret("k"))],
     "LOG_FORMAT": [
@@ -300,11 +299,16 @@ BAD: dict[str, Sequence[Any]] = {
         *('{"small": [320]}', '{"small": 320}', '{"small": [0, 1]}', '{"small": ["1", "2"]}', '{"../x": [1, 2]}'),
         *("{", "[1]", "5", '{"": [1, 2]}', {"small": (1.5, 2)}, "small"),
     ],
-    "S3_TAGS": ["{", "project=cars", "[1]", "5", '"ab"'],
+    "S3_ADDRESSING_STYLE": ["host", "Path", "", None],
+    "S3_TAGS": [
+        *("{", "project=cars", "[1]", "5", '"ab"', {str(number): "x" for number in range(11)}, {"": "x"}, {"a": "b\n"}),
+        *({"a" * 129: "x"}, {"a": "x" * 257}, {"aws:a": "x"}, {"a": "b&c"}, {"a": "<b>"}),
+    ],
+    "S3_PREFIX": ["../x", "a/../b", "./a", "..", "a\n", "a\0b", "a" * 701, "\ud800"],
+    "S3_STORAGE_CLASS": ["standard ia", "GLACIER", "DEEP_ARCHIVE", "glacier", "A\n", "-x", "a/b"],
     "IMAGES_PLACEHOLDER_CARS": ["1", 1, "-1", "three"],
     "AWS_S3_REGION": [
-        *("somewhere over the rainbow", "http://127.0.0.1/?", "", None, "EU North", "eu_north_1", "-eu"),
-        "eu-north-1\n",
+        *("somewhere over the rainbow", "http://127.0.0.1/?", "EU North", "eu_north_1", "-eu", "eu-north-1\n"),
     ],
     "CLOUDFRONT_DISTRIBUTION_ID": ["e2qw", "d111111abcdef8.cloudfront.net", "E2QWRUHEXAMPLE\n", "E2 QWRUH", 5],
     "HENRY_URL": [

@@ -179,6 +179,7 @@ class CarVisits(CarscraperSpider):
             url = dealer.canonical_url(known if known and dealer.car_id(known) else response.url)
             item: CarItem = next(dealer.parse_details(response, replace(car.item, seen=True, url=url)))
         except Exception as error:
+            self.end_if_short(error)
             self._page_failed(response.url, f"{type(error).__name__}: {error}")
             return
         self._shown(car, response.url)

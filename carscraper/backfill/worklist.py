@@ -58,9 +58,14 @@ class Worklist:
         self.unnamed = 0
         """Rows of cars for sale that name no car: nobody can be asked for their photos."""
         self._keeps = self.s3 or bool(settings.get("IMAGES_STORE"))
+        bucket, endpoint = settings.get("AWS_S3_BUCKET"), None
+        if bucket:
+            from carscraper.storage.client import Server  # noqa: PLC0415 - botocore is for those who use S3
+
+            endpoint = Server.from_settings(settings).endpoint
         self._bases = published_bases(
-            bucket=settings.get("AWS_S3_BUCKET"),
-            endpoint=settings.get("AWS_ENDPOINT_URL"),
+            bucket=bucket,
+            endpoint=endpoint,
             public_url=settings.get("IMAGES_PUBLIC_URL"),
         )
 

@@ -13,9 +13,10 @@ from scrapy import Spider
 from scrapy.exceptions import CloseSpider
 from scrapy.http import TextResponse
 
-from carscraper.addon import end_as_failed
+from carscraper.addon import end_as_failed, stopped_by_shortage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
+from carscraper.shortage import SHORTAGE
 from carscraper.state import DATABASE_AWAY, state_of
 from carscraper.vehicles import slug
 
@@ -118,6 +119,15 @@ class CarscraperSpider(Spider):
     @property
     def is_stopping(self) -> bool:
         return state_of(self.crawler).stopping is not None
+
+    def end_if_short(self, error: Exception) -> None:
+        """End the crawl if *error* comes from a shortage of this machine, and so says nothing about a page.
+
+        Raises:
+            CloseSpider: it does.
+        """
+        if stopped_by_shortage(self.crawler, error):
+            raise CloseSpider(SHORTAGE) from None
 
     def end_as_failed(self, why: str) -> None:
         """Note why the crawl failed; it goes on."""

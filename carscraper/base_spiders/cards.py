@@ -114,6 +114,7 @@ class CardSpider(ListSpider):
             try:
                 card = self.read_card(response, selector, response.urljoin(href))
             except Exception as error:
+                self.end_if_short(error)
                 unreadable += 1
                 self.count("cards/failed")
                 logger.warning("A card of %r can't be read (%s: %s)", response.url, type(error).__name__, error)

@@ -247,6 +247,7 @@ class DealerSpider(ConcludingSpider):
                 return
             results = list(self._parse_own_page(response, item))
         except Exception as error:
+            self.end_if_short(error)
             logger.warning("Details page can't be read: %r (%s: %s)", response.url, type(error).__name__, error)
             yield self._without_details(item)
             return

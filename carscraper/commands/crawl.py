@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from scrapy.commands import crawl
 
 from carscraper.command import border
+from carscraper.shortage import raise_limit_of_files
 from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
@@ -63,7 +65,11 @@ class Command(crawl.Command):
         """
         alarm = threading.Timer(_GRACE, os._exit, (int(self.exitcode),))
         alarm.daemon = True  # an orderly end does not wait for it
-        alarm.start()
+        try:
+            alarm.start()
+        except RuntimeError:  # no more threads are to be had
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(int(self.exitcode)))
+            signal.setitimer(signal.ITIMER_REAL, _GRACE)
 
     def _create_crawler(self, spidercls: type[Spider] | str) -> Crawler:
         from carscraper.extensions.opening import OpeningCrawler
@@ -73,6 +79,7 @@ class Command(crawl.Command):
             spidercls = self.crawler_process.spider_loader.load(spidercls)
         self.crawler = OpeningCrawler(spidercls, self.crawler_process.settings)
         if self.owns_process:
+            raise_limit_of_files()
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_COLLECT_AT)

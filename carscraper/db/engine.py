@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import selectors
 import shutil
 import sqlite3
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,30 +19,44 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from carscraper.db.errors import explain
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 INSUFFICIENT_PRIVILEGE = "42501"
 """PostgreSQL's SQLSTATE for what a role may not do."""
+
+# libpq's way to write several hosts, with their ports.
+_SEVERAL_HOSTS = re.compile(r"(postgres[^/?]*://)([^/?]*@)?([^/?@]*,[^/?@]*)([^?]*)\??(.*)")
+_LONGEST_CONNECT = 10  # seconds
 
 
 def parse_url(database_url: str) -> URL:
     """Return the SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg 3.
 
+    >>> parse_url("postgres://me@one:5432,two:5433/cars?sslmode=require").query["host"]
+    ('one:5432', 'two:5433')
+
     Raises:
         ConfigurationError: it can't be read.
     """
+    if several := _SEVERAL_HOSTS.fullmatch(database_url):
+        start, user, hosts, path, query = several.groups("")
+        words = [*(f"host={each}" for each in hosts.split(",")), query]
+        database_url = f"{start}{user}{path}?{'&'.join(filter(None, words))}"
     try:
         url = make_url(database_url)
+        if url.drivername in {"postgres", "postgresql"}:
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() == "postgresql":
+            url.get_dialect()().create_connect_args(url)  # reads hosts and ports
     except (ArgumentError, ValueError):
         raise ConfigurationError(
             "DATABASE_URL can't be read; write sqlite:///file.db or postgresql://user:password@host/name "
             "(percent-encode special characters of the password)."
         ) from None
-    if url.drivername in {"postgres", "postgresql"}:
-        url = url.set(drivername="postgresql+psycopg")
     return url
 
 
@@ -65,16 +83,15 @@ def is_there(database_url: str) -> bool:
 
 @contextlib.contextmanager
 def explained_database() -> Iterator[None]:
-    """Turn what the database refuses into one sentence, for commands.
+    """Turn what the database refuses into one sentence.
 
     Raises:
-        DatabaseUnavailableError: with the database's own first line.
+        DatabaseUnavailableError: with the database's own code and first line, and the fix.
     """
     try:
         yield
     except DBAPIError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise DatabaseUnavailableError(f"The database of DATABASE_URL refuses: {reason}") from None
+        raise DatabaseUnavailableError(explain(error)) from None
 
 
 def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -> Engine:
@@ -95,32 +112,122 @@ def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -
         url,
         pool_pre_ping=True,  # a restarted server must cost a reconnection, not a car
         pool_size=4,
-        connect_args={
-            "connect_timeout": max(2, min(10, int(timeout))),
-            "application_name": "carscraper",
-            "options": f"-c statement_timeout={int(timeout * 1000)}"
-            + (" -c default_transaction_read_only=on" if read_only else ""),
-            # A server that vanished without a word is noticed after about half a minute.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        },
+        connect_args=_arguments(url, timeout),
     )
+    wanted = {"statement_timeout": f"{timeout * 1000:.0f}"} | (
+        {"default_transaction_read_only": "on"} if read_only else {}
+    )
+    looked_at = False
 
     @event.listens_for(engine, "do_connect")
     def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        nonlocal looked_at
         connection = dialect.connect(*arguments, **options)
-        encoding = connection.info.parameter_status("server_encoding")
-        if encoding != "UTF8":
-            # SQL_ASCII gives bytes for text, and LATIN1 has no place for what dealers write.
+        try:
+            connection.autocommit = True
+            if _is_pooled(connection):
+                if not looked_at:
+                    _check_pooler(connection, lambda: dialect.connect(*arguments, **options))
+                looked_at = True
+                # What others may have left in the session, where the pooler clears nothing up.
+                connection.execute("SELECT pg_advisory_unlock_all(); DEALLOCATE ALL")
+            # Not among the options of the start, which PgBouncer refuses.
+            for name, value in wanted.items():
+                connection.execute(_SET, {"name": name, "value": value})
+            connection.autocommit = False
+        except BaseException:
             connection.close()
-            raise ConfigurationError(
-                f"The database of DATABASE_URL is in {encoding}; make one in UTF-8 "
-                "(createdb --encoding=UTF8 --template=template0) and name that."
-            )
+            raise
         return connection
 
     return engine
+
+
+_SET = "SELECT set_config(name, %(value)s, false) FROM pg_settings WHERE name = %(name)s AND source <> 'client'"
+"""Changes a setting that the user has not given himself, by ``options`` or ``PGOPTIONS``."""
+
+
+def _arguments(url: URL, timeout: float) -> dict[str, Any]:
+    """Return what libpq is told beside *url*: ours, where neither that nor the environment says anything."""
+    from psycopg.pq import Conninfo  # noqa: PLC0415 - SQLite does without
+
+    ours = {
+        "fallback_application_name": "carscraper",
+        "connect_timeout": max(2, min(_LONGEST_CONNECT, int(timeout))),
+        # A server that vanished without a word is noticed after about half a minute.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+    environment = {each.keyword.decode() for each in Conninfo.get_defaults() if each.val}
+    return {name: value for name, value in ours.items() if name not in environment.union(url.query)} | {
+        "client_encoding": "UTF8"  # what dealers write has no place in another
+    }
+
+
+def conninfo(url: URL, timeout: float) -> str:
+    """Return what another program than SQLAlchemy connects with."""
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - see above
+
+    _, said = url.get_dialect()().create_connect_args(url)
+    return make_conninfo(**{**said, **_arguments(url, timeout)})
+
+
+def _is_pooled(connection: Any) -> bool:
+    """Return whether a pooler is in front of the server.
+
+    Raises:
+        ConfigurationError: the database can't hold what dealers write.
+    """
+    query = "SELECT pg_backend_pid(), current_setting('server_encoding')"
+    backend, encoding = connection.execute(query).fetchone()
+    if encoding != "UTF8":
+        # SQL_ASCII gives bytes for text, and LATIN1 has no place for what dealers write.
+        raise ConfigurationError(
+            f"The database of DATABASE_URL is in {encoding}; make one in UTF-8 "
+            "(createdb --encoding=UTF8 --template=template0) and name that."
+        )
+    return bool(backend != connection.info.backend_pid)  # a pooler makes its own numbers up
+
+
+def _check_pooler(connection: Any, connect: Callable[[], Any]) -> None:
+    """See that a pooler leaves *connection* alone with its server session, as locks and settings need it.
+
+    It does so if what the server tells a session that idles arrives: between two transactions a pooler that shares its
+    connections has nobody to hand that to, whatever else goes on in it.
+
+    Raises:
+        ConfigurationError: it does not.
+        DatabaseUnavailableError: it has no connection left.
+    """
+    channel = f"carscraper_{uuid.uuid4().hex}"
+    connection.execute(f"LISTEN {channel}")
+    deadline = time.monotonic() + _LONGEST_CONNECT
+    with contextlib.closing(connect()) as other, selectors.DefaultSelector() as selector:
+        other.pgconn.send_query(f"NOTIFY {channel}".encode())  # not waited for: a pool that is full holds it up
+        for each in (connection, other):
+            selector.register(each, selectors.EVENT_READ, each.pgconn)
+        heard, waiting = False, True
+        while (waiting or not heard) and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                key.data.consume_input()
+            while not (waiting := other.pgconn.is_busy()) and other.pgconn.get_result():
+                pass
+            heard = heard or bool(connection.pgconn.notifies())
+            if other.pgconn.notifies():  # it never listened
+                break
+    if waiting and not heard:
+        raise DatabaseUnavailableError(
+            "The pooler in front of the database of DATABASE_URL had no second connection within "
+            f"{_LONGEST_CONNECT} s, and a crawl needs five: raise its pool_size (PgBouncer)."
+        )
+    connection.execute(f"UNLISTEN {channel}")
+    if not heard:
+        raise ConfigurationError(
+            "The pooler in front of the database of DATABASE_URL gives a connection to another client after each "
+            "transaction, so that the lock of a crawl would stay behind in it: set pool_mode = session for this "
+            "database (PgBouncer), or name the server itself."
+        )
 
 
 def _read_sqlite(url: URL, timeout: float) -> Engine:
@@ -171,6 +278,18 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
                 f"DATABASE_URL names {url.database}, whose folder can't be made ({error.strerror}); choose another."
             ) from error
     engine = create_engine(url, connect_args={"timeout": timeout, "check_same_thread": False})
+    opened: list[os.stat_result] = []
+
+    @event.listens_for(engine, "do_connect")
+    @event.listens_for(engine, "checkout")
+    def _look(*_: Any) -> None:
+        # SQLite goes on writing into a file that has no name any more; rows there are lost with the process.
+        with contextlib.suppress(OSError):
+            if not opened or os.path.samestat(opened[0], os.stat(url.database or "")):  # noqa: PTH116 - each transaction
+                return
+        error = sqlite3.OperationalError("the file was removed or replaced")
+        error.sqlite_errorname = "SQLITE_READONLY_DBMOVED"
+        raise error
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -178,6 +297,8 @@ def _open_sqlite(url: URL, timeout: float) -> Engine:
         _use_wal(connection, timeout)
         connection.execute("PRAGMA synchronous=FULL")  # a committed row outlives a power cut, also in WAL
         connection.execute("PRAGMA foreign_keys=ON")
+        with contextlib.suppress(OSError):  # in memory
+            opened[:] = opened or [os.stat(url.database or "")]  # noqa: PTH116 - as above
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:

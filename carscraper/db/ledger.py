@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained_database, open_engine, show_database
+from carscraper.db.errors import UNIQUE_VIOLATION, Fault, code_of, explain, fault_of
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.settings import Secret
+from carscraper.shortage import Threads, no_more_files, shortage_of
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
 _LINGER = 0.01
 _THREADS = 3
 _RACES = 8  # tries of a transaction that lost against another one
-# SQLSTATE 40001 serialization failure, 40P01 deadlock: the whole transaction is repeated at once.
-_LOST_RACE = {"40001", "40P01"}
 
 
 class Ledger:
@@ -83,7 +83,8 @@ class Ledger:
         self._read_only = read_only
         self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
         self._executor = self._new_executor()
-        self._given_up = False
+        # When the database was last said to be away, and when somebody had last waited for it in vain.
+        self._said = self._waited = -math.inf
         self._opening: asyncio.Future[None] | None = None
         self._opens: Batcher[CarItem, Saved] = Batcher(self._open_cars, size=_GROUP, linger=_LINGER)
         self._saves: Batcher[CarItem | GoneCar, Saved] = Batcher(self._save_cars, size=_GROUP, linger=_LINGER)
@@ -120,21 +121,24 @@ class Ledger:
 
     async def _open(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._executor, lambda: schema.ensure(self._engine, create=not self._read_only)
-            )
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._ensure)
         except DBAPIError as error:
-            where = show_database(self._engine.url)
-            reason = str(error.orig).strip().split("\n", 1)[0]
-            raise ConfigurationError(
-                f"DATABASE_URL={where} can't be reached ({reason}); start the database or correct the address."
-            ) from None
+            raise ConfigurationError(explain(error, f"DATABASE_URL={show_database(self._engine.url)}")) from None
+
+    def _ensure(self) -> None:
+        schema.ensure(self._engine, create=not self._read_only)
+        if not self._read_only:
+            self._transaction("IMMEDIATE", schema.try_writing)
+
+    @property
+    def gave_up(self) -> bool:
+        """Somebody has waited for the database in vain."""
+        return self._waited > -math.inf
 
     def hurry(self, *, timeout: float, patience: float) -> None:
-        """Wait no longer than this from here on: the crawl is over."""
+        """Wait no longer than this from here on: the crawl is over. Nobody waits again who has waited in vain."""
         self._timeout = min(self._timeout, timeout)
-        self._patience = min(self._longest, patience)
-        self._given_up = False
+        self._patience = 0 if self.gave_up else min(self._longest, patience)
 
     def close(self) -> None:
         """Close the connections."""
@@ -244,50 +248,68 @@ class Ledger:
         return await self._ask(partial(known_bytes, asked=asked, rules=self.rules))
 
     async def _ask(self, function: Callable[[Connection], T]) -> T:
-        return await self._run(self._transaction, "DEFERRED", function)
+        return await self._run("DEFERRED", function)
 
     async def _write(self, function: Callable[[Connection], T]) -> T:
-        return await self._run(self._transaction, "IMMEDIATE", function)
+        return await self._run("IMMEDIATE", function)
 
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run *function* in a thread, again and again while the database is away."""
-        # Who has waited in vain once asks once more, but does not wait again: the crawl is ending.
-        deadline = time.monotonic() + (0 if self._given_up else self._patience)
+    async def _run(self, begin: str, function: Callable[[Connection], T]) -> T:
+        """Run *function* in a transaction and a thread, again and again while the database is away or refuses."""
+        # When somebody has waited in vain, others ask once more, but do not wait as well: the crawl is ending.
+        began = time.monotonic()
+        deadline = began + (0 if began < self._waited + self._patience else self._patience)
         pause = 0.1
         races = 0
         while True:
             executor = self._executor
             try:
                 result = await asyncio.wait_for(
-                    asyncio.get_running_loop().run_in_executor(executor, function, *arguments),
+                    asyncio.get_running_loop().run_in_executor(executor, self._transaction, begin, function),
                     self._timeout + 5,
                 )
             except DBAPIError as error:
-                if _lost_race(error) and races < _RACES:
+                fault = fault_of(error)
+                if fault is Fault.RACE and races < _RACES:
                     races += 1
                     continue
-                if not _is_away(error):
+                if fault is Fault.ROW or isinstance(error, IntegrityError):
                     raise
-                reason = str(error.orig).strip().split("\n", 1)[0]
+                if said := shortage_of(no_more_files()):
+                    raise DatabaseUnavailableError(said) from error
+                why = explain(error)
             except TimeoutError:
                 # The server holds the connection and says nothing: leave it to its fate, start afresh.
                 self._abandon(executor)
-                reason = f"no answer for {self._timeout:.0f} s"
+                why = f"The database of DATABASE_URL can't be reached (no answer for {self._timeout:.0f} s)."
+            except (MemoryError, OSError, RuntimeError) as error:
+                if said := shortage_of(error):
+                    raise DatabaseUnavailableError(said) from error
+                raise
             else:
-                self._given_up = False
                 return result
-            if time.monotonic() + pause > deadline:
-                self._given_up = True
-                raise DatabaseUnavailableError(f"The database does not answer ({reason}).")
-            logger.warning("Database away (%s); trying again in %.1f s", reason, pause)
+            now = time.monotonic()
+            if now + pause > deadline:
+                self._waited = now if deadline > began else self._waited
+                raise DatabaseUnavailableError(why)
+            if now > self._said + self._patience:
+                self._said = now
+                logger.warning("Database away, waiting for up to %.0f s: %s", self._patience, why)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5)
 
-    def _transaction(self, sqlite_begin: str, function: Callable[[Connection], T]) -> T:
-        with self._engine.connect().execution_options(sqlite_begin=sqlite_begin) as connection, connection.begin():
+    def _transaction(self, begin: str, function: Callable[[Connection], T]) -> T:
+        try:
+            return self._once(begin, function)
+        except IntegrityError as error:
+            if code_of(error) != UNIQUE_VIOLATION or not self._once(begin, schema.set_sequences):
+                raise
+            return self._once(begin, function)
+
+    def _once(self, begin: str, function: Callable[[Connection], T]) -> T:
+        with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
             return function(connection)
 
-    def _abandon(self, executor: ThreadPoolExecutor) -> None:
+    def _abandon(self, executor: Threads) -> None:
         if executor is not self._executor:
             return  # another who waited there was faster
         # What is queued there is not cancelled: each caller has a deadline of its own and then asks again.
@@ -296,8 +318,8 @@ class Ledger:
         self._engine.dispose(close=False)
 
     @staticmethod
-    def _new_executor() -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+    def _new_executor() -> Threads:
+        return Threads(_THREADS, thread_name_prefix="ledger")
 
 
 def retry_rules(crawler: Crawler) -> RetryRules:
@@ -308,18 +330,6 @@ def retry_rules(crawler: Crawler) -> RetryRules:
 
 def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
-
-
-def _lost_race(error: SQLAlchemyError) -> bool:
-    if isinstance(error, IntegrityError):
-        return True  # another crawl inserted the same car between our look and our insert
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in _LOST_RACE
-
-
-def _is_away(error: DBAPIError) -> bool:
-    # SQLSTATE class 57: the server is shutting down or starting; 53: it is out of memory, disk or connections.
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or isinstance(error, OperationalError) or state[:2] in {"08", "53", "57"}
 
 
 class Batcher(Generic[T, R]):

@@ -1,6 +1,6 @@
 """One lock for each source, which the death of its holder releases.
 
-PostgreSQL: a session advisory lock on a connection of its own (a pooler in transaction mode can't hold one). SQLite: a
+PostgreSQL: a session advisory lock on a connection of its own (``engine`` refuses a pooler that shares it). SQLite: a
 file under ``flock`` in ``<database file>.locks/``. Whoever has the lock of a source knows that every run of it whose
 row still says ``running`` is dead.
 """
@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -22,7 +22,7 @@ from carscraper.db.engine import explained_database, open_engine, parse_url
 from carscraper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, CursorResult, TextClause
 
 _PAUSE = 0.1  # seconds between two tries
 # A client whose machine vanished is noticed after a minute instead of two hours, and an idle one is left alone.
@@ -30,6 +30,14 @@ _PREPARE = text(
     "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES ('tcp_keepalives_idle', '30'), "
     "('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3'), ('idle_session_timeout', '0')) "
     "AS wanted (name, value) USING (name)"
+)
+
+_HOLDER = text(
+    "SELECT pid, concat_ws(', ', nullif(application_name, ''), 'role ' || usename, 'from ' || host(client_addr), "
+    "to_char(backend_start AT TIME ZONE 'UTC', '\"since\" YYYY-MM-DD HH24:MI \"UTC\"')) AS who "
+    "FROM pg_locks JOIN pg_stat_activity USING (pid) JOIN pg_database ON oid = database "
+    "WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pg_database.datname = current_database() "
+    "AND (classid::bigint << 32) | objid::bigint = :number"
 )
 
 
@@ -43,6 +51,9 @@ class Locks(Protocol):
             DatabaseUnavailableError: PostgreSQL does not answer.
             ConfigurationError: the folder of the locks can't be used.
         """
+
+    def explain(self, name: str) -> str:
+        """Return who has *name*, and what to do if that is no run."""
 
     def close(self) -> None:
         """Release all."""
@@ -84,13 +95,25 @@ class PostgresLocks:
 
     def take(self, name: str) -> bool:
         """Take *name*; who has it already, has it."""
+        return bool(self._ask(text("SELECT pg_try_advisory_lock(:number)"), name).scalar())
+
+    def explain(self, name: str) -> str:
+        """Return who has *name*, and what to do if that is no run."""
+        holder = self._ask(_HOLDER, name).mappings().first()
+        if holder is None:
+            return f"The lock of {name} was held until a moment ago: run this again."
+        return (
+            "The lock of {name} is held by session {pid} of PostgreSQL ({who}), and no run of it is under way: "
+            "end that session (SELECT pg_terminate_backend({pid})), then run this again."
+        ).format(name=name, **holder)
+
+    def _ask(self, query: TextClause, name: str) -> CursorResult[Any]:
         number = int.from_bytes(hashlib.sha256(f"carscraper:{name}".encode()).digest()[:8], signed=True)
         with explained_database():
             if self._connection is None:
                 self._connection = self._engine.connect()
                 self._connection.execute(_PREPARE)
-            query = text("SELECT pg_try_advisory_lock(:number)")
-            return bool(self._connection.execute(query, {"number": number}).scalar())
+            return self._connection.execute(query, {"number": number})
 
     def close(self) -> None:
         """Release all, and end the session."""
@@ -119,8 +142,7 @@ class FileLocks:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # A soft lock would outlive `kill -9`.
-            path = self._folder / f"{quote(name, safe='')}.lock"
-            lock = FileLock(path, mode=0o666, thread_local=False, fallback_to_soft=False)
+            lock = FileLock(self._path(name), mode=0o666, thread_local=False, fallback_to_soft=False)
             lock.acquire(blocking=False)
         except Timeout:
             return False
@@ -131,6 +153,17 @@ class FileLocks:
             ) from None
         self._files[name] = lock
         return True
+
+    def explain(self, name: str) -> str:
+        """Return who has *name*, and what to do if that is no run."""
+        return (
+            f"The lock of {name}, {self._path(name)}, is held by a program that is no run under way: end it "
+            "(`fuser -v` with that file shows it), then run this again."
+        )
+
+    def _path(self, name: str) -> Path:
+        assert self._folder
+        return self._folder / f"{quote(name, safe='')}.lock"
 
     def close(self) -> None:
         """Release all."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from carscraper.db import models
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
+
+logger = logging.getLogger(__name__)
 
 HEAD = "0007"
 """The version this program needs: the last migration's. A test holds the two together."""
@@ -59,7 +62,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         ConfigurationError: this role of PostgreSQL may not do that.
     """
     try:
-        return _upgrade(engine)
+        versions = _upgrade(engine)
+        with engine.begin() as connection:
+            set_sequences(connection)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
@@ -68,6 +73,41 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             f"The role of DATABASE_URL may not create or change the tables ({reason}): "
             "run `scrapy database upgrade` as the role that owns them."
         ) from None
+    return versions
+
+
+def set_sequences(connection: Connection) -> int:
+    """Set PostgreSQL's sequences that are behind their tables, as COPY or a restored dump may leave them.
+
+    By ``nextval``, which the role that crawls may call, and which never takes one back.
+
+    Returns:
+        How many were behind.
+    """
+    if connection.dialect.name != "postgresql":
+        return 0
+    behind = 0
+    for table in models.Base.metadata.sorted_tables:
+        if "id" not in table.c:
+            continue
+        sequence = f"pg_get_serial_sequence('{table}', 'id')"
+        gap = text(f"SELECT (SELECT max(id) FROM {table}) - coalesce(pg_sequence_last_value({sequence}), 0)")  # noqa: S608
+        missing = connection.execute(gap).scalar() or 0
+        if missing > 0:
+            advance = text(f"SELECT max(nextval({sequence})) FROM generate_series(1, :missing)")  # noqa: S608
+            last = connection.execute(advance, {"missing": missing}).scalar()
+            logger.warning("The sequence of %s was behind its table; it is at %s now", table, last)
+            behind += 1
+    return behind
+
+
+def try_writing(connection: Connection) -> None:
+    """Write nothing into any table: what the database would refuse in the middle of a crawl, it refuses now."""
+    for table in models.Base.metadata.sorted_tables:
+        columns = [column for column in table.c if not column.primary_key]
+        nothing = select(*columns).where(false())
+        connection.execute(insert(table).from_select([column.name for column in columns], nothing))
+        connection.execute(update(table).where(false()).values({column: column for column in columns}))
 
 
 def _upgrade(engine: Engine) -> tuple[str | None, str]:

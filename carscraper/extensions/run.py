@@ -6,16 +6,16 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scrapy import signals
 from scrapy.exceptions import CloseSpider
-from scrapy.utils.misc import load_object
 
 from carscraper import __version__, logs
-from carscraper.addon import COULD_NOT_BEGIN, aborting, for_our_spiders
+from carscraper.addon import COULD_NOT_BEGIN, aborting, check_pipelines, for_our_spiders, stopped_by_shortage
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db import coverage, runs
 from carscraper.db.engine import is_there
@@ -25,6 +25,7 @@ from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseU
 from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import announce, judge
 from carscraper.items import utcnow
+from carscraper.network import GuardedResolver
 from carscraper.runs import record as words
 from carscraper.runs.feeds import missing_feeds
 from carscraper.runs.metrics import write_metrics
@@ -32,14 +33,15 @@ from carscraper.runs.monitors import check_limits, failed
 from carscraper.runs.notices import tell
 from carscraper.runs.outputs import JobFolder, upload_outputs
 from carscraper.runs.record import RunRecord, overridden, shown_arguments
-from carscraper.state import DATABASE_AWAY, ExitCode, state_of
+from carscraper.shortage import shortage_of
+from carscraper.state import ExitCode, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
     from scrapy.crawler import Crawler
-    from scrapy.settings import BaseSettings
+    from twisted.python.failure import Failure
 
     from carscraper.db.coverage import ForSale
     from carscraper.settings import Secret
@@ -54,17 +56,14 @@ _QUICKLY = 2.0  # the same for a run that never began
 _LOCK_PATIENCE = 5.0  # seconds for giving the locks back
 
 
-_KEEPERS = (
-    "carscraper.pipelines.cars.CarsPipeline",
-    "carscraper.pipelines.images.CarImagesPipeline",
-    "carscraper.pipelines.cars.ClosingPipeline",
-)
-
-
-def _left_out(settings: BaseSettings) -> list[str]:
-    """Return the pipelines that keep cars and photos and of which *settings* have no subclass either."""
-    present = [load_object(each) for each, order in settings.getdict("ITEM_PIPELINES").items() if order is not None]
-    return [each for each in _KEEPERS if not any(issubclass(kind, load_object(each)) for kind in present)]
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 class Run:
@@ -87,6 +86,7 @@ class Run:
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
         crawler.signals.connect(self.item_error, signal=signals.item_error)
+        crawler.signals.connect(self.spider_error, signal=signals.spider_error)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
         crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
 
@@ -113,21 +113,17 @@ class Run:
 
     async def _begin(self) -> None:
         settings = self._crawler.settings
-        if missing := _left_out(settings):
-            raise ConfigurationError(
-                f"ITEM_PIPELINES leaves out {' and '.join(missing)}, so that cars or photos would be kept nowhere; "
-                "add your pipelines to the project's."
-            )
+        check_pipelines(settings)
+        GuardedResolver.start_threads()
         record = self._new_record()
         ledger = Ledger.of(self._crawler)
         locks = self._locks = open_locks(self._database_url, timeout=settings.getfloat("DATABASE_TIMEOUT"))
         dead: list[RunRecord] = []
         for name in getattr(self._crawler.spider, "locks", None) or [record.source or record.spider]:
-            if await self._in_thread(acquire, locks, name):
+            if await self._in_thread(acquire, locks, name) or (
+                self._excludes and await self._outlast(locks, ledger, record, name)
+            ):
                 dead += [RunRecord(**each) for each in await ledger.write(runs.interrupt, name)]
-            elif self._excludes:
-                self._state.skipped = await self._who_else(ledger, record, name)
-                raise CloseSpider("skipped")
         folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
             record.output = folder.output()
@@ -141,24 +137,44 @@ class Run:
             folder.open()
         self._telling = [asyncio.create_task(self._safely(tell, settings, each)) for each in dead]
 
-    async def _who_else(self, ledger: Ledger, record: RunRecord, name: str) -> str:
-        other = await ledger.read(runs.under_way, name) or await ledger.read(runs.under_way, "backfill")
-        if not other:  # its row is written a moment later
-            return f"Another crawl of {name} is under way."
+    async def _outlast(self, locks: Locks, ledger: Ledger, record: RunRecord, name: str) -> bool:
+        """Return true as soon as the lock *name*, which another holds, is ours.
+
+        Raises:
+            CloseSpider: another run holds it.
+            ConfigurationError: no run that is under way does.
+        """
+        # A run's row is written a moment after it takes the lock, and finished a moment before it gives it back.
+        deadline = time.monotonic() + self._crawler.settings.getfloat("DATABASE_TIMEOUT")
+        while True:
+            other = await ledger.read(runs.under_way, name) or await ledger.read(runs.under_way, "backfill")
+            if other and not (other["host"] == record.host and _is_gone(other["pid"])):
+                break
+            if await self._in_thread(acquire, locks, name):
+                return True
+            if time.monotonic() > deadline:
+                raise ConfigurationError(await self._in_thread(locks.explain, name))
         run = f"run {other['id']} on {other['host']} since {other['started_at']:%Y-%m-%d %H:%M} UTC"
         if other["spider"] == record.spider:
-            return f"Another crawl of {name} is under way: {run}."
-        self._state.skip_code = ExitCode.PARTIAL
-        return f"{other['spider']} is at work on {name}: {run}. Run this again when it has ended."
+            self._state.skipped = f"Another crawl of {name} is under way: {run}."
+        else:
+            self._state.skip_code = ExitCode.PARTIAL
+            self._state.skipped = f"{other['spider']} is at work on {name}: {run}. Run this again when it has ended."
+        raise CloseSpider("skipped")
 
     def item_scraped(self, item: Any) -> None:
         """Write the item into the job folder."""
         if self._folder:
             self._folder.write(item)
 
-    def item_error(self) -> None:
+    def item_error(self, failure: Failure) -> None:
         """Count a car that a mistake in a pipeline has cost; Scrapy logs it and goes on."""
         self._crawler.stats.inc_value("carscraper/cars/failed")
+        stopped_by_shortage(self._crawler, failure.value)
+
+    def spider_error(self, failure: Failure) -> None:
+        """End the crawl if what a spider raised is no mistake of its own."""
+        stopped_by_shortage(self._crawler, failure.value)
 
     # --- the end ---
 
@@ -168,8 +184,8 @@ class Run:
         if self._started and reason != COULD_NOT_BEGIN:
             return
         code, lines = self._state.verdict = self._judge()  # first of all: nothing that follows may cost it
-        await self._write_unstarted(code, lines)
         await self._give_back()
+        await self._write_unstarted(code, lines)
 
     async def engine_stopped(self) -> None:
         """Return the verdict, then everything that comes after it."""
@@ -181,8 +197,7 @@ class Run:
             return
         self._finish(record)
         ledger = Ledger.of(self._crawler)
-        away = self._state.closed == DATABASE_AWAY  # it was waited for already
-        ledger.hurry(timeout=_TIMEOUT, patience=0 if away else _PATIENCE)
+        ledger.hurry(timeout=_TIMEOUT, patience=_PATIENCE)
         try:
             await self._count_photos(record, ledger)
             self._crawler.stats.set_value("carscraper/feeds/missing", missing_feeds(self._crawler))
@@ -193,9 +208,9 @@ class Run:
             await self._upload(record)
             await ledger.write(runs.finish, asdict(record))
         except CarscraperError as error:
-            logger.warning("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
+            self._warn("How run %d ended can't be written, `scrapy runs` will not know it: %s", record.id, error)
+        await self._give_back()  # telling takes a while, and no run is under way any more
         await self._tell_of(record)
-        await self._give_back()
 
     def _finish(self, record: RunRecord) -> None:
         """Note when the run ended and what its stats say; its items' file is whole."""
@@ -208,6 +223,7 @@ class Run:
         """Write the metrics, and tell who wants to hear of the run."""
         await self._safely(write_metrics, self._crawler.settings, record)
         await self._safely(tell, self._crawler.settings, record)
+        await asyncio.gather(*self._telling)
 
     async def _count_photos(self, record: RunRecord, ledger: Ledger) -> None:
         """Ask the ledger how the photos of the cars for sale stand, now that everything is written."""
@@ -215,6 +231,8 @@ class Run:
         if not (settings.getbool("USE_S3_STORAGE") or settings.get("IMAGES_STORE")):
             self._crawler.stats.set_value("carscraper/images/nowhere", 1)
             return
+        if self._is_said:
+            return  # rows of photos that are stored wait in the spool with their cars
         options = getattr(spider, "options", None)  # of a backfill
         sources = [record.source] if record.source else getattr(options, "sources", None)
         partial = bool(getattr(spider, "is_partial", False))
@@ -244,7 +262,7 @@ class Run:
                 history = settings.getint("MONITOR_HISTORY")
                 earlier = [RunRecord(**each) for each in await ledger.read(runs.earlier, asdict(record), history)]
             except CarscraperError as error:
-                logger.warning("The earlier runs can't be read, to measure this one by them: %s", error)
+                self._warn("The earlier runs can't be read, to measure this one by them: %s", error)
             coverage, fallen = (fields.coverage, fields.fallen) if fields else (None, [])
             dealer = spider if isinstance(spider, DealerSpider) else None
             record.monitors = check_limits(settings, record, earlier, coverage, spider=dealer, fallen=fallen)
@@ -303,7 +321,6 @@ class Run:
         await self._tell_of(record)
 
     async def _give_back(self) -> None:
-        await asyncio.gather(*self._telling)
         if self._locks:
             try:
                 await self._in_thread(self._locks.close, within=_LOCK_PATIENCE)
@@ -312,6 +329,14 @@ class Run:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     # --- how ---
+
+    @property
+    def _is_said(self) -> bool:
+        """Return whether the verdict says that the database is away."""
+        return self._state.failed is not None and Ledger.of(self._crawler).gave_up
+
+    def _warn(self, what: str, *about: Any) -> None:
+        logger.log(logging.DEBUG if self._is_said else logging.WARNING, what, *about)
 
     def _judge(self) -> tuple[ExitCode, list[str]]:
         return judge(self._crawler.stats.get_stats(), self._state, self._crawler.spidercls.name, self._photos)
@@ -355,6 +380,10 @@ class Run:
         """Call in a thread what must not cost the run its end; ``None`` if it made a mistake."""
         try:
             return await asyncio.to_thread(function, *arguments, **named)
-        except Exception:
-            logger.exception("%s failed by a mistake of carscraper", function.__name__)
+        except Exception as error:
+            if said := shortage_of(error):
+                level = logging.DEBUG if self._state.failed else logging.WARNING  # the verdict has said it
+                logger.log(level, "%s could not do its work. %s", function.__name__, said)
+            else:
+                logger.exception("%s failed by a mistake of carscraper", function.__name__)
             return None

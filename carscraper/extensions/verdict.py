@@ -34,7 +34,7 @@ def announce(crawler: Crawler, code: ExitCode, lines: list[str]) -> None:
     settings, level = crawler.settings, _LEVELS[code]
     for line in lines:
         logger.log(level, "%s", line)
-    if settings.get("LOG_FILE") or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
+    if logs.is_in_file(settings) or not settings.getbool("LOG_ENABLED") or _too_quiet(settings["LOG_LEVEL"], level):
         for line in lines:  # the log does not show it
             logs.say(settings, line, name=__name__, level=level)
     state_of(crawler).raise_exit_code(code)
@@ -84,6 +84,10 @@ BESIDE = (
 )
 
 
+# What Scrapy's own reasons for an early end mean.
+_EARLY = {"memusage_exceeded": "Its memory has reached MEMUSAGE_LIMIT_MB; raise that, or lower IMAGES_MAX_IN_FLIGHT."}
+
+
 def judge(
     stats: dict[str, Any], state: CrawlState, name: str, photos: ForSale | None = None
 ) -> tuple[ExitCode, list[str]]:
@@ -95,6 +99,8 @@ def judge(
     <ExitCode.SUCCESS: 0>
     >>> judge({}, CrawlState(failed="No form.", closed="site"), "x")
     (<ExitCode.FAILED: 4>, ['x: failed. No form.'])
+    >>> judge({}, CrawlState(closed="memusage_exceeded"), "x")[1]
+    ['x: failed. Its memory has reached MEMUSAGE_LIMIT_MB; raise that, or lower IMAGES_MAX_IN_FLIGHT.']
     >>> judge({}, CrawlState(skipped="Another crawl of X is under way.", closed="skipped"), "x")
     (<ExitCode.SUCCESS: 0>, ['x: skipped. Another crawl of X is under way.'])
     """
@@ -109,7 +115,7 @@ def judge(
         lines = [f"failed. {state.failed}{'' if saved else stand}"]
         lines += [f"kept all the same: {kept}."] if saved else []
     elif closed not in {"finished", "shutdown"}:
-        lines = [f"failed. The crawl ended early ({closed}).{stand}"]
+        lines = [f"failed. {_EARLY.get(closed, f'The crawl ended early ({closed}).')}{stand}"]
     else:
         is_partial = troubles or state.incomplete or state.limits or closed == "shutdown"
         code = ExitCode.PARTIAL if is_partial else ExitCode.SUCCESS

@@ -105,6 +105,8 @@ def _size_by_pillow(data: bytes, image_format: str) -> tuple[int, int]:
             return picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRejectedError("too-large", str(error)) from error
+    except MemoryError:
+        raise  # which says nothing about the photo
     except Exception as error:  # Pillow's plugins raise whatever they like for damaged data.
         raise ImageRejectedError("not-an-image", f"a {image_format} with a damaged header ({error})") from error
 

@@ -60,6 +60,8 @@ def orientation_of(exif: bytes) -> int:
     try:
         block.load(exif)
         value = block.get(_ORIENTATION)
+    except MemoryError:
+        raise  # which says nothing about the photo
     except Exception:  # Pillow raises whatever it likes for a damaged block.
         return _UPRIGHT
     return value if isinstance(value, int) and _UPRIGHT < value <= 8 else _UPRIGHT
@@ -297,5 +299,7 @@ def _pixels(data: bytes) -> bytes:
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as picture:
             return picture.tobytes()
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's plugins raise whatever they like for damaged data.
         raise ImageRejectedError("truncated", f"cut off, and a part of the picture is missing ({error})") from error

@@ -39,7 +39,7 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
         with Image.open(BytesIO(strip_metadata(data, photo.format)), formats=(photo.format,)) as picture:
             check_size(*picture.size, max_pixels)  # the decoder might make more of it than its structure says
             _upright(picture, size).save(output, "JPEG", quality=quality, optimize=True)
-    except ImageRejectedError:
+    except (ImageRejectedError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRejectedError("too-large", str(error)) from error

@@ -21,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from carscraper.exceptions import ConfigurationError
 from carscraper.maintenance.policies import everybody_reads
 from carscraper.storage.answers import DENIED, Answer, connection_problem
-from carscraper.storage.client import ask_bucket, keys, open_client, session
+from carscraper.storage.client import ask_bucket, open_client
+from carscraper.storage.credentials import keys, session
 from carscraper.storage.keys import PROBES, permanent_url
 from carscraper.storage.objects import presign
 
@@ -187,10 +188,6 @@ class _Check:
                     fix = f"{failed.fix}, or {fix}"
                 raise _FailedError(f"{failed.cause}; {cause}", fix) from failed
             raise
-        if not answer.get("ETag"):
-            raise _FailedError(
-                "it answers without an ETag", "check AWS_ENDPOINT_URL: it must be an S3 server's address"
-            )
         self._version = answer.get("VersionId", "")
         return self._name
 

@@ -40,7 +40,7 @@ class LenientCompressionMiddleware(HttpCompressionMiddleware):
             response = response.replace(flags=[flag for flag in response.flags if flag != "dataloss"])
         try:
             return super().process_response(request, response)
-        except IgnoreRequest:  # it unpacks to too much
+        except (IgnoreRequest, MemoryError):  # it unpacks to too much
             raise
         except Exception as error:
             encoding = b", ".join(response.headers.getlist("Content-Encoding")).decode("latin-1")

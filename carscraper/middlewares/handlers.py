@@ -11,12 +11,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from scrapy.core.downloader.handlers import http11
 from scrapy.core.downloader.handlers.http11 import (
     HTTP11DownloadHandler,
     _LenientHTTP11ClientFactory,
     _LenientHTTP11ClientProtocol,
     _LenientHTTPClientParser,
 )
+from twisted.internet.protocol import connectionDone
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import InvalidHeaderName
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scrapy.crawler import Crawler
+    from twisted.python.failure import Failure
 
     from carscraper.settings import Secret
 
@@ -56,6 +59,26 @@ class _Parser(_LenientHTTPClientParser):
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802 - Twisted's name
         raise ValueError(f"a header of the answer has more than {_LONGEST_HEADER // 1024} kB: {line[:40]!r}…")
+
+
+class _Reader(http11._ResponseReader):  # noqa: SLF001 - as above
+    """Scrapy's answer for whose body there is no memory would never end, and the crawl with it."""
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        try:
+            super().dataReceived(data)
+        except MemoryError as error:
+            self._finished.errback(error)
+            raise  # Twisted closes the connection
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        try:
+            super().connectionLost(reason)
+        except MemoryError as error:
+            self._finished.errback(error)
+
+
+http11._ResponseReader = _Reader  # type: ignore[misc]  # noqa: SLF001 - Scrapy takes it from there
 
 
 class _Protocol(_LenientHTTP11ClientProtocol):

@@ -13,7 +13,9 @@ from scrapy.exceptions import CannotResolveHostError, NotConfigured, ResponseDat
 from scrapy.http import Request, Response
 from scrapy.utils.httpobj import urlparse_cached
 
+from carscraper.addon import stopped_by_shortage
 from carscraper.exceptions import BlockedAddressError
+from carscraper.shortage import no_more_files
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
@@ -83,6 +85,9 @@ class PatientRetryMiddleware(RetryMiddleware):
 
     async def process_exception(self, request: Request, exception: Exception) -> Request | None:  # type: ignore[override]
         """Retry a connection that may get better; tell a refused address from an unknown host."""
+        hidden = no_more_files() if isinstance(exception, CannotResolveHostError) else None
+        if stopped_by_shortage(self.crawler, hidden or exception):
+            return None
         parts = urlparse_cached(request)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
         if isinstance(exception, CannotResolveHostError) and self._state.addresses.refused(parts.hostname or "", port):

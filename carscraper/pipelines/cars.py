@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.exceptions import DropItem
 
-from carscraper.addon import aborting, end_as_failed, for_our_spiders, stop_as_failed
+from carscraper.addon import aborting, for_our_spiders, stop_as_failed
 from carscraper.db.ledger import Ledger
 from carscraper.db.spool import CarSpool
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from carscraper.items import CarImage
 
 logger = logging.getLogger(__name__)
+
+_WAIT = "The cars in hand wait in the spool; the next crawl writes them."
 
 
 class CarsPipeline:
@@ -57,11 +59,11 @@ class CarsPipeline:
             saved = await Ledger.of(self._crawler).open_car(item)
         except DatabaseUnavailableError as error:
             # Without the ledger nothing is fetched: the photos stay pending, the car goes to the spool.
-            end_as_failed(self._crawler, str(error))
+            stop_as_failed(self._crawler, f"{error} {_WAIT}", reason=DATABASE_AWAY)
             return item
         _refuse(self._crawler, item, saved)
         item.listing_id, item.images = saved.listing_id, list(saved.images)
-        _count_car(self._crawler, item, saved)
+        item.news = _news(self._crawler, item, saved)
         for image in item.images:
             if image.status != Status.PENDING or image.reason is not None:  # else it has no outcome yet
                 count_photo(self._crawler, item, image, is_new=image.identity not in saved.known)
@@ -99,7 +101,7 @@ class ClosingPipeline:
             try:
                 results = await asyncio.gather(*(self._ledger.save(item) for item in items))
             except DatabaseUnavailableError as error:
-                raise ConfigurationError(f"{error} Start the database; {len(items)} cars wait in {path}.") from None
+                raise ConfigurationError(f"{error} {len(items)} cars wait in {path}.") from None
             for item, saved in zip(items, results, strict=True):
                 if saved.error:
                     logger.warning("The database refuses %r from the spool: %s", item.url, saved.error)
@@ -127,15 +129,14 @@ class ClosingPipeline:
             if item.unchanged:
                 stored = sum(image.status == Status.STORED for image in item.images)
                 stats.inc_value("carscraper/images/known", stored)
-            if item.listing_id is None:
-                _count_car(self._crawler, item, saved)
+            stats.inc_value(f"carscraper/cars/{item.news or _news(self._crawler, item, saved)}")
             self._look_at_places(item, saved)
         return item
 
     async def _keep(self, item: CarItem | GoneCar, why: str) -> None:
         """Put the car into the spool, and end the crawl."""
         try:
-            await asyncio.to_thread(self._spool.add, item)
+            self._spool.add(item)  # not in a thread: there may be none to be had
         except OSError as full:
             self._crawler.stats.inc_value("carscraper/cars/failed")
             self._stop(
@@ -144,7 +145,7 @@ class ClosingPipeline:
             )
             raise DropItem(f"Neither the database nor the spool takes {item.url!r}") from None
         self._crawler.stats.inc_value("carscraper/cars/spooled")
-        self._stop(f"{why} The cars in hand wait in the spool; the next crawl writes them.")
+        self._stop(f"{why} {_WAIT}")
 
     def _look_at_places(self, item: CarItem, saved: Saved) -> None:
         """Write into the item which of its photos others have taken the place of; the rest is missed."""
@@ -164,9 +165,9 @@ def _refuse(crawler: Crawler, item: CarItem | GoneCar, saved: Saved) -> None:
         raise DropItem(f"The database refuses {item.url!r}: {saved.error}")
 
 
-def _count_car(crawler: Crawler, item: CarItem, saved: Saved) -> None:
+def _news(crawler: Crawler, item: CarItem, saved: Saved) -> str:
+    """Return what the car is to the database, which is counted once it is closed; count the rest."""
     stats = crawler.stats
-    stats.inc_value(f"carscraper/cars/{'new' if saved.created else 'changed' if saved.changed else 'unchanged'}")
     stats.inc_value("carscraper/prices/changed", int(saved.price_changed))
     if saved.placeholders:
         stats.inc_value("carscraper/images/failed/placeholder", saved.placeholders)
@@ -176,6 +177,7 @@ def _count_car(crawler: Crawler, item: CarItem, saved: Saved) -> None:
             "the earlier car's photos are superseded and stay in the store",
             *(item.external_id, item.make, item.model, item.year, saved.replaced),
         )
+    return "new" if saved.created else "changed" if saved.changed else "unchanged"
 
 
 def count_photo(crawler: Crawler, item: CarItem, image: CarImage, *, is_new: bool) -> None:

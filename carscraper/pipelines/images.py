@@ -21,7 +21,7 @@ from scrapy.http import Request
 from scrapy.http.request import NO_CALLBACK
 from scrapy.utils.datatypes import SequenceExclude
 
-from carscraper.addon import aborting, for_our_spiders, stop_as_failed
+from carscraper.addon import aborting, for_our_spiders, stop_as_failed, stopped_by_shortage
 from carscraper.db import photos
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import (
@@ -244,6 +244,8 @@ class CarImagesPipeline:
         try:
             response = await self.crawler.engine.download_async(self._request(image, item))
         except Exception as error:
+            if stopped_by_shortage(self.crawler, error):
+                raise
             return ImageRejectedError(download_reason(error), f"{rejected.reason}, and then {error}")
         return await self._keep(response, image, item)
 
@@ -264,10 +266,18 @@ class CarImagesPipeline:
             response = await self.crawler.engine.download_async(request)
             return {image.identity: image for image in self.spider.fresh_images(response, item)}
         except Exception as error:
+            if stopped_by_shortage(self.crawler, error):
+                raise
             logger.info("No fresh addresses from %r (%s: %s)", item.url, type(error).__name__, error)
             return {}
 
     def _failed(self, error: Exception, image: CarImage) -> None:
+        if stopped_by_shortage(self.crawler, error):
+            image.attempts -= 1  # nobody is to blame: it is as if it had not been asked for
+            image.status, image.reason = Status.PENDING, None
+            image.key = image.url = image.store = image.sha256 = None
+            logger.debug("Photo %s waits: %s", image.source_url, error)
+            return
         if isinstance(error, StoreError | DatabaseUnavailableError):
             image.status, image.reason = Status.PENDING, Reason.STORE_ERROR
             image.key = image.url = image.store = image.sha256 = None

@@ -11,7 +11,7 @@ from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from carscraper.addon import end_as_failed, stop_as_failed
+from carscraper.addon import end_as_failed, stop_as_failed, stopped_by_shortage
 from carscraper.db import photos
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, ImageRejectedError, StoreError
@@ -212,7 +212,8 @@ class PhotoKeeper:
             small = await asyncio.to_thread(thumbnail, data, size, max_pixels=max_pixels)
             target = self.store.backend.object_name(thumbnail_key(name, key))
             await self.store.put(Upload(name=target, data=small, content_type="image/jpeg"))
-        except (ImageRejectedError, StoreError) as error:
+        except (ImageRejectedError, StoreError, MemoryError, RuntimeError) as error:
+            stopped_by_shortage(self._crawler, error)
             # The photo itself is safe; a missing thumbnail can be made again from it.
             logger.warning("No thumbnail %s of %s: %s", name, key, error)
             self._crawler.stats.inc_value("carscraper/thumbnails/failed")

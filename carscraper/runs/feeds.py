@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from scrapy.exporters import CsvItemExporter, JsonItemExporter, JsonLinesItemExporter, XmlItemExporter
-from scrapy.extensions.feedexport import S3FeedStorage
+from scrapy.extensions.feedexport import BlockingFeedStorage
 
 from carscraper.items import CarItem, GoneCar
 from carscraper.runs.outputs import CAR_FIELDS, record_of
-from carscraper.settings import Secret
 
 if TYPE_CHECKING:
     from io import BytesIO
     from typing import Self
 
     from scrapy.crawler import Crawler
+
+    from carscraper.storage.client import S3Options
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _OF_PHOTOS = ("photos", "photos_stored", "image_urls", "image_keys", "image_statuses")
@@ -99,26 +101,41 @@ def _known(value: Any) -> Any:
     return [_known(each) for each in value] if isinstance(value, list) else value
 
 
-class S3Feed(S3FeedStorage):
-    """Signs with what the settings hold; Scrapy's own would sign with the ``***`` that a secret shows of itself."""
+class S3Feed(BlockingFeedStorage):
+    """Puts a feed as photos are put: with the settings' server, credentials, certificates and encryption.
+
+    Scrapy's own would sign with the ``***`` that a secret shows of itself.
+    """
+
+    def __init__(self, options: S3Options, key: str) -> None:
+        """Take the bucket and the object's name in it."""
+        self._options = options
+        self._key = key
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
-        """Read the ``AWS_…`` settings; keys in *uri*, percent-encoded as an address has them, win."""
-        settings = crawler.settings
+        """Read the ``AWS_…`` settings; keys in *uri*, percent-encoded as an address has them, win.
+
+        Raises:
+            ConfigurationError: there are no credentials, or a setting is wrong.
+        """
+        from carscraper.storage.client import S3Options  # noqa: PLC0415 - it takes boto3 with it
+        from carscraper.storage.credentials import session  # noqa: PLC0415 - the same
+
         parts = urlsplit(uri)
+        options = S3Options.from_settings(crawler.settings, bucket=parts.netloc.rpartition("@")[2])
+        if parts.password:
+            names = unquote(parts.username or ""), unquote(parts.password)
+            options = replace(options, access_key=names[0], secret_key=names[1], session_token=None, profile=None)
+        session(options)
+        return cls(options, parts.path[1:])
 
-        def plain(name: str) -> str | None:
-            value = settings.get(name)
-            return value.reveal() if isinstance(value, Secret) else value
+    def _store_in_thread(self, file: IO[bytes]) -> None:
+        from carscraper.storage.answers import explained_s3  # noqa: PLC0415 - the same
+        from carscraper.storage.client import open_client  # noqa: PLC0415
 
-        own = bool(parts.password)
-        return cls(
-            urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
-            access_key=unquote(parts.username or "") if own else plain("AWS_ACCESS_KEY_ID"),
-            secret_key=unquote(parts.password or "") if own else plain("AWS_SECRET_ACCESS_KEY"),
-            session_token=None if own else plain("AWS_SESSION_TOKEN"),
-            endpoint_url=settings.get("AWS_ENDPOINT_URL"),
-            region_name=settings.get("AWS_S3_REGION"),
-            feed_options=feed_options,
-        )
+        with file, explained_s3(self._options.bucket, "s3:PutObject"):
+            file.seek(0)
+            open_client(self._options).upload_fileobj(
+                file, self._options.bucket, self._key, ExtraArgs=self._options.sse_arguments
+            )

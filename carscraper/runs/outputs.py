@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import re
-import sys
 import time
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -22,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar, utcnow
-from carscraper.logs import dress, printable
+from carscraper.logs import LogFile, dress, printable
 from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
     from scrapy.settings import BaseSettings
@@ -127,7 +125,7 @@ class JobFolder:
         """Why files are missing or not whole, as a sentence."""
         self._settings = settings
         self._enabled = settings.getbool("S3_UPLOAD_ON_COMPLETION")
-        self._handler: _LogFile | None = None
+        self._handler: LogFile | None = None
         self._items: gzip.GzipFile | None = None
         self._flushed = 0.0
 
@@ -171,7 +169,7 @@ class JobFolder:
         except OSError as error:
             self._broken(error)
         else:
-            self._handler.broken = self._broken
+            self._handler.broken = lambda _, error: self._broken(error)
             logging.root.addHandler(self._handler)
 
     def write(self, item: Any) -> None:
@@ -218,23 +216,8 @@ class JobFolder:
             logger.error("%s The crawl goes on.", self.trouble)
 
 
-class _LogFile(logging.FileHandler):
-    """The log's second copy. It ends when its disk is full, and says so once."""
-
-    broken: Callable[[OSError], None] | None = None
-    """Is called with it."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Stop at what the disk does; a mistake in a line is reported by the console's handler."""
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError) and self in logging.root.handlers:
-            logging.root.removeHandler(self)
-            if self.broken:
-                self.broken(error)
-
-
-def _log_file(path: Path, settings: BaseSettings) -> _LogFile:
-    handler = _LogFile(path, mode="x", encoding="utf-8", errors="backslashreplace")
+def _log_file(path: Path, settings: BaseSettings) -> LogFile:
+    handler = LogFile(path, mode="x", encoding="utf-8", errors="backslashreplace")
     dress(handler, settings)
     return handler
 

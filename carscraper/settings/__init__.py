@@ -119,6 +119,7 @@ DOWNLOAD_FAIL_ON_DATALOSS = False  # True: a whole photo with a wrong length is 
 REDIRECT_MAX_TIMES = 5  # 20: a dealer's chain has one or two; a circle would cost as many requests for each photo
 RETRY_GIVE_UP_LOG_LEVEL = "DEBUG"  # ERROR: the photo's or page's own outcome is logged where it is decided
 LOGSTATS_INTERVAL = 0  # 60: the progress extension says it better
+WARN_ON_GENERATOR_RETURN_VALUE = False  # True: it reads the source of every callback, which fails for want of files
 LOG_VERSIONS: list[str] = []  # Twisted, lxml, …
 DEFAULT_REQUEST_HEADERS = {  # Accept-Language en: dealers' sites choose the language by it
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",

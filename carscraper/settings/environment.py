@@ -148,5 +148,11 @@ def _wrong_proxies() -> Iterator[str]:
             yield f"{name} in the environment is no address of a proxy; write http://host:port, or unset it."
 
 
+def forget(names: Iterable[str]) -> None:
+    """Take these variables, in any spelling, away from a library that has no option against them."""
+    for name in [each for each in os.environ if each.upper() in names]:
+        del os.environ[name]
+
+
 ENVIRONMENT = Environment()
 """One a process: it does not change while a crawl runs."""

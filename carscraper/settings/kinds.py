@@ -117,7 +117,33 @@ def _json_object(value: Any) -> dict[str, Any]:
 
 
 def _tags(value: Any) -> dict[str, str]:
-    return {str(key): str(text) for key, text in _json_object(value).items()}
+    tags = {str(key): str(text) for key, text in _json_object(value).items()}
+    if len(tags) > _MOST_TAGS:
+        raise _WrongError(f"has {len(tags)} tags; write at most {_MOST_TAGS}, S3 takes no more of an object")
+    for key, text in tags.items():
+        whole_words = all(each.isalnum() or each in " +-=._:/@" for each in key + text)
+        if not whole_words or not 0 < len(key) <= 128 or len(text) > 256 or key.lower().startswith("aws:"):
+            raise _WrongError(
+                f"has the tag {key!r}: {text!r}; write names of 1 to 128 and values of at most 256 letters, digits, "
+                "spaces and +-=._:/@, without aws: at the beginning"
+            )
+    return tags
+
+
+def _prefix(value: Any) -> str:
+    text = str(value or "")
+    _require(text.isprintable() and len(text.encode()) <= 700 and not {".", ".."} & set(text.split("/")))
+    return text
+
+
+def _storage_class(value: Any) -> str:
+    if str(value).upper() in {"GLACIER", "DEEP_ARCHIVE"}:
+        raise _WrongError(
+            f"is {value!r}, whose photos nobody can see before they are restored; write GLACIER_IR, or leave it empty "
+            "and let `scrapy storage lifecycle` move old photos there"
+        )
+    _require(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", str(value)))
+    return str(value)
 
 
 def _thumbnails(value: Any) -> dict[str, tuple[int, int]]:
@@ -274,7 +300,10 @@ BOOLEAN = Kind("true or false", _boolean)
 SHARE = Kind("a share between 0 and 1, such as 0.5", _share)
 OPTIONAL_SHARE = Kind(SHARE.words, _share, optional=True)
 PLACEHOLDER_CARS = Kind("0 for off, or a whole number of at least 2", _placeholder_cars)
-TAGS = Kind("a JSON object", _tags)
+_MOST_TAGS = 10
+TAGS = Kind('JSON such as {"project": "cars"}, at most 10 tags', _tags)
+PREFIX = Kind("a folder of the bucket such as cars/, without . or .. in it", _prefix)
+STORAGE_CLASS = Kind("a storage class such as STANDARD_IA", _storage_class, optional=True)
 THUMBNAILS = Kind('JSON such as {"small": [320, 240]}', _thumbnails)
 SCHEDULE = Kind('JSON with a crontab\'s times, such as {"bilasolur": "17 3,15 * * *"}', _schedule)
 FIELD_SHARES = Kind('JSON such as {"price": 0.8}', _field_shares)
@@ -301,7 +330,8 @@ BUCKET = matching(
     optional=True,
 )
 PROGRAM = matching(r"/.+", "the program's whole path, such as /usr/bin/chromium", optional=True)
-REGION = matching(r"[a-z0-9][a-z0-9-]{0,62}", "a region such as eu-north-1")
+REGION = matching(r"[a-z0-9][a-z0-9-]{0,62}", "a region such as eu-north-1", optional=True)
+ADDRESSING_STYLE = matching("auto|path|virtual", "auto, path or virtual")
 DISTRIBUTION = matching(r"[A-Z0-9]{6,32}", "a distribution's id such as E2QWRUHEXAMPLE", optional=True)
 ENCRYPTION = matching(r"AES256|aws:kms(:\S+)?", "AES256, aws:kms or aws:kms:KEY-ID", optional=True)
 OUTPUT_PREFIX = matching(

@@ -69,8 +69,9 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                 help="The folder for photos when S3 is off. Set to nothing, photos are not kept at all."),
         Setting("AWS_S3_BUCKET", None, kinds.BUCKET, example="my-car-photos",
                 help="The bucket's name. Needed when `USE_S3_STORAGE` is true."),
-        Setting("AWS_S3_REGION", "eu-north-1", kinds.REGION, common=True,
-                help="The bucket's region."),
+        Setting("AWS_S3_REGION", None, kinds.REGION, example="eu-north-1",
+                help="The bucket's region. Unless set, that of the AWS profile or `AWS_DEFAULT_REGION`, else "
+                     "eu-north-1."),
         Setting("AWS_ACCESS_KEY_ID", None, OPTIONAL, common=True, secret=True,
                 help="Credentials for S3. Without them boto3 looks for a profile or a role (`AWS_PROFILE`, instance "
                      "metadata)."),
@@ -82,10 +83,13 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                 help="A named profile of the AWS configuration files, instead of keys."),
         Setting("AWS_ENDPOINT_URL", None, kinds.HTTP_URL, example="http://127.0.0.1:9000",
                 variable="AWS_ENDPOINT_URL_S3",
-                help="Another S3 server than Amazon's; addressed in path style."),
+                help="Another S3 server than Amazon's, without the bucket's name."),
+        Setting("S3_ADDRESSING_STYLE", "auto", kinds.ADDRESSING_STYLE,
+                help="Whether the bucket's name is part of the path or of the host's name (virtual). auto: as the AWS "
+                     "profile says, else virtual for Amazon, path for other servers and names with dots."),
         Setting("AWS_CA_BUNDLE", None, OPTIONAL, common=True,
                 help="A PEM file with the certificate authority of a private S3 server."),
-        Setting("S3_PREFIX", "", TEXT, example="cars/",
+        Setting("S3_PREFIX", "", kinds.PREFIX, example="cars/",
                 help="What stands before every key in the bucket, such as `cars/`."),
         Setting("IMAGES_PUBLIC_URL", None, kinds.HTTP_URL, example="https://images.example.com",
                 help="The public address before the key: a CDN or web server. Makes permanent URLs, also for a "
@@ -103,12 +107,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("SPOOL_MAX_BYTES", 2 * 1024**3, whole(0),
                 help="Bytes that the spool may hold; beyond that photos stay `pending` (`store-error`) for the next "
                      "run."),
-        Setting("S3_STORAGE_CLASS", None, OPTIONAL, common=True,
-                help="Storage class of new objects, such as `STANDARD_IA`; empty means the bucket's default."),
+        Setting("S3_STORAGE_CLASS", None, kinds.STORAGE_CLASS, common=True,
+                help="Storage class of new objects; empty means the bucket's default."),
         Setting("S3_SSE", None, kinds.ENCRYPTION, example="AES256",
                 help="Server-side encryption; empty means the bucket's default."),
         Setting("S3_TAGS", {}, kinds.TAGS,
-                help='Object tags as JSON, such as `{"project": "cars"}`. Tags need one more right, and some servers '
+                help='Tags of new objects. Tags need one more right, and some servers '
                      "damage tagged objects."),
         Setting("S3_MAX_PARALLEL_UPLOADS", 16, whole(1),
                 help="How many photos are uploaded at the same time."),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import KeysRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Self
 
-_SERVER_ERROR = 500
+_REDIRECT, _SERVER_ERROR = 300, 500
 
 # The default class of an answer is "refused". What passes by itself has one of these codes, or one of these statuses
 # (or 5xx) and no code of FIXES.
@@ -23,7 +26,8 @@ _PASSING_STATUS = {408, 409, 425, 429}
 _FINAL_STATUS = {501, 505}
 _PASSING_CODES = {
     *("BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"),
-    *("SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"),
+    *("SlowDown", "SlowDownRead", "SlowDownWrite", "RequestThrottled", "RequestTimeoutException", "ServerBusy"),
+    *("RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"),
     *("TooManyInvalidationsInProgress", "XMinioServerNotInitialized"),
 }
 _LONGEST_MESSAGE = 200
@@ -47,12 +51,20 @@ FIXES = {
     "InvalidStorageClass": "the server does not know this storage class: check S3_STORAGE_CLASS",
     "InvalidTag": "the server does not take these tags: check S3_TAGS",
     "InvalidEncryptionAlgorithmError": "the server does not know this encryption: check S3_SSE",
+    "KMSNotConfigured": "the server has no keys for encryption: check S3_SSE",
     "KMS.NotFoundException": "the encryption key does not exist: check S3_SSE",
     "KMS.DisabledException": "the encryption key is disabled: enable it or check S3_SSE",
+    "InvalidBucketState": "the bucket does not allow it: look at its object lock, versions and replication",
+    "MethodNotAllowed": "the server can't do that: check AWS_ENDPOINT_URL",
     "NotImplemented": "the server can't do what is asked; for uploads leave S3_TAGS, S3_SSE and S3_STORAGE_CLASS empty",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it by NTP",
 }
 """What mends a refusal with this S3 error code."""
+KEYS_REFUSED = {
+    *("InvalidAccessKeyId", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"),
+    *("InvalidTokenId", "InvalidClientTokenId", "InvalidSecurity"),
+}
+"""Codes of keys that are not accepted any more, or never were."""
 DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403"}
 """Codes that name a missing right."""
 MISSING_FEATURE = {"NotImplemented", "MethodNotAllowed", "XNotImplemented", "NotSupported", "501", "405"}
@@ -94,8 +106,10 @@ class Answer:
         message = " ".join(self.message.split())[:_LONGEST_MESSAGE].rstrip(".")
         return ": ".join(part for part in (self.code or str(self.status), message) if part)
 
-    def fix(self, action: str) -> str:
+    def fix(self, action: str, sent: str = "the AWS_… and S3_… settings") -> str:
         """Say what mends it, if *action* (IAM's name, such as ``s3:PutObject``) was asked for.
+
+        *sent* names the settings that may be the cause where the code does not say which.
 
         >>> Answer(403, "AccessDenied", "… not authorized to perform: kms:Decrypt on …").fix("s3:GetObject")
         'allow kms:Decrypt'
@@ -106,7 +120,7 @@ class Answer:
         if self.status in {301, 302, 307, 308} and self.code not in FIXES:
             return "check AWS_ENDPOINT_URL and AWS_S3_REGION: the server sends elsewhere"
         if self.code or self.status in {501, 505}:
-            return FIXES.get(self.code, "check the AWS_… and S3_… settings, or ask who runs the server")
+            return FIXES.get(self.code, f"check {sent}, or ask who runs the server")
         return "check AWS_ENDPOINT_URL: it must be an S3 server's address"
 
 
@@ -126,15 +140,46 @@ def explained_s3(bucket: str, action: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise failure(Answer.of(error), bucket, action) from error
+    except ResponseParserError as error:
+        raise silent(NotS3Error()) from error
     except BotoCoreError as error:
         raise silent(error) from error
 
 
-def failure(answer: Answer, bucket: str, action: str) -> StoreError:
-    """Return the exception for a server that answered *answer* to *action*."""
+def failure(answer: Answer, bucket: str, action: str, **hints: str) -> StoreError:
+    """Return the exception for a server that answered *answer* to *action*; *hints* are those of ``Answer.fix``."""
     if answer.passing:
-        return StoreUnavailableError(f"S3 answers {answer.status} {answer.code} to {action}; try again later.")
-    return StoreRefusedError(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {answer.fix(action)}.")
+        code = answer.code.removeprefix(str(answer.status))  # boto3 says the status where there is no code
+        said = f"{answer.status} {code}".rstrip()
+        return StoreUnavailableError(f"S3 answers {said} to {action}; try again later.")
+    fix = answer.fix(action, **hints)
+    kind = KeysRefusedError if answer.code in KEYS_REFUSED else StoreRefusedError
+    return kind(f"S3 refuses {action} on the bucket {bucket} ({answer.words}): {fix}.")
+
+
+class NotS3Error(BotoCoreError):
+    """A success that no S3 server would answer with: a captive portal's, or another web server's."""
+
+    fmt = "what answers is no S3 server"
+
+
+_HTML = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)
+_LISTS = {"ListObjectsV2": b"<ListBucketResult", "ListObjectVersions": b"<ListVersionsResult"}
+
+
+def look_at_success(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+    """Hear of boto3's answers before it reads them: to it, any web page is a success without content.
+
+    Raises:
+        NotS3Error: it is none of an S3 server.
+    """
+    name, body = operation_model.name, response_dict["body"]
+    if response_dict["status_code"] >= _REDIRECT or name.startswith("GetBucket"):  # ``maintenance.bucket`` reads those
+        return
+    lacks_etag = name in {"PutObject", "GetObject", "HeadObject"} and not response_dict["headers"].get("ETag")
+    page = isinstance(body, bytes) and (_LISTS.get(name, b"") not in body or _HTML.match(body))
+    if lacks_etag or page:
+        raise NotS3Error
 
 
 # What a client's words about a connection mean: parts of them, the cause, the fix; the first that fits.
@@ -150,6 +195,11 @@ _CONNECTION = (
         "use a name that it has (a bucket with dots has none)",
     ),
     (
+        ("CaUsedAsEndEntity",),
+        "its certificate is that of an authority, which uploads do not accept of a server",
+        "make one with CA:FALSE",
+    ),
+    (
         ("CERTIFICATE_VERIFY_FAILED", "UnknownIssuer", "InvalidCertificate", "invalid path: "),
         "its certificate can't be verified",
         "set AWS_CA_BUNDLE to the PEM file of its authority",
@@ -159,6 +209,7 @@ _CONNECTION = (
         "it does not speak TLS",
         "write http:// instead of https:// in its address",
     ),
+    (("is no S3 server",), "what answers is no S3 server", "check AWS_ENDPOINT_URL: it must be an S3 server's address"),
     (("BadStatusLine",), "it does not speak HTTP", "write https:// instead of http:// in AWS_ENDPOINT_URL"),
 )
 
@@ -171,7 +222,21 @@ def connection_problem(said: str) -> tuple[str, str] | None:
     >>> connection_problem("Connection refused") is None
     True
     """
+    closed = re.search(r'closed before .*"http://([^:/"]+):?(\d*)', said)
+    if closed and _speaks_tls(closed[1], int(closed[2] or 80)):
+        return "it speaks TLS", "write https:// instead of http:// in its address"
     return next(((cause, fix) for words, cause, fix in _CONNECTION if any(each in said for each in words)), None)
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    """Return whether a server that closes connections without a word to HTTP takes up TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+    try:
+        with socket.create_connection((host, port), 2) as plain, context.wrap_socket(plain):
+            return True
+    except OSError:
+        return False
 
 
 def silent(error: BotoCoreError) -> StoreError:

@@ -1,24 +1,28 @@
-"""S3 connection options, credentials and boto3 clients.
-
-boto3 takes 50 MB and 0.3 s to import: only for those who use it.
-"""
+"""S3 connection options and boto3 clients."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from dataclasses import dataclass, field
+import ssl
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-from botocore.credentials import Credentials
+import botocore.session
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+from botocore.httpsession import ProxyConfiguration
+from botocore.utils import ensure_boolean, get_environ_proxies
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret
-from carscraper.storage.answers import Answer, region_in
-from carscraper.storage.keys import normalise_prefix, public_base, published_bases
+from carscraper.settings.kinds import ADDRESSING_STYLE, HTTP_URL, REGION
+from carscraper.storage.answers import Answer, look_at_success, region_in
+from carscraper.storage.credentials import session
+from carscraper.storage.keys import is_virtual, normalise_prefix, public_base, published_bases, without_bucket
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
+DEFAULT_REGION = "eu-north-1"
 
 
 def encryption(sse: str | None) -> tuple[str, str]:
@@ -57,12 +62,63 @@ def contradicts(etag: str, sse: str | None, data: bytes) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """Where S3 is: by the settings, else by the AWS profile and the environment as botocore reads them."""
+
+    region: str
+    endpoint: str | None
+    ca_bundle: str | None
+    addressing_style: str
+
+    @classmethod
+    def from_settings(cls, settings: BaseSettings) -> Self:
+        """Read the settings and, for what they leave open, the AWS configuration files.
+
+        Raises:
+            ConfigurationError: something in these files is wrong.
+        """
+        try:
+            found = botocore.session.Session(profile=settings.get("AWS_PROFILE"), include_builtin_handlers=False)
+            profile = found.get_scoped_config()
+            services = found.full_config.get("services", {}) | {None: {}}
+            if (named := profile.get("services")) not in services:
+                raise ConfigurationError(
+                    f"The AWS profile names services = {named}, which are not in the configuration file; correct it."
+                )
+            endpoint = services[named].get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+            ignored = ensure_boolean(found.get_config_variable("ignore_configured_endpoint_urls") or False)
+            region, ca_bundle = (found.get_config_variable(name) for name in ("region", "ca_bundle"))
+            style = (found.get_config_variable("s3") or {}).get("addressing_style")
+        except ProfileNotFound as error:
+            raise ConfigurationError(
+                f"AWS_PROFILE={error.kwargs['profile']} is not in the AWS configuration files."
+            ) from None
+        except (BotoCoreError, AttributeError, ValueError) as error:  # AttributeError: text where a section should be
+            raise ConfigurationError(f"The AWS configuration files can't be read ({error}); correct them.") from None
+        chosen = settings.get("S3_ADDRESSING_STYLE")
+        return cls(
+            region=settings.get("AWS_S3_REGION")
+            or REGION.read("region in the AWS profile (or AWS_DEFAULT_REGION)", region)
+            or DEFAULT_REGION,
+            endpoint=settings.get("AWS_ENDPOINT_URL")
+            or HTTP_URL.read("endpoint_url in the AWS profile", None if ignored else endpoint),
+            ca_bundle=settings.get("AWS_CA_BUNDLE") or ca_bundle,
+            addressing_style=chosen
+            if chosen != "auto"
+            else ADDRESSING_STYLE.read("addressing_style in the AWS profile", style or "auto"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class S3Options:
     """What the store needs to know; plain values."""
 
     bucket: str
     region: str
     endpoint: str | None = None
+    addressing_style: str = "auto"
+    general_endpoint: str | None = None
+    """``AWS_ENDPOINT_URL`` itself, which is asked for CloudFront too."""
     prefix: str = ""
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
@@ -88,7 +144,8 @@ class S3Options:
             bucket: another one than ``AWS_S3_BUCKET``.
 
         Raises:
-            ConfigurationError: no bucket is named.
+            ConfigurationError: no bucket is named, or in the endpoint as well, or the AWS configuration is wrong, or
+                the server does not have what is asked of it.
         """
 
         def plain(name: str) -> str | None:
@@ -98,16 +155,21 @@ class S3Options:
         bucket = bucket or settings.get("AWS_S3_BUCKET")
         if not bucket:
             raise ConfigurationError("AWS_S3_BUCKET is missing: name the bucket, or set USE_S3_STORAGE=false.")
-        return cls(
+        server = Server.from_settings(settings)
+        if bare := server.endpoint and without_bucket(server.endpoint, bucket):
+            raise ConfigurationError(
+                f"The S3 server's address {server.endpoint} has the bucket {bucket} in it, which is put there by "
+                f"itself: set AWS_ENDPOINT_URL={bare}."
+            )
+        found = cls(
             bucket=bucket,
-            region=settings.get("AWS_S3_REGION"),
-            endpoint=settings.get("AWS_ENDPOINT_URL"),
+            **asdict(server),
+            general_endpoint=settings.get("AWS_ENDPOINT_URL"),
             prefix=normalise_prefix(settings.get("S3_PREFIX")),
             access_key=plain("AWS_ACCESS_KEY_ID"),
             secret_key=plain("AWS_SECRET_ACCESS_KEY"),
             session_token=plain("AWS_SESSION_TOKEN"),
             profile=settings.get("AWS_PROFILE"),
-            ca_bundle=settings.get("AWS_CA_BUNDLE"),
             public_url=settings.get("IMAGES_PUBLIC_URL"),
             storage_class=settings.get("S3_STORAGE_CLASS"),
             sse=settings.get("S3_SSE"),
@@ -116,16 +178,29 @@ class S3Options:
             timeout=settings.getfloat("S3_UPLOAD_TIMEOUT"),
             retries=settings.getint("S3_MAX_RETRIES"),
         )
+        _check_vendor(found)
+        return found
+
+    @property
+    def virtual(self) -> bool:
+        """Whether the bucket stands in the host's name, see :func:`~carscraper.storage.keys.is_virtual`."""
+        return is_virtual(bucket=self.bucket, endpoint=self.endpoint, style=self.addressing_style)
 
     @property
     def base(self) -> str:
         """What stands before an object's name in its permanent URL."""
-        return public_base(bucket=self.bucket, region=self.region, endpoint=self.endpoint, public_url=self.public_url)
+        return self.public_url.rstrip("/") if self.public_url else self.direct_base
 
     @property
     def direct_base(self) -> str:
         """What stands before an object's name at the S3 server itself, whatever CDN is in front of it."""
-        return public_base(bucket=self.bucket, region=self.region, endpoint=self.endpoint, public_url=None)
+        return public_base(bucket=self.bucket, region=self.region, endpoint=self.endpoint, virtual=self.virtual)
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The proxy on the way to the server, by its scheme, as botocore finds it in the environment."""
+        found = ProxyConfiguration(get_environ_proxies(self.direct_base)).proxy_url_for(self.direct_base)
+        return {self.direct_base.partition(":")[0]: found} if found else {}
 
     @property
     def published(self) -> list[str]:
@@ -136,6 +211,13 @@ class S3Options:
     def store(self) -> str:
         """The bucket as the ledger's rows name it."""
         return f"s3://{self.bucket}"
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """Which settings may be why an upload is refused, for ``answers.failure``."""
+        sent = {"S3_STORAGE_CLASS": self.storage_class, "S3_SSE": self.sse, "S3_TAGS": self.tags}
+        names = [name for name, value in sent.items() if value]
+        return {"sent": " and ".join(names)} if names else {}
 
     @property
     def put_arguments(self) -> dict[str, str]:
@@ -150,93 +232,105 @@ class S3Options:
         return {name: value for name, value in (("ServerSideEncryption", kind), ("SSEKMSKeyId", key)) if value}
 
 
+_CLASSES = ("STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY")
+_R2_REGIONS = ("auto", "wnam", "enam", "weur", "eeur", "apac", "oc", "us-east-1")
+
+
+def _words(choice: tuple[str, ...]) -> str:
+    return f"{', '.join(choice[:-1])} or {choice[-1]}"
+
+
+def _check_vendor(options: S3Options) -> None:
+    """See that Amazon, or Cloudflare R2, has this region and storage class; of other servers nothing is known.
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    region, storage_class = options.region, options.storage_class
+    host = urlsplit(options.endpoint or "").hostname or ""
+    if host.endswith(".r2.cloudflarestorage.com") and region not in _R2_REGIONS:
+        raise ConfigurationError(
+            f"AWS_S3_REGION is {region!r}, which Cloudflare R2 does not have; write {_words(_R2_REGIONS)}."
+        )
+    if host:
+        return
+    if not re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}", region):
+        raise ConfigurationError(f"AWS_S3_REGION is {region!r}; write one of Amazon's regions, such as eu-north-1.")
+    if storage_class and storage_class not in _CLASSES:
+        raise ConfigurationError(
+            f"S3_STORAGE_CLASS is {storage_class!r}, which Amazon S3 does not have; write {_words(_CLASSES)}."
+        )
+
+
+def certificates(path: str) -> bytes:
+    """Return what ``AWS_CA_BUNDLE`` names.
+
+    Raises:
+        ConfigurationError: it can't be read, or holds no certificate.
+    """
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={path} can't be read ({error.strerror}).") from None
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
+    try:
+        ssl.create_default_context(cadata=pem.decode("ascii", "ignore"))
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"A certificate in AWS_CA_BUNDLE={path} is damaged ({error}).") from None
+    return pem
+
+
 def open_client(
     options: S3Options, service: str = "s3", *, found: boto3.Session | None = None, attempts: int = 2
 ) -> Any:
     """Make a boto3 client for this bucket's server; for CloudFront, Amazon's own endpoint unless one is set."""
-    from botocore.config import Config  # noqa: PLC0415 - see the top
-
     make: Any = (found or session(options)).client  # typed for each of Amazon's services by its literal name
+    ours: dict[str, Any] = {
+        "s3": {"addressing_style": "virtual" if options.virtual else "path", "use_accelerate_endpoint": False},
+        "signature_version": "s3v4",
+        "proxies": options.proxies,
+        # Else botocore would read these where obstore does not.
+        "ignore_configured_endpoint_urls": True,
+        "use_dualstack_endpoint": False,
+        "use_fips_endpoint": False,
+    }
     client = make(
         service,
-        endpoint_url=options.endpoint,
+        endpoint_url=options.endpoint if service == "s3" else options.general_endpoint,
         verify=options.ca_bundle,
         config=Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
             retries={"total_max_attempts": attempts if service == "s3" else 4, "mode": "standard"},
-            s3={"addressing_style": "path" if options.endpoint else "virtual"},
-            signature_version="s3v4" if service == "s3" else None,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            **(ours if service == "s3" else {}),
         ),
     )
     if service == "s3":
         client.meta.events.register("before-call.s3", _prepare)
+        client.meta.events.register("before-parse.s3", look_at_success)
     return client
 
 
 def _prepare(params: dict[str, Any], model: Any, **_: Any) -> None:
     """Send Content-MD5 where S3 demands a checksum: every store knows it, not all know the newer ones.
 
-    And stay in the region of the settings: looking for a better one, boto3 asks a server that answers every HEAD with
-    301 without end.
+    An object needs it in a bucket with object lock. And stay in the region of the settings: looking for a better one,
+    boto3 asks a server that answers every HEAD with 301 without end.
     """
     params.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
-    if model.http_checksum_required or model.http_checksum.get("requestChecksumRequired"):
+    demanded = model.http_checksum_required or model.http_checksum.get("requestChecksumRequired")
+    if demanded or model.name == "PutObject":
         params.get("context", {}).pop("checksum", None)
-        body = params["body"].encode() if isinstance(params["body"], str) else params["body"]
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        body = params["body"]
+        if hasattr(body, "read"):
+            body, file = body.read(), body
+            file.seek(0)
+        data = body.encode() if isinstance(body, str) else body
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
         params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
-
-
-def keys(options: S3Options) -> Credentials | None:
-    """Return the credentials that the settings name as keys, ``None`` if there are none.
-
-    Raises:
-        ConfigurationError: one half is missing.
-    """
-    if bool(options.access_key) != bool(options.secret_key):
-        missing = "AWS_SECRET_ACCESS_KEY" if options.access_key else "AWS_ACCESS_KEY_ID"
-        raise ConfigurationError(f"{missing} is missing though its partner is set; set both or neither.")
-    if not options.access_key or not options.secret_key:
-        return None
-    return Credentials(options.access_key, options.secret_key, options.session_token)
-
-
-def session(options: S3Options) -> boto3.Session:
-    """Let boto3 find the credentials.
-
-    Raises:
-        ConfigurationError: there are none, or they can't be read.
-    """
-    import boto3  # noqa: PLC0415 - see the top
-
-    try:
-        found = boto3.Session(
-            aws_access_key_id=options.access_key,
-            aws_secret_access_key=options.secret_key,
-            aws_session_token=options.session_token,
-            profile_name=options.profile,
-            region_name=options.region,
-        )
-        credentials = found.get_credentials()
-        if credentials is not None:
-            credentials.get_frozen_credentials()  # asks STS or SSO now, where it can be said, not at the first photo
-    except ProfileNotFound:
-        raise ConfigurationError(f"AWS_PROFILE={options.profile} is not in the AWS configuration files.") from None
-    except (BotoCoreError, ClientError, OSError) as error:
-        # By its name: botocore has four exceptions for a login that is missing or too old.
-        login = "SSO" in type(error).__name__ or "Token" in type(error).__name__ or "sso" in str(error).lower()
-        remedy = "run `aws sso login`" if login else "correct the profile or role, or set AWS_ACCESS_KEY_ID"
-        said = " ".join(str(error).split())  # of several lines where a parameter is wrong
-        raise ConfigurationError(f"The AWS credentials can't be had ({said}); {remedy}.") from error
-    if credentials is None:
-        raise ConfigurationError(
-            "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or AWS_PROFILE, or give the machine a role."
-        )
-    return found
 
 
 # --- the bucket -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.exceptions import StoreRefusedError
+from carscraper.shortage import cure_of
 from carscraper.storage.keys import THUMBNAILS_FOLDER, permanent_url
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class FolderStore:
                 pass
         except OSError as error:
             raise StoreRefusedError(
-                f"The folder IMAGES_STORE={self.root} can't be written ({error.strerror}); choose another or mend it."
+                f"The folder IMAGES_STORE={self.root} can't be written ({error.strerror}); "
+                f"{cure_of(error) or 'choose another or mend it'}."
             ) from error
 
     def put(self, upload: Upload) -> None:
@@ -88,7 +90,8 @@ class FolderStore:
             write_atomically(self.root / upload.name, upload.data)
         except OSError as error:
             raise StoreRefusedError(
-                f"The folder IMAGES_STORE={self.root} does not take photos ({error.strerror}); make room or mend it."
+                f"The folder IMAGES_STORE={self.root} does not take photos ({error.strerror}); "
+                f"{cure_of(error) or 'mend it'}."
             ) from error
 
     def get(self, name: str, *, max_bytes: int) -> bytes | None:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from carscraper.vehicles import make_slug, slug
 
@@ -179,11 +179,11 @@ def published_bases(*, bucket: str | None, endpoint: str | None, public_url: str
     if bucket:
         name = re.escape(bucket)
         bases += [
-            rf"https?://{name}\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com",
-            rf"https?://s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/{name}",
+            rf"https?://{name}\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?",
+            rf"https?://s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?/{name}",
         ]
         if endpoint:
-            bases.append(rf"{re.escape(endpoint.rstrip('/'))}/{name}")
+            bases += [rf"{re.escape(endpoint.rstrip('/'))}/{name}", re.escape(_virtual(endpoint, bucket))]
     return bases
 
 
@@ -203,16 +203,62 @@ def key_of(url: str, bases: Iterable[str]) -> str | None:
     return None
 
 
-def public_base(*, bucket: str, region: str, endpoint: str | None, public_url: str | None) -> str:
-    """Return what stands before the key in permanent URLs: the CDN, Amazon's host, or the server's path style.
+def public_base(*, bucket: str, region: str, endpoint: str | None, virtual: bool) -> str:
+    """Return what stands before the key at the S3 server.
 
-    >>> public_base(bucket="b", region="eu-north-1", endpoint=None, public_url=None)
+    >>> public_base(bucket="b", region="eu-north-1", endpoint=None, virtual=True)
     'https://b.s3.eu-north-1.amazonaws.com'
-    >>> public_base(bucket="b", region="eu-north-1", endpoint="http://127.0.0.1:9000", public_url=None)
+    >>> public_base(bucket="b", region="eu-north-1", endpoint="http://127.0.0.1:9000", virtual=False)
     'http://127.0.0.1:9000/b'
     """
-    if public_url:
-        return public_url.rstrip("/")
-    if endpoint:
-        return f"{endpoint.rstrip('/')}/{bucket}"
-    return f"https://{bucket}.s3.{region}.amazonaws.com"
+    server = endpoint or f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+    return _virtual(server, bucket) if virtual else f"{server.rstrip('/')}/{bucket}"
+
+
+def _virtual(server: str, bucket: str) -> str:
+    scheme, _, rest = server.rstrip("/").partition("://")
+    return f"{scheme}://{bucket}.{rest}"
+
+
+def is_virtual(*, bucket: str, endpoint: str | None, style: str) -> bool:
+    """Return whether the bucket's name is put before the host's, and not into the path: what boto3 does.
+
+    Args:
+        bucket: its name.
+        endpoint: ``None`` is Amazon's.
+        style: ``path``, ``virtual``, or ``auto``: virtual at Amazon's own address.
+
+    >>> [is_virtual(bucket="b", endpoint=None, style=style) for style in ("auto", "virtual", "path")]
+    [True, True, False]
+    >>> [is_virtual(bucket="b", endpoint="http://s3.example", style=style) for style in ("auto", "virtual", "path")]
+    [False, True, False]
+    >>> [is_virtual(bucket=name, endpoint=None, style="virtual") for name in ("b.c", "b-c")]
+    [False, True]
+    >>> is_virtual(bucket="b", endpoint="http://127.0.0.1:9000", style="virtual")
+    False
+    """
+    server = urlsplit(endpoint or "https://amazonaws.com")
+    host = server.hostname or ""
+    # No certificate is for a bucket's dots, and nothing stands before numbers.
+    if (server.scheme == "https" and "." in bucket) or re.fullmatch(r"[0-9.]+|.*:.*", host):
+        return False
+    amazon = re.fullmatch(r"(?!.*\.vpce\.)(.*\.)?amazonaws\.com(\.cn)?", host)
+    return style == "virtual" or (style == "auto" and amazon is not None)
+
+
+def without_bucket(endpoint: str, bucket: str) -> str | None:
+    """Return *endpoint* without the bucket's name, ``None`` if that is not part of it.
+
+    >>> without_bucket("https://s3.example/x/cars", "cars"), without_bucket("https://s3.example/x", "cars")
+    ('https://s3.example/x', None)
+    >>> without_bucket("https://cars.s3.eu-north-1.amazonaws.com", "cars")
+    'https://s3.eu-north-1.amazonaws.com'
+    >>> without_bucket("https://cars.ams3.digitaloceanspaces.com", "cars"), without_bucket("https://cars.is", "cars")
+    ('https://ams3.digitaloceanspaces.com', None)
+    """
+    if endpoint.endswith(f"/{bucket}") and urlsplit(endpoint).path:
+        return endpoint.removesuffix(f"/{bucket}")
+    # A server may be called as the bucket is: it must look like a service's address.
+    services = r"[\w.-]*\bs3\b|.*\.(?:digitaloceanspaces|cloudflarestorage)\.com"
+    found = re.match(rf"(https?://){re.escape(bucket)}\.((?:{services}).*)", endpoint)
+    return f"{found[1]}{found[2]}" if found else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import DENIED, FIXES, Answer, explained_s3, failure, silent
+from carscraper.storage.answers import DENIED, FIXES, Answer, NotS3Error, explained_s3, failure, silent
 from carscraper.storage.client import contradicts
 from carscraper.storage.keys import THUMBNAILS_FOLDER
 
@@ -213,7 +213,7 @@ def read(
     except ClientError as error:
         said = Answer.of(error)
         return Seen(problem=str(said.status) if said.status >= 500 else _problem(said, bucket))
-    except (EndpointConnectionError, ConnectTimeoutError) as error:
+    except (EndpointConnectionError, ConnectTimeoutError, NotS3Error) as error:
         raise silent(error) from error
     except BotoCoreError as error:
         return Seen(problem=f"it breaks off ({type(error).__name__})")

@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 
 from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage.answers import explained_s3
-from carscraper.storage.client import S3Options, open_client, session
+from carscraper.storage.client import S3Options, open_client
+from carscraper.storage.credentials import session
 from carscraper.storage.keys import normalise_prefix
 
 if TYPE_CHECKING:

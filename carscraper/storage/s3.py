@@ -2,7 +2,8 @@
 
 Uploads go through obstore's synchronous ``put`` (it costs less CPU for each photo than boto3).
 boto3 finds credentials that are not given as keys, and explains what is wrong; it takes 50 MB and 0.3 s, so it is
-imported only for these. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
+imported only for these. What botocore reads of the environment and the AWS profile is given to obstore, which must not
+read anything by itself. No ACL is ever sent, tags only if ``S3_TAGS`` asks for them.
 """
 
 from __future__ import annotations
@@ -10,26 +11,34 @@ from __future__ import annotations
 import logging
 import random
 import re
-import ssl
+import threading
 import time
 from datetime import timedelta
 from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 from obstore.store import S3Store as ObstoreS3
 
-from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import DENIED, Answer, connection_problem, failure, silent
-from carscraper.storage.client import S3Options, contradicts, encryption, keys, open_client, session, why_refused
+from carscraper.exceptions import (
+    ConfigurationError,
+    KeysRefusedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from carscraper.settings.environment import forget
+from carscraper.storage.answers import DENIED, Answer, NotS3Error, connection_problem, explained_s3, failure, silent
+from carscraper.storage.client import S3Options, certificates, contradicts, encryption, open_client, why_refused
+from carscraper.storage.credentials import CredentialProvider
 from carscraper.storage.keys import IMMUTABLE, permanent_url
+from carscraper.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +55,16 @@ _HTTP_OK, _HTTP_NOT_FOUND = 200, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
+_OFF = (
+    *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
+    "imdsv1_fallback",
+)
+"""Switches of obstore that a variable of the environment may have put on."""
+_WITHOUT_OPTION = {
+    *("AWS_CHECKSUM_ALGORITHM", "AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"),
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+}
+"""Variables of the environment that obstore alone reads and that no option takes back."""
 
 
 class S3Store:
@@ -55,11 +74,13 @@ class S3Store:
         self._options = options
         self.location = f"s3://{options.bucket}"
         self._base = options.base
-        self._keys = None if options.profile else keys(options)
-        self._session = None if self._keys else session(options)
+        self._credentials = CredentialProvider(options)
+        self._renewing = threading.Lock()
         self._store = self._open()
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
-        self._failures = 0  # in a row, of all threads: while the server is away nobody tries again and again
+        self._turns = Turns(options.retries)
+        self._md5_client: Any = None
+        """boto3's, once the bucket has asked for Content-MD5, which obstore can't send."""
 
     def object_name(self, key: str) -> str:
         """Return the object's name in the bucket: *key* behind ``S3_PREFIX``."""
@@ -74,8 +95,8 @@ class S3Store:
         return bool(name)
 
     def client(self) -> Any:
-        """Make a boto3 client for this bucket's server."""
-        return open_client(self._options, found=self._session)
+        """Make a boto3 client for this bucket's server, which tries once."""
+        return open_client(self._options, found=self._credentials.session, attempts=1)
 
     def check(self) -> None:
         """Ask the bucket once whether it is there, in this region, for these credentials.
@@ -84,14 +105,22 @@ class S3Store:
             StoreRefusedError: it is not; the sentence names the setting.
             StoreUnavailableError: the server does not answer just now.
         """
+        self._turns.take(time.monotonic() + self._options.timeout, probe=True)
+        try:
+            self._with_valid_keys("s3:ListBucket", self._ask)
+        except StoreUnavailableError as error:
+            self._turns.failed(str(error))
+            raise
+        self._turns.worked()
+
+    def _ask(self) -> None:
         options = self._options
-        base = options.direct_base
-        request = AWSRequest(method="HEAD", url=base if options.endpoint else f"{base}/")
-        credentials: Any = self._keys or (self._session and self._session.get_credentials())
-        S3SigV4Auth(credentials, "s3", options.region).add_auth(request)
+        request = AWSRequest(method="HEAD", url=f"{options.direct_base}/" if options.virtual else options.direct_base)
+        frozen: Any = self._credentials.frozen()
+        S3SigV4Auth(frozen, "s3", options.region).add_auth(request)
         timeout: Any = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
         verify: Any = options.ca_bundle or True
-        http = URLLib3Session(verify=verify, timeout=timeout, proxies=get_environ_proxies(base))
+        http = URLLib3Session(verify=verify, timeout=timeout, proxies=options.proxies)
         try:
             answer = http.send(request.prepare())
         except BotoCoreError as error:
@@ -104,8 +133,13 @@ class S3Store:
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
                 f"set AWS_S3_REGION={region}."
             )
+        said = Answer(answer.status_code)
+        if said.passing:
+            raise failure(said, options.bucket, "s3:ListBucket")
         if answer.status_code != _HTTP_OK:
             self._explain()
+        elif int(answer.headers.get("content-length") or 0) and "html" in answer.headers.get("content-type", ""):
+            raise silent(NotS3Error())  # a captive portal's page: a bucket has no body
 
     def _explain(self) -> None:
         """Find out why HEAD was refused: its answer has no body, that to a listing has."""
@@ -134,6 +168,8 @@ class S3Store:
     def _read(self, name: str, max_bytes: int) -> bytes | None:
         try:
             found = obstore.get(self._store, name)
+            if not found.meta["e_tag"]:
+                raise silent(NotS3Error())
             if found.meta["size"] > max_bytes:
                 raise StoreRefusedError(f"{name} has {found.meta['size']} bytes, more than IMAGES_MAX_BYTES")
             return bytes(found.bytes())
@@ -164,6 +200,9 @@ class S3Store:
         self._with_retries("s3:PutObject", lambda: self._put(upload))
 
     def _put(self, upload: Upload) -> None:
+        if self._md5_client:
+            self._put_with_md5(upload)
+            return
         result = obstore.put(
             self._store,
             upload.name,
@@ -175,6 +214,20 @@ class S3Store:
         etag = (result["e_tag"] or "").strip('"').lower()
         if self._etags_are_md5 and contradicts(etag, None, upload.data):
             self._look_again(upload)
+
+    def _put_with_md5(self, upload: Upload) -> None:
+        """Put as a bucket with object lock wants it."""
+        attributes = self._attributes(upload)
+        with explained_s3(self._options.bucket, "s3:PutObject"):
+            self._md5_client.put_object(
+                Bucket=self._options.bucket,
+                Key=upload.name,
+                Body=upload.data,
+                ContentType=upload.content_type,
+                CacheControl=IMMUTABLE,
+                Metadata={name: attributes[name] for name in upload.metadata},
+                **self._options.put_arguments,
+            )
 
     def _look_again(self, upload: Upload) -> None:
         """Distinguish damaged bytes from a bucket with a KMS key, whose ETags look like an MD5 and are none.
@@ -195,25 +248,61 @@ class S3Store:
 
     def _with_retries(self, action: str, call: Callable[[], T]) -> T:
         """Make *call* until it succeeds, the time is over, or it is of no use."""
-        options = self._options
-        deadline = time.monotonic() + options.timeout
-        attempt = 0
-        while True:
+        turns, deadline = self._turns, time.monotonic() + self._options.timeout
+        attempt, probe = 0, turns.given_up
+        while turns.take(deadline, probe=probe):
+            with_md5 = bool(self._md5_client)
             try:
-                result = call()
+                result = self._with_valid_keys(action, call)
             except Exception as error:
-                problem = error if isinstance(error, StoreError) else self._problem(error, action)
-                if isinstance(problem, StoreRefusedError):
+                problem = self._problem(error, action)
+                if not isinstance(problem, StoreUnavailableError):
+                    if not with_md5 and self._wants_md5(problem):
+                        continue
                     raise problem from error
             else:
-                self._failures = 0
+                turns.worked()
                 return result
-            attempt += 1
-            self._failures += 1
+            probe, attempt = False, attempt + 1
+            turns.failed(str(problem))
             pause = _FIRST_BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
-            if self._failures > options.retries or time.monotonic() + pause > deadline:
-                raise problem
+            if turns.given_up or time.monotonic() + pause > deadline:
+                break
             time.sleep(pause)
+        raise StoreUnavailableError(turns.trouble)
+
+    def _wants_md5(self, refusal: StoreError) -> bool:
+        """Return whether an upload was refused for want of Content-MD5; from now on it gets that."""
+        if "contentmd5" not in str(refusal).replace("-", "").lower():
+            return False
+        self._md5_client = self._md5_client or self.client()
+        return True
+
+    def _with_valid_keys(self, action: str, call: Callable[[], T]) -> T:
+        """Make *call*, and once more with new keys if the server does not accept those of the profile or role."""
+        used = self._store
+        try:
+            return call()
+        except Exception as error:
+            if self._credentials.session is None or not isinstance(self._problem(error, action), KeysRefusedError):
+                raise
+        with self._renewing:
+            if self._credentials.refused:
+                raise self._credentials.refused
+            if self._store is used:  # else another thread was here
+                try:
+                    self._credentials = CredentialProvider(self._options)
+                except ConfigurationError as error:
+                    self._credentials.refused = StoreRefusedError(str(error))
+                    raise self._credentials.refused from error
+                self._store, self._md5_client = self._open(), self._md5_client and self.client()
+        try:
+            return call()
+        except Exception as error:
+            problem = self._problem(error, action)
+            if isinstance(problem, KeysRefusedError):
+                problem = StoreRefusedError(f"{str(problem)[:-1]}; the profile or role gives no others.")
+            raise problem from error
 
     def _attributes(self, upload: Upload) -> dict[str, str]:
         attributes = {
@@ -227,21 +316,26 @@ class S3Store:
         return attributes
 
     def _problem(self, error: Exception, action: str) -> StoreError:
-        """Return what obstore's *error* means: what the server answered stands in its text."""
+        """Return what *error* means: what the server answered stands in the text of obstore's."""
+        if isinstance(error, StoreError):
+            return error
+        if self._credentials.refused:
+            return self._credentials.refused
         text, bucket = str(error), self._options.bucket
+        hints = self._options.hints if action == "s3:PutObject" else {}
         answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
         if answer:
             said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
             status = int(answer[1])
             missing = "NoSuchBucket" if action == "s3:PutObject" and status == _HTTP_NOT_FOUND else ""
-            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action)
+            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action, **hints)
         if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
-            return failure(Answer(301, "PermanentRedirect"), bucket, action)
+            return failure(Answer(301, "a redirect without an address"), bucket, action)
         first = text.split("\n", 1)[0]
         if problem := connection_problem(text):
             return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
         if "HTTP error" in first and "redirect" not in first:
-            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]})")
+            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]}).")
         return StoreRefusedError(
             f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
         )
@@ -249,37 +343,39 @@ class S3Store:
     def _open(self) -> ObstoreS3:
         options = self._options
         client: ClientConfig = {
-            "allow_http": bool(options.endpoint and options.endpoint.startswith("http://")),
+            "allow_http": options.direct_base.startswith("http://"),
             "timeout": timedelta(seconds=min(options.timeout, 30)),
             "connect_timeout": timedelta(seconds=5),
             "pool_max_idle_per_host": str(options.parallel),
         }
         if options.ca_bundle:
-            client["root_certificate"] = _certificates(options.ca_bundle)
-        config: dict[str, Any] = {"region": options.region, "virtual_hosted_style_request": not options.endpoint}
+            client["root_certificate"] = certificates(options.ca_bundle)
+        if proxy := options.proxies.get(urlsplit(options.direct_base).scheme):
+            client["proxy_url"] = proxy
+        elif getproxies():  # which obstore would use; it can be told not to for a host only
+            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": urlsplit(options.direct_base).hostname or ""}
         # What obstore reads from the environment by itself must not make it differ from boto3.
-        config |= dict.fromkeys(("skip_signature", "unsigned_payload", "s3_express", "disable_tagging"), False)
-        if options.endpoint:
-            # Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
-            config |= {"endpoint": options.endpoint, "aws_endpoint_url_s3": options.endpoint}
+        forget(_WITHOUT_OPTION)
+        config: dict[str, Any] = dict.fromkeys(_OFF, False) | {
+            "region": options.region,
+            # "Virtual" takes the address as it is. Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
+            "virtual_hosted_style_request": True,
+            "endpoint": options.direct_base,
+            "aws_endpoint_url_s3": options.direct_base,
+            "conditional_put": "etag",
+            "copy_if_not_exists": "multipart",
+        }
         kind, key = encryption(options.sse)
         if kind:
             config["server_side_encryption"] = kind
             if key:
                 config["sse_kms_key_id"] = key
-        if options.access_key:
-            config |= {"access_key_id": options.access_key, "secret_access_key": options.secret_key}
-            if options.session_token:
-                config["session_token"] = options.session_token
-        else:
-            from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - see the top
-
-            config["credential_provider"] = Boto3CredentialProvider(self._session)
         return ObstoreS3(
             options.bucket,
             client_options=client,
             # Ours is the retry loop: it knows the deadline and tells the failures apart.
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=options.timeout)},
+            credential_provider=self._credentials,
             **config,
         )
 
@@ -290,17 +386,3 @@ class S3Store:
 def _header(value: str) -> str:
     plain = value.isascii() and value.isprintable()
     return (value if plain else quote(value, safe=" /:?&=;,._-%+~"))[:_LONGEST_VALUE]
-
-
-def _certificates(path: str) -> bytes:
-    try:
-        pem = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"AWS_CA_BUNDLE={path} can't be read ({error.strerror}).") from None
-    if b"-----BEGIN CERTIFICATE-----" not in pem:
-        raise ConfigurationError(f"AWS_CA_BUNDLE={path} holds no certificate; write a PEM file's name.")
-    try:
-        ssl.create_default_context(cadata=pem.decode("ascii", "ignore"))
-    except ssl.SSLError as error:
-        raise ConfigurationError(f"A certificate in AWS_CA_BUNDLE={path} is damaged ({error}).") from None
-    return pem

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carscraper.exceptions import ConfigurationError, StoreRefusedError, StoreUnavailableError
+from carscraper.shortage import Threads
 from carscraper.storage.folder import FolderStore
 from carscraper.storage.spool import Spool
 
@@ -68,9 +69,12 @@ class ImagesFilesStore:
         self.away: str | None = None
         """Why the store takes nothing just now."""
         self._parallel = parallel
-        self._executor = ThreadPoolExecutor(parallel, thread_name_prefix="upload")
+        self._executor = Threads(parallel, thread_name_prefix="upload")
         # Uploads wait here and not in the executor's queue: from here they can leave for the spool.
         self._room = asyncio.Semaphore(parallel)
+        # A store that refuses is asked once, not by all at the same time: the first upload goes alone.
+        self._first = asyncio.Lock()
+        self._proven = False
         self._spool = spool
         self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._timeout = timeout
@@ -113,8 +117,7 @@ class ImagesFilesStore:
             StoreRefusedError: the store refuses for good and there is no spool.
         """
         async with self._room:
-            # What waited for room while the store went away goes on to the spool at once.
-            if not self.away and not self.refused and await self._upload(upload):
+            if await self._upload(upload):
                 return True
         if self._spool is None:
             raise StoreRefusedError(self.refused or self.away or "")
@@ -123,14 +126,27 @@ class ImagesFilesStore:
             self._start_draining()
         return False
 
-    async def _upload(self, upload: Upload) -> bool:
+    async def _upload(self, upload: Upload, *, probe: bool = False) -> bool:
         """Return whether the backend has confirmed *upload*; if not, ``away`` or ``refused`` says why."""
+        if not self._proven:
+            async with self._first:
+                if not self._proven:
+                    self._proven = await self._send(upload, probe=probe)
+                    return self._proven
+        return await self._send(upload, probe=probe)
+
+    async def _send(self, upload: Upload, *, probe: bool) -> bool:
+        # What waited while the store went away goes on to the spool at once.
+        if self.refused or (self.away and not probe):
+            return False
         try:
             await self._in_thread(self.backend.put, upload)
         except StoreUnavailableError as error:
             self._went_away(str(error))
         except StoreRefusedError as error:
             self._refuse(str(error))
+            if self._spool is None:
+                raise
         else:
             return True
         return False
@@ -250,7 +266,7 @@ class ImagesFilesStore:
         if upload is None:
             return
         async with self._room:
-            stored = await self._upload(upload)
+            stored = await self._upload(upload, probe=True)
         if stored:
             self._came_back()
             self._safe[path] = replace(upload, data=b"")

@@ -242,7 +242,7 @@ class TestStats:
         assert "Without the ledger: DATABASE_URL names" in said.err
         assert not missing.parent.exists()
         away = storage("stats", settings={"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"})
-        assert "Without the ledger: The database of DATABASE_URL refuses" in away.err
+        assert "Without the ledger: The database of DATABASE_URL can't be reached" in away.err
         assert "hunter2" not in away.out + away.err
         assert "6 objects" in away.out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,6 +14,7 @@ import pytest
 
 from tests import services
 from tests.crawl.world import IMPOLITE, World
+from tests.storage.amazon import REGION, Amazon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,3 +165,30 @@ def test_a_feed_that_was_not_stored_is_no_success(new_world: Callable[..., World
     assert done.returncode == 3, done
     assert "1 feed not stored" in done.stderr
     assert len(world.listings()) == 2
+
+
+def test_a_feed_goes_where_photos_go_or_is_refused_in_a_sentence(
+    new_world: Callable[..., World], moto_s3: services.S3, tmp_path: Path
+) -> None:
+    """To Amazon here, by a proxy and with an authority of one's own."""
+    for name in ("car.photos", "other-cars"):
+        moto_s3.client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    keys = {"AWS_ACCESS_KEY_ID": moto_s3.access_key, "AWS_SECRET_ACCESS_KEY": moto_s3.secret_key}
+    with Amazon(tmp_path, moto_s3.endpoint) as amazon:
+        world = new_world(cars=2, photos=1, env={**amazon.env, "AWS_S3_REGION": REGION})
+        done = world.crawl("-o", "s3://other-cars/a/cars.json", env=keys)
+        assert "Stored json feed (2 items)" in done.stderr
+        other = replace(moto_s3, bucket="other-cars")
+        assert other.keys() == ["a/cars.json"]
+        assert len(json.loads(other.get("a/cars.json")[0])) == 2
+        for bucket, said in (("no-such-cars", "NoSuchBucket"), ("car.photos", "its certificate is another host's")):
+            done = world.crawl("-o", f"s3://{bucket}/cars.json", env=keys, code=3)
+            (line,) = [line for line in done.stderr.splitlines() if " ERROR: " in line]
+            assert f"in: s3://{bucket}/cars.json: S3 " in line
+            assert said in line
+            assert "Traceback" not in done.stderr
+            assert "1 feed not stored" in done.stderr
+        world.site.reset()
+        done = world.crawl("-o", "s3://other-cars/cars.json", code=4)
+        assert "failed. There are no credentials for S3" in done.stderr
+        assert world.site.served.requests == []

@@ -6,6 +6,7 @@ Commands that read the same settings say the same sentence.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import socket
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,9 @@ MISTAKES = [
     # Values
     env("USE_S3_STORAGE", "maybe"),
     env("IMAGES_WIDTH", "abc"),
+    env("S3_PREFIX", "../x"),  # with S3 off, too
+    env("S3_TAGS", json.dumps(dict.fromkeys("abcdefghijk", "x")), "S3_TAGS has 11 tags; write at most 10"),
+    env("S3_STORAGE_CLASS", "GLACIER", "whose photos nobody can see before they are restored"),
     env("IMAGES_STORE", "s3://car-photos/", "IMAGES_STORE"),
     env("IMAGES_STORE", "a-file", "IMAGES_STORE"),
     env("IMAGES_STORE", "/proc/photos", "IMAGES_STORE"),
@@ -250,7 +254,7 @@ def test_a_database_that_is_missing_or_not_in_utf8_is_one_sentence(world: World,
     address = postgres_url.replace("postgresql:", "postgresql+psycopg:")
     engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
     missing = {"DATABASE_URL": re.sub(r"/test_\w+", "/no_such_cars", postgres_url)}
-    assert "DATABASE_URL" in verdict(assert_refused(world, "no_such_cars can't be reached", env=missing))
+    assert "DATABASE_URL" in verdict(assert_refused(world, "no_such_cars refuses (3D000: ", env=missing))
     narrow = {"DATABASE_URL": re.sub(r"/test_\w+", "/narrow", postgres_url)}
     for encoding in ("SQL_ASCII", "LATIN1"):
         with engine.connect() as connection:
@@ -278,7 +282,16 @@ PROFILE = {
 S3_MISTAKES: list[tuple[str, dict[str, str]]] = [
     ("AWS_S3_BUCKET", {"AWS_S3_BUCKET": ""}),
     ("AWS_S3_BUCKET", {"AWS_S3_BUCKET": "car-photos-of-nobody"}),
+    *(
+        (f"set AWS_ENDPOINT_URL={bare}.", {"AWS_ENDPOINT_URL": written, "AWS_S3_BUCKET": "my-bucket"})
+        for written, bare in (
+            ("https://s3.example/my-bucket/", "https://s3.example"),
+            ("https://my-bucket.s3.eu-north-1.amazonaws.com", "https://s3.eu-north-1.amazonaws.com"),
+        )
+    ),
+    ("S3_ADDRESSING_STYLE is 'host'; write auto, path or virtual.", {"S3_ADDRESSING_STYLE": "host"}),
     ("AWS_S3_REGION=ap-southeast-2", {"AWS_S3_BUCKET": "photos-down-under"}),
+    ("write auto, wnam, enam", {"AWS_ENDPOINT_URL": "https://0123.r2.cloudflarestorage.com"}),
     ("AWS_ACCESS_KEY_ID", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
     ("AWS_ACCESS_KEY_ID", {"AWS_ACCESS_KEY_ID": ""}),
     ("AWS_PROFILE", {"AWS_PROFILE": "nobody"}),

@@ -41,7 +41,7 @@ class TestCar:
         named = {field.name for field in dataclasses.fields(CarItem)}
         assert named - set(FULL) == {
             *("source", "external_id", "url", "images", "image_urls"),
-            *("unchanged", "seen", "gone", "listing_id", "imported", "shows_all"),  # about this run only
+            *("unchanged", "seen", "gone", "listing_id", "news", "imported", "shows_all"),  # about this run only
         }
         assert (row.source, row.external_id, row.url) == (SOURCE, "1", url_of("1"))
         assert row.is_active

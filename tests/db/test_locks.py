@@ -29,6 +29,16 @@ time.sleep(60)
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "pgbouncer"])
+def lock_url(request: pytest.FixtureRequest) -> str:
+    """Both databases, PostgreSQL also behind a pooler that keeps sessions."""
+    if request.param == "pgbouncer":
+        url: str = request.getfixturevalue("pooled")("session")
+    else:
+        url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
 @pytest.fixture
 def new_locks() -> Iterator[Callable[[str], Locks]]:
     """Each call is another holder."""
@@ -43,8 +53,8 @@ def new_locks() -> Iterator[Callable[[str], Locks]]:
         each.close()
 
 
-def test_one_holder(database_url: str, new_locks: Callable[[str], Locks]) -> None:
-    one, other = new_locks(database_url), new_locks(database_url)
+def test_one_holder(lock_url: str, new_locks: Callable[[str], Locks]) -> None:
+    one, other = new_locks(lock_url), new_locks(lock_url)
     assert one.take("BR")
     assert one.take("BR"), "who has it, has it"
     assert not other.take("BR")
@@ -58,9 +68,9 @@ def test_one_holder(database_url: str, new_locks: Callable[[str], Locks]) -> Non
     assert not one.take("BR")
 
 
-def test_kill_9_frees_it(database_url: str, new_locks: Callable[[str], Locks]) -> None:
-    locks = new_locks(database_url)
-    command = [sys.executable, "-c", HOLDER, database_url]
+def test_kill_9_frees_it(lock_url: str, new_locks: Callable[[str], Locks]) -> None:
+    locks = new_locks(lock_url)
+    command = [sys.executable, "-c", HOLDER, lock_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None

@@ -273,7 +273,17 @@ class TestModels:
 
     def test_every_field_has_its_column(self) -> None:
         columns = set(CarListing.__table__.columns.keys())
-        of_this_run = {"images", "image_urls", "unchanged", "seen", "gone", "listing_id", "imported", "shows_all"}
+        of_this_run = {
+            "images",
+            "image_urls",
+            "unchanged",
+            "seen",
+            "gone",
+            "listing_id",
+            "news",
+            "imported",
+            "shows_all",
+        }
         assert {field.name for field in fields(CarItem)} - of_this_run <= columns
         columns = set(CarImageRow.__table__.columns.keys())
         assert {field.name for field in fields(CarImage)} - {"wanted_key", "insist", "on_page", "seen_at"} <= columns
@@ -311,7 +321,9 @@ class TestEngine:
     def test_drivers(self, url: str, driver: str) -> None:
         assert parse_url(url).drivername == driver
 
-    @pytest.mark.parametrize("url", ["", "hunter2", "postgresql://u:hunter2@h:port/d", "://"])
+    @pytest.mark.parametrize(
+        "url", ["", "hunter2", "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h:1,i:port/d", "://"]
+    )
     def test_an_unreadable_address_is_one_sentence_without_the_secret(self, url: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             parse_url(url)

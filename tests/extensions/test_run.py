@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scrapy import signals
 from scrapy.exceptions import CloseSpider
+from twisted.python.failure import Failure
 
 from carscraper.db import runs, schema
 from carscraper.db.engine import open_engine
@@ -74,15 +76,23 @@ def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), 30))
 
 
-def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(sqlite_url)
+    free: list[bool] = []
+
+    def tell(*_: Any) -> None:
+        locks = open_locks(sqlite_url, timeout=1)
+        free.append(locks.take("Bilasolur"))
+        locks.close()
+
+    monkeypatch.setattr(module, "tell", tell)
 
     async def scene() -> None:
         await world.open()
         (begun,) = world.rows()
         assert (begun.status, begun.finished_at, begun.source) == ("running", None, "Bilasolur")
         world.crawler.stats.set_value("carscraper/cars/new", 2)
-        await world.send(signals.item_error, item={}, response=None, failure=None)
+        await world.send(signals.item_error, item={}, response=None, failure=Failure(ValueError("a mistake")))
         await world.close()
 
     play(scene)
@@ -91,7 +101,7 @@ def test_begin_and_end(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> Non
     (ended,) = world.rows()
     assert (ended.status, ended.exit_code, ended.cars_new) == ("partial", 3, 2)
     assert ended.finished_at is not None
-    assert open_locks(sqlite_url, timeout=1).take("Bilasolur"), "it was released"
+    assert free == [True], "the lock is given back before anybody is told, which may take long"
 
 
 def test_a_mistake_in_what_comes_after_costs_neither_verdict_nor_row(
@@ -166,6 +176,57 @@ def test_a_database_that_goes_away_at_the_end(
         await late.close()
 
     play(next_one)
+
+
+def test_a_lock_that_no_run_holds_is_named(database_url: str) -> None:
+    holder = open_locks(database_url, timeout=5)
+    assert holder.take("Bilasolur")
+    world = World(database_url, DATABASE_TIMEOUT=1)
+
+    async def refused() -> None:
+        with pytest.raises(CloseSpider):
+            await world.open()
+        await world.send(signals.spider_closed, reason="configuration")
+        Ledger.of(world.crawler).close()
+
+    play(refused)
+    announce_late(world.crawler)
+    (row,) = world.rows()
+    assert (row.status, row.exit_code, state_of(world.crawler).exit_code) == ("failed", 4, 4)
+    who = r"session (\d+) of PostgreSQL \(carscraper, .*pg_terminate_backend\(\1\)|\.locks/Bilasolur\.lock, .*`fuser "
+    assert re.search(who, row.why or ""), row.why
+    holder.close()
+
+
+def test_a_lock_whose_holder_has_no_row_yet_is_waited_for(database_url: str) -> None:
+    holder, first = open_locks(database_url, timeout=5), World(database_url)
+    record = asdict(RunRecord(spider="bilasolur", source="Bilasolur", job_id="1", started_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+
+    async def writes_its_row() -> None:
+        ledger = Ledger.of(first.crawler)
+        await ledger.open()
+        assert holder.take("Bilasolur")
+        opening = asyncio.create_task(first.open())
+        await asyncio.sleep(1.5)  # longer than a lock is waited for
+        await ledger.write(runs.start, {**record, "status": "running"})
+        with pytest.raises(CloseSpider):
+            await opening
+        assert "under way: run 1 on" in (state_of(first.crawler).skipped or "")
+        await ledger.write(runs.interrupt, "Bilasolur")
+        await first.send(signals.spider_closed, reason="skipped")
+        ledger.close()
+
+    async def ends() -> None:
+        opening = asyncio.create_task(second.open())
+        await asyncio.sleep(1.5)
+        holder.close()
+        await opening
+        await second.close()
+
+    play(writes_its_row)
+    second = World(database_url)
+    play(ends)
+    assert [each.status for each in second.rows()] == ["success", "skipped", "interrupted"]
 
 
 def test_what_was_overridden_is_stored_without_secrets() -> None:

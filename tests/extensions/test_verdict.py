@@ -69,7 +69,7 @@ def test_what_came_right_or_is_no_loss_is_no_trouble() -> None:
 def test_how_it_ended() -> None:
     state = CrawlState(failed="AWS_S3_BUCKET is missing.", closed="configuration")
     assert judge({}, state, "bilasolur") == (FAILED, ["bilasolur: failed. AWS_S3_BUCKET is missing."])
-    for reason in ("cancelled", "memusage_exceeded", "closespider_timeout", "site", "x"):
+    for reason in ("cancelled", "closespider_timeout", "site", "x"):
         code, lines = judge(KEPT, CrawlState(closed=reason), "bilasolur")
         assert code == FAILED
         assert reason in lines[0]

@@ -75,7 +75,7 @@ def test_the_server_stays_away(postgres: PostgresCluster, postgres_world: World)
     assert done.returncode == 4, done
     postgres.start()
     verdict = "\n".join(done.lines("[carscraper.extensions.verdict]"))
-    assert "The database does not answer" in verdict
+    assert "The database of DATABASE_URL can't be reached" in verdict
     assert "Traceback" not in done.stderr, done
     spooled = sum(len(CarSpool.read(path)) for path in world.spooled_cars())
     assert spooled > 0
@@ -169,7 +169,7 @@ def test_whoever_waits_for_a_frozen_database_asks_again(sqlite_url: str) -> None
     released = threading.Event()
     calls: Counter[int] = Counter()
 
-    def question(number: int) -> int:
+    def question(_: object, number: int) -> int:
         calls[number] += 1
         if not released.is_set():
             released.wait(10)
@@ -178,7 +178,7 @@ def test_whoever_waits_for_a_frozen_database_asks_again(sqlite_url: str) -> None
     async def ask() -> list[int]:
         ledger = Ledger(sqlite_url, timeout=-4.5, patience=20)  # half a second for each try
         threading.Timer(1.2, released.set).start()
-        answers = await asyncio.gather(*(ledger._run(question, number) for number in range(9)))
+        answers = await asyncio.gather(*(ledger.read(question, number) for number in range(9)))
         ledger.close()
         return answers
 

@@ -26,6 +26,7 @@ def options(s3: services.S3) -> S3Options:
         bucket=s3.bucket,
         region=s3.region,
         endpoint=s3.endpoint,
+        general_endpoint=s3.endpoint,
         access_key=s3.access_key,
         secret_key=s3.secret_key,
     )

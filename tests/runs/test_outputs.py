@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from carscraper import logs
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarImage, CarItem, GoneCar
 from carscraper.runs import outputs
@@ -268,7 +269,7 @@ def test_a_full_disk_is_told_once(
         folder.write(car(number))
     # What comes later would only stand behind a hole.
     assert folder._items is None or which == LOG
-    assert [each for each in logging.root.handlers if isinstance(each, outputs._LogFile)] == (
+    assert [each for each in logging.root.handlers if isinstance(each, logs.LogFile)] == (
         [folder._handler] if which == ITEMS else []
     )
     folder.close_items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import http.server
 import importlib
 import ipaddress
 import os
@@ -18,7 +19,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 from cryptography import x509
@@ -263,6 +264,27 @@ class TlsFront:
                         (inside if source is outside else outside).sendall(data)
 
 
+class Tunnels(http.server.BaseHTTPRequestHandler):
+    """A proxy that connects to the port of its name, wherever the name leads."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_CONNECT(self) -> None:
+        self.asked.append(self.path)
+        self.send_response_only(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", int(self.path.rpartition(":")[2]))) as inside:
+            while True:
+                for source in select.select([self.connection, inside], [], [], 20)[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    (inside if source is self.connection else self.connection).sendall(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 def test_a_dealer_must_prove_who_it_is(new_world: Callable[..., World], certificates: Certificates) -> None:
     world = new_world(cars=1, photos=1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -278,6 +300,12 @@ def test_a_dealer_must_prove_who_it_is(new_world: Callable[..., World], certific
         assert front.handshakes > 0
 
 
+def forget_all(world: World) -> None:
+    """Have the next crawl store all photos again."""
+    for table in ("car_images", "car_listings"):
+        world.sql(f"DELETE FROM {table}")
+
+
 def test_a_bucket_must_prove_who_it_is(
     new_world: Callable[..., World], certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -291,5 +319,25 @@ def test_a_bucket_must_prove_who_it_is(
         assert "can't be verified" in verdict(done)
         assert "set AWS_CA_BUNDLE" in verdict(done)
         assert list(plain.folder.rglob("*.jpg")) == []
-        world.crawl(env={"AWS_CA_BUNDLE": str(certificates.authority)})
+        trusting = {"AWS_CA_BUNDLE": str(certificates.authority)}
+        world.crawl(env=trusting)
         assert len(list(plain.folder.rglob("*.jpg"))) == 1
+        # And through a proxy: the check at the start, uploads and boto3 alike.
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tunnels) as proxy:
+            threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+            forget_all(world)
+            # boto3 knows no ranges in NO_PROXY, obstore does; and obstore alone knows ALL_PROXY.
+            behind = trusting | {
+                "HTTPS_PROXY": f"127.0.0.1:{proxy.server_port}",
+                "ALL_PROXY": "http://127.0.0.1:9",
+                "NO_PROXY": "127.0.0.0/8",
+            }
+            world.crawl(env=behind)
+            assert Tunnels.asked == [bucket.endpoint.removeprefix("https://")] * 2, "of the check and of the upload"
+            assert world.command("storage", "check", env=behind).returncode == 0
+            assert len(Tunnels.asked) > 2
+            forget_all(world)
+            Tunnels.asked.clear()
+            world.crawl(env=behind | {"NO_PROXY": "127.0.0.1"})
+            assert Tunnels.asked == []
+            proxy.shutdown()

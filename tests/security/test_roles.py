@@ -113,6 +113,11 @@ def test_the_printed_roles_are_enough_and_allow_no_more(
     done = world.command("storage", "audit")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
     assert f'GRANT TEMPORARY ON DATABASE "{database}" TO "{CRAWL}"' in done.stderr
+    run(roles, f"ALTER ROLE {CRAWL} SET default_transaction_read_only = on")
+    done = world.command("storage", "audit")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
+    assert "refuses (25006: cannot execute CREATE TABLE in a read-only transaction): name the primary" in done.stderr
+    run(roles, f"ALTER ROLE {CRAWL} RESET default_transaction_read_only")
     listed = world.command("runs", "list", "--json")
     assert listed.returncode == 0, listed
     assert [run["spider"] for run in json.loads(listed.stdout)]

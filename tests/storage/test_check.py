@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
-import ipaddress
 import json
-import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +16,7 @@ from carscraper.storage.client import S3Options, open_client
 from tests import services
 from tests.http_server import HttpServer, Response
 from tests.storage.conftest import options_of
+from tests.storage.scripted import certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,42 +209,8 @@ def test_a_server_that_is_no_s3(moto_s3: services.S3) -> None:
             assert fix.startswith(("check AWS_ENDPOINT_URL", "check the AWS_…")), status
     with web_server(200) as server:  # a captive portal
         said, fix = failed(moto_s3, "put", endpoint=server.base_url)
-        assert said == "it answers without an ETag"
+        assert said == f"{server.base_url}: what answers is no S3 server"
         assert fix == "check AWS_ENDPOINT_URL: it must be an S3 server's address"
-
-
-def certificate(folder: Path, name: str, days: int) -> tuple[Path, ssl.SSLContext]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    alternative: x509.GeneralName = (
-        x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-    )
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=30))
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = folder / "server.key"
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path, private)
-    return path, context
 
 
 def test_certificates(moto_s3: services.S3, tmp_path: Path) -> None:
@@ -276,7 +240,7 @@ def test_what_comes_back(proxied: Proxied) -> None:
         ({"Content-Length": "64"}, "it says application/xml, 64 bytes"),
         ({"Content-Length": "63", "Content-Type": "image/jpeg"}, "it says image/jpeg, 63 bytes"),
     ]:
-        with proxy.fail(200, "None", headers=headers, methods="HEAD", path="_test/", times=1):
+        with proxy.fail(200, "None", headers={"ETag": '"x"', **headers}, methods="HEAD", path="_test/", times=1):
             said, fix = failed(s3, "head")
         assert said == f"{cause}, for image/jpeg, 64 bytes"
         assert "use another server" in fix

@@ -10,14 +10,15 @@ from urllib.parse import unquote, urlsplit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carscraper.storage.client import S3Options
 from carscraper.storage.keys import (
     KeyParts,
     image_key,
+    key_of,
     normalise_prefix,
     parse_key,
     parse_thumbnail,
     permanent_url,
-    public_base,
     thumbnail_key,
 )
 
@@ -99,12 +100,29 @@ def test_what_stands_before_the_key() -> None:
     public, server = {"public_url": "https://img.example.is/"}, {"endpoint": "http://127.0.0.1:9000/"}
     for options, base in [
         ({}, "https://b.s3.eu-north-1.amazonaws.com"),
+        ({"region": "cn-north-1"}, "https://b.s3.cn-north-1.amazonaws.com.cn"),
+        ({"bucket": "b.c"}, "https://s3.eu-north-1.amazonaws.com/b.c"),
+        ({"addressing_style": "path"}, "https://s3.eu-north-1.amazonaws.com/b"),
+        (
+            {"endpoint": "https://s3.dualstack.eu-north-1.amazonaws.com"},
+            "https://b.s3.dualstack.eu-north-1.amazonaws.com",
+        ),
+        (
+            {"endpoint": "https://vpce-1.s3.eu-north-1.vpce.amazonaws.com"},
+            "https://vpce-1.s3.eu-north-1.vpce.amazonaws.com/b",
+        ),
+        ({"endpoint": "https://s3.example/x"}, "https://s3.example/x/b"),
+        ({"endpoint": "https://s3.example", "addressing_style": "virtual"}, "https://b.s3.example"),
+        ({"endpoint": "http://[::1]:9000", "addressing_style": "virtual"}, "http://[::1]:9000/b"),
         (server, "http://127.0.0.1:9000/b"),
         (public, "https://img.example.is"),
         (public | server, "https://img.example.is"),
     ]:
-        known: dict[str, Any] = {"endpoint": None, "public_url": None, **options}
-        assert public_base(bucket="b", region="eu-north-1", **known) == base, options
+        known: dict[str, Any] = {"bucket": "b", "region": "eu-north-1", **options}
+        its = S3Options(**known)
+        assert its.base == base, options
+        if not its.public_url:
+            assert key_of(f"{base}/a.jpg", its.published) == "a.jpg", options
 
 
 def test_a_thumbnail_is_beside_not_among_the_photos() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +10,14 @@ import pytest
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage import s3 as s3_module
+from carscraper.storage import turns
 from carscraper.storage.answers import FIXES
-from carscraper.storage.client import S3Options, open_client
 from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
 from tests import services
-from tests.http_server import HttpServer, Request, Response
 from tests.storage.conftest import options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.storage.conftest import Proxied
 
 DATA = os.urandom(50_000)
@@ -43,6 +37,7 @@ def store(s3: services.S3, **changes: Any) -> S3Store:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(turns, "_EVERY", 0.01)
 
 
 # --- objects ----------------------------------------------------------------------------------------------------
@@ -121,103 +116,6 @@ def test_one_signed_request_a_photo_without_acl_or_tags(proxied: Proxied) -> Non
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
-
-# What a server may answer to any operation: 0 for a refusal, which is told at once, or 1 for what passes by itself.
-ANSWERS = [
-    *((status, "", 1) for status in (408, 409, 425, 429, 500, 502, 503, 504, 507)),
-    *((status, "", 0) for status in (301, 302, 307, 400, 401, 403, 405, 411, 418, 501, 505)),
-    *((status, code, 1) for status, code in ((503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout"))),
-    *((status, code, 1) for status, code in ((400, "BadDigest"), (400, "IncompleteBody"), (409, "OperationAborted"))),
-    *((400, code, 0) for code in ("InvalidRegionName", "InvalidRequest", "InvalidArgument", "SomethingNew")),
-    *((403, code, 0) for code in ("AccessDenied", "InvalidPayer")),
-    (405, "MethodNotAllowed", 0),
-    (404, "NoSuchBucket", 0),
-    (507, "XMinioStorageFull", 0),
-    *((400, code, 0) for code in FIXES),
-]
-OPERATIONS = ("PutObject", "GetObject", "DeleteObject", "ListBucket")
-
-
-class Scripted(HttpServer):
-    """A server that answers everything with ``answer``, and counts."""
-
-    answer: tuple[int, bytes] = (200, b"")
-    count = 0
-
-    def respond(self, request: Request) -> Response:
-        self.count += request.method != "HEAD"
-        status, body = self.answer
-        return Response(status=status, body=body)
-
-    def say(self, status: int, code: str) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Some &lt;words&gt;.</Message></Error>"
-        self.answer = (status, body.encode() if code else b"")
-        self.count = 0
-
-
-def test_answers_of_every_kind_to_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default class of an answer is "refused", and its sentence names the operation, not always a put."""
-    monkeypatch.setattr(s3_module, "open_client", functools.cache(open_client))
-    server = Scripted().start()
-    options = {"endpoint": server.base_url, "access_key": "AKID", "secret_key": "x"}
-    its = S3Store(S3Options(bucket="car-photos", region="eu-north-1", retries=1, **options))
-    monkeypatch.setattr(its.client(), "close", lambda: None)
-    calls: dict[str, Callable[[], Any]] = {
-        "PutObject": lambda: its.put(upload()),
-        "GetObject": lambda: its.get(KEY, max_bytes=100),
-        "DeleteObject": lambda: its.delete(KEY),
-        "ListBucket": its.check,
-    }
-    for status, code, passes in ANSWERS:
-        for operation in OPERATIONS:
-            what = (status, code, operation)
-            server.say(status, code)
-            if operation == "ListBucket" and status == 403 and code in {"", "AccessDenied"}:
-                its.check()  # a key that may only put is allowed to crawl
-                continue
-            with pytest.raises(StoreUnavailableError if passes else StoreRefusedError) as caught:
-                calls[operation]()
-            said = str(caught.value)
-            assert "Traceback" not in said, what
-            assert "\n" not in said, what
-            if status in {302, 307} or (status == 301 and not code):
-                assert "region" in said or "AWS_ENDPOINT_URL" in said, what
-                continue
-            assert f"s3:{operation}" in said, what
-            assert str(code or status) in said, what
-            if code and not passes:
-                assert "Some <words>" in said, what
-                assert FIXES.get(code, "") in said, what
-            if operation != "ListBucket":
-                assert server.count == 1 or passes, what
-    for status, body in [(200, b""), (200, b"<html>Please log in</html>"), (204, b"")]:
-        server.answer = (status, body)  # a captive portal: no ETag
-        with pytest.raises(StoreRefusedError, match="is no S3 server"):
-            its.put(upload())
-    server.stop()
-
-
-def test_a_server_that_is_away_is_not_asked_by_everybody_again_and_again(moto_s3: services.S3) -> None:
-    """16 uploads at once with five retries each: one try each, and no more than one has retries."""
-    server = Scripted().start()
-    server.say(503, "SlowDown")
-    its = store(moto_s3, endpoint=server.base_url, retries=5)
-
-    def put() -> None:
-        with contextlib.suppress(StoreUnavailableError):
-            its.put(upload())
-
-    threads = [threading.Thread(target=put) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 16 <= server.count <= 16 + 2 * 5
-    count = server.count
-    put()
-    assert server.count == count + 1, "one probe is one request"
-    server.stop()
-
 
 PASSING = [
     *((503, "SlowDown"), (502, "BadGateway"), (429, "TooManyRequests"), (408, "RequestTimeout")),

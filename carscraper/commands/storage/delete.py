@@ -114,7 +114,7 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
         ConfigurationError: a photo is in a bucket that the settings do not name.
     """
     from carscraper.maintenance import delete as deletion
-    from carscraper.storage.client import open_client
+    from carscraper.storage.client import Server, open_client
     from carscraper.storage.folder import FolderStore
     from carscraper.storage.keys import published_bases
     from carscraper.storage.store import s3_spool
@@ -128,7 +128,7 @@ def _places(context: Context, stores: set[str], *, orphans: bool) -> Places:
             "(with its region and credentials) and delete them there."
         )
     public_url = settings.get("IMAGES_PUBLIC_URL")
-    bases = published_bases(bucket=named, endpoint=settings.get("AWS_ENDPOINT_URL"), public_url=public_url)
+    bases = published_bases(bucket=named, endpoint=Server.from_settings(settings).endpoint, public_url=public_url)
     places = deletion.Places(
         folder=FolderStore(Path(folder), public_url=public_url) if folder else None,
         bases=tuple(bases),

@@ -51,10 +51,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, options: argparse.Namespace) -> int:
+    from carscraper.storage.client import Server
+
     prices = _prices(context, options.prices)
     if (options.photos is None) != (options.bytes_per_photo is None):
         raise ConfigurationError("--photos and --bytes-per-photo belong together: write both, or neither.")
-    name = options.region or context.settings.get("AWS_S3_REGION")
+    server = Server.from_settings(context.settings)
+    name = options.region or server.region
     region, own = prices.of(name)
     if unknown := [each for each in options.mix or () if each not in region.classes]:
         raise ConfigurationError(
@@ -68,11 +71,7 @@ def _run(context: Context, options: argparse.Namespace) -> int:
     notes = [
         *([] if own else [f"There is no table for {name}: computed with that of {', '.join(region.names)}."]),
         *found.notes,
-        *(
-            ["These are Amazon's prices; the server of AWS_ENDPOINT_URL has its own."]
-            if context.settings.get("AWS_ENDPOINT_URL")
-            else []
-        ),
+        *(["These are Amazon's prices; the server of AWS_ENDPOINT_URL has its own."] if server.endpoint else []),
         "List prices without tax. What is free is so for the whole account.",
         "A GB is 1,000,000,000 bytes here; Amazon counts 1,073,741,824, so a bill is up to 7 % lower.",
     ]

@@ -1,0 +1,106 @@
+"""What an error of the database means: whose it is, what the database says, and what mends it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from enum import Enum, auto
+
+from sqlalchemy.exc import DataError, DBAPIError
+
+UNIQUE_VIOLATION = "23505"
+
+
+class Fault(Enum):
+    """Whose an error is."""
+
+    ROW = auto()
+    """Of the values that were to be written: the database takes others."""
+    RACE = auto()
+    """Of a transaction that was faster: the same again will do."""
+    DATABASE = auto()
+    """Of the database, whatever is written: it is away, or somebody has to see to it."""
+
+
+# SQLSTATE classes 22 (data) and 23 (constraints), and a text too long for an index, which is a limit of the program.
+_OF_ROWS = ("22", "23", "54000")
+# A sequence that has come to its end is in class 22.
+_OF_NO_ROW = "2200H"
+# Serialization failure, deadlock; and what another crawl inserted between our look and our insert.
+_RACES = frozenset({"40001", "40P01", UNIQUE_VIOLATION})
+
+_TABLES = "a table or column is not what this program made: restore it, or the database from a backup"
+_VALUES = "it does not take these values"
+_START = "start the database or correct the address"
+_FIXES = {
+    "08": _START,
+    "22": _VALUES,
+    "23": _VALUES,
+    UNIQUE_VIOLATION: "run `scrapy database upgrade`, which sets sequences that are behind their tables",
+    "25006": "name the primary server, or switch default_transaction_read_only off; a fail-over ends by itself",
+    "28": "correct user and password in DATABASE_URL",
+    "3D000": "make or restore the database, or correct its name in DATABASE_URL",
+    "42501": "give the role its rights, as in docs/security.md",
+    "42P01": _TABLES,
+    "42703": _TABLES,
+    "53100": "make room on the server's disk",
+    "53300": "let it take more connections (max_connections, the role's CONNECTION LIMIT), or end others",
+    "55000": "let the database take connections (ALTER DATABASE … ALLOW_CONNECTIONS)",
+    "57014": "find out what holds it up, or raise DATABASE_TIMEOUT",
+    "57": _START,
+    "XX": "restore the database from a backup",
+    "SQLITE_BUSY": "end the program that holds the file",
+    "SQLITE_CONSTRAINT": _VALUES,
+    "SQLITE_CANTOPEN": "see to it that the file and its folder are there and may be written by this user",
+    "SQLITE_CORRUPT": "restore the file from a backup",
+    "SQLITE_ERROR": _TABLES,
+    "SQLITE_FULL": "make room on the disk",
+    "SQLITE_IOERR": "make room on the disk, or replace it",
+    "SQLITE_NOTADB": "restore the file from a backup, or correct the address",
+    "SQLITE_READONLY_DBMOVED": "put the file back, which nobody may touch during a crawl",
+    "SQLITE_READONLY": "see to it that this user may write the file and its folder",
+}
+# The codes of what a server says before there is a connection, which libpq does not pass on.
+_BEFORE = {
+    r"password authentication failed": "28P01",
+    r"role \".*\" does not exist|no pg_hba\.conf entry|not permitted to log in": "28000",
+    r"database \".*\" does not exist": "3D000",
+    r"permission denied for database": "42501",
+    r"too many connections|too many clients|connection slots are reserved": "53300",
+    r"not currently accepting connections": "55000",
+}
+
+
+def fault_of(error: Exception) -> Fault:
+    """Return whose *error* is; what nobody foresaw is the database's.
+
+    >>> fault_of(OverflowError()), fault_of(DBAPIError(None, None, sqlite3.OperationalError("disk I/O error")))
+    (<Fault.ROW: 1>, <Fault.DATABASE: 3>)
+    """
+    if not isinstance(error, DBAPIError):
+        return Fault.ROW  # Python could not make a parameter of it
+    if isinstance(error.orig, sqlite3.Error):
+        # Nobody can come between: a transaction that writes has the file to itself.
+        return Fault.ROW if isinstance(error.orig, sqlite3.IntegrityError | sqlite3.DataError) else Fault.DATABASE
+    code = code_of(error)
+    if code in _RACES:
+        return Fault.RACE
+    is_rows = code.startswith(_OF_ROWS) if code else isinstance(error, DataError)  # psycopg's own has none
+    return Fault.ROW if is_rows and code != _OF_NO_ROW else Fault.DATABASE
+
+
+def code_of(error: DBAPIError) -> str:
+    """Return PostgreSQL's SQLSTATE or SQLite's name of the error; empty if there is none."""
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    return code or next((code for words, code in _BEFORE.items() if re.search(words, str(error.orig))), "")
+
+
+def explain(error: DBAPIError, name: str = "The database of DATABASE_URL") -> str:
+    """Return one sentence with the database's own code and first line, and the fix."""
+    code = code_of(error)
+    kinds = (code, "_".join(code.split("_")[:2]), code[:2])
+    fix = next((_FIXES[each] for each in kinds if each in _FIXES), "see to the database" if code else _START)
+    reason = str(error.orig).strip().partition("\n")[0]
+    said = f"{code}: {reason}" if code else reason
+    verb = "can't be reached" if fix == _START else "refuses"
+    return f"{name} {verb} ({said}): {fix}."
