@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,27 @@ class TestSupposed:
         assert "0 new photos a month" in said.out
         assert "write --new-per-month" in said.err
 
+    def test_the_example_of_the_docs(self, storage: Storage) -> None:
+        page = (services.REPO / "docs" / "storage.md").read_text("utf-8")
+        _, command, shown = re.split(r"\$ scrapy storage (estimate --photos .*)\n", page)
+        lines = shown.partition("…\n")[0]
+        assert lines.count("$") > 10
+        assert storage(*command.split()).out.startswith(lines)
+
+    def test_a_spread_of_sizes_is_not_its_mean(self, storage: Storage) -> None:
+        """40 % are below the least size of STANDARD_IA, and not watched by INTELLIGENT_TIERING."""
+        given = ["--photos", 240000, "--new-per-month", 0, "--views", 0, "--json", "--class"]
+        spread = ["--bytes-per-photo", "90kB:40,300kB:60"]
+        for storage_class, gigabytes, price, watched in [
+            ("STANDARD", 96_000 * 90_000 + 144_000 * 300_000, 0.023, 0),
+            ("STANDARD_IA", 96_000 * 131_072 + 144_000 * 300_000, 0.0125, 0),
+            ("GLACIER_IR", 96_000 * 131_072 + 144_000 * 300_000, 0.004, 0),
+            ("INTELLIGENT_TIERING", 96_000 * 90_000 + 144_000 * 300_000, 0.023, 144),
+        ]:
+            found = storage("estimate", *given, f"{storage_class}:100", *spread).data
+            assert found["usd"]["storage"] == pytest.approx(gigabytes / 1e9 * price + watched * 0.0025), storage_class
+            assert found["inputs"]["said"][0] == "240,000 photos of 216 kB on average, supposed"
+
     def test_a_table_of_ones_own(self, storage: Storage, tmp_path: Path) -> None:
         ours = importlib.resources.files("carscraper.data").joinpath("prices.toml").read_text("utf-8")
         table = tmp_path / "prices.toml"
@@ -105,6 +127,8 @@ def test_wrong_values(storage: Storage) -> None:
         (["--photos", "-5"], 2, "no number of at least 0"),
         (["--bytes-per-photo", "big"], 2, "is no size"),
         (["--bytes-per-photo", "0"], 2, "is no size"),
+        (["--bytes-per-photo", "90kB:40,300kB:50"], 2, "does not add up to 100 percent"),
+        (["--bytes-per-photo", "90kB:40,big:60"], 2, "is no size"),
         (["--views", "nan"], 2, "no number of at least 0"),
         (["--hit-rate", "101"], 2, "more than 100 percent"),
         (["--class", "STANDARD:70"], 2, "does not add up to 100 percent"),

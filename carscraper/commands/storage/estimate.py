@@ -33,7 +33,12 @@ _TITLES = {
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=_number, metavar="N", help="N photos instead of those in the bucket")
-    parser.add_argument("--bytes-per-photo", type=size, metavar="N", help="of --photos, such as 215kB")
+    parser.add_argument(
+        "--bytes-per-photo",
+        type=_spread,
+        metavar="N",
+        help="of --photos, such as 215kB; or a spread of them, such as 90kB:40,300kB:60 (percent)",
+    )
     parser.add_argument("--new-per-month", type=_number, metavar="N", help="photos that are stored in a month")
     parser.add_argument("--views", type=_number, default=1.0, metavar="N", help="views of each photo in a month (1)")
     parser.add_argument(
@@ -125,7 +130,8 @@ def _usage(context: Context, options: argparse.Namespace, region: sums.Region, i
 
     recent = None
     if options.photos is not None:
-        add("photos", options.bytes_per_photo, options.mix or {put_class: 1}, options.photos)
+        for bytes_each, share in options.bytes_per_photo.items():
+            add("photos", bytes_each, options.mix or {put_class: 1}, options.photos * share)
         where = "supposed"
     else:
         recent = 0
@@ -196,16 +202,24 @@ def _percent(text: str) -> float:
     return number / 100
 
 
+def _shares(text: str, like: str) -> dict[str, float]:
+    """Read ``WHAT:PERCENT,…``, all of them together 100."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        what, _, share = part.partition(":")
+        shares[what.strip()] = shares.get(what.strip(), 0) + _percent(share.strip())
+    if abs(sum(shares.values()) - 1) > 0.0001:
+        raise argparse.ArgumentTypeError(f"{text!r} does not add up to 100 percent; write such as {like}")
+    return shares
+
+
 def _mix(text: str) -> dict[str, float]:
-    mix: dict[str, float] = {}
-    for part in text.upper().split(","):
-        name, _, share = part.partition(":")
-        mix[name.strip()] = mix.get(name.strip(), 0) + _percent(share.strip())
-    if abs(sum(mix.values()) - 1) > 0.0001:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} does not add up to 100 percent; write such as STANDARD:70,GLACIER_IR:30"
-        )
-    return mix
+    return _shares(text.upper(), "STANDARD:70,GLACIER_IR:30")
+
+
+def _spread(text: str) -> dict[float, float]:
+    shares = _shares(text, "90kB:40,300kB:60") if ":" in text else {text: 1.0}
+    return {size(what): share for what, share in shares.items()}
 
 
 VERB = Verb(
