@@ -15,6 +15,7 @@ from carscraper.db.engine import open_engine
 from carscraper.db.models import CarImageRow, CarListing
 from carscraper.storage.keys import image_key, thumbnail_key
 from tests.cli.shop import NO_BUCKET
+from tests.services import REPO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,7 @@ class TestSupposed:
         assert "write --new-per-month" in said.err
 
     def test_the_example_of_the_docs(self, storage: Storage) -> None:
-        page = (services.REPO / "docs" / "storage.md").read_text("utf-8")
+        page = (REPO / "docs" / "storage.md").read_text("utf-8")
         _, command, shown = re.split(r"\$ scrapy storage (estimate --photos .*)\n", page)
         lines = shown.partition("…\n")[0]
         assert lines.count("$") > 10
