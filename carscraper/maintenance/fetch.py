@@ -44,8 +44,8 @@ class Fetched:
     """By what; empty: nothing says how the bytes should be."""
     problem: str = ""
     """Why the folder does not have it."""
-    is_away: bool = False
-    """The server is away or busy."""
+    refused: bool = False
+    """The server did not give it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,12 @@ class Fetch:
         in_vain = 0
         with ThreadPoolExecutor(THREADS, thread_name_prefix="fetch") as pool:
             for found in in_order(pool, self._fetch, self._with_hashes(wanted)):
-                in_vain = in_vain + 1 if found.is_away else 0
+                in_vain = in_vain + 1 if found.refused else 0
                 if in_vain == _MOST_IN_A_ROW:
-                    raise StoreUnavailableError(f"S3 answers {found.problem} to each s3:GetObject; try again later.")
+                    raise StoreUnavailableError(
+                        f"S3 gave none of {in_vain} objects in a row ({found.problem}): try again later; "
+                        "`scrapy storage get KEY` says more of one."
+                    )
                 yield found
 
     def _with_hashes(self, wanted: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, set[str]]]:
@@ -91,8 +94,7 @@ class Fetch:
             if seen is None:
                 return Fetched(name=name, problem="the bucket does not have it")
             if seen.data is None:
-                problem = seen.problem or ""
-                return Fetched(name=name, problem=problem, is_away=problem.isdigit())
+                return Fetched(name=name, problem=seen.problem or "", refused=not seen.size)
             checked = self._fits(name, seen.data, seen.etag, hashes)
             if checked is None:
                 whose = "the ledger's" if hashes else "that of its name"

@@ -91,11 +91,12 @@ def test_a_server_that_goes_away_and_a_folder_that_can_not_be_written(
     everything = dict(photo(number) for number in range(60))
     for key, data in everything.items():
         moto_s3.put(key, data)
-    with proxy.fail(503, "SlowDown", methods="GET", path="kia", skip=20):
-        said = storage("get", "--prefix", "", "--into", tmp_path / "into", "--no-ledger", code=3)
-    assert said.err.endswith(
-        "S3 answers 503 to each s3:GetObject; try again later. The same command reads what is left.\n"
-    )
+    for status, code, given in [(403, "AccessDenied", 0), (503, "SlowDown", 20)]:
+        with proxy.fail(status, code, methods="GET", path="kia", skip=given):
+            said = storage("get", "--prefix", "", "--into", tmp_path / "into", "--no-ledger", code=3 if given else 4)
+        words = "503" if given else code
+        assert f"S3 gave none of 20 objects in a row ({words}): try again later; `scrapy storage get KEY`" in said.err
+        assert said.err.endswith("The same command reads what is left.\n") == (given > 0)
     there = in_folder(tmp_path / "into")
     assert 10 < len(there) < 60
     said = storage("get", "--prefix", "", "--into", tmp_path / "into", "--no-ledger")

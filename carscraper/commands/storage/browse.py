@@ -223,10 +223,11 @@ def _stats(context: Context, options: argparse.Namespace) -> int:
             ledger = coverage.coverage(connection), coverage.by_status(connection)
     except (ConfigurationError, DatabaseUnavailableError) as error:
         console.note(f"Without the ledger: {error}")
-    data: dict[str, Any] = {"bucket": context.options.bucket, "prefix": options.prefix or prefix, **asdict(total)}
+    places = _places(options.prefix, prefix, outputs_prefix(context))
+    data: dict[str, Any] = {"bucket": context.options.bucket, "prefix": places[0], **asdict(total)}
     data |= {what: {name: asdict(its[name]) for name in sorted(its)} for what, its in counts.items()}
     data["ledger"] = _ledger_data(*ledger) if ledger else None
-    below = " and ".join(printable(each) for each in _places(options.prefix, prefix, outputs_prefix(context)))
+    below = " and ".join(map(printable, places))
     where = f"{context.options.bucket}, below {below}" if below else context.options.bucket
     head = f"{where}: {counted(total.objects, 'object')}, {human_bytes(total.bytes)}"
     console.result(data, [head, *_table_lines(counts), *(_ledger_lines(*ledger) if ledger else ())])
