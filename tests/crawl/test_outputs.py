@@ -197,6 +197,14 @@ def test_a_bucket_that_is_missing_or_refuses_is_found_before_the_crawl(
         assert verdict(done).startswith("bilasolur: failed. S3 refuses ") or "region" in said or "ENDPOINT" in said
         counts = world.site.served.counts
         assert counts["results"] == counts["photo"] == 0, env
+    # A key that may put and not look is allowed to crawl.
+    with (
+        services.S3Proxy(moto_s3.endpoint) as proxy,
+        proxy.fail(403, "AccessDenied", path=r"^/car-photos[^/]*/?$") as hidden,
+    ):
+        done = world.crawl(env=moto_s3.via(proxy).env | to_folder)
+        assert hidden.hits == 2, done
+    assert len(moto_s3.keys("outputs/")) == 2
 
 
 def test_a_run_under_way_is_not_uploaded(tmp_path: Path) -> None:
