@@ -2,7 +2,7 @@
 
 Stock procrastinate decides: a ``queueing_lock`` lets the same crawl wait once, a ``lock`` lets one crawl of a dealer
 run at a time, heartbeats tell which worker is dead. How a try ended is its row in ``crawl_runs`` under the job id
-``q12-1``: job 12, first try.
+``q12-1``: job 12, first try. An upload of a run's files that failed is repeated as a job of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def name_of(args: Mapping[str, Any]) -> str:
 
     >>> name_of({"spider": "br", "arguments": {"base_url": "http://a:b@h/"}, "settings": {"LOG_LEVEL": "DEBUG"}})
     'br base_url=http://***@h/ -s LOG_LEVEL=DEBUG'
+    >>> name_of({"spider": "br", "upload": "q12-1"})
+    'br: upload of the items and log of q12-1'
     """
+    if upload := args.get("upload"):
+        return f"{args.get('spider')}: upload of the items and log of {upload}"
     words = [str(args.get("spider")), *(f"{name}={value}" for name, value in args.get("arguments", {}).items())]
     return cleaned(" ".join([*words, *(f"-s {name}={value}" for name, value in args.get("settings", {}).items())]))
 
@@ -213,7 +217,9 @@ def _shown(connection: Connection, job: Job, tries: int) -> dict[str, Any]:
             value = value.astimezone(UTC)
         return f"{value:%Y-%m-%dT%H:%M:%SZ}" if value else None
 
-    found = runs.find_run(connection, run_name(job, tries)) if tries else None
+    upload = job.task_kwargs.get("upload")
+    name = str(upload) if upload else run_name(job, tries) if tries else None
+    found = runs.find_run(connection, name) if name else None
     run = RunRecord(**found) if found else None
     return {
         "job": job.id,
@@ -222,7 +228,7 @@ def _shown(connection: Connection, job: Job, tries: int) -> dict[str, Any]:
         "queue": job.queue,
         "not_before": moment(job.scheduled_at),
         "tries": tries,
-        "run": run_name(job, tries) if tries else None,
+        "run": name,
         "worker": job.worker_id,
         "host": run and run.host,
         "pid": run and run.pid,

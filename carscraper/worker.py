@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision, RetryStrategy
@@ -13,10 +15,11 @@ from procrastinate.jobs import Status
 
 from carscraper.db.locks import open_locks
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
-from carscraper.logs import cleaned
+from carscraper.logs import cleaned, printable
 from carscraper.queue import ANSWER, SILENCES, TASK, address, name_of, options_of, run_name
-from carscraper.runs.process import Crawl, Processes
-from carscraper.runs.record import PARTIAL, SKIPPED, SUCCESS
+from carscraper.runs.outputs import is_missing
+from carscraper.runs.process import Crawl, CrawlOutcome, Processes
+from carscraper.runs.record import FAILED, PARTIAL, SKIPPED, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
     from scrapy.settings import BaseSettings
 
-_STOPPED, _SUPERSEDED = "stopped", "superseded"
+
+_STOPPED, _SUPERSEDED, _ELSEWHERE = "stopped", "superseded", "elsewhere"
+_HANDED_ON = 20  # times that a machine without a run's files leaves their upload to another, beyond WORKER_RETRIES
 _MORE_TRIES = 3  # beyond WORKER_RETRIES, of a job whose workers die: it may be what kills them
 _POLL = 5.0  # seconds between two looks for jobs that nobody announced
 _KEPT_HOURS = 30 * 24
@@ -44,7 +49,7 @@ class ByOutcome(BaseRetryStrategy):
 
     def __init__(self, retries: int, delay: int) -> None:
         """Accept ``WORKER_RETRIES`` and ``WORKER_RETRY_DELAY``."""
-        self._retries = retries
+        self._retries, self._delay = retries, delay
         self._soon, self._later = (
             RetryStrategy(max_attempts=retries, wait=wait, linear_wait=wait) for wait in (delay, 4 * delay)
         )
@@ -56,6 +61,9 @@ class ByOutcome(BaseRetryStrategy):
             return RetryDecision(retry_in={"seconds": 0})
         if outcome == _SUPERSEDED or not self._retries:
             return None
+        if outcome == _ELSEWHERE:
+            is_last = job.attempts >= self._retries + _HANDED_ON
+            return None if is_last else RetryDecision(retry_in={"seconds": self._delay})
         strategy = self._soon if outcome in {PARTIAL, SKIPPED} else self._later
         return strategy.get_retry_decision(exception=exception, job=job)
 
@@ -173,7 +181,15 @@ class Worker:
             work.cancel()  # it takes no new job, and waits for those that run
 
     async def _crawl(
-        self, context: JobContext, /, *, spider: str, arguments: dict[str, str], settings: dict[str, str], **_: Any
+        self,
+        context: JobContext,
+        /,
+        *,
+        spider: str,
+        arguments: dict[str, str],
+        settings: dict[str, str],
+        upload: str | None = None,
+        **_: Any,
     ) -> None:
         """Run a job's crawl.
 
@@ -182,19 +198,23 @@ class Worker:
         """
         job = context.job
         name = run_name(job, job.attempts + 1)
-        self._say(f"{name}: {name_of(job.task_kwargs)}")
-        outcome = await self._processes.run(
-            Crawl(
-                spider=spider,
-                job_id=name,
-                arguments=arguments,
-                settings=[*self._given, *(f"{key}={value}" for key, value in settings.items())],
-                level=self._level,
-                log_file=self._settings.get("LOG_FILE"),
-                log_name=f"{spider}.{name}",
-            )
+        crawl = Crawl(
+            spider=spider,
+            job_id=name,
+            arguments=arguments,
+            settings=[*self._given, *(f"{key}={value}" for key, value in settings.items())],
+            level=self._level,
+            log_file=self._settings.get("LOG_FILE"),
+            log_name=f"{spider}.{name}",
         )
-        self._say(f"{name}: {outcome}")
+        if upload:
+            await self._upload(replace(crawl, job_id=upload, uploads=True), name_of(job.task_kwargs))
+            return
+        outcome = await self._execute(crawl, name_of(job.task_kwargs))
+        if outcome.record and is_missing(outcome.record.output) and self._retries:
+            await self._defer_upload(job, name)
+            if outcome.record.lacks_outputs_alone:
+                return
         if outcome.outcome == SUCCESS:
             return
         if outcome.outcome == SKIPPED and not job.attempts:
@@ -202,6 +222,39 @@ class Worker:
         if await self._waits_already(job):
             raise EndedBadlyError(_SUPERSEDED)
         raise EndedBadlyError(_STOPPED if self._processes.stops else outcome.outcome)
+
+    async def _execute(self, crawl: Crawl, what: str) -> CrawlOutcome:
+        self._say(f"{crawl.job_id}: {what}")
+        outcome = await self._processes.run(crawl)
+        self._say(f"{crawl.job_id}: {outcome}")
+        return outcome
+
+    async def _defer_upload(self, job: Job, name: str) -> None:
+        """Have the upload of the run *name* tried again, as a job that holds up no crawl of the dealer."""
+        lock = f"upload {name}"
+        in_a_while = {"seconds": self._settings.getint("WORKER_RETRY_DELAY")}
+        task = self._app.configure_task(
+            TASK, queue=job.queue, priority=job.priority, lock=lock, queueing_lock=lock, schedule_in=in_a_while
+        )
+        await task.defer_async(**job.task_kwargs, upload=name)
+
+    async def _upload(self, crawl: Crawl, what: str) -> None:
+        """Upload a run's items and log.
+
+        Raises:
+            EndedBadlyError: they are not uploaded.
+        """
+        record = await asyncio.to_thread(self._processes.record_of, crawl.job_id)
+        if record is None:
+            raise EndedBadlyError(FAILED)
+        if not is_missing(record.output):
+            return  # somebody did it by hand
+        if not await asyncio.to_thread(Path(record.output["folder"]).is_dir):
+            self._say(f"{crawl.job_id}: its items and log are on {printable(record.host)}, which has to upload them")
+            raise EndedBadlyError(_ELSEWHERE)
+        outcome = await self._execute(crawl, what)
+        if outcome.record is None or is_missing(outcome.record.output):
+            raise EndedBadlyError(_STOPPED if self._processes.stops else PARTIAL)
 
     async def _waits_already(self, job: Job) -> bool:
         """Return whether the same crawl was queued again meanwhile; procrastinate can't have both wait."""

@@ -150,10 +150,7 @@ def test_what_can_not_be_run_is_refused_with_one_sentence(new_fleet: Callable[..
         ("enqueue", ["backfill", "-s", "SHARED_PACE=true"], {}, "-s SHARED_PACE is no setting any more: one process"),
         *((name, words, sqlite, "The queue needs PostgreSQL") for name, words in (("queue", []), ("worker", []))),
         ("enqueue", ["crawl", "br"], sqlite, "The queue needs PostgreSQL, which DATABASE_URL does not name;"),
-        *(
-            (name, list[str](), nowhere, "The database of DATABASE_URL can't be reached (")
-            for name in ("queue", "worker")
-        ),
+        *((name, list[str](), nowhere, "The database of DATABASE_URL can't be re") for name in ("queue", "worker")),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 3,15 * *"}'}, "WORKER_SCHEDULE is "),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 33 * * *"}'}, "WORKER_SCHEDULE of br can't be read"),
         ("worker", [], {"WORKER_SCHEDULE": '{"nobody": "17 3 * * *"}'}, "There is no spider 'nobody'"),
@@ -249,6 +246,50 @@ def test_a_crawl_that_does_not_end_well_is_tried_again_and_then_shown(new_fleet:
     assert re.search(r"^Failed\njob .*\n1 +bilasolur .*not kept: 2 photos failed", fleet("queue").out, re.MULTILINE)
     [(waited,)] = fleet.rows("SELECT max(started_at) - min(finished_at) FROM crawl_runs")
     assert waited.total_seconds() >= 4, "a failed crawl waits four times WORKER_RETRY_DELAY"
+
+
+def test_an_upload_that_failed_is_repeated_as_an_upload(
+    new_fleet: Callable[..., Fleet], rclone_s3: services.S3, tmp_path: Path
+) -> None:
+    fleet = new_fleet(cars=2, photos=1)
+    with services.S3Proxy(rclone_s3.endpoint) as proxy:
+        env = rclone_s3.via(proxy).env | {"S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_RETRIES": "0"}
+        env["USE_S3_STORAGE"] = "false"
+        away = proxy.fail(methods="PUT")
+        fleet.enqueue()
+        with fleet.worker(**env) as worker:
+            # It fails again, and is shown at last; the crawl itself is done.
+            [failed] = fleet.wait(lambda found: found["failed"])["failed"]
+            assert (failed["what"], failed["tries"]) == ("bilasolur: upload of the items and log of q1-1", 2)
+            assert (failed["run"], failed["outcome"], failed["exit_code"]) == ("q1-1", "partial", 3)
+            assert "outputs not all kept: items.jsonl.gz and run.log: S3 answers 503" in failed["why"]
+            assert fleet.queue()["counts"] == {"succeeded": 1, "failed": 1}
+            worker.terminate()
+            ended(worker.wait(30))
+        assert fleet.site.served.counts["photo"] == 2
+        away.stop()
+        proxy.fail(methods="PUT", times=1)
+        fleet.enqueue()
+        ended(fleet.worker("--drain", **env, WORKER_RETRY_DELAY="3").wait(60))
+        [waiting] = fleet.queue()["waiting"]
+        assert (waiting["job"], waiting["run"], waiting["outcome"]) == (4, "q3-1", "partial")
+        [again] = fleet.enqueue("--json").data["jobs"]
+        assert again["queued"], "it holds up no crawl of the dealer"
+        fleet("queue", "cancel", again["job"])
+        asked = fleet.site.served.counts.total()
+        # Another machine leaves it to the one that has the files, however often it comes upon it.
+        jobs, elsewhere = tmp_path / "var/jobs", tmp_path / "var/elsewhere"
+        jobs.rename(elsewhere)
+        with fleet.worker(**env) as worker:
+            said = "q3-1: its items and log are on "
+            services.wait_until(lambda: worker.log.count(said) > 2, 60, "other machines to leave the files alone")
+            elsewhere.rename(jobs)
+            fleet.wait(lambda found: found["counts"] == {"succeeded": 3, "failed": 1, "cancelled": 1})
+            worker.terminate()
+            ended(worker.wait(30))
+        assert fleet.site.served.counts.total() == asked, "the dealer is not asked again"
+    rows = fleet.rows("SELECT job_id, status, exit_code, output::json->>'status' FROM crawl_runs ORDER BY id")
+    assert [tuple(row) for row in rows] == [("q1-1", "partial", 3, "failed"), ("q3-1", "success", 0, "success")]
 
 
 def test_sigterm_gives_a_crawl_back_and_cancel_ends_it(new_fleet: Callable[..., Fleet]) -> None:

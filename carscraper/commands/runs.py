@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import socket
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ _HEAD = (
 )
 _LONGEST_REASON = 80  # characters; `scrapy runs show` has all of it
 _LONGEST_VALUE = 48  # the same when two runs are compared
+_CODES = {status: code for code, status in words.STATUS_OF.items()}
 
 
 @contextlib.contextmanager
@@ -86,6 +87,9 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spider", metavar="NAME", help="of this spider only")
     parser.add_argument("--status", choices=words.STATUSES, help="that ended like this only")
     parser.add_argument(
+        "--output", choices=words.OUTPUT_STATUSES, help="whose upload of items and log ended like this only"
+    )
+    parser.add_argument(
         "--since",
         type=_since,
         metavar="WHEN",
@@ -115,7 +119,7 @@ def _since(text: str) -> datetime:
 def _list(context: Context, options: argparse.Namespace) -> int:
     from carscraper.db import runs
 
-    asked = {"spider": options.spider, "status": options.status, "since": options.since, "limit": options.limit}
+    asked = {name: getattr(options, name) for name in ("spider", "status", "output", "since", "limit")}
     with _open_runs(context) as connection:
         records = [RunRecord(**each) for each in runs.listed(connection, **asked)]
     if records:
@@ -123,6 +127,7 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     else:
         which = f" of {printable(options.spider)}" if options.spider else ""
         status = f" whose status is {options.status}" if options.status else ""
+        status += f" whose upload is {options.output}" if options.output else ""
         when = f" since {options.since:%Y-%m-%d %H:%M} UTC" if options.since else " yet"
         text = [f"There is no run{which}{status}{when}."]
     context.console.result([each.as_json() for each in records], text)
@@ -255,36 +260,77 @@ def _word(name: str, value: Any) -> str:
 # --- upload -------------------------------------------------------------------------------------------------------
 
 
+def _upload_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", metavar="ID", help="its id, its job's, or latest")
+    which.add_argument("--failed", action="store_true", help="all runs whose upload failed or was broken off")
+
+
 def _upload(context: Context, options: argparse.Namespace) -> int:
-    from carscraper.db import runs
-    from carscraper.runs.outputs import selected, upload_outputs
+    from carscraper.runs.outputs import selected
     from carscraper.storage.outputs import OutputOptions
 
-    (record,) = _find(context, options.id)
-    folder = folder_of(record)
+    found = [(each, folder_of(each)) for each in _find(context, options.id)] if options.id else []
     # What a setting forbids is said without a mark on the run.
     selected(context.settings)
     OutputOptions.from_settings(context.settings).check()
-    output = upload_outputs(
-        context.settings,
-        folder,
-        job_id=record.job_id,
-        started_at=record.started_at,
-        spider=record.spider,
-        asked=True,
-    )
+    if not options.failed:
+        ((record, folder),) = found
+        output, text = _upload_one(context, record, folder)
+        context.console.result(output, text)
+        for error in output["errors"]:
+            context.console.note(error)
+        return _CODES[output["status"]]
+    return _upload_failed(context)
+
+
+def _upload_failed(context: Context) -> int:
+    from carscraper.db import runs
+    from carscraper.runs.outputs import is_missing
+
+    with _open_runs(context) as connection:
+        rows = [each for status in words.MISSING_OUTPUTS for each in runs.listed(connection, output=status)]
+    records = sorted((RunRecord(**each) for each in rows), key=lambda each: each.started_at)
+    found, text, codes = [], [], set()
+    for record in records:
+        if record.status == words.RUNNING or not is_missing(record.output):
+            continue
+        try:
+            output, lines = _upload_one(context, record, folder_of(record))
+        except ConfigurationError as error:
+            codes.add(int(ExitCode.FAILED))
+            context.console.note(str(error))
+            continue
+        codes.add(_CODES[output["status"]])
+        found.append({"run": record.id, **output})
+        text += lines
+        for said in output["errors"]:
+            context.console.note(f"Run {record.id}: {said}")
+    context.console.result(found, text or ([] if codes else ["There is no run whose upload failed."]))
+    return ExitCode.PARTIAL if len(codes) > 1 else codes.pop() if codes else ExitCode.SUCCESS
+
+
+def _upload_one(context: Context, record: RunRecord, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Upload the files of *record* and write what became of them; return that, and lines for people."""
+    from carscraper.db import runs
+    from carscraper.runs.metrics import write_metrics
+    from carscraper.runs.outputs import not_whole, upload_outputs
+
+    about: Any = {"job_id": record.job_id, "started_at": record.started_at, "spider": record.spider}
+    troubles = not_whole(record.output)
+    output = upload_outputs(context.settings, folder, **about, troubles=troubles, asked=True)
     if record.output.get("filesUploaded") and not output["filesUploaded"]:
         context.console.note("What was uploaded before is still there; the run keeps that.")
     else:
-        assert record.id is not None
+        record.take_output(output)
         with context.database(create=False) as engine, engine.begin() as connection:
-            runs.save_output(connection, record.id, output)
+            runs.finish(connection, asdict(record))
+            later = runs.listed(connection, spider=record.spider, since=record.started_at)
+        ended = [each["id"] for each in later if each["exit_code"] is not None and each["status"] != words.SKIPPED]
+        if ended[:1] == [record.id]:  # else they are those of a newer run
+            write_metrics(context.settings, record)
     files = "1 file" if output["filesUploaded"] == 1 else f"{output['filesUploaded']} files"
-    text = [f"Run {record.id}: {files} uploaded ({human_bytes(output['bytesUploaded'])})."]
-    context.console.result(output, [*text, *output["s3Urls"]])
-    for error in output["errors"]:
-        context.console.note(error)
-    return next(code for code, status in words.STATUS_OF.items() if status == output["status"])
+    return output, [f"Run {record.id}: {files} uploaded ({human_bytes(output['bytesUploaded'])}).", *output["s3Urls"]]
 
 
 def folder_of(record: RunRecord) -> Path:
@@ -315,5 +361,7 @@ class Command(VerbCommand):
         Verb("list", "The newest runs, and how they ended", _list, _list_arguments),
         Verb("show", "All that is known of one run", _show, _show_arguments),
         Verb("compare", "Two runs side by side", _compare, _compare_arguments),
-        Verb("upload", "Upload the items and the log of a run again", _upload, _show_arguments),
+        Verb(
+            "upload", "Upload the items and the log of a run again, or of all that failed", _upload, _upload_arguments
+        ),
     )

@@ -40,21 +40,25 @@ def finish(connection: Connection, run: Mapping[str, Any]) -> None:
     connection.execute(update(crawl_runs).where(crawl_runs.c.id == run["id"]).values(_columns(run)))
 
 
-def save_output(connection: Connection, run_id: int, output: Mapping[str, Any]) -> None:
-    """Write what became of its files."""
-    text = json.dumps(output, default=str)
-    connection.execute(update(crawl_runs).where(crawl_runs.c.id == run_id).values(output=text))
-
-
 def listed(
     connection: Connection,
     *,
     spider: str | None = None,
     status: str | None = None,
+    output: str | None = None,
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return runs, the newest first; *since*: those that began then or later (UTC, without a zone)."""
+    """Return runs, the newest first.
+
+    Args:
+        connection: to read by.
+        spider: of this one.
+        status: that ended like this.
+        output: the upload of whose files ended like this.
+        since: that began then or later (UTC, without a zone).
+        limit: at most so many.
+    """
     query: Select[Any] = select(crawl_runs)
     if since is not None:
         query = query.where(crawl_runs.c.started_at >= since)
@@ -62,6 +66,8 @@ def listed(
         query = query.where(crawl_runs.c.spider == spider)
     if status is not None:
         query = query.where(crawl_runs.c.status == status)
+    if output is not None:  # within a value quotes are escaped
+        query = query.where(crawl_runs.c.output.contains(f'"status": {json.dumps(output)}'))
     return _all(connection, query.order_by(crawl_runs.c.started_at.desc(), crawl_runs.c.id.desc()).limit(limit))
 
 

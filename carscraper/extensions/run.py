@@ -124,9 +124,10 @@ class Run:
                 self._excludes and await self._outlast(locks, ledger, record, name)
             ):
                 dead += [RunRecord(**each) for each in await ledger.write(runs.interrupt, name)]
-        folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
-        if folder:
-            record.output = folder.output()
+        folder = await asyncio.to_thread(
+            JobFolder.from_settings, settings, job_id=record.job_id, started_at=record.started_at
+        )
+        record.output = folder.output() if folder else {"status": words.OFF}
         record.id = await ledger.write(runs.start, asdict(record))
         self._record, self._folder = record, folder
         logs.identify(run=record.id)
@@ -279,16 +280,11 @@ class Run:
         folder.close_log()
         about = {"job_id": record.job_id, "started_at": record.started_at, "spider": record.spider}
         output = await self._safely(
-            upload_outputs, self._crawler.settings, folder.path, **about, trouble=folder.trouble
+            upload_outputs, self._crawler.settings, folder.path, **about, troubles=folder.troubles
         )
-        record.output = output or {**record.output, "status": words.FAILED, "errors": ["a mistake of carscraper"]}
-        if record.output["status"] == words.SUCCESS:
-            return
-        what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
-        if record.exit_code == ExitCode.SUCCESS:
-            record.exit_code, record.status, what = ExitCode.PARTIAL, words.PARTIAL, f"partial. Its {what}"
-        record.why = f"{record.why}\n{logs.printable(what)}"
-        announce(self._crawler, ExitCode.PARTIAL, [f"{record.spider}: {what}"])
+        output = output or {**record.output, "status": words.FAILED, "errors": ["a mistake of carscraper"]}
+        if line := record.take_output(output):
+            announce(self._crawler, ExitCode.PARTIAL, [f"{record.spider}: {line}"])
 
     def _conclude(self, record: RunRecord, code: ExitCode, lines: list[str]) -> None:
         record.exit_code = code

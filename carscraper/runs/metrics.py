@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carscraper.items import utcnow
-from carscraper.runs.record import FAILED, PARTIAL, SKIPPED, SUCCESS
+from carscraper.runs.record import FAILED, OUTPUT_STATUSES, PARTIAL, SKIPPED, SUCCESS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -76,6 +76,8 @@ def _fill(registry: CollectorRegistry, record: RunRecord, last_success: float | 
     one("success", "1 if the last run kept all it saw, else 0.", record.status == SUCCESS)
     states = {word: float(record.status == word) for word in (SUCCESS, PARTIAL, FAILED)}
     several("status", "1 for the word that the last run ended with.", "status", states)
+    uploads = {word: float(record.output.get("status") == word) for word in OUTPUT_STATUSES}
+    several("output", "1 for how the upload of the last run's items and log ended.", "status", uploads)
     if record.exit_code is not None:
         one("exit_code", "The last run's exit code: 0 success, 3 partial, 4 failed.", record.exit_code)
     cars = {"new": record.cars_new, "changed": record.cars_changed, "unchanged": record.cars_unchanged}

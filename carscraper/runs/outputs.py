@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any
 from carscraper.exceptions import ConfigurationError
 from carscraper.items import CarItem, GoneCar, utcnow
 from carscraper.logs import LogFile, dress, printable
-from carscraper.runs.record import FAILED, PARTIAL, SUCCESS
+from carscraper.runs.record import FAILED, OFF, PARTIAL, PENDING, SUCCESS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from scrapy.settings import BaseSettings
 
 logger = logging.getLogger(__name__)
 
-PENDING = "pending"
-"""Of an upload: it is still to come."""
+_NOT_WHOLE = "not whole."
+"""The end of a sentence about a file that lacks something, which no upload mends."""
 ITEMS, LOG = "items.jsonl.gz", "run.log"
 """The files' names."""
 FILE_KINDS = {ITEMS: ("items", "application/gzip"), LOG: ("log", "text/plain; charset=utf-8")}
@@ -121,8 +122,8 @@ class JobFolder:
         """Accept the folder, absolute, and checked settings; nothing is made before :meth:`open`."""
         self.path = path
         """The folder, absolute."""
-        self.trouble: str | None = None
-        """Why files are missing or not whole, as a sentence."""
+        self.troubles: list[str] = []
+        """Why files are missing or not whole, a sentence for each."""
         self._settings = settings
         self._enabled = settings.getbool("S3_UPLOAD_ON_COMPLETION")
         self._handler: LogFile | None = None
@@ -131,7 +132,7 @@ class JobFolder:
 
     @classmethod
     def from_settings(cls, settings: BaseSettings, *, job_id: str, started_at: datetime) -> Self | None:
-        """Read the settings; ``None`` if ``OUTPUTS_DIR`` is empty.
+        """Read the settings, and ask the bucket of the upload; ``None`` if ``OUTPUTS_DIR`` is empty. Blocking.
 
         Args:
             settings: checked ones.
@@ -139,7 +140,8 @@ class JobFolder:
             started_at: UTC, without a zone.
 
         Raises:
-            ConfigurationError: an upload is asked for that can't be: no folder, bucket or credentials, no files.
+            ConfigurationError: an upload is asked for that can't be: no folder, bucket or credentials, no files, or
+                the bucket is not there or refuses.
         """
         folder = settings.get("OUTPUTS_DIR")
         if settings.getbool("S3_UPLOAD_ON_COMPLETION"):
@@ -150,7 +152,10 @@ class JobFolder:
                     "S3_UPLOAD_ON_COMPLETION is on but OUTPUTS_DIR is empty: name the folder for a run's files."
                 )
             selected(settings)
-            OutputOptions.from_settings(settings).check()
+            options = OutputOptions.from_settings(settings)
+            # The photos' bucket is asked for the photos.
+            if (options.own_bucket or not settings.getbool("USE_S3_STORAGE")) and (away := options.check()):
+                logger.warning("%s The items and the log are to go there; that is tried when the run has ended.", away)
         if not folder:
             return None
         return cls(Path(folder).absolute() / folder_name(started_at, job_id), settings)
@@ -169,7 +174,7 @@ class JobFolder:
         except OSError as error:
             self._broken(error)
         else:
-            self._handler.broken = lambda _, error: self._broken(error)
+            self._handler.broken = lambda _, error: self._broken(error, LOG)
             logging.root.addHandler(self._handler)
 
     def write(self, item: Any) -> None:
@@ -184,7 +189,7 @@ class JobFolder:
                 self._items.flush()  # what is flushed can be read, whatever becomes of this process
         except OSError as error:
             self.close_items()
-            self._broken(error)
+            self._broken(error, ITEMS)
 
     def close_items(self) -> None:
         """Close the items' file."""
@@ -193,7 +198,7 @@ class JobFolder:
             try:
                 items.close()
             except OSError as error:
-                self._broken(error)
+                self._broken(error, ITEMS)
 
     def close_log(self) -> None:
         """Write no more of the log."""
@@ -203,17 +208,18 @@ class JobFolder:
             try:
                 handler.close()
             except OSError as error:
-                self._broken(error)
+                self._broken(error, LOG)
 
     def output(self) -> dict[str, Any]:
         """Return the row's ``output`` while the run lasts."""
-        return _output(self.path, enabled=self._enabled, errors=[self.trouble] if self.trouble else [])
+        return _output(self.path, enabled=self._enabled, errors=self.troubles)
 
-    def _broken(self, error: OSError) -> None:
-        if self.trouble is None:
-            said = error.strerror or str(error)
-            self.trouble = f"The run's folder {self.path} can't be written ({said}); its files are not whole."
-            logger.error("%s The crawl goes on.", self.trouble)
+    def _broken(self, error: OSError, name: str = "") -> None:
+        what, are = (self.path / name, "it is") if name else (f"The run's folder {self.path}", "its files are")
+        said = f"{what} can't be written ({error.strerror or error}); {are} {_NOT_WHOLE}"
+        if said not in self.troubles:
+            self.troubles.append(said)
+            logger.error("%s The crawl goes on.", said)
 
 
 def _log_file(path: Path, settings: BaseSettings) -> LogFile:
@@ -286,7 +292,7 @@ def upload_outputs(
     job_id: str,
     started_at: datetime,
     spider: str,
-    trouble: str | None = None,
+    troubles: Sequence[str] = (),
     asked: bool = False,
 ) -> dict[str, Any]:
     """Upload a run's files; blocks, for ``S3_OUTPUT_TIMEOUT`` seconds and a few more at most.
@@ -299,23 +305,21 @@ def upload_outputs(
         job_id: the run's.
         started_at: UTC, without a zone.
         spider: its name, for the log.
-        trouble: ``JobFolder.trouble``: the files are not whole.
+        troubles: ``JobFolder.troubles``.
         asked: upload though ``S3_UPLOAD_ON_COMPLETION`` is off.
 
     Returns:
         ``RunRecord.output``.
     """
     enabled = asked or settings.getbool("S3_UPLOAD_ON_COMPLETION")
-    output = _output(folder, enabled=enabled, errors=[trouble] if trouble else [])
+    output = _output(folder, enabled=enabled, errors=troubles)
     if enabled:
         try:
             _upload(settings, folder, folder_name(started_at, job_id), output)
         except (ConfigurationError, OSError) as error:
             output["errors"].append(str(error))
-    if not output["errors"]:
-        output["status"] = SUCCESS
-    else:
-        output["status"] = PARTIAL if output["filesUploaded"] or not enabled else FAILED
+        done = PARTIAL if output["filesUploaded"] else FAILED
+        output["status"] = done if output["errors"] else SUCCESS
     if enabled and not asked and not output["errors"]:
         logger.info("%s: %d bytes uploaded: %s", spider, output["bytesUploaded"], ", ".join(output["s3Urls"]))
     elif enabled and not asked:
@@ -349,14 +353,25 @@ def _upload(settings: BaseSettings, folder: Path, name: str, output: dict[str, A
         (folder / _MARK).unlink(missing_ok=True)
 
 
-def _output(folder: Path, *, enabled: bool, errors: list[str]) -> dict[str, Any]:
+def not_whole(output: Mapping[str, Any]) -> list[str]:
+    """Return what the *output* of a run says of files that lack something, which no upload mends."""
+    return [error for error in output.get("errors", ()) if error.endswith(_NOT_WHOLE)]
+
+
+def is_missing(output: Mapping[str, Any]) -> bool:
+    """Return whether files of a run's *output* are still to be uploaded."""
+    status = output.get("status")
+    return status == PENDING or (status in {PARTIAL, FAILED} and output["errors"] != not_whole(output))
+
+
+def _output(folder: Path, *, enabled: bool, errors: Sequence[str]) -> dict[str, Any]:
     return {
         "enabled": enabled,
-        "status": PENDING,
+        "status": PENDING if enabled else OFF,
         "uploadedAt": None,
         "s3Urls": [],
         "filesUploaded": 0,
         "bytesUploaded": 0,
-        "errors": errors,
+        "errors": list(errors),
         "folder": str(folder),
     }

@@ -34,6 +34,8 @@ class Crawl:
     spider: str
     job_id: str
     """By which its row is found; no other run has it."""
+    uploads: bool = False
+    """It was crawled before: only its items and log are uploaded again (``scrapy runs upload``)."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     settings: Iterable[str] = ()
     """Each ``NAME=value``."""
@@ -47,10 +49,13 @@ class Crawl:
     @property
     def command(self) -> list[str]:
         """The command line."""
-        words = [sys.executable, "-m", "scrapy", "crawl", self.spider, "-a", f"_job={self.job_id}"]
+        crawl = ["crawl", self.spider, "-a", f"_job={self.job_id}"]
+        words = [sys.executable, "-m", "scrapy", *(["runs", "upload", self.job_id] if self.uploads else crawl)]
         for each in self.settings:
             if not each.startswith("LOG_FILE="):
                 words += ["-s", each]
+        if self.uploads:
+            return words
         if self.level:
             words += ["-L", self.level]
         if self.log_file:
@@ -76,6 +81,8 @@ class CrawlOutcome:
     """All lines of the verdict, or what stands in their place."""
     line: str
     """The one that says most, without the outcome."""
+    record: RunRecord | None = None
+    """Its row."""
 
     def __str__(self) -> str:
         """Return it as one line."""
@@ -147,7 +154,7 @@ class Processes:
         finally:
             self._running.discard(process)
         code = await process.wait()
-        record = await asyncio.to_thread(self._record_of, crawl.job_id)
+        record = await asyncio.to_thread(self.record_of, crawl.job_id)
         return self._outcome(crawl.spider, code, time.monotonic() - since, record, last)
 
     async def _read(self, process: Process, job_id: str) -> str:
@@ -166,7 +173,7 @@ class Processes:
                 last = line
                 self._on_line(job_id, line)
 
-    def _record_of(self, job_id: str) -> RunRecord | None:
+    def record_of(self, job_id: str) -> RunRecord | None:
         """Return the run's row; ``None`` where there is none, or no database to ask."""
         from carscraper.db import runs  # noqa: PLC0415 - the help text of `scrapy crawlall` needs no SQLAlchemy
         from carscraper.db.engine import explained_database, is_there, open_engine  # noqa: PLC0415 - the same
@@ -188,7 +195,9 @@ class Processes:
         if record and record.status not in {RUNNING, INTERRUPTED}:
             outcome, said = record.status, record.why or ""
             line = record.reason or said.partition("\n")[0].removeprefix(f"{outcome}. ")
-            return CrawlOutcome(spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=line)
+            return CrawlOutcome(
+                spider=spider, outcome=outcome, code=code, seconds=seconds, said=said, line=line, record=record
+            )
         outcome = STATUS_OF.get(code, FAILED)
         if code < 0:
             last = f"ended by signal {-code}"

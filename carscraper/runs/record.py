@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.settings import SETTINGS_PRIORITIES
 
-from carscraper.logs import SECRET_NAME, cleaned
+from carscraper.logs import SECRET_NAME, cleaned, printable
 from carscraper.settings import Secret
 from carscraper.state import ExitCode
 
@@ -22,13 +22,19 @@ INTERRUPTED = "interrupted"
 """It never came to its end: killed, or its machine went down."""
 SKIPPED = "skipped"
 """It never began: another run of the same source was under way."""
+PENDING, OFF = "pending", "off"
+"""Of the upload of a run's files: it is still to come, and there is to be none."""
 
 STATUSES = (RUNNING, SUCCESS, PARTIAL, FAILED, INTERRUPTED, SKIPPED)
+MISSING_OUTPUTS = (PENDING, PARTIAL, FAILED)
+OUTPUT_STATUSES = (OFF, SUCCESS, *MISSING_OUTPUTS)
 STATUS_OF: dict[int, str] = {ExitCode.SUCCESS: SUCCESS, ExitCode.PARTIAL: PARTIAL, ExitCode.FAILED: FAILED}
 """Of a run with such an exit code that came to its end."""
 
 _FAILED_IMAGES = "carscraper/images/failed/"
 _LONGEST = 1000  # characters of one value
+_OUTPUTS = "outputs not all kept: "
+_OUTPUTS_ALONE = f"partial. Its {_OUTPUTS}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +86,7 @@ class RunRecord:
     monitors: list[dict[str, Any]] = field(default_factory=list)
     """Each limit that was looked at: ``name``, ``passed``, ``said``."""
     output: dict[str, Any] = field(default_factory=dict)
-    """``enabled``, ``status`` (pending, success, partial, failed), ``uploadedAt``, ``s3Urls``, ``filesUploaded``,
+    """``enabled``, ``status`` (off, pending, success, partial, failed), ``uploadedAt``, ``s3Urls``, ``filesUploaded``,
     ``bytesUploaded``, ``errors``; and ``folder``, where the files are on this machine."""
 
     @property
@@ -92,6 +98,31 @@ class RunRecord:
         if self.status == PARTIAL and len(lines) > 1:
             return "; ".join(lines[1:])
         return lines[0].removeprefix(f"{self.status}. ") if lines else ""
+
+    @property
+    def lacks_outputs_alone(self) -> bool:
+        """Whether nothing but its files keeps it from being a success."""
+        return self.status == PARTIAL and _last_line(self.why).startswith(_OUTPUTS_ALONE)
+
+    def take_output(self, output: dict[str, Any]) -> str | None:
+        """Take what became of its files, which makes a success partial, or what their absence made partial a success.
+
+        Returns:
+            The line of the verdict that says what is missing of them; ``None``: nothing.
+        """
+        if self.lacks_outputs_alone:
+            self.status, self.exit_code = SUCCESS, ExitCode.SUCCESS
+        lines = (self.why or "").split("\n")
+        if lines[-1].startswith((_OUTPUTS, _OUTPUTS_ALONE)):
+            del lines[-1]
+        self.output, line = output, None
+        if output["errors"]:
+            line = f"{_OUTPUTS}{'; '.join(map(str, output['errors']))}"
+            if self.status == SUCCESS:
+                self.status, self.exit_code, line = PARTIAL, ExitCode.PARTIAL, f"partial. Its {line}"
+            lines.append(printable(line))
+        self.why = "\n".join(filter(None, lines)) or None
+        return line
 
     @property
     def cars(self) -> int:
@@ -118,6 +149,10 @@ class RunRecord:
         self.requests = stats.get("downloader/request_count", 0)
         self.safe_p50 = stats.get("carscraper/images/safe_p50")
         self.safe_p95 = stats.get("carscraper/images/safe_p95")
+
+
+def _last_line(text: str | None) -> str:
+    return (text or "").rpartition("\n")[2]
 
 
 def failed_images(stats: Mapping[str, Any]) -> dict[str, int]:

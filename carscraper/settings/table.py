@@ -243,7 +243,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("S3_OUTPUT_TIMEOUT", 300, number(1),
                 help="Seconds for the upload of a run's files with all retries."),
         Setting("S3_OUTPUT_RETRIES", 3, whole(0),
-                help="Retries of each file after its first try."),
+                help="Retries of each request after its first try."),
         Setting("S3_OUTPUT_TAGS", True, BOOLEAN,
                 help="Tag the objects with client, type (`items` or `log`) and date. Off for servers that do not "
                      "know tags."),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
-from carscraper.storage.answers import explained_s3
+from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.storage.answers import Answer, explained_s3
 from carscraper.storage.client import S3Options, open_client
-from carscraper.storage.credentials import session
 from carscraper.storage.keys import normalise_prefix
+from carscraper.storage.s3 import S3Store
+from carscraper.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,13 +61,24 @@ class OutputOptions:
             own_bucket=bool(own),
         )
 
-    def check(self) -> None:
-        """Look for credentials before a crawl relies on them. Asks no server but a machine's own role.
+    def check(self) -> str | None:
+        """Ask the bucket whether it is there, before a crawl relies on it; return why it does not answer just now.
 
         Raises:
-            ConfigurationError: there are none.
+            ConfigurationError: it is not there or refuses, or there are no credentials.
         """
-        session(self.s3)
+        try:
+            S3Store(self.s3).check()
+        except StoreUnavailableError as error:
+            return self.explain(error)
+        except StoreRefusedError as error:
+            raise ConfigurationError(self.explain(error)) from None
+        return None
+
+    def explain(self, error: StoreError) -> str:
+        """Return what *error* says, with the names of the settings that outputs have, and no object's address."""
+        said = re.sub(r'"(https?://[^/"]+)[^"]*"', r'"\1"', str(error)).replace("S3_TAGS", "S3_OUTPUT_TAGS=false")
+        return said.replace("AWS_S3_BUCKET", "S3_OUTPUT_BUCKET") if self.own_bucket else said
 
     def key(self, folder: str, name: str) -> str:
         """Return the key of the file *name* of a run's folder."""
@@ -93,7 +107,7 @@ class Uploaded:
     sizes: list[int] = field(default_factory=list)
     """Their bytes."""
     errors: list[str] = field(default_factory=list)
-    """Sentences."""
+    """Sentences, each behind the names of its files."""
 
 
 def upload_files(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
@@ -105,9 +119,12 @@ def upload_files(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
         ConfigurationError: the credentials can't be read.
     """
     done = Uploaded()
+    problems: dict[str, list[str]] = {}
     too_late = f"The upload took longer than {options.timeout:g} s: do it again, or raise S3_OUTPUT_TIMEOUT."
     client = open_client(options.s3, attempts=options.retries + 1)
+    _take_turns(client)
     end = time.monotonic() + options.timeout
+    waiting = [file.path.name for file in files]
 
     def go_on(_bytes: int) -> None:
         """Break a transfer off whose time is over; boto3 then removes the parts that are there."""
@@ -116,25 +133,47 @@ def upload_files(options: OutputOptions, files: list[OutputFile]) -> Uploaded:
 
     def run() -> None:
         for file in files:
+            said, over = "", False
             try:
-                size = _put(client, options, file, go_on)
-            except OSError as error:
-                done.errors.append(f"{file.path.name} can't be read ({error.strerror or error}).")
-            except StoreError as error:
-                said = str(error).replace("S3_TAGS", "S3_OUTPUT_TAGS=false")
-                done.errors.append(said.replace("AWS_S3_BUCKET", "S3_OUTPUT_BUCKET") if options.own_bucket else said)
-                if isinstance(error, StoreRefusedError) or time.monotonic() >= end:
-                    return
-            else:
-                done.sizes.append(size)
+                done.sizes.append(_put(client, options, file, go_on))
                 done.urls.append(f"s3://{options.s3.bucket}/{file.key}")
+            except OSError as error:
+                said = f"It can't be read ({error.strerror or error})."
+            except StoreError as error:
+                said, over = options.explain(error), isinstance(error, StoreRefusedError) or time.monotonic() >= end
+            names = waiting[:] if over else waiting[:1]  # what ends the upload is said of all that is left
+            del waiting[: len(names)]
+            if said:
+                problems.setdefault(said, []).extend(names)
+            if over:
+                return
 
     # A server that sends a byte now and then keeps a call waiting for ever: whoever waits here must not.
     thread = threading.Thread(target=run, name="outputs", daemon=True)
     thread.start()
     thread.join(options.timeout + _GRACE)
-    late = [too_late] if thread.is_alive() else []
-    return Uploaded(urls=list(done.urls), sizes=list(done.sizes), errors=[*done.errors, *late])
+    if waiting:
+        problems.setdefault(too_late, []).extend(waiting)
+    errors = [f"{' and '.join(names)}: {said}" for said, names in problems.items()]
+    return Uploaded(urls=list(done.urls), sizes=list(done.sizes), errors=errors)
+
+
+def _take_turns(client: Any) -> None:
+    """Have *client* ask a server that is away once a second at most, whatever boto3's own pauses are."""
+    turns = Turns(0)
+
+    def wait(**_: Any) -> None:
+        turns.take(math.inf, probe=True)
+
+    def look(response_dict: Any, parsed_response: Any, exception: Any, **_: Any) -> None:
+        code = (parsed_response or {}).get("Error", {}).get("Code", "")
+        if exception or Answer(response_dict["status_code"], code).passing:
+            turns.failed("")
+        else:
+            turns.worked()
+
+    client.meta.events.register("before-send.s3", wait)
+    client.meta.events.register("response-received.s3", look)
 
 
 def _put(client: Any, options: OutputOptions, file: OutputFile, go_on: Callable[[int], None]) -> int:
@@ -154,5 +193,5 @@ def _put(client: Any, options: OutputOptions, file: OutputFile, go_on: Callable[
         there = client.head_object(Bucket=bucket, Key=file.key)
     if there["ContentLength"] != size:
         cure = ": if the server does not know tags, set S3_OUTPUT_TAGS=false" if options.client else ""
-        raise StoreUnavailableError(f"{file.path.name} in {bucket} is not what was sent{cure}.")
+        raise StoreUnavailableError(f"What is in {bucket} is not what was sent{cure}.")
     return size

@@ -66,17 +66,15 @@ def test_every_field_comes_back(engine: Engine) -> None:
     assert whole.cars == 6
 
 
-def test_start_finish_and_output(engine: Engine) -> None:
+def test_start_and_finish(engine: Engine) -> None:
     first = record()
     (first.id, other) = add(engine, first, record(1))
     first.status, first.cars_new, first.images_failed = "failed", 12, {"timeout": 1}
     with engine.begin() as connection:
         runs.finish(connection, asdict(first))
-        runs.save_output(connection, first.id, {"status": "success"})
     with engine.connect() as connection:
         found = RunRecord(**runs.find_run(connection, str(first.id)) or {})
         assert (found.status, found.cars_new, found.images_failed) == ("failed", 12, {"timeout": 1})
-        assert found.output == {"status": "success"}
         untouched = runs.find_run(connection, str(other))
         assert untouched is not None
         assert untouched["status"] == "running"

@@ -58,6 +58,7 @@ FULL: dict[str, Any] = {
     "requests": 77,
     "safe_p50": 0.25,
     "safe_p95": 1.5,
+    "output": {"status": "failed"},
     "monitors": [
         {"name": "min_cars", "passed": True, "said": "x"},
         {"name": "min_fill.price", "passed": False, "said": "y"},
@@ -81,6 +82,7 @@ def test_all_numbers(folder: Path) -> None:
         ("status", "success"): 1,
         ("status", "partial"): 0,
         ("status", "failed"): 0,
+        **{("output", word): word == "failed" for word in ("off", "pending", "success", "partial", "failed")},
         ("exit_code",): 0,
         ("cars", "new"): 3,
         ("cars", "changed"): 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -95,6 +96,39 @@ def test_what_passes_is_waited_for(
         assert proxy.count("PUT") == before + 2, number
 
 
+def test_errors_name_each_file_once(
+    moto_s3: services.S3, proxy: services.S3Proxy, make: Callable[..., OutputFile]
+) -> None:
+    options = options_of(moto_s3.via(proxy), S3_OUTPUT_RETRIES=0)
+    files = [make(options), make(options, "items.jsonl.gz"), make(options, "third")]
+    cases = {
+        "all alike": (proxy.reset, {}, [files]),
+        "one of them": (proxy.reset, {"path": "run.log"}, [files[:1]]),
+        "two in two ways": (proxy.reset, {"path": "(run.log|third)"}, [[files[0], files[2]]]),
+        "refused": (lambda **which: proxy.fail(403, "AccessDenied", **which), {"path": "items"}, [files[1:]]),
+    }
+    for case, (fault, which, expected) in cases.items():
+        with fault(**which):
+            errors = outputs.upload_files(options, files).errors
+        found = [error.split(": ", 1)[0].split(" and ") for error in errors]
+        assert found == [[file.path.name for file in each] for each in expected], (case, errors)
+        for name in ("run.log", "items.jsonl.gz", "third"):
+            assert "".join(errors).count(name) <= 1, (case, errors)
+
+
+def test_a_server_that_is_away_is_asked_once_a_second(
+    moto_s3: services.S3, proxy: services.S3Proxy, make: Callable[..., OutputFile]
+) -> None:
+    options = options_of(moto_s3.via(proxy))
+    proxy.fail(503, "SlowDown", times=3)
+    proxy.reset(times=2)
+    done = outputs.upload_files(options, [make(options), make(options, "items.jsonl.gz")])
+    assert [len(done.errors), len(done.urls)] == [1, 1]
+    asked = [each.at for each in proxy.requests]
+    pauses = [later - before for before, later in itertools.pairwise(asked[:6])]
+    assert min(pauses) > 0.95, pauses
+
+
 def test_retries_end(moto_s3: services.S3, proxy: services.S3Proxy, make: Callable[..., OutputFile]) -> None:
     options = options_of(moto_s3.via(proxy), S3_OUTPUT_RETRIES=1)
     proxy.fail(503, "SlowDown", path="items")
@@ -114,7 +148,7 @@ def test_a_server_that_does_not_answer_costs_the_timeout_and_no_more(
     done = outputs.upload_files(options, [make(options), make(options, "items.jsonl.gz")])
     assert 1 <= time.monotonic() - began < 4.5
     assert len(done.urls) == 1, "what is there counts"
-    assert done.errors == ["The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."]
+    assert done.errors == ["items.jsonl.gz: The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."]
 
 
 def test_a_slow_line_is_broken_off_and_leaves_no_parts(
@@ -124,7 +158,8 @@ def test_a_slow_line_is_broken_off_and_leaves_no_parts(
     proxy.delay(0.8, methods="PUT")
     done = outputs.upload_files(options, [make(options, data=bytes(3 * PART)), make(options, "items.jsonl.gz")])
     assert done.urls == []
-    assert done.errors == ["The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."]
+    said = "The upload took longer than 1 s: do it again, or raise S3_OUTPUT_TIMEOUT."
+    assert done.errors == [f"run.log and items.jsonl.gz: {said}"]
     uploads = moto_s3.client.list_multipart_uploads
     services.wait_until(lambda: not uploads(Bucket=moto_s3.bucket).get("Uploads"), 10, "the parts to go")
     assert [each.method for each in proxy.requests][-1] == "DELETE"
@@ -183,7 +218,7 @@ def test_a_file_that_is_gone_does_not_hold_up_the_others(moto_s3: services.S3, m
     gone = make(options, "items.jsonl.gz")
     gone.path.unlink()
     done = outputs.upload_files(options, [gone, make(options)])
-    assert done.errors == ["items.jsonl.gz can't be read (No such file or directory)."]
+    assert done.errors == ["items.jsonl.gz: It can't be read (No such file or directory)."]
     assert len(done.urls) == 1
 
 
