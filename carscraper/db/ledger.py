@@ -49,6 +49,7 @@ _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
 # Seconds a transaction waits for company: a third of the CPU for each photo against committing each by itself.
 _LINGER = 0.01
 _THREADS = 3
+_SAY_EVERY = 60.0  # seconds between two messages that the database is away
 _RACES = 8  # tries of a transaction that lost against another one
 
 
@@ -291,7 +292,7 @@ class Ledger:
             if now + pause > deadline:
                 self._waited = now if deadline > began else self._waited
                 raise DatabaseUnavailableError(why)
-            if now > self._said + self._patience:
+            if now > self._said + max(self._patience, _SAY_EVERY):
                 self._said = now
                 logger.warning("Database away, waiting for up to %.0f s: %s", self._patience, why)
             await asyncio.sleep(pause)
