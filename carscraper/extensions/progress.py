@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from scrapy import signals
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 _LIVE_EVERY = 0.25  # seconds
+_PACE = 180.0  # seconds by which the time left is told: what was stored before passes faster than what is fetched
+# Photos of a backfill that are through, failed ones aside.
+_DONE = ("stored", "linked", "known", "adopted", "left", "deleted")
 
 
 class Progress:
@@ -35,6 +39,8 @@ class Progress:
         self._interval = interval
         self._terminal = terminal
         self._loop: Any = None
+        self._seen: deque[tuple[float, int]] = deque()
+        """When how much was done, in the last minutes."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
 
@@ -50,6 +56,7 @@ class Progress:
         if state_of(self._crawler).failed is not None:
             return
         self._since = time.monotonic()
+        self._seen = deque([(self._since, 0)])
         self._loop = create_looping_call(self._show)
         self._loop.start(_LIVE_EVERY if self._terminal else self._interval, now=False)
 
@@ -77,17 +84,16 @@ class Progress:
         stored, saved = number("images/stored"), number("cars/saved")
         failed = sum(failed_images(stats).values())
         waiting = max(0, number("spool/added") - number("spool/uploaded"))
-        minutes = max(time.monotonic() - self._since, 1.0) / 60
         # The plan of a backfill, or the last crawl that saw the whole site.
         total, done = number("cars/expected"), saved
+        what = [f"{number('pages/results')} pages", f"{saved} cars", f"{stored} photos"]
         if photos := number("backfill/photos"):
-            total = photos
-            done = stored + number("images/linked") + number("images/known") + number("images/adopted") + failed
-        left = (total - done) * minutes / done if done and total > done else 0
+            total, done = photos, failed + sum(number(f"images/{name}") for name in _DONE)
+            what = [f"{min(done, total):,} of {total:,} photos ({min(1, done / total):.0%})"]
+        minutes = max(time.monotonic() - self._since, 1.0) / 60
+        left = self._seconds_left(done, total) / 60
         parts = [
-            f"{number('pages/results')} pages",
-            f"{saved} cars",
-            f"{stored} photos",
+            *what,
             f"{failed} failed" if failed else "",
             f"{waiting} waiting" if waiting else "",
             f"{number('images/bytes') / 1e6:.1f} MB",
@@ -95,3 +101,13 @@ class Progress:
             "" if not left else f"{left:.0f} minutes left" if left >= 2 else f"{left * 60:.0f} seconds left",
         ]
         return ", ".join(filter(None, parts))
+
+    def _seconds_left(self, done: int, total: int) -> float:
+        """Return the seconds that the rest takes at the pace of the last minutes; 0 if that can't be told."""
+        now = time.monotonic()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] < now - _PACE:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        pace = (done - before) / max(now - since, 1.0)
+        return (total - done) / pace if pace > 0 and total > done else 0
