@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 _LIVE_EVERY = 0.25  # seconds
-_PACE = 180.0  # seconds by which the time left is told: what was stored before passes faster than what is fetched
-# Photos of a backfill that are through, failed ones aside.
-_DONE = ("stored", "linked", "known", "adopted", "left", "deleted")
+_PACE = 180.0  # seconds by which the time left is told
+_LAST = 5.0  # seconds that tell how much of the rest is known, at least
+_KNOWN = ("known", "adopted", "left", "deleted")
+"""Photos of a backfill that nobody is asked for."""
 
 
 class Progress:
@@ -39,8 +40,8 @@ class Progress:
         self._interval = interval
         self._terminal = terminal
         self._loop: Any = None
-        self._seen: deque[tuple[float, int]] = deque()
-        """When how much was done, in the last minutes."""
+        self._seen: deque[tuple[float, int, int]] = deque()
+        """When how much was done, and how much of that was known before, in the last minutes."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.spider_closed, signal=signals.spider_closed)
 
@@ -56,7 +57,7 @@ class Progress:
         if state_of(self._crawler).failed is not None:
             return
         self._since = time.monotonic()
-        self._seen = deque([(self._since, 0)])
+        self._seen = deque([(self._since, 0, 0)])
         self._loop = create_looping_call(self._show)
         self._loop.start(_LIVE_EVERY if self._terminal else self._interval, now=False)
 
@@ -85,13 +86,14 @@ class Progress:
         failed = sum(failed_images(stats).values())
         waiting = max(0, number("spool/added") - number("spool/uploaded"))
         # The plan of a backfill, or the last crawl that saw the whole site.
-        total, done = number("cars/expected"), saved
+        total, done, known = number("cars/expected"), saved, 0
         what = [f"{number('pages/results')} pages", f"{saved} cars", f"{stored} photos"]
         if photos := number("backfill/photos"):
-            total, done = photos, failed + sum(number(f"images/{name}") for name in _DONE)
+            known = sum(number(f"images/{name}") for name in _KNOWN)
+            total, done = photos, known + number("images/stored") + number("images/linked") + failed
             what = [f"{min(done, total):,} of {total:,} photos ({min(1, done / total):.0%})"]
         minutes = max(time.monotonic() - self._since, 1.0) / 60
-        left = self._seconds_left(done, total) / 60
+        left = self._seconds_left(done, known, total) / 60
         parts = [
             *what,
             f"{failed} failed" if failed else "",
@@ -102,12 +104,21 @@ class Progress:
         ]
         return ", ".join(filter(None, parts))
 
-    def _seconds_left(self, done: int, total: int) -> float:
-        """Return the seconds that the rest takes at the pace of the last minutes; 0 if that can't be told."""
-        now = time.monotonic()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and self._seen[1][0] < now - _PACE:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        pace = (done - before) / max(now - since, 1.0)
-        return (total - done) / pace if pace > 0 and total > done else 0
+    def _seconds_left(self, done: int, known: int, total: int) -> float:
+        """Return the seconds that the rest takes; 0 if that can't be told.
+
+        What is fetched sets the pace, of the last minutes; of the rest as much is known as of what came last.
+        """
+        now, seen = time.monotonic(), self._seen
+        is_next = now - seen[-1][0] >= _LAST
+        _, done_before, known_before = seen[-1] if is_next or len(seen) == 1 else seen[-2]
+        if is_next:
+            seen.append((now, done, known))
+        while len(seen) > 2 and seen[1][0] < now - _PACE:
+            seen.popleft()
+        since, done_then, known_then = seen[0]
+        share = 1 - (known - known_before) / max(done - done_before, 1)
+        passed = done - done_then - (known - known_then)
+        if not passed:
+            share, passed = 1, done - done_then
+        return max(0, total - done) * share * (now - since) / passed if passed else 0

@@ -129,6 +129,10 @@ class Run:
             elif self._excludes:
                 self._state.skipped = await self._who_else(ledger, record, name)
                 raise CloseSpider("skipped")
+        for each in dead:
+            if each.arguments.get("manifest"):  # what it found dead is final, as if it had come to its end
+                pages = getattr(self._crawler.spider, "dealers", None)
+                await ledger.write(coverage.count_days, [ARCHIVE], each.started_at, pages)
         folder = JobFolder.from_settings(settings, job_id=record.job_id, started_at=record.started_at)
         if folder:
             record.output = folder.output()

@@ -74,7 +74,7 @@ BESIDE = (
     ("carscraper/images/left", "photo", "left by the limit"),
     ("carscraper/manifest/left_out", "thumbnail", "left out"),
     ("carscraper/manifest/repeated", "entry", "named before"),
-    ("carscraper/manifest/same_key", "address", "with another one's key, see the log"),
+    ("carscraper/manifest/same_key", "entry", "with the key of another address, see the log"),
     ("carscraper/backfill/left", "car", "left for the next run"),
     ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     (
