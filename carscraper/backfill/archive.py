@@ -82,6 +82,7 @@ class Archive:
         entries = iter(self._manifest)
         while chunk := await asyncio.to_thread(_take, entries, _CHUNK):
             lots, rivals = self._sort(chunk)
+            self._count(limit)
             for car in await self._work(lots):
                 yield car
             if rivals:
@@ -89,8 +90,6 @@ class Archive:
                 await self._idle()
                 for car in await self._work(await self._with_own_keys(rivals)):
                     yield car
-            self._stats.set_value("carscraper/manifest/left_out", self._manifest.left_out)
-            self._count(limit)
 
     async def count(self) -> None:
         """Count the photos, if that is quick, for the display."""
@@ -99,6 +98,7 @@ class Archive:
 
     def _count(self, limit: int | None) -> None:
         """Note how many photos there are, as far as the files say that were read."""
+        self._stats.set_value("carscraper/manifest/left_out", self._manifest.left_out)
         number, files, read = self._number, self._manifest.files, self._manifest.files_read
         if number is None and read:
             number = self._position * files // read

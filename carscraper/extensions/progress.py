@@ -110,6 +110,9 @@ class Progress:
         What is fetched sets the pace, of the last minutes; of the rest as much is known as of what came last.
         """
         now, seen = time.monotonic(), self._seen
+        if not done:
+            seen.clear()  # it has not begun
+            seen.append((now, 0, 0))
         is_next = now - seen[-1][0] >= _LAST
         _, done_before, known_before = seen[-1] if is_next or len(seen) == 1 else seen[-2]
         if is_next:
