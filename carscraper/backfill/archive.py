@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1000  # entries asked of the ledger at a time
-_NO_WORK = ("images/known", "images/adopted")
+_NO_WORK = ("images/known", "images/adopted", "images/not_due")
 _SKIPPED = ("manifest/bad", "manifest/broken", "manifest/repeated")
 Lots = dict[str, dict[str, CarImage]]
 """Photos by folder and key."""
+Rival = tuple[int, "ManifestEntry", str]
+"""An entry whose key another one has: its position, and the other's address if that came a moment before."""
 
 
 class Archive:
@@ -110,17 +112,18 @@ class Archive:
             number = min(number, limit + sum(counts[name] for name in _NO_WORK))
         self._stats.set_value("carscraper/backfill/photos", number)
 
-    def _sort(self, chunk: list[ManifestEntry]) -> tuple[Lots, list[tuple[int, ManifestEntry]]]:
-        """Return the photos by folder and key, and the entries whose keys others have, with their positions."""
+    def _sort(self, chunk: list[ManifestEntry]) -> tuple[Lots, list[Rival]]:
+        """Return the photos by folder and key, and the entries whose keys others have."""
         lots: Lots = {}
-        rivals = []
+        rivals: list[Rival] = []
         for position, entry in enumerate(chunk, self._position):
             if entry.problem:
                 self._tell(entry)
                 continue
             is_new, is_rival = self._claims.claim(entry.key, entry.url)
             if is_rival:
-                rivals.append((position, entry))
+                first = lots.get(_lot(entry.key), {}).get(entry.key)
+                rivals.append((position, entry, first.source_url if first else ""))
             elif is_new:
                 image = CarImage(identity=entry.key, source_url=entry.url, position=position, wanted_key=entry.key)
                 lots.setdefault(_lot(entry.key), {})[entry.key] = image
@@ -129,12 +132,12 @@ class Archive:
         self._position += len(chunk)
         return lots, rivals
 
-    async def _with_own_keys(self, rivals: list[tuple[int, ManifestEntry]]) -> Lots:
+    async def _with_own_keys(self, rivals: list[Rival]) -> Lots:
         """Return photos whose keys other addresses have: with keys of their own, if the bytes are others, too."""
-        asked = [(_lot(entry.key), entry.key) for _, entry in rivals]
+        asked = [(_lot(entry.key), entry.key) for _, entry, _ in rivals]
         known = await self._ledger.read(work.archived, ARCHIVE, asked, self._ledger.retry)
         lots: Lots = {}
-        for (position, entry), photo in zip(rivals, asked, strict=True):
+        for (position, entry, first), photo in zip(rivals, asked, strict=True):
             try:
                 key = _own_key(entry)
             except ValueError as error:
@@ -143,7 +146,7 @@ class Archive:
             is_new, _ = self._claims.claim(key, entry.url)
             if not is_new:
                 continue
-            other = known[photo].source_url if photo in known else "another one"
+            other = first or (known[photo].source_url if photo in known else "an earlier entry")
             logger.warning(
                 "Manifest: %s: %r has the key of %r, %r; it is linked if the bytes are the same, else it is kept as %r",
                 *(entry.where, entry.url, other, entry.key, key),
@@ -163,12 +166,13 @@ class Archive:
                 self._stats.inc_value(f"carscraper/images/{'known' if row.status in HAVE_BYTES else 'deleted'}")
             elif not row.due:
                 lots[lot][key].status, lots[lot][key].reason = row.status, row.reason
+                self._stats.inc_value("carscraper/images/not_due")
         await self._find(
             [
                 photo
                 for lot, photos in lots.items()
                 for key, photo in photos.items()
-                if (lot, key) not in known or known[lot, key].status == Status.PENDING
+                if is_wanted(photo) and ((lot, key) not in known or known[lot, key].status == Status.PENDING)
             ]
         )
         cars = []

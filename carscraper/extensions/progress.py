@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LIVE_EVERY = 0.25  # seconds
 _PACE = 180.0  # seconds by which the time left is told
 _LAST = 5.0  # seconds that tell how much of the rest is known, at least
-_KNOWN = ("known", "adopted", "left", "deleted")
+_KNOWN = ("known", "adopted", "left", "deleted", "not_due")
 """Photos of a backfill that nobody is asked for."""
 
 
