@@ -99,6 +99,8 @@ class CarImage:
     content_type: str | None = None
     wanted_key: str | None = None
     """The key it must get (a manifest's), instead of one made from the car. Not a column."""
+    may_link: bool = False
+    """Another object with the same bytes will do in place of ``wanted_key``. Not a column."""
     insist: bool = False
     """Fetch it though an earlier run gave it up (``only=failed``). Not a column."""
     on_page: bool = True

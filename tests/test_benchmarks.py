@@ -8,6 +8,9 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import backfill
 from benchmarks.contenders import LIMIT, OURS, PAGES, STOCK
 
+IN_FLIGHT = 64
+"""``IMAGES_MAX_IN_FLIGHT``."""
+
 
 @pytest.fixture(scope="module")
 def results() -> benchmarks.Results:
@@ -60,3 +63,15 @@ def test_a_backfill_is_measured_beside_the_plan() -> None:
     _, ours, plan = backfill.table(run, options).rows
     assert ours[1] == f"{run.a_minute:,.0f}"
     assert plan[1:3] == ["120–150", "16–20"]
+
+
+def test_an_archive_is_killed_and_taken_up_again() -> None:
+    options = backfill.parse(["--archive", "--quick"])
+    run = backfill.migrate(options)
+    assert run.photos == 1000
+    assert 400 < run.settled < 800
+    assert run.asked_twice[0] == 0, "what was settled is not asked for again"
+    assert run.asked_twice[1] <= IN_FLIGHT
+    assert run.total_off < 0.2
+    assert max(run.peak_memory) < 200e6
+    assert "of others" in backfill.migration_table(run).headline

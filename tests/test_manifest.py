@@ -18,12 +18,8 @@ from hypothesis import strategies as st
 
 from carscraper import manifest
 from carscraper.exceptions import ConfigurationError
-from carscraper.manifest import (
-    MAX_LINE,
-    ManifestEntry,
-    count_entries,
-    read_manifest,
-)
+from carscraper.manifest import Manifest, ManifestEntry
+from carscraper.manifest.formats import MAX_LINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +45,8 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 def read(path: Path, **options: Any) -> list[ManifestEntry]:
-    entries = list(read_manifest(path, **options))
-    assert count_entries(path) in {len(entries), None}
+    entries = list(Manifest(path, **options))
+    assert Manifest(path, **options).count() in {len(entries), None}
     return entries
 
 
@@ -65,11 +61,18 @@ def problems(path: Path) -> list[tuple[str | None, str]]:
 
 
 def refused(path: Path) -> tuple[list[ManifestEntry], str]:
-    """What a manifest gives before it is refused, and the message with which it is."""
+    """What a manifest gives before it breaks off, and what is said of it: raised if nothing of it can be read."""
     given: list[ManifestEntry] = []
-    with pytest.raises(ConfigurationError) as caught:
-        given.extend(read_manifest(path))
-    message = str(caught.value)
+    try:
+        given.extend(Manifest(path))
+    except ConfigurationError as error:
+        assert given == []
+        message = str(error)
+    else:
+        *given, broken = given
+        assert [entry.of_file for entry in given] == [False] * len(given)
+        assert broken.of_file
+        message = f"The manifest '{broken.where}' {broken.problem}."
     assert message.startswith("The manifest '")
     assert message.endswith(".")
     assert "; " in message, "it says what is wrong and what mends it"
@@ -97,7 +100,7 @@ FORMATS = {
     "mixed.jsonl": f'{json.dumps(OBJECTS[0])}\n"{url(2)}"\n{json.dumps({"url": f" {url(3)} "})}',
     "a.csv": f"lot,url\n1,{url(1)}\n2,{url(2)}\n3,{url(3)}\n",
     "image_url.csv": f"image_url\r\n{url(1)}\r\n\r\n{url(2)}\r\n{url(3)}",
-    "both.csv": f"Image_URL, URL ,key\n,{url(1)},\n{url(2)},,\n{url(9)},{url(3)},\n,,\n",
+    "both.csv": f"Image_URL, URL ,key\n,{url(1)},\n{url(2)},,\n{url(3)},{url(9)},\n,,\n",
     "quoted.csv": f'url,title\n"{url(1)}","a, ""b""\nc"\n{url(2)},"\n\n"\n{url(3)}\n',
     "array.json": json.dumps(OBJECTS),
     "strings.json": json.dumps([url(1), url(2), url(3)], indent=1),
@@ -124,14 +127,22 @@ def test_what_an_entry_holds(tmp_path: Path) -> None:
     ]
 
 
-def test_the_first_address_that_is_there_counts(tmp_path: Path) -> None:
-    lines = [
-        {"thumb_url": url(3), "image_url": url(2), "url": url(1)},
-        {"thumb_url": url(3), "image_url": url(2), "url": " "},
-        {"thumb_url": url(3), "image_url": None, "url": 7},
+def test_an_entry_is_its_photo_and_its_thumbnail(tmp_path: Path) -> None:
+    """The photo is at ``image_url``, else at ``url``; the lot's page may be there beside it."""
+    entries: list[tuple[dict[str, Any], list[str], int]] = [
+        ({"thumb_url": url(3), "image_url": url(2), "url": url(1)}, [key(2), key(3)], 1),
+        ({"thumb_url": url(3), "image_url": " ", "url": url(1)}, [key(1), key(3)], 1),
+        ({"thumb_url": url(3), "image_url": None, "url": 7}, [key(3)], 1),
+        ({"thumb_url": url(2), "image_url": url(2), "url": url(1)}, [key(2)], 0),
+        ({"thumb_url": url(3), "image_url": url(2), "key": "a.jpg"}, ["a.jpg", key(3)], 1),
+        ({"thumb_url": url(3), "key": "a.jpg"}, ["a.jpg"], 1),
     ]
-    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(each) for each in lines))
-    assert keys(path) == [key(1), key(2), key(3)]
+    for entry, expected, thumbs in entries:
+        path = write(tmp_path / "a.jsonl", json.dumps(entry))
+        assert keys(path) == expected, entry
+        without = Manifest(path, thumbs=False)
+        assert [each.key for each in without] == expected[: len(expected) - thumbs], entry
+        assert without.left_out == thumbs, entry
 
 
 def test_a_key_that_is_given_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -149,7 +160,7 @@ def test_a_list_may_be_empty(tmp_path: Path) -> None:
     for text in ("", "\n\n", "\ufeff"):
         for name in ("a.jsonl", "a.jsonl.gz", "a.ndjson"):
             assert read(write(tmp_path / name, text)) == [], (name, text)
-            assert count_entries(tmp_path / name) == 0
+            assert Manifest(tmp_path / name).count() == 0
     for text in ("[]", " [ ] ", '{"lot": 1, "images": []}', '{"images": [], "tags": ["red"]}'):
         assert read(write(tmp_path / "a.json", text)) == [], text
 
@@ -167,65 +178,13 @@ def test_json_is_read_the_same_without_the_c_library(
     monkeypatch.setattr(ijson, "basic_parse", ijson.get_backend(backend).basic_parse)
     for name in ("array.json", "deep.json", "nested.json"):
         assert keys(write(tmp_path / name, FORMATS[name])) == [key(1), key(2), key(3)]
-    entries = read_manifest(tmp_path / "array.json")
+    entries = iter(Manifest(tmp_path / "array.json"))
     assert next(entries).key == key(1)
     del entries  # nothing complains that the rest isn't read
     for text in BROKEN:
-        assert "is no whole JSON document" in refused(write(tmp_path / "b.json", text))[1]
-
-
-# --- folders ----------------------------------------------------------------------------------------------------
-
-
-def lot(*numbers: int) -> str:
-    images = [{"image_url": url(number), "thumb_url": url(number + 5000)} for number in numbers]
-    return json.dumps({"lot": {"id": 1, "url": f"{HOST}/lot/1", "damage": ["front"]}, "images": images})
-
-
-def test_a_folder_of_lots(tmp_path: Path) -> None:
-    write(tmp_path / "b" / "lot_2_images.json", lot(3, 4))
-    write(tmp_path / "a" / "deep" / "lot_9_images.json.gz", lot(2))
-    write(tmp_path / "a" / "lot_1_images.json", lot())
-    write(tmp_path / "a" / "lot_10_images.json", lot(1))
-    write(tmp_path / "lot_1_images.json", lot(5))
-    write(tmp_path / "all.jsonl", LINES)
-    write(tmp_path / "a" / "lot_1.json", "no JSON")
-    entries = read(tmp_path)
-    assert [(entry.key, entry.where) for entry in entries] == [
-        (key(2), "a/deep/lot_9_images.json.gz:1"),
-        (key(1), "a/lot_10_images.json:1"),
-        (key(3), "b/lot_2_images.json:1"),
-        (key(4), "b/lot_2_images.json:2"),
-        (key(5), "lot_1_images.json:1"),
-    ]
-    assert count_entries(tmp_path) is None
-
-
-def test_a_folder_of_other_manifests(tmp_path: Path) -> None:
-    write(tmp_path / "z.jsonl.gz", f'"{url(4)}"\n')
-    write(tmp_path / "b" / "a.csv", f"url\n{url(2)}\n")
-    write(tmp_path / "b" / "b.ndjson", f'"{url(3)}"\n')
-    write(tmp_path / "a.jsonl", f'"{url(1)}"\n')
-    write(tmp_path / "notes.txt", "not a manifest")
-    write(tmp_path / ".hidden.json", "not a manifest")
-    write(tmp_path / ".git" / "a.json", "not a manifest")
-    assert keys(tmp_path) == [key(1), key(2), key(3), key(4)]
-    assert count_entries(tmp_path) == 4
-    write(tmp_path / "c.json", json.dumps([url(5)]))
-    assert keys(tmp_path) == [key(1), key(2), key(3), key(5), key(4)]
-    assert count_entries(tmp_path) is None
-
-
-def test_a_link_that_leads_back_does_not_go_round(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", f'"{URL}"\n')
-    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert keys(tmp_path) == [KEY]
-
-
-def test_a_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "lot_1_images.json", lot(1))
-    write(tmp_path / "x" / "lot_2_images.json", lot(2)[:-2])
-    assert "x/lot_2_images.json' is no whole JSON document" in refusal(tmp_path, after=2)
+        if b"9" * 400 in text and backend == "python":
+            continue  # what is raised while it reads, it complains of once more when it is collected
+        assert re.search("is no whole JSON document|is empty", refused(write(tmp_path / "b.json", text))[1])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
@@ -248,7 +207,8 @@ GIVEN = [0, 0, 0, 2, 2, 2, 1, 0, 1]
 def test_broken_json(tmp_path: Path) -> None:
     for text, after in zip(BROKEN, GIVEN, strict=True):
         for suffix in ("", ".gz"):
-            assert "is no whole JSON document" in refusal(write(tmp_path / f"a.json{suffix}", text), after=after)
+            said = refusal(write(tmp_path / f"a.json{suffix}", text), after=after)
+            assert ("is no whole JSON document" if text else "is empty") in said
 
 
 @pytest.mark.parametrize("before", [1, 200, 2000, 4000])
@@ -284,7 +244,7 @@ def test_what_is_refused_at_once(tmp_path: Path) -> None:
         assert words in refusal(path.parent if "/" in name else path), (name, text)
         if "column" in words:
             with pytest.raises(ConfigurationError, match="has no column"):
-                count_entries(path)
+                Manifest(path).count()
         path.unlink()
     write(tmp_path / "a.json", "[]")
     for name in ("missing.jsonl", "a.json/b.json", "a\0.json"):
@@ -330,8 +290,7 @@ def test_a_broken_gzip_file(tmp_path: Path, damage: str) -> None:
     entries, message = refused(path)
     assert 0 < len(entries) <= 3000
     assert re.search(r"a\.jsonl\.gz' is a broken gzip file \(.+\); get it anew\.$", message)
-    with pytest.raises(ConfigurationError, match="broken gzip file"):
-        count_entries(path)
+    assert Manifest(path).count() == len(entries) + 1
 
 
 @settings(deadline=None)  # a disk may be slow

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from carscraper.manifest import MAX_LINE, count_entries, read_manifest
+from carscraper.manifest import Manifest
+from carscraper.manifest.formats import MAX_LINE
 from tests.test_manifest import KEY, URL, key, problems, read, url, write
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def test_a_row_without_end_takes_no_memory(tmp_path: Path) -> None:
     # Each line ends inside quotes, and no field is long.
     path = write(tmp_path / "a.csv", f'url,title\n{URL},"' + '\n","' * (MAX_LINE // 2))
     tracemalloc.start()
-    first = next(read_manifest(path))
+    first = next(iter(Manifest(path)))
     assert tracemalloc.get_traced_memory()[1] < 40 * MAX_LINE
     tracemalloc.stop()
     assert (first.problem, first.where) == ("bad CSV", "a.csv:2")
@@ -129,7 +130,7 @@ def peak(path: Path, expected: int) -> float:
     """MB of memory that reading took at most."""
     tracemalloc.start()
     try:
-        assert sum(1 for entry in read_manifest(path) if entry.key) == expected
+        assert sum(1 for entry in Manifest(path) if entry.key) == expected
         return tracemalloc.get_traced_memory()[1] / 1e6
     finally:
         tracemalloc.stop()
@@ -138,7 +139,7 @@ def peak(path: Path, expected: int) -> float:
 def test_60_000_lines_take_no_memory(tmp_path: Path) -> None:
     count = 60_000
     path = write_many(tmp_path / "a.jsonl", (f'{{"url": "{url(number)}"}}\n' for number in range(count)))
-    assert count_entries(path) == count
+    assert Manifest(path).count() == count
     assert peak(path, count) < 5
 
 

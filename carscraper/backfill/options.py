@@ -36,6 +36,8 @@ class Options:
     """Photos that are tried and removed again."""
     manifest: Path | None
     strip_prefix: str
+    thumbs: bool
+    """What a manifest has at ``thumb_url``, too."""
     report: str | None
     """A CSV file for what failed."""
     base_url: str | None
@@ -78,6 +80,7 @@ class Options:
             sample=read_count("sample", take("sample")),
             manifest=Path(manifest) if manifest else None,
             strip_prefix=take("strip_prefix", STRIP_PREFIX),
+            thumbs=read_flag("thumbs", take("thumbs", "true")),
             report=take("report") or None,
             base_url=read_address("base_url", base_url) if base_url else None,
         )
@@ -86,7 +89,7 @@ class Options:
         if left:
             raise ConfigurationError(
                 f"The spider backfill has no argument {min(left)}; it takes sources, limit, only, include_inactive, "
-                "dry_run, sample, manifest, strip_prefix, report and base_url."
+                "dry_run, sample, manifest, strip_prefix, thumbs, report and base_url."
             )
         if "sample" in given and not options.sample:
             raise ConfigurationError(f"sample is {given['sample']!r}; write how many photos to try.")

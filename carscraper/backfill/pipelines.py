@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from carscraper.addon import aborting, end_as_failed
 from carscraper.db import work
 from carscraper.db.ledger import Ledger
 from carscraper.exceptions import DatabaseUnavailableError, ImageRejectedError, StoreError
-from carscraper.items import CarItem, Status
+from carscraper.items import CarItem, Status, utcnow
 from carscraper.pipelines.cars import count_photo
 from carscraper.pipelines.images import CarImagesPipeline
 from carscraper.settings import Secret
+from carscraper.state import state_of
 from carscraper.storage.folder import FolderStore
 from carscraper.storage.keys import PROBES, normalise_prefix
 from carscraper.storage.store import build_store
@@ -119,6 +121,8 @@ class BackfillImagesPipeline(CarImagesPipeline):
         return True
 
 
+_ANOTHER_SAMPLE = timedelta(minutes=10)  # what is younger may be that of one under way
+
 _STATION = {"carscraper.backfill.pipelines.RehearsalPipeline": 450}
 
 
@@ -151,6 +155,7 @@ class RehearsalPipeline:
         self._store: ImagesFilesStore | None = None
         self._prefix = ""
         self._done: set[str] = set()
+        self._staying: list[str] = []
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -165,6 +170,19 @@ class RehearsalPipeline:
             if spider.options.sample:
                 self._store = build_store(self._crawler.settings)
                 self._prefix = self._store.backend.object_name("") if self._store else ""
+                self._crawler.stats.set_value("carscraper/sample/verified", 0)
+                await self._clear()
+
+    async def _clear(self) -> None:
+        """Remove what earlier samples had to leave."""
+        if not self._store:
+            return
+        try:
+            for key in await asyncio.to_thread(self._store.backend.older_than, utcnow() - _ANOTHER_SAMPLE):
+                await self._store.delete(key)
+                logger.info("Removed %s, which an earlier sample had left", key)
+        except StoreError as error:
+            logger.info("What earlier samples may have left below %r stays: %s", self._prefix, error)
 
     async def process_item(self, item: Any) -> Any:
         """Verify the photos of the car that were stored a moment ago."""
@@ -179,19 +197,27 @@ class RehearsalPipeline:
 
     async def _verify(self, image: CarImage, key: str) -> None:
         assert self._store
-        stats = self._crawler.stats
         try:
             data = await self._store.get(key, max_bytes=2 * (image.bytes or 0))
             if data is not None and hashlib.sha256(data).hexdigest() == image.sha256:
-                stats.inc_value("carscraper/sample/verified")
+                self._crawler.stats.inc_value("carscraper/sample/verified")
             else:
                 end_as_failed(self._crawler, f"The sample {key} was read back with other bytes than were stored.")
-            await self._store.delete(key)
-            stats.inc_value("carscraper/sample/removed")
         except StoreError as error:
-            end_as_failed(self._crawler, f"The sample {key} can't be read back and removed: {error}")
+            end_as_failed(self._crawler, f"The sample {key} can't be read back: {error}")
+        try:
+            await self._store.delete(key)
+            self._crawler.stats.inc_value("carscraper/sample/removed")
+        except StoreError as error:
+            self._staying.append(key)
+            end_as_failed(self._crawler, f"The sample {key} can't be removed: {error}")
 
     async def close_spider(self) -> None:
-        """Close the store."""
+        """Name what stays, and close the store."""
+        if self._staying:
+            minutes = f"{_ANOTHER_SAMPLE.total_seconds() / 60:.0f} minutes"
+            state_of(self._crawler).incomplete.append(
+                f"{', '.join(self._staying)} stay in the store: a sample that begins after {minutes} removes them."
+            )
         if self._store:
             await self._store.close()

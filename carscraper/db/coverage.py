@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, case, func, or_, select, update
 
 from carscraper.db.models import images, listings
-from carscraper.db.rules import DECIDED_HERE, HAVE_BYTES, LEFT_ON_PURPOSE, RetryRules, becomes_final, chunks
+from carscraper.db.rules import (
+    ARCHIVE,
+    DECIDED_HERE,
+    FOR_GOOD,
+    HAVE_BYTES,
+    LEFT_ON_PURPOSE,
+    RetryRules,
+    becomes_final,
+    chunks,
+    is_dead,
+)
 from carscraper.items import Reason, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -133,6 +144,7 @@ _FEW = 3  # photos, or cars of one dealer; what fewer of them say of a night is 
 class ForSale:
     """How the photos of the cars for sale stand at the end of a run."""
 
+    what: str = "photos of cars for sale"
     photos: int = 0
     """All of them, without those that another row supersedes."""
     stored: int = 0
@@ -158,7 +170,7 @@ class ForSale:
 def for_sale(
     connection: Connection, sources: list[str] | None, since: datetime, retry: RetryRules, partial: bool
 ) -> ForSale:
-    """Count the photos of the active cars of *sources* (``None``: of all).
+    """Count the photos of the active cars of *sources* (``None``: of all); of the archive alone, all of its.
 
     Args:
         connection: in a transaction of the caller.
@@ -168,29 +180,33 @@ def for_sale(
         partial: the run was to see a part of the cars only; photos of the others are none of its business.
     """
     of_sources = listings.c.source.is_not(None) if sources is None else listings.c.source.in_(sources)
+    of_archive = sources == [ARCHIVE]
+    active = listings.c.source == ARCHIVE if of_archive else listings.c.is_active
     joined = images.join(listings, listings.c.id == images.c.listing_id)
     # This needs an index alone, and the other question reads only what is not stored.
-    total = select(func.count()).select_from(joined).where(of_sources, listings.c.is_active)
+    total = select(func.count()).select_from(joined).where(of_sources, active)
     photos: int = connection.execute(total).scalar_one()
     tried = func.coalesce(images.c.last_attempt_at >= since, False)
     new = or_(tried, images.c.first_seen_at >= since)
     seen = or_(tried, func.coalesce(listings.c.last_seen_at >= since, False))
-    final = or_(images.c.reason.in_(DECIDED_HERE), images.c.failed_days >= retry.final_after)
-    groups: list[Any] = [images.c.status, images.c.reason, final, listings.c.is_active, tried, new, seen]
+    at_once = or_(func.coalesce(images.c.reason.in_(DECIDED_HERE), False), images.c.failed_days >= FOR_GOOD)
+    final = or_(at_once, images.c.failed_days >= retry.final_after)
+    groups: list[Any] = [images.c.status, images.c.reason, final, at_once, active, tried, new, seen]
     labels = [each.label(f"group_{number}") for number, each in enumerate(groups)]
     query: Any = select(*labels, func.count()).select_from(joined)
     query = query.where(images.c.status.in_(_NOT_STORED), of_sources).group_by(*labels)
     parts: dict[str, dict[str, int]] = {name: {} for name in ("due", "final", "left", "not_for_sale")}
     stored = photos
-    for status, cause, is_final, is_active, was_tried, is_new, was_seen, number in connection.execute(query):
+    for status, cause, *flags, number in connection.execute(query):
+        is_final, is_at_once, is_active, was_tried, is_new, was_seen = flags
         reason = cause or Reason.NOT_FETCHED
         stored -= number if is_active else 0
         if status == Status.SUPERSEDED:
             photos -= number if is_active else 0
             continue
         if is_active:
-            # What is decided here is news once.
-            kind = "final" if is_final and not (reason in DECIDED_HERE and is_new) else "due"
+            # What is final at once is news once.
+            kind = "final" if is_final and not (is_at_once and is_new) else "due"
             if reason == Reason.DELETED or reason in LEFT_ON_PURPOSE:
                 kind = "left"
             elif kind == "due" and partial and not was_seen:
@@ -202,11 +218,17 @@ def for_sale(
         else:
             continue
         parts[kind][reason] = parts[kind].get(reason, 0) + number
-    return ForSale(photos=photos, stored=stored, **parts)
+    what = f"photos of {'the archive' if of_archive else 'cars for sale'}"
+    return ForSale(what=what, photos=photos, stored=stored, **parts)
 
 
-def count_days(connection: Connection, sources: list[str] | None, since: datetime) -> None:
+def count_days(
+    connection: Connection, sources: list[str] | None, since: datetime, pages: Collection[str] | None = None
+) -> None:
     """Count the day of the run that began at *since* for the photos that failed in it.
+
+    A dead address of a source that is none of *pages* (``None``: all are) is final at once: it has no page of the car
+    that could give another.
 
     Not for a source, or a dealer of an aggregator, of which most photos failed alike: that says something of the night,
     and nothing of the photos.
@@ -230,7 +252,10 @@ def count_days(connection: Connection, sources: list[str] | None, since: datetim
         others = func.coalesce(listings.c.dealer_id, "").not_in(_bad_dealers(connection, source, failed))
         query = select(images.c.id).where(failed, listings.c.source == source, others).order_by(images.c.id)
         for chunk in chunks(connection.execute(query).scalars().all()):
-            values = {"failed_days": images.c.failed_days + 1, "failed_on": since.date()}
+            days: Any = images.c.failed_days + 1
+            if pages is not None and source not in pages:
+                days = case((is_dead(), FOR_GOOD), else_=days)
+            values = {"failed_days": days, "failed_on": since.date()}
             connection.execute(update(images).where(images.c.id.in_(chunk)).values(values))
 
 

@@ -43,6 +43,9 @@ FINAL_BY_DAYS = frozenset(
 )
 """Reasons that become final when the dealer has given the same answer on several days; ``http-4xx`` are others."""
 
+FOR_GOOD = 1000
+"""Of ``failed_days``: nobody could give another address, and nobody asks again."""
+
 _BUSY = ("http-408", "http-425", "http-429")  # statuses that say "later"
 # A backfill takes a failed photo up again at once this often, then once a day: its ``limit`` is for the others.
 _QUICK_ATTEMPTS = 3
@@ -106,6 +109,7 @@ def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
         images.c.status.not_in(HAVE_BYTES),
         or_(images.c.reason.is_(None), images.c.reason.not_in(DECIDED_HERE | {Reason.SPOOLED})),
         # A final failure makes no crawl partial, and is asked about once more from time to time.
+        images.c.failed_days < FOR_GOOD,
         or_(images.c.failed_days < retry.final_after, images.c.last_attempt_at < now - _FINAL_RETRY),
     )
     if not retry.pause:
@@ -122,11 +126,13 @@ def due_condition(now: datetime, retry: RetryRules = CRAWL) -> Any:
 
 def becomes_final() -> Any:
     """Return the condition for photos whose failure becomes final by days."""
+    return and_(images.c.status == Status.FAILED, or_(images.c.reason.in_(FINAL_BY_DAYS), is_dead()))
+
+
+def is_dead() -> Any:
+    """Return the condition for photos whose address answers, and not with a photo."""
     reason = images.c.reason
-    return and_(
-        images.c.status == Status.FAILED,
-        or_(reason.in_(FINAL_BY_DAYS), and_(reason.like("http-4%"), reason.not_in(_BUSY))),
-    )
+    return or_(reason == Reason.NOT_AN_IMAGE, and_(reason.like("http-4%"), reason.not_in(_BUSY)))
 
 
 def is_answer(reason: str | None) -> bool:

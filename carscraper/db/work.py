@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import and_, case, false, func, or_, select, update
 
 from carscraper.db.models import images, listings
 from carscraper.db.photos import KnownImage, known
 from carscraper.db.repairs import lose
-from carscraper.db.rules import CRAWL, HAVE_BYTES, RetryRules, chunks, due_condition, of_cars
+from carscraper.db.rules import ARCHIVE, CRAWL, HAVE_BYTES, RetryRules, chunks, due_condition, of_cars
 from carscraper.items import CarItem, Reason, Status, utcnow
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def listed_cars(
     if sources is not None:
         query = query.where(listings.c.source.in_(sources))
     if not include_inactive:
-        query = query.where(listings.c.is_active)
+        # An archive's are never active: whoever names it means them.
+        named = listings.c.source == ARCHIVE if ARCHIVE in (sources or ()) else false()
+        query = query.where(or_(listings.c.is_active, named))
     return [ListedCar(*row) for row in connection.execute(query)]
 
 
@@ -188,24 +190,35 @@ def give_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, 
     return free
 
 
-def settled(
+class Archived(NamedTuple):
+    """How a photo of an archive stands."""
+
+    status: str
+    reason: str | None
+    due: bool
+    """Not stored, and it may be tried again now."""
+    source_url: str
+
+
+def archived(
     connection: Connection, source: str, photos: list[tuple[str, str]], retry: RetryRules = CRAWL
-) -> dict[tuple[str, str], str]:
-    """Return the status of those of ``(external_id, identity)`` that need no work: stored, final, or not due yet."""
+) -> dict[tuple[str, str], Archived]:
+    """Return how those of ``(external_id, identity)`` stand that have a row."""
     found = {}
     due = due_condition(utcnow(), retry).label("due")
+    columns = (images.c.status, images.c.reason, due, images.c.source_url)
     asked = set(photos)
     for chunk in chunks(photos):
         external_ids, identities = ({pair[part] for pair in chunk} for part in (0, 1))
         query = (
-            select(listings.c.external_id, images.c.identity, images.c.status, due)
+            select(listings.c.external_id, images.c.identity, *columns)
             .join(images, images.c.listing_id == listings.c.id)
             .where(listings.c.source == source, listings.c.external_id.in_(external_ids))
             .where(images.c.identity.in_(identities))
         )
-        for external_id, identity, status, is_due in connection.execute(query):
-            if not is_due and (external_id, identity) in asked:
-                found[external_id, identity] = status
+        for external_id, identity, *row in connection.execute(query):
+            if (external_id, identity) in asked:
+                found[external_id, identity] = Archived(*row)
     return found
 
 

@@ -13,15 +13,18 @@ from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import for_our_spiders
-from carscraper.db.rules import HAVE_BYTES
+from carscraper.db.rules import ARCHIVE, HAVE_BYTES
 from carscraper.exceptions import ConfigurationError
-from carscraper.items import CarItem, GoneCar, Reason
+from carscraper.items import CarItem, GoneCar, Reason, Status
+from carscraper.manifest import UNREADABLE
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
     from typing import IO, Self
 
     from scrapy.crawler import Crawler
+
+    from carscraper.manifest import ManifestEntry
 
 _WIDTH = 160  # characters where there is no terminal: nothing is cut
 _COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason")
@@ -43,6 +46,7 @@ class BackfillReport:
         """Photos of cars whose pages say that they are gone, until the end of the run says whether they are."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
+        crawler.signals.connect(self.unreadable, signal=UNREADABLE)
         crawler.signals.connect(self.engine_stopped, signal=signals.engine_stopped)
 
     @classmethod
@@ -52,7 +56,7 @@ class BackfillReport:
         if crawler.spidercls.name != "backfill":
             raise NotConfigured
         options = getattr(crawler.spider, "options", None)  # there are none if an argument is wrong
-        return cls(crawler, path=options.report if options and not options.dry_run else None)
+        return cls(crawler, path=options.report if options else None)
 
     def spider_opened(self) -> None:
         """Begin the file, so that a wrong name is known before anything is fetched.
@@ -86,7 +90,7 @@ class BackfillReport:
             elif image.reason == Reason.LIMIT:
                 counts["left"] += 1
             elif image.reason == Reason.DELETED:
-                counts["known"] += 1  # on purpose: nobody misses it
+                counts["wanted"] -= 1  # on purpose: nobody misses it
             elif item.gone and image.reason == Reason.NO_FRESH_ADDRESS:
                 doubtful.append(row)
             else:
@@ -95,6 +99,11 @@ class BackfillReport:
         counts["wanted"] -= len(before)  # the car is not gone after all: its photos were asked for once more
         if doubtful:
             self._doubtful[item.source, item.external_id] = doubtful
+
+    def unreadable(self, entry: ManifestEntry) -> None:
+        """Count what is no photo in a manifest, an entry or a whole file."""
+        self._sources[ARCHIVE]["failed unreadable"] += 1
+        self._write(ARCHIVE, "", "", entry.where, entry.url, Status.FAILED, entry.problem or "")
 
     def _failed(self, source: str, *cells: str) -> None:
         self._sources[source][f"failed {cells[-1] or 'not fetched'}"] += 1
@@ -118,9 +127,9 @@ class BackfillReport:
         plan = state_of(self._crawler).plan
         if plan is not None:
             self._print_plan(console, plan)
-        elif self._sources:
-            self._print_outcome(console)
         verified = stats.get_value("carscraper/sample/verified")
+        if plan is None and verified is None and self._sources:
+            self._print_outcome(console)
         if verified:
             removed = stats.get_value("carscraper/sample/removed", 0)
             console.print(f"Sample: {verified} photos stored, read back and found the same; {removed} removed again.")
@@ -129,7 +138,12 @@ class BackfillReport:
         table = Table(title="Backfill", title_justify="left")
         for name in ("source", "wanted", "stored or linked", "known before", "left by limit", "failed", "cars gone"):
             table.add_column(name, justify="left" if name in {"source", "failed"} else "right")
+        stats = self._crawler.stats
         for source, counts in sorted(self._sources.items()):
+            if source == ARCHIVE:  # what needs nothing is no item
+                for name, stat in (("known", "known"), ("left", "left")):
+                    more = stats.get_value(f"carscraper/images/{stat}", 0) - counts[name]
+                    counts.update({name: more, "wanted": more})
             reasons = ", ".join(
                 f"{number} {name.removeprefix('failed ')}"
                 for name, number in counts.most_common()

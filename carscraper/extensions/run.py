@@ -21,6 +21,7 @@ from carscraper.db import coverage, runs
 from carscraper.db.engine import is_there
 from carscraper.db.ledger import Ledger
 from carscraper.db.locks import Locks, acquire, open_locks
+from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import CarscraperError, ConfigurationError, DatabaseUnavailableError
 from carscraper.extensions.field_coverage import CoverageRecorder
 from carscraper.extensions.verdict import announce, judge
@@ -124,6 +125,10 @@ class Run:
                 self._excludes and await self._outlast(locks, ledger, record, name)
             ):
                 dead += [RunRecord(**each) for each in await ledger.write(runs.interrupt, name)]
+        for each in dead:
+            if each.arguments.get("manifest"):  # what it found dead is final, as if it had come to its end
+                pages = getattr(self._crawler.spider, "dealers", None)
+                await ledger.write(coverage.count_days, [ARCHIVE], each.started_at, pages)
         folder = await asyncio.to_thread(
             JobFolder.from_settings, settings, job_id=record.job_id, started_at=record.started_at
         )
@@ -240,8 +245,10 @@ class Run:
         if options is not None:
             left = self._crawler.stats.get_value("carscraper/backfill/left", 0)
             partial = bool(options.only or options.manifest or left)
+            sources = [ARCHIVE] if options.manifest else sources
         try:
-            await ledger.write(coverage.count_days, sources, record.started_at)
+            pages = getattr(spider, "dealers", None)
+            await ledger.write(coverage.count_days, sources, record.started_at, pages)
             found = await ledger.read(coverage.for_sale, sources, record.started_at, ledger.retry, partial)
             self._photos = found
             if settings.getbool("USE_S3_STORAGE"):
@@ -251,7 +258,8 @@ class Run:
             logger.warning("How many photos are stored can't be read from the ledger: %s", error)
             self._crawler.stats.set_value("carscraper/images/uncounted", 1)
             return
-        record.images_for_sale, record.images_for_sale_stored = found.photos, found.stored
+        if sources != [ARCHIVE]:  # nothing is for sale there
+            record.images_for_sale, record.images_for_sale_stored = found.photos, found.stored
         record.images_unstored = found.unstored
 
     async def _look_at_limits(self, record: RunRecord, ledger: Ledger) -> None:

@@ -62,6 +62,7 @@ NOT_KEPT = (
     ("carscraper/pages/failed", "result page", "missing"),
     ("carscraper/pages/capped", "search", "stopped by CRAWL_MAX_PAGES"),
     ("carscraper/feeds/missing", "feed", "not stored, see the log"),
+    ("carscraper/manifest/broken", "file", "of the manifest unreadable"),
     ("carscraper/manifest/bad", "entry", "unreadable in the manifest"),
     ("carscraper/backfill/no_address", "car", "without a page or an address that could be asked"),
     ("spider_exceptions/count", "mistake", "of the spider, see the log"),
@@ -71,6 +72,9 @@ BESIDE = (
     ("carscraper/images/deleted", "photo", "deleted on request and not kept again"),
     ("carscraper/images/adopted", "photo", "found in the store and entered"),
     ("carscraper/images/left", "photo", "left by the limit"),
+    ("carscraper/manifest/left_out", "thumbnail", "left out"),
+    ("carscraper/manifest/repeated", "entry", "named before"),
+    ("carscraper/manifest/same_key", "entry", "with the key of another address, see the log"),
     ("carscraper/backfill/left", "car", "left for the next run"),
     ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     (
@@ -107,7 +111,7 @@ def judge(
     if state.skipped is not None:
         return state.skip_code, [f"{name}: skipped. {state.skipped}"]
     troubles, gone = _not_kept(stats, photos)
-    kept = _kept(stats, photos, gone) if state.plan is None else "a rehearsal, nothing was changed"
+    kept = _kept(stats, photos, gone) if state.plan is None else _planned(stats)
     saved, closed = stats.get("carscraper/cars/saved", 0), state.closed or "finished"
     stand = f" {_capital(_of_cars_for_sale(photos))}." if photos and photos.photos else ""
     code = ExitCode.FAILED
@@ -157,17 +161,28 @@ def _kept(stats: dict[str, Any], photos: ForSale | None, gone: int) -> str:
         return value
 
     cars = f"{_plural(number('cars/saved'), 'car')} ({number('cars/new')} new, {number('cars/gone')} gone)"
+    sample = stats.get("carscraper/sample/verified")
+    if sample is not None:
+        return f"a sample of {_plural(sample, 'photo')}, of which nothing is kept"
     found = [
         f"{cars}; {_plural(number('images/stored'), 'photo')} stored ({number('images/bytes') / 1e6:.1f} MB)",
         f"{number('images/linked')} linked",
         f"{number('images/known')} known before",
-        *(_count(stats.get(key, 0), what, said) for key, what, said in BESIDE),
+        *_beside(stats),
         _count(gone, "photo", "of gone cars not to be had"),
     ]
     kept = ", ".join(filter(None, found))
     if number("images/nowhere"):
         return f"{kept}; photos are stored nowhere (USE_S3_STORAGE is off and IMAGES_STORE is empty)"
-    return f"{kept}; {_of_cars_for_sale(photos)}" if photos else kept
+    return f"{kept}; {_of_cars_for_sale(photos)}" if photos and photos.photos else kept
+
+
+def _planned(stats: dict[str, Any]) -> str:
+    return ", ".join(filter(None, ["a rehearsal, nothing was changed", *_beside(stats)]))
+
+
+def _beside(stats: dict[str, Any]) -> list[str]:
+    return [_count(stats.get(key, 0), what, said) for key, what, said in BESIDE]
 
 
 def _capital(text: str) -> str:
@@ -186,7 +201,7 @@ def _of_cars_for_sale(photos: ForSale) -> str:
         for reason, number in sorted(kind.items(), key=lambda each: (-each[1], each[0]))
     ]
     why = f" (not stored: {', '.join(parts)})" if parts else ""
-    return f"{photos.stored} of {photos.photos} photos of cars for sale are stored{why}"
+    return f"{photos.stored} of {photos.photos} {photos.what} are stored{why}"
 
 
 def _count(number: int, what: str, state: str, reasons: dict[str, int] | None = None) -> str:

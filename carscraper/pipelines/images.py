@@ -233,6 +233,8 @@ class CarImagesPipeline:
                 return ImageRejectedError(
                     Reason.OFF_PAGE, f"{rejected.reason}, and the car's page does not show the photo"
                 )
+            if self.spider.page_url(item) is None:
+                return rejected  # nobody could give another address
             fresh = await self._visit(item)
             if not fresh:
                 return ImageRejectedError(

@@ -89,13 +89,14 @@ class PhotoKeeper:
 
     # --- one photo ---
 
-    def inspect(self, data: bytes) -> Photo:
+    def inspect(self, data: bytes, *, of_any_size: bool = False) -> Photo:
         """Look at bytes.
 
         Raises:
             ImageRejectedError: they are no photo worth keeping.
         """
-        return inspect(data, **self.rules.inspection)
+        least = {"min_width": 0, "min_height": 0} if of_any_size else {}
+        return inspect(data, **self.rules.inspection | least)
 
     async def keep(self, data: bytes, image: CarImage, item: CarItem) -> None:
         """Inspect what a dealer served, link the bytes if they are known, store them otherwise.
@@ -105,15 +106,16 @@ class PhotoKeeper:
             StoreError: the store and the spool do not take them.
         """
         served = data
+        is_named = image.wanted_key is not None  # a thumbnail, say: who names it wants it
         came_before, image.source_sha256 = image.source_sha256, hashlib.sha256(data).hexdigest()
         try:
-            photo = self.inspect(data)
+            photo = self.inspect(data, of_any_size=is_named)
         except ImageRejectedError as error:
             # A download that was cut off differs the next time; what comes twice may only lack its end marker.
             if error.reason != Reason.TRUNCATED or came_before != image.source_sha256:
                 raise
             data = await asyncio.to_thread(with_end, data)
-            photo = self.inspect(data)
+            photo = self.inspect(data, of_any_size=is_named)
         try:
             known = await self._ledger.known_bytes(image.source_sha256, self.store.backend.location)
         except DatabaseUnavailableError:
@@ -160,7 +162,7 @@ class PhotoKeeper:
 
     def _is_where_wanted(self, image: CarImage, known: CarImage) -> bool:
         backend = self.store.backend
-        if image.wanted_key and known.key != backend.object_name(image.wanted_key):
+        if image.wanted_key and not image.may_link and known.key != backend.object_name(image.wanted_key):
             return False
         return backend.holds(known.key)
 

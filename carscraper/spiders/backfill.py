@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import deque
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,11 +21,12 @@ from scrapy import Request, signals
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
+from carscraper.backfill.archive import Archive, is_wanted, open_backend
 from carscraper.backfill.gone import SecondLook
 from carscraper.backfill.options import Options
 from carscraper.backfill.pipelines import IMPORTING, dry_run_settings, sample_settings
 from carscraper.backfill.visits import AT_ONCE
-from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Archive, Worklist
+from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db import work
 from carscraper.db.ledger import Ledger, retry_rules
@@ -32,6 +34,7 @@ from carscraper.db.rules import ARCHIVE
 from carscraper.dealers import spiders_of
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarImage, CarItem
+from carscraper.manifest import UNREADABLE, Manifest, ManifestEntry
 from carscraper.settings import Secret
 from carscraper.state import state_of
 
@@ -46,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 50  # cars read from the ledger at a time
 _ARCHIVE_AT_ONCE = 200  # photos of a manifest under way
+_TOLD = 10  # broken files of a manifest that the last lines name
 _TYPICAL_BYTES = 215_000  # of a photo of bilasolur.is at a width of 1280 pixels
 
 
@@ -86,7 +90,7 @@ class BackfillSpider(SecondLook):
     @property
     def locks(self) -> list[str]:
         """The locks that it takes: one of its own, and those of the dealers that it asks, as their crawls do."""
-        return [self.name, *([] if self.options.manifest else self.options.sources or self.dealers)]
+        return [self.name, *([ARCHIVE] if self.options.manifest else self.options.sources or self.dealers)]
 
     def _rehearse_with_other_settings(self) -> None:
         """Let a dry run have no pipeline that writes, and a sample its own database, spool and prefix."""
@@ -94,7 +98,9 @@ class BackfillSpider(SecondLook):
         plain = url.reveal() if isinstance(url, Secret) else str(url)
         timeout = float(self.settings.get("DATABASE_TIMEOUT"))
         retry = retry_rules(self.crawler)
-        self._plan = Ledger(plain, timeout=timeout, patience=0, retry=retry, read_only=True)
+        self._new_plan = partial(Ledger, plain, timeout=timeout, patience=0, retry=retry, read_only=True)
+        if not self.options.manifest:
+            self._plan = self._new_plan()
         if self.options.dry_run:
             changes = dry_run_settings()
         else:
@@ -106,11 +112,18 @@ class BackfillSpider(SecondLook):
             self.settings.set(name, value, priority="cmdline")
 
     async def open_plan(self) -> None:
-        """Open the database that a rehearsal only reads.
+        """Open the database that a rehearsal only reads; that of an archive may be new.
 
         Raises:
             ConfigurationError: it can't be reached, or has no tables of this program.
         """
+        if self.options.manifest:
+            maker = self._new_plan(read_only=False)
+            try:
+                await maker.open()
+            finally:
+                maker.close()
+            self._plan = self._new_plan()
         assert self._plan
         await self._plan.open()
 
@@ -164,15 +177,10 @@ class BackfillSpider(SecondLook):
             return
         self.worklist = Worklist(self.plan, self.options, self.dealers, self.settings)
         self.archive = None
-        if self.options.manifest:
-            self.archive = Archive(
-                self.options.manifest,
-                strip_prefix=self.options.strip_prefix,
-                ledger=self.plan,
-                stats=self.crawler.stats,
-            )
         try:
             self.worklist.check_store()
+            if self.options.manifest:
+                self.archive = await self._open_archive(self.options.manifest)
             if self.options.dry_run:
                 await self._rehearse()
                 return
@@ -185,6 +193,27 @@ class BackfillSpider(SecondLook):
             logger.exception("The backfill stopped by a mistake of its own")
             end_as_failed(self.crawler, "A mistake of carscraper ended the backfill early; the log has the traceback.")
 
+    async def _open_archive(self, path: Path) -> Archive:
+        options = self.options
+        manifest = await asyncio.to_thread(Manifest, path, strip_prefix=options.strip_prefix, thumbs=options.thumbs)
+        return Archive(
+            manifest,
+            ledger=self.plan,
+            stats=self.crawler.stats,
+            tell=self._tell,
+            idle=self._idle,
+            backend=None if options.sample else open_backend(self.settings),
+        )
+
+    def _tell(self, entry: ManifestEntry) -> None:
+        """Say that an entry of the manifest, or a whole file, is no photo."""
+        self.count("manifest/broken" if entry.of_file else "manifest/bad")
+        logger.warning("Manifest: %s: %s", entry.where, entry.problem)
+        incomplete = state_of(self.crawler).incomplete
+        if entry.of_file and len(incomplete) < _TOLD:
+            incomplete.append(f"{entry.where} {entry.problem}.")
+        self.crawler.signals.send_catch_log(UNREADABLE, entry=entry)
+
     async def _rehearse(self) -> None:
         """Leave the plan for ``extensions.backfill`` to print."""
         sizes = await self.plan.read(work.sizes)
@@ -192,7 +221,7 @@ class BackfillSpider(SecondLook):
             archive = dict.fromkeys(PLANNED, 0)
             async for lot in self.archive.lots(self.limit):
                 archive["cars"] += 1
-                archive["photos"] += len(lot.images)
+                archive["photos"] += sum(map(is_wanted, lot.images))
             archive["uploads"] = archive["photos"]
             plans = {ARCHIVE: archive}
         else:
@@ -276,9 +305,7 @@ class BackfillSpider(SecondLook):
     # --- a manifest ---
 
     async def _feed_archive(self, archive: Archive) -> AsyncIterator[Request]:
-        total = await archive.count()
-        if total is not None:
-            self.crawler.stats.set_value("carscraper/backfill/photos", total)
+        await archive.count()
         async for item in archive.lots(self.limit):
             if self._is_stopping():
                 return
@@ -288,5 +315,8 @@ class BackfillSpider(SecondLook):
                 await self._movement()
             for each in self._hand_on(None, item):
                 yield each
+        await self._idle()
+
+    async def _idle(self) -> None:
         while self._under_way[ARCHIVE] and not self._is_stopping():
             await self._movement()

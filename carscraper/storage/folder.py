@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from carscraper.shortage import cure_of
 from carscraper.storage.keys import THUMBNAILS_FOLDER, permanent_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
     from carscraper.storage.keys import Upload
 
 
@@ -123,6 +127,16 @@ class FolderStore:
         except (OSError, RuntimeError, ValueError):
             return None
         return found.st_size if inside and stat.S_ISREG(found.st_mode) else None
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those of *names* that are there and not empty."""
+        return {name: size for name in names if (size := self.size(name))}
+
+    def older_than(self, moment: datetime) -> list[str]:
+        """Return the names of all files that were last changed before *moment* (UTC, without a zone)."""
+        seconds = moment.replace(tzinfo=UTC).timestamp()
+        files = [path for path in self.root.rglob("*") if path.is_file() and path.stat().st_mtime < seconds]
+        return [path.relative_to(self.root).as_posix() for path in files]
 
     def thumbnail_names(self) -> list[str]:
         """Return which thumbnails the folder has (``small``, …)."""

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -41,7 +42,8 @@ from carscraper.storage.keys import IMMUTABLE, permanent_url
 from carscraper.storage.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from datetime import datetime
 
     from obstore.store import ClientConfig
 
@@ -54,6 +56,7 @@ T = TypeVar("T")
 _HTTP_OK, _HTTP_NOT_FOUND = 200, 404
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
+_LIST_PAGE = 1_000  # names that S3 lists at a time
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
 _OFF = (
     *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
@@ -177,6 +180,41 @@ class S3Store:
             if "NoSuchBucket" in str(error):
                 raise
             return None
+
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes of those of *names* that are there and not empty.
+
+        By listing: names that lie side by side cost a request for a thousand, an empty bucket costs one.
+
+        Raises:
+            StoreUnavailableError: the server does not answer just now.
+            StoreRefusedError: it refuses.
+        """
+        found: dict[str, int] = {}
+        wanted = sorted(names, key=str.encode)
+        while wanted:
+            before = wanted[0][:-1]  # what a list begins behind
+            page = self._with_retries("s3:ListBucket", partial(self._page, before))
+            found |= {name: page[name] for name in wanted if page.get(name)}
+            last = max(page, key=str.encode, default="")
+            if len(page) < _LIST_PAGE or last.encode() <= before.encode():  # the end; or it lists as it likes
+                break
+            wanted = [name for name in wanted if name.encode() > last.encode()]
+        return found
+
+    def older_than(self, moment: datetime) -> list[str]:
+        """Return the names of all objects below the prefix that were put before *moment* (UTC, without a zone).
+
+        Raises as :meth:`sizes`.
+        """
+        pages = self._with_retries("s3:ListBucket", lambda: list(obstore.list(self._store, self._options.prefix)))
+        found = [each for page in pages for each in page]
+        return [each["path"] for each in found if each["last_modified"].replace(tzinfo=None) < moment]
+
+    def _page(self, after: str) -> dict[str, int]:
+        prefix = self._options.prefix or None
+        pages = iter(obstore.list(self._store, prefix, offset=after or None, chunk_size=_LIST_PAGE))
+        return {each["path"]: each["size"] for each in next(pages, [])}
 
     def delete(self, name: str) -> None:
         """Remove the object *name*.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from carscraper.storage.folder import FolderStore
 from carscraper.storage.spool import Spool
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from scrapy.settings import BaseSettings
 
     from carscraper.storage.keys import Upload
@@ -46,6 +48,8 @@ class Backend(Protocol):
     def check(self) -> None: ...
     def put(self, upload: Upload) -> None: ...
     def get(self, name: str, *, max_bytes: int) -> bytes | None: ...
+    def sizes(self, names: Collection[str]) -> dict[str, int]: ...
+    def older_than(self, moment: datetime) -> list[str]: ...
     def delete(self, name: str) -> None: ...
     def close(self) -> None: ...
 

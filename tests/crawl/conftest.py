@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.crawl.archives import Archive
 from tests.crawl.backfills import NO_STORE
 from tests.crawl.world import World
 from tests.dealers.bilasolur import SimulatedBilasolur
@@ -62,6 +63,13 @@ def new_work(new_world: Callable[..., World], rclone_s3: services.S3) -> Callabl
         return world
 
     return make
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    with Archive() as running:
+        yield running
+    assert running.errors == []
 
 
 @pytest.fixture

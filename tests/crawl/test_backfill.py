@@ -13,7 +13,7 @@ import pytest
 
 from tests.crawl.backfills import rows, stored
 from tests.crawl.legacy import OLD, Legacy, upgrade
-from tests.crawl.world import World, last_words
+from tests.crawl.world import World, last_words, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,3 +216,20 @@ def test_a_page_that_nobody_can_read_is_not_asked_for(new_world: Callable[..., W
     upgrade(world)
     backfill(world, code=3)
     assert {one.kind for one in world.site.served.requests} == {"robots", "photo"}
+
+
+def test_a_dead_address_of_a_dealer_without_a_spider_is_final_at_once(
+    new_world: Callable[..., World], rclone_s3: services.S3
+) -> None:
+    """Nobody could give another one."""
+    world = new_world(cars=5, photos=1, env=rclone_s3.env)
+    dead, *_ = cars = world.site.cars
+    world.site.fault(f"photo:{dead.cid}/{dead.photos[0].p}", ["404"], sticky=True)
+    Legacy(world).add_all([hekla(world, car, number, source="Toyota") for number, car in enumerate(cars)])
+    upgrade(world)
+    done = backfill(world, code=3)
+    assert "not kept: 1 photo failed (1 http-404)." in last_words(done)
+    world.site.reset()
+    done = backfill(world)
+    assert "4 of 5 photos of cars for sale are stored (not stored: 1 http-404 final)." in verdict(done)
+    assert world.site.served.requests == []

@@ -14,49 +14,14 @@ from sqlalchemy import func, select
 
 from carscraper.db.models import CarImageRow, CarListing
 from tests import services
+from tests.crawl.archives import ALLOWED, KEYS, backfill, write_lines
 from tests.crawl.world import IMPOLITE, World, last_words, verdict
-from tests.dealers.photos import Look, PhotoFactory
-from tests.dealers.server import SimulatedSite
-from tests.http_server import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.http_server import Request
-
-LOOK = Look("Blár", "Jeppi")
-ALLOWED = {"IMAGES_ALLOWED_HOSTS": "127.0.0.1"}
-
-
-class Archive(SimulatedSite):
-    """A web server that has a photo at every address below ``/auctionimages/``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factory = PhotoFactory(12_000)
-
-    def classify(self, request: Request) -> tuple[str, str]:
-        return ("photo" if request.route.startswith("/auctionimages/") else "other"), request.target
-
-    def answer(self, kind: str, which: str, request: Request) -> Response:
-        if kind != "photo":
-            return Response(status=404)
-        return Response(body=self.photo(which), content_type="image/jpeg")
-
-    def photo(self, path: str) -> bytes:
-        parts, _ = self.factory.photo(path, LOOK, 0, 320, "jpeg")
-        return b"".join(parts)
-
-    def url(self, key: str) -> str:
-        return f"{self.base_url}/auctionimages/{key}"
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    with Archive() as running:
-        yield running
-    assert running.errors == []
+    from tests.crawl.archives import Archive
 
 
 @pytest.fixture
@@ -64,23 +29,6 @@ def world(archive: Archive, rclone_s3: services.S3, sqlite_url: str, tmp_path: P
     env = rclone_s3.env | {"S3_PREFIX": "archive/"}
     site: Any = archive  # of which a world needs the address and the log only
     return World(site=site, folder=tmp_path, database_url=sqlite_url, env=env)
-
-
-def backfill(world: World, manifest: Path, **options: Any) -> services.CompletedCrawl:
-    settings = ALLOWED | options.pop("settings", {})
-    return world.crawl(spider="backfill", base_url="", manifest=manifest, settings=settings, **options)
-
-
-KEYS = [
-    f"{auction}/{lot}/i{lot}-{number}.jpg" for auction, lot in ((3483, 178), (3483, 179), (12, 7)) for number in "123"
-]
-"""Three lots with three photos each."""
-
-
-def write_lines(path: Path, entries: Iterable[Any]) -> Path:
-    """JSON Lines; what is text already is a line as it is."""
-    path.write_text("".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in entries))
-    return path
 
 
 def json_lines(folder: Path, urls: dict[str, str]) -> Path:
@@ -113,8 +61,10 @@ def test_what_a_manifest_names_is_kept_as_served_under_its_path(
     world: World, archive: Archive, rclone_s3: services.S3, write: Callable[[Path, dict[str, str]], Path]
 ) -> None:
     manifest = write(world.folder, {key: archive.url(key) for key in KEYS})
-    done = backfill(world, manifest)
+    done = backfill(world, manifest, thumbs="false")
     assert "3 cars (3 new, 0 gone); 9 photos stored" in verdict(done)
+    assert ("9 thumbnails left out" in verdict(done)) == (write is lots)
+    assert verdict(done).endswith("9 of 9 photos of the archive are stored.")
     served = {f"archive/{key}": archive.photo(f"/auctionimages/{key}") for key in KEYS}
     assert rclone_s3.objects() == served
     images = world.images()
@@ -131,7 +81,7 @@ def test_what_a_manifest_names_is_kept_as_served_under_its_path(
         assert listing["image_url"] == images[first]["url"]
     # All is there: not one request more.
     archive.reset()
-    done = backfill(world, manifest)
+    done = backfill(world, manifest, thumbs="false")
     assert "0 photos stored (0.0 MB), 0 linked, 9 known before" in verdict(done)
     assert archive.served.requests == []
 
@@ -169,22 +119,48 @@ def test_entries_that_are_no_photos_are_counted_and_the_others_kept(
     assert rclone_s3.keys() == sorted(f"archive/{key}" for key in KEYS)
 
 
-def test_a_photo_that_is_not_there_fails_alone_and_is_told(world: World, archive: Archive) -> None:
-    archive.fault(f"photo:/auctionimages/{KEYS[4]}", ["404"], sticky=True)
+def test_dead_addresses_fail_alone_are_told_each_and_are_not_asked_for_again(world: World, archive: Archive) -> None:
+    """No page of a car could give other ones."""
+    dead = {KEYS[1]: "404", KEYS[4]: "403", KEYS[7]: "html200"}
+    for key, fault in dead.items():
+        archive.fault(f"photo:/auctionimages/{key}", [fault], sticky=True)
     manifest = write_lines(world.folder / "photos.jsonl", [{"url": archive.url(key)} for key in KEYS])
     done = backfill(world, manifest, code=3, report="failures.csv")
-    assert "1 photo failed (1 no-fresh-address)" in last_words(done)
-    images = world.images()
-    assert {key for key, row in images.items() if row["status"] == "stored"} == set(KEYS) - {KEYS[4]}
-    with (world.folder / "failures.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert (row["source"], row["identity"], row["reason"]) == ("Archive", KEYS[4], "no-fresh-address")
-    # Once it is there the same command fetches it, and nothing else.
+    reasons = {KEYS[1]: "http-404", KEYS[4]: "http-403", KEYS[7]: "not-an-image"}
+    assert "3 photos failed (1 http-403, 1 http-404, 1 not-an-image)" in last_words(done)
+    assert {key for key, row in world.images().items() if row["status"] == "stored"} == set(KEYS) - dead.keys()
+    assert report(world) == reasons
+    for asked in (set(), {f"/auctionimages/{key}" for key in dead}):
+        archive.reset()
+        only = {"only": "failed", "sources": "Archive"} if asked else {"manifest": manifest}
+        done = backfill(world, code=0 if not asked else 3, report="failures.csv", **only)
+        assert set(archive.served.photos) == asked
+        if not asked:
+            assert "0 linked, 6 known before; 6 of 9 photos of the archive are stored (not stored: 1" in verdict(done)
+        assert report(world) == reasons
+    # Once they are there, who insists gets them.
     archive.clear_faults()
-    archive.reset()
-    backfill(world, manifest)
-    assert list(archive.served.photos) == [f"/auctionimages/{KEYS[4]}"]
-    assert {row["status"] for row in world.images().values()} == {"stored"}
+    done = backfill(world, only="failed", sources="Archive")
+    assert "3 photos stored" in verdict(done)
+    assert "9 of 9 photos of the archive are stored." in verdict(done)
+
+
+def report(world: World) -> dict[str, str]:
+    """What ``failures.csv`` says, by key."""
+    with (world.folder / "failures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["source"] for row in rows} <= {"Archive"}
+    return {row["identity"]: row["reason"] for row in rows}
+
+
+def test_if_most_photos_fail_alike_it_is_the_archive_and_none_is_given_up(world: World, archive: Archive) -> None:
+    for key in KEYS[2:]:
+        archive.fault(f"photo:/auctionimages/{key}", ["403"], sticky=True)
+    manifest = write_lines(world.folder / "photos.jsonl", [{"url": archive.url(key)} for key in KEYS])
+    backfill(world, manifest, code=3)
+    archive.clear_faults()
+    done = backfill(world, manifest)
+    assert "7 photos stored" in verdict(done)
 
 
 def test_photos_stay_in_the_order_of_the_manifest_though_one_came_later(world: World, archive: Archive) -> None:
@@ -316,7 +292,7 @@ class TestRealSize:
         assert len(left) == missing
         self.fill(world, left)
         archive.reset()
-        done = backfill(world, manifest, settings=settings, timeout=200, alone=True)
+        done = backfill(world, manifest, thumbs="false", settings=settings, timeout=200, alone=True)
         assert f"{missing} photos stored" in verdict(done)
         assert f"{lines - missing} known before" in verdict(done)
         assert world.asked("photo") == missing

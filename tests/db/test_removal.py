@@ -158,7 +158,8 @@ def test_it_is_no_work_for_anybody(engine: Engine) -> None:
     with engine.begin() as connection:
         (found,) = work.listed_cars(connection, None, include_inactive=True)
         assert (found.images, found.unsettled, found.due) == (2, 0, 0)
-        assert work.settled(connection, "Bilasolur", [("1", "1/0")]) == {("1", "1/0"): "failed"}
+        (archived,) = work.archived(connection, "Bilasolur", [("1", "1/0")]).values()
+        assert (archived.status, archived.due) == ("failed", False)
         assert removal.unfinished(connection) == ["k/1/0.jpg", "k/1/1.jpg"]
         removal.clear_keys(connection, ["k/1/0.jpg"], lambda _: None)
         assert removal.unfinished(connection) == ["k/1/1.jpg"]
