@@ -63,6 +63,7 @@ NOT_KEPT = (
     ("carscraper/pages/capped", "search", "stopped by CRAWL_MAX_PAGES"),
     ("carscraper/feeds/missing", "feed", "not stored, see the log"),
     ("carscraper/manifest/bad", "entry", "unreadable in the manifest"),
+    ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     ("carscraper/backfill/no_address", "car", "without a page or an address that could be asked"),
     ("spider_exceptions/count", "mistake", "of the spider, see the log"),
 )
@@ -72,7 +73,6 @@ BESIDE = (
     ("carscraper/images/adopted", "photo", "found in the store and entered"),
     ("carscraper/images/left", "photo", "left by the limit"),
     ("carscraper/backfill/left", "car", "left for the next run"),
-    ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     (
         "carscraper/images/in_folder",
         "photo",

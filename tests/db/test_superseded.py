@@ -74,7 +74,7 @@ def test_superseded_photos_are_known_and_no_work(ledger: Ledger) -> None:
     ledger.save(page(stored("1/11", "a")))
     (known,) = ledger.ask(photo_rows.known, [("Bilasolur", "1")])
     assert not known["1/1"].due
-    (row,) = ledger.ask(work.listed_cars, None, True)
+    (row,) = ledger.ask(work.listed_cars, True)
     assert (row.images, row.unsettled, row.due, row.in_folder) == (2, 0, 0, 0)
     assert not ledger.ask(car_rows.card_states, "Bilasolur", ["1"])["1"].images_due
 
