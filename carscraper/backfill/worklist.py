@@ -164,7 +164,8 @@ class Worklist:
     def summary(self) -> str:
         """Return that in words."""
         rows = self.outcome()
-        parts = [f"{rows[fate]:,} {words}" for fate, words in FATES.items() if rows[fate]]
+        words = FATES | ({WORK: "to do"} if self._options.dry_run else {})
+        parts = [f"{rows[fate]:,} {said}" for fate, said in words.items() if rows[fate]]
         return f"{rows.total():,} rows: {', '.join(parts)}." if parts else ""
 
     def left(self, told: AbstractSet[int], cars: Mapping[tuple[str, str], int]) -> Iterator[tuple[Any, ...]]:

@@ -76,7 +76,7 @@ def listed_cars(
         connection: in a transaction of the caller.
         include_inactive: cars that are not for sale any more, too.
         retry: when a photo is due again.
-        also: rows that are listed though they are not active.
+        also: rows that are listed though they are not active, unless the site itself has said that the car is gone.
         archive: those of an archive, which are never active, too.
     """
 
@@ -107,7 +107,7 @@ def listed_cars(
     named = listings.c.source == ARCHIVE if archive else false()
     found = [ListedCar(*row) for row in connection.execute(query.where(or_(listings.c.is_active, named)))]
     for chunk in chunks(sorted(also)):
-        these = query.where(listings.c.id.in_(chunk), listings.c.is_active.is_not(true()))
+        these = query.where(listings.c.id.in_(chunk), listings.c.is_active.is_not(true()), listings.c.gone_at.is_(None))
         found += [ListedCar(*row) for row in connection.execute(these)]
     return found
 
