@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_IN_VAIN = 50  # photos in a row that can't be had: a run with a limit leaves their source
 _NOT_MISSED = frozenset({Reason.DELETED, Reason.TERMS})
 AT_ONCE = 8  # cars of one source under way
 _NO_PAGE = re.compile(r"log-?in|sign-?in|innskr|error|villa|maintenance|vidhald|lokad", re.IGNORECASE)
@@ -62,6 +63,16 @@ class CarVisits(CarscraperSpider):
         self._taken: Counter[str] = Counter()
         self._under_way: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
+        self._counted_for: Counter[int] = Counter()
+        """How many photos of a car count for the limit, by ``id()`` of its item, until it has left the pipelines."""
+        self._in_vain: Counter[str] = Counter()
+        """Photos of each source that could not be had since the last one that could."""
+        self._imports_wait = False
+        """The store gave or took something not: what needs only the store comes last."""
+        self._later: dict[str, deque[KnownCar]] = defaultdict(deque)
+        """Cars that wait for that."""
+        self._last_round: set[str] = set()
+        """Sources of which there is nothing else to do."""
         self._in_pipelines: dict[int, tuple[str, int]] = {}
         """Cars in the pipelines, by ``id()`` of their item: their source and their number of photos."""
         self.rows: dict[tuple[str, str], int] = {}
@@ -76,7 +87,11 @@ class CarVisits(CarscraperSpider):
             self.crawler.signals.connect(self._item_left, signal=signal)
 
     def _is_full(self, source: str) -> bool:
-        return bool(self.limit) and self._number(self._taken, source) >= (self.limit or 0)
+        """Return whether as many photos are done as may be, or have failed one after the other."""
+        most = self.limit or 0
+        return bool(most) and (
+            self._number(self._taken, source) >= most or self._in_vain[source] >= max(most, _IN_VAIN)
+        )
 
     def _number(self, of: Counter[str], source: str) -> int:
         return of.total() if self.options.sample else of[source]  # a sample is of all together, a limit for each
@@ -89,12 +104,15 @@ class CarVisits(CarscraperSpider):
         in_folder = [
             each.image for each in known if each.image.status == Status.STORED and each.image.store == "folder"
         ]
+        name = self.worklist.object_name(car.image_url)
+        if self._imports_wait and car.item.source not in self._last_round and (in_folder or (name and not known)):
+            self._later[car.item.source].append(car)
+            return
         if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
             images = [replace(image, status=Status.PENDING, attempts=0) for image in in_folder]
             yield from self._hand_on(car, replace(car.item, images=images, imported=True))
         if self.options.only == "local":
             return
-        name = self.worklist.object_name(car.image_url)
         if not car.images and name is not None:
             if self.worklist.s3 and not self.options.sample:
                 image = CarImage(identity=by_address(car.image_url or ""), source_url=car.image_url or "")
@@ -267,6 +285,7 @@ class CarVisits(CarscraperSpider):
                 image.reason = "limit"
             else:
                 self._taken[item.source] += 1
+                self._counted_for[id(item)] += 1
                 wanted.append(image)
         if self.options.sample:
             item.images = wanted  # its own database knows of no other
@@ -337,6 +356,7 @@ class CarVisits(CarscraperSpider):
     def _item_left(self, item: Any, signal: object = signals.item_scraped) -> None:
         source, number = self._in_pipelines.pop(id(item), (None, 0))
         if source:
+            self._count_done(item, source, number)
             car = self.rows.get((source, item.external_id))
             if car is not None and not item.gone:
                 self.worklist.fates[car] = _fate(item, number) if signal is signals.item_scraped else fates.REFUSED
@@ -344,10 +364,23 @@ class CarVisits(CarscraperSpider):
             self._under_way[source] -= 1
             self._moved.set()
 
+    def _count_done(self, item: Any, source: str, number: int) -> None:
+        """Let only photos count for the limit that are done: what can't be had now must not keep others from it."""
+        counted = self._counted_for.pop(id(item), 0)
+        missed = sum(each.status not in HAVE_BYTES and _was_tried(each) for each in item.images)
+        in_vain = min(counted, missed + number - len(item.images))
+        self._taken[source] -= in_vain
+        self._in_vain[source] = 0 if in_vain < counted else self._in_vain[source] + in_vain
+
     def _visited(self, car: KnownCar, reserve: int) -> None:
         self._under_way[car.item.source] -= 1
         self._reserved[car.item.source] -= reserve
         self._moved.set()
+
+
+def _was_tried(image: CarImage) -> bool:
+    """Return whether a photo that is not stored was to be had in this run, and is not safe in the spool."""
+    return image.reason not in {Reason.LIMIT, Reason.SPOOLED} and bool(image.attempts or image.status == Status.PENDING)
 
 
 def _fate(item: CarItem, photos: int) -> str:

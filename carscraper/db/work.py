@@ -69,8 +69,8 @@ def listed_cars(
 ) -> list[ListedCar]:
     """List the cars that a backfill may have to do with.
 
-    Active cars first, then those whose photo addresses are newest: these are the soonest to be lost that can still
-    be had.
+    Active cars first, of these the ones of which no photo has failed yet, then those whose photo addresses are newest:
+    these are the soonest to be lost that can still be had.
 
     Args:
         connection: in a transaction of the caller.
@@ -84,6 +84,7 @@ def listed_cars(
         return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
 
     seen_at: Any = func.coalesce(listings.c.scraped_at, listings.c.last_seen_at, listings.c.first_seen_at)
+    failed = number(images.c.status.not_in(HAVE_BYTES) & (images.c.attempts > 0))
     query = (
         select(
             listings.c.id,
@@ -100,7 +101,7 @@ def listed_cars(
         )
         .join(images, images.c.listing_id == listings.c.id, isouter=True)
         .group_by(listings.c.id)
-        .order_by(listings.c.is_active.desc(), seen_at.is_(None), seen_at.desc(), listings.c.id.desc())
+        .order_by(listings.c.is_active.desc(), failed > 0, seen_at.is_(None), seen_at.desc(), listings.c.id.desc())
     )
     if include_inactive:
         return [ListedCar(*row) for row in connection.execute(query)]

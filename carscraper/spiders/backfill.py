@@ -169,6 +169,10 @@ class BackfillSpider(SecondLook):
             self._again.append(car.row_id)
             self.count("images/not_in_store")
 
+    def let_imports_wait(self) -> None:
+        """Do first what needs more than the store, which gives or takes nothing just now."""
+        self._imports_wait = True
+
     # --- the work ---
 
     def parse(self, response: Response) -> NoReturn:
@@ -252,8 +256,14 @@ class BackfillSpider(SecondLook):
                 for each in self._begin(ahead[source].popleft()):
                     begun += 1
                     yield each
-            if self._is_full(source) or not (queues[source] or ahead[source]):
-                left = [*(row.row_id for row in queues[source]), *(car.row_id for car in ahead[source])]
+            if not (queues[source] or ahead[source]) and self._later[source]:
+                self._last_round.add(source)
+                ahead[source], self._later[source] = self._later[source], ahead[source]
+            # What is under way may fail, and then there is room again.
+            is_full = self._is_full(source) and not self._under_way[source]
+            if is_full or not (queues[source] or ahead[source]):
+                cars = (*ahead[source], *self._later[source])
+                left = [*(row.row_id for row in queues[source]), *(car.row_id for car in cars)]
                 self.worklist.fates.update(dict.fromkeys(left, LEFT))
                 self.count("backfill/left", len(left))
                 del queues[source]
