@@ -84,12 +84,12 @@ class Repair:
             self.done["registered"] += outcome.what == register.REGISTERED
             if outcome.what not in {register.REGISTERED, register.KNOWN, register.GONE}:
                 yield outcome
-        made = in_order(pool, self._make_thumbnail, kept(comparison, "no-thumbnail"))
+        made = in_order(pool, self._make_thumbnail, kept(comparison, "no-thumbnail", "bad-thumbnail"))
         yield from (outcome for outcome in made if outcome)
-        for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
+        for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output", "bad-output"):
             run = each.detail.removeprefix("of run ")
             yield ObjectOutcome(
-                each.key, each.reason, f"scrapy runs upload {run}" if each.reason == "no-output" else run
+                each.key, each.reason, f"scrapy runs upload {run}" if each.reason.endswith("-output") else run
             )
 
     def _set_addresses(self, comparison: Comparison) -> None:

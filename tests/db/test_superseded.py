@@ -226,8 +226,8 @@ def test_an_upgrade_merges_what_was_found_in_the_store_with_the_sites_own(databa
             connection.execute(car_row, {"id": number, "source": source})
             for place, (photo, status, served, kept, by) in enumerate(photos):
                 values = {"id": 10 * number + place, "listing": number, "photo": photo, "served": served, "kept": kept}
-                by = None if by is None else 10 * number + by
-                connection.execute(photo_row, values | {"status": status, "by": by})
+                values |= {"status": status, "by": None if by is None else 10 * number + by}
+                connection.execute(photo_row, values)
     schema.upgrade(engine)
     rows = {row.id: (row.status, row.superseded_by) for row in Ledger(engine).rows(images)}
     assert {row_id: rows[row_id] for row_id in range(10, 17)} == {
