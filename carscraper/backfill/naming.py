@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from carscraper.parsing import clean_text
 from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Naming:
         self._by_address = sorted(dealers.values(), key=lambda dealer: not dealer.is_aggregator)
 
     def source(self, written: str | None) -> str | None:
-        """Return *written* as the dealer's spider spells it; as it is if there is none, ``None`` for nothing."""
-        return self._spellings.get(slug(written), written) if (written or "").strip() else None
+        """Return *written* as the dealer's spider spells it; as a text if there is none, ``None`` for nothing."""
+        return self._spellings.get(slug(written), clean_text(written)) if (written or "").strip() else None
 
     def cars(self, rows: Iterable[OldRow]) -> dict[int, tuple[str, str]]:
         """Return the source and the id of the cars that *rows* are of, by row id, as far as these tell it.
@@ -39,10 +40,15 @@ class Naming:
             rows: without an id, or of a source that no spider has; of such a source all that there are.
         """
         rows = list(rows)
-        numbers = Counter(pair for row in rows for pair in {(row.source, row.external_id), (row.source, _number(row))})
+        sources = [self.source(row.source) for row in rows]
+        numbers = Counter(
+            (source, number)
+            for row, source in zip(rows, sources, strict=True)
+            for number in {row.external_id, _number(row)}
+        )
         found = {}
-        for row in rows:
-            source, car = self.source(row.source), None
+        for row, written in zip(rows, sources, strict=True):
+            source, car = written, None
             if source is None:
                 source, car = self._by_addresses(row)
             elif source in self._dealers:
@@ -51,7 +57,7 @@ class Naming:
                 car = row.external_id
             else:
                 number = _number(row)
-                car = number if number and numbers[row.source, number] == 1 else _digest(row)
+                car = number if number and numbers[source, number] == 1 else _digest(row)
             if source and car:
                 found[row.row_id] = source, car
         return found

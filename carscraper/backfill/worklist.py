@@ -145,7 +145,7 @@ class Worklist:
             self.fates[row.row_id] = fate
             if fate == WORK:
                 queues.setdefault(source or "", deque()).append(replace(row, source=source))
-            elif fate in {SECOND_ROW, NO_CAR}:
+            elif fate in {SECOND_ROW, NO_CAR} and row.row_id in old:
                 self._nameless.append(old[row.row_id])
         archived = counted.get(ARCHIVE, 0) - sum(row.source == ARCHIVE for row in rows)
         self._left_alone = sum(counted.values()) - len(rows) - archived
