@@ -16,6 +16,7 @@ from scrapy import Request
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.visits import AT_ONCE, CarVisits
+from carscraper.backfill.worklist import GONE
 from carscraper.base_spiders.base import forget_tree, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT, TRUSTED
@@ -100,7 +101,7 @@ class SecondLook(CarVisits):
             if request:
                 yield request
             else:  # it has no address, and by now nobody can be asked for it
-                self._page_failed(car.item.url, "it can't be looked for once more")
+                self._page_failed(car, car.item.url, "it can't be looked for once more")
         if evidence.doubtful or self._under_way[source] or not evidence.gone:
             return
         if evidence.controls is None:
@@ -191,7 +192,7 @@ class SecondLook(CarVisits):
             )
             evidence.gone.clear()
         for car in [each for each in evidence.gone if each.row_id in evidence.found]:
-            self._page_failed(car.item.url, "it says that the car is gone, and the site's search shows the car")
+            self._page_failed(car, car.item.url, "it says that the car is gone, and the site's search shows the car")
             evidence.gone.remove(car)
         for car in [each for each in evidence.gone if not each.images]:
             if self._is_full(source):
@@ -201,6 +202,7 @@ class SecondLook(CarVisits):
 
     def _mark_gone(self, source: str, evidence: Evidence) -> Iterator[Request]:
         for car in evidence.gone:
-            url = car.item.url or self.dealers[source].home
-            yield carry(GoneCar(source=source, external_id=car.item.external_id, url=url, give_up_photos=True))
+            self.worklist.fates[car.row_id] = GONE
+            about = {"source": source, "external_id": car.item.external_id, "url": car.item.url}
+            yield carry(GoneCar(**about, give_up_photos=True))
         self._evidence[source] = Evidence()

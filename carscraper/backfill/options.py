@@ -110,11 +110,8 @@ def _only(word: str) -> str | None:
 
 
 def _sources(value: str, dealers: Mapping[str, str]) -> list[str] | None:
-    known = [*dealers.values(), ARCHIVE]
-    names = {name.lower(): source for name, source in dealers.items()} | {source.lower(): source for source in known}
-    sources = []
-    for word in filter(None, (part.strip() for part in value.split(","))):
-        if word.lower() not in names:
-            raise ConfigurationError(f"sources names {word!r}; there are {', '.join(known)}.")
-        sources.append(names[word.lower()])
-    return sources or None
+    """Return the sources that are named; the worklist knows those that have no spider."""
+    names = {name.lower(): source for name, source in dealers.items()}
+    names |= {source.lower(): source for source in (*dealers.values(), ARCHIVE)}
+    words = filter(None, (part.strip() for part in value.split(",")))
+    return [names.get(word.lower(), word) for word in words] or None

@@ -64,6 +64,7 @@ class BackfillImagesPipeline(CarImagesPipeline):
                 count_photo(self.crawler, item, image, is_new=False)
             elif is_kept is None:
                 self.crawler.stats.inc_value("carscraper/images/pending")
+                self.spider.let_imports_wait()
             else:
                 lost.append(image.identity)
         if lost:

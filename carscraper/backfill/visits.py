@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
 
+from carscraper.backfill import worklist as fates
 from carscraper.backfill.worklist import TYPICAL_PHOTOS
 from carscraper.base_spiders.base import CarscraperSpider, by_address, forget_tree, status_of, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT
+from carscraper.db.rules import HAVE_BYTES
 from carscraper.items import CarImage, CarItem, Reason, Status, utcnow
 from carscraper.middlewares.answers import carry
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_IN_VAIN = 50  # photos in a row that can't be had: a run with a limit leaves their source
+_NOT_MISSED = frozenset({Reason.DELETED, Reason.TERMS})
 AT_ONCE = 8  # cars of one source under way
 _NO_PAGE = re.compile(r"log-?in|sign-?in|innskr|error|villa|maintenance|vidhald|lokad", re.IGNORECASE)
 
@@ -59,8 +63,20 @@ class CarVisits(CarscraperSpider):
         self._taken: Counter[str] = Counter()
         self._under_way: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
+        self._counted_for: Counter[int] = Counter()
+        """How many photos of a car count for the limit, by ``id()`` of its item, until it has left the pipelines."""
+        self._in_vain: Counter[str] = Counter()
+        """Photos of each source that could not be had since the last one that could."""
+        self._imports_wait = False
+        """The store gave or took something not: what needs only the store comes last."""
+        self._later: dict[str, deque[KnownCar]] = defaultdict(deque)
+        """Cars that wait for that."""
+        self._last_round: set[str] = set()
+        """Sources of which there is nothing else to do."""
         self._in_pipelines: dict[int, tuple[str, int]] = {}
         """Cars in the pipelines, by ``id()`` of their item: their source and their number of photos."""
+        self.rows: dict[tuple[str, str], int] = {}
+        """The rows of the cars whose turn has come."""
         self._again: deque[int] = deque()
         """Rows of cars whose photos proved not to be where they should be."""
         self._handed_on: dict[tuple[str, str], KnownCar] = {}
@@ -71,7 +87,11 @@ class CarVisits(CarscraperSpider):
             self.crawler.signals.connect(self._item_left, signal=signal)
 
     def _is_full(self, source: str) -> bool:
-        return bool(self.limit) and self._number(self._taken, source) >= (self.limit or 0)
+        """Return whether as many photos are done as may be, or have failed one after the other."""
+        most = self.limit or 0
+        return bool(most) and (
+            self._number(self._taken, source) >= most or self._in_vain[source] >= max(most, _IN_VAIN)
+        )
 
     def _number(self, of: Counter[str], source: str) -> int:
         return of.total() if self.options.sample else of[source]  # a sample is of all together, a limit for each
@@ -84,12 +104,15 @@ class CarVisits(CarscraperSpider):
         in_folder = [
             each.image for each in known if each.image.status == Status.STORED and each.image.store == "folder"
         ]
+        name = self.worklist.object_name(car.image_url)
+        if self._imports_wait and car.item.source not in self._last_round and (in_folder or (name and not known)):
+            self._later[car.item.source].append(car)
+            return
         if in_folder and self.worklist.s3 and self.options.only in {None, "local"}:
             images = [replace(image, status=Status.PENDING, attempts=0) for image in in_folder]
             yield from self._hand_on(car, replace(car.item, images=images, imported=True))
         if self.options.only == "local":
             return
-        name = self.worklist.object_name(car.image_url)
         if not car.images and name is not None:
             if self.worklist.s3 and not self.options.sample:
                 image = CarImage(identity=by_address(car.image_url or ""), source_url=car.image_url or "")
@@ -109,7 +132,8 @@ class CarVisits(CarscraperSpider):
 
     def _without_page(self, car: KnownCar) -> Iterator[Request]:
         images = self._addresses(car)
-        self.count("backfill/no_address", int(not images))
+        if not images:
+            self.worklist.fates[car.row_id] = fates.NO_ADDRESS
         yield from self._hand_on(car, replace(car.item, images=images))
 
     def _page_request(
@@ -162,14 +186,14 @@ class CarVisits(CarscraperSpider):
         dealer = self.dealers[car.item.source]
         if not dealer.is_own_page(response, car.item.external_id):
             if _NO_PAGE.search(urlsplit(response.url).path):
-                self._page_failed(response.url, "it leads to a login or an error page")
+                self._page_failed(car, response.url, "it leads to a login or an error page")
             elif again and card is None and not dealer.gone_by_status:
-                self._page_failed(response.url, "the site leads there, and says in words that a car is gone")
+                self._page_failed(car, response.url, "the site leads there, and says in words that a car is gone")
             else:
                 yield from self._gone(car, again=again, card=card)
             return
         if not dealer.is_whole(response):
-            self._page_failed(response.url, "it was cut off")
+            self._page_failed(car, response.url, "it was cut off")
             return
         try:
             if dealer.is_gone(response):
@@ -180,7 +204,7 @@ class CarVisits(CarscraperSpider):
             item: CarItem = next(dealer.parse_details(response, replace(car.item, seen=True, url=url)))
         except Exception as error:
             self.end_if_short(error)
-            self._page_failed(response.url, f"{type(error).__name__}: {error}")
+            self._page_failed(car, response.url, f"{type(error).__name__}: {error}")
             return
         self._shown(car, response.url)
         item.details_at = utcnow()
@@ -199,7 +223,7 @@ class CarVisits(CarscraperSpider):
             if status_of(failure) in {404, 410}:
                 yield from self._counted(self._gone(car, again=again, card=card))
             else:
-                self._page_failed(request.url, why_no_page(failure))
+                self._page_failed(car, request.url, why_no_page(failure))
         finally:
             self._visited(car, request.cb_kwargs["reserve"])
 
@@ -218,7 +242,7 @@ class CarVisits(CarscraperSpider):
             elif dealer.says_empty(response):
                 yield from self._counted(self._gone(car, again=again))
             else:
-                self._page_failed(response.url, f"a search for the number {car.item.external_id} leads elsewhere")
+                self._page_failed(car, response.url, f"a search for the number {car.item.external_id} leads elsewhere")
         finally:
             forget_tree(response)
             self._visited(car, reserve)
@@ -240,8 +264,9 @@ class CarVisits(CarscraperSpider):
         finally:
             self._visited(car, request.cb_kwargs["reserve"])
 
-    def _page_failed(self, url: str, why: str) -> None:
+    def _page_failed(self, car: KnownCar, url: str, why: str) -> None:
         self.count("details/failed")
+        self.worklist.fates[car.row_id] = fates.NO_PAGE
         logger.warning("A car's page does not come or can't be read: %r (%s)", url, why)
 
     def _addresses(self, car: KnownCar) -> list[CarImage]:
@@ -260,6 +285,7 @@ class CarVisits(CarscraperSpider):
                 image.reason = "limit"
             else:
                 self._taken[item.source] += 1
+                self._counted_for[id(item)] += 1
                 wanted.append(image)
         if self.options.sample:
             item.images = wanted  # its own database knows of no other
@@ -274,6 +300,7 @@ class CarVisits(CarscraperSpider):
         the search has shown of a car is kept, and the car with it.
         """
         evidence = self._evidence[car.item.source]
+        self.worklist.fates[car.row_id] = fates.MAYBE_GONE
         if again:
             evidence.gone.append(car)
             self._note_lately(car, shown=False)
@@ -310,6 +337,7 @@ class CarVisits(CarscraperSpider):
             held = [image for image in item.images if image.status == Status.PENDING and image.reason != Reason.LIMIT]
             item.images = held
             if not held:
+                self.worklist.fates[car.row_id] = fates.LEFT
                 return
             self._handed_on[item.source, item.external_id] = car
         self._goes_on(item)
@@ -325,14 +353,39 @@ class CarVisits(CarscraperSpider):
         self._under_way[item.source] += 1
         self._in_pipelines[id(item)] = (item.source, len(item.images))
 
-    def _item_left(self, item: Any) -> None:
-        source, _ = self._in_pipelines.pop(id(item), (None, 0))
+    def _item_left(self, item: Any, signal: object = signals.item_scraped) -> None:
+        source, number = self._in_pipelines.pop(id(item), (None, 0))
         if source:
+            self._count_done(item, source, number)
+            car = self.rows.get((source, item.external_id))
+            if car is not None and not item.gone:
+                self.worklist.fates[car] = _fate(item, number) if signal is signals.item_scraped else fates.REFUSED
             self._handed_on.pop((item.source, item.external_id), None)
             self._under_way[source] -= 1
             self._moved.set()
+
+    def _count_done(self, item: Any, source: str, number: int) -> None:
+        """Let only photos count for the limit that are done: what can't be had now must not keep others from it."""
+        counted = self._counted_for.pop(id(item), 0)
+        missed = sum(each.status not in HAVE_BYTES and _was_tried(each) for each in item.images)
+        in_vain = min(counted, missed + number - len(item.images))
+        self._taken[source] -= in_vain
+        self._in_vain[source] = 0 if in_vain < counted else self._in_vain[source] + in_vain
 
     def _visited(self, car: KnownCar, reserve: int) -> None:
         self._under_way[car.item.source] -= 1
         self._reserved[car.item.source] -= reserve
         self._moved.set()
+
+
+def _was_tried(image: CarImage) -> bool:
+    """Return whether a photo that is not stored was to be had in this run, and is not safe in the spool."""
+    return image.reason not in {Reason.LIMIT, Reason.SPOOLED} and bool(image.attempts or image.status == Status.PENDING)
+
+
+def _fate(item: CarItem, photos: int) -> str:
+    """Return what became of a car that has left the pipelines, of whose *photos* those that are lost have left it."""
+    missing = [image for image in item.images if image.status not in HAVE_BYTES and image.reason not in _NOT_MISSED]
+    if any(image.reason == Reason.LIMIT for image in missing):
+        return fates.LEFT
+    return fates.SOME_PHOTOS if missing or len(item.images) < photos else fates.DONE

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import deque
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from collections import Counter, deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from carscraper.backfill.naming import Naming
 from carscraper.db import work
+from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import ConfigurationError
 from carscraper.storage.keys import key_of, published_bases
+from carscraper.vehicles import slug
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from scrapy.settings import BaseSettings
@@ -21,12 +23,34 @@ if TYPE_CHECKING:
     from carscraper.backfill.options import Options
     from carscraper.base_spiders.dealer import DealerSpider
     from carscraper.db.ledger import Ledger
-    from carscraper.db.work import ListedCar
+    from carscraper.db.work import ListedCar, Names, OldRow
 
 logger = logging.getLogger(__name__)
 
 TYPICAL_PHOTOS = 20
 """Of a car that was never looked at, until the ledger knows better."""
+DONE, KNOWN, WORK, LEFT = "done", "known", "not-reached", "limit"
+SECOND_ROW, NO_CAR, NO_ADDRESS, NO_PAGE, REFUSED = "second-row", "no-car", "no-address", "no-page", "refused"
+MAYBE_GONE, GONE, SOME_PHOTOS = "maybe-gone", "car-gone", "photos"
+OTHER_SOURCE, OTHER_KIND, NOT_FOR_SALE = "other-source", "other-kind", "not-for-sale"
+FATES = {
+    DONE: "done",
+    KNOWN: "known before",
+    SECOND_ROW: "second rows of a car",
+    GONE: "of gone cars",
+    MAYBE_GONE: "of cars that are gone by their page, which is not believed",
+    NO_CAR: "that name no car",
+    NO_ADDRESS: "without a page and an address that could be asked",
+    NO_PAGE: "whose page is unreadable or missing",
+    SOME_PHOTOS: "with photos that are not kept",
+    REFUSED: "refused by the database",
+    LEFT: "left by the limit",
+    WORK: "not reached",
+    OTHER_SOURCE: "of other sources",
+    OTHER_KIND: "left by only",
+    NOT_FOR_SALE: "of cars that are not for sale",
+}
+"""What becomes of a row of ``car_listings``."""
 PLANNED = ("cars", "pages", "photos", "uploads", "reads")
 """What a plan counts: cars, pages and photos asked of the dealer, uploads to the store and reads of it."""
 
@@ -43,11 +67,16 @@ class Worklist:
         self._dealers = dealers
         self.s3 = settings.getbool("USE_S3_STORAGE")
         """Whether photos go to S3, so that those in the folder are to be moved."""
-        self.ids: dict[int, str] = {}
-        """Of rows that named no car when the run began, the id of theirs; a rehearsal does not write it."""
-        self._second_rows: AbstractSet[int] = frozenset()
-        self.unnamed = 0
-        """Rows of cars for sale that name no car: nobody can be asked for their photos."""
+        self._naming = Naming(dealers)
+        self.names: dict[int, tuple[str, str]] = {}
+        """Source and id that rows without one have been given; a rehearsal does not write them."""
+        self.fates: dict[int, str] = {}
+        """Of each row that was looked at what became of it, one of :data:`FATES`."""
+        self.sources: list[str] | None = None
+        """Those that are asked for, as they are spelt; ``None``: all."""
+        self._left_alone = 0
+        self._nameless: list[OldRow] = []
+        """Rows that are no work in themselves: second rows of a car, and those that name none."""
         self._keeps = self.s3 or bool(settings.get("IMAGES_STORE"))
         bucket, endpoint = settings.get("AWS_S3_BUCKET"), None
         if bucket:
@@ -76,20 +105,92 @@ class Worklist:
         return key_of(url, self._bases) if url else None
 
     async def queues(self) -> dict[str, deque[ListedCar]]:
-        """List for each source the cars that are work, the soonest to be lost first."""
-        options = self._options
+        """List for each source the cars that are work, the soonest to be lost first.
+
+        Raises:
+            ConfigurationError: there is no such source as is asked for.
+        """
+        options, read = self._options, self._ledger.read
+        counted = await read(work.sources)
+        wanted = self._wanted(counted)
+        self.sources = None if wanted is None else sorted(wanted)
+        old = {row.row_id: row for row in await read(work.old_rows, [*self._dealers, ARCHIVE])}
+        cars = self._naming.cars(old.values())
+        names = await self._name(old, cars, wanted)
+        self.names = names.given
+        # Of two rows the one that stands for the car may be the one that somebody took for sold.
+        also = {holder for row_id, holder in names.second.items() if old[row_id].is_active}
+        rows = await read(
+            work.listed_cars, options.include_inactive, self._ledger.retry, also, archive=ARCHIVE in (wanted or ())
+        )
         queues: dict[str, deque[ListedCar]] = {}
-        self.ids = await self._give_ids()
-        rows = await self._ledger.read(work.listed_cars, options.sources, options.include_inactive, self._ledger.retry)
-        self.unnamed = 0
         for row in rows:
-            if not row.has_id and row.row_id not in self.ids:
-                self.unnamed += row.is_active and row.row_id not in self._second_rows
-                continue
-            kinds = self.kinds(row)
-            if options.only in kinds if options.only else kinds:
-                queues.setdefault(row.source, deque()).append(row)
+            source = cars[row.row_id][0] if row.row_id in cars else self._naming.source(row.source)
+            if source is not None and wanted is not None and source not in wanted:
+                fate = OTHER_SOURCE
+            elif row.row_id in names.second:
+                fate = SECOND_ROW
+            elif source is None or (row.row_id in old and row.row_id not in cars):
+                fate = NO_CAR
+            else:
+                fate = self._fate(row)
+            self.fates[row.row_id] = fate
+            if fate == WORK:
+                queues.setdefault(source or "", deque()).append(replace(row, source=source))
+            elif fate in {SECOND_ROW, NO_CAR} and row.row_id in old:
+                self._nameless.append(old[row.row_id])
+        archived = counted.get(ARCHIVE, 0) - sum(row.source == ARCHIVE for row in rows)
+        self._left_alone = sum(counted.values()) - len(rows) - archived
         return queues
+
+    def _fate(self, row: ListedCar) -> str:
+        kinds = self.kinds(row)
+        if not kinds:
+            return KNOWN
+        return WORK if self._options.only in {None, *kinds} else OTHER_KIND
+
+    def outcome(self) -> Counter[str]:
+        """Count the rows by what became of them; together they are all there are."""
+        return Counter(self.fates.values()) + Counter({NOT_FOR_SALE: self._left_alone})
+
+    def summary(self) -> str:
+        """Return that in words."""
+        rows = self.outcome()
+        words = FATES | ({WORK: "to do"} if self._options.dry_run else {})
+        parts = [f"{rows[fate]:,} {said}" for fate, said in words.items() if rows[fate]]
+        return f"{rows.total():,} rows: {', '.join(parts)}." if parts else ""
+
+    def left(self, told: AbstractSet[int], cars: Mapping[tuple[str, str], int]) -> Iterator[tuple[Any, ...]]:
+        """Return what the report says of rows that are not done: source, id, addresses, why, and the row's id.
+
+        Args:
+            told: rows that it names already.
+            cars: the rows whose turn has come.
+        """
+        named = {row: car for car, row in cars.items()}
+        nameless = {row.row_id: row for row in self._nameless}
+        for row_id, fate in self.fates.items():
+            if fate not in {DONE, KNOWN, OTHER_SOURCE, OTHER_KIND} and row_id not in told:
+                row = nameless.get(row_id)
+                source, external_id = (row.source, row.external_id) if row else named.get(row_id, (None, None))
+                url, image_url = (row.url, row.image_url) if row else (None, None)
+                yield source, external_id, url, None, image_url, None, fate, row_id
+
+    def _wanted(self, there: Mapping[str | None, int]) -> AbstractSet[str] | None:
+        """Return the sources that are asked for, as they are spelt; ``None``: all."""
+        if self._options.sources is None:
+            return None
+        known: dict[str, set[str]] = {}
+        for written in (*self._dealers, ARCHIVE, *there):
+            if source := self._naming.source(written):
+                known.setdefault(slug(source), set()).add(source)
+        for dealer in self._dealers.values():
+            known.setdefault(slug(dealer.name), set()).add(dealer.source)
+        for word in self._options.sources:
+            if slug(word) not in known:
+                names = sorted({name for spellings in known.values() for name in spellings})
+                raise ConfigurationError(f"sources names {word!r}; there are {', '.join(names)}.")
+        return set().union(*(known[slug(word)] for word in self._options.sources))
 
     def kinds(self, row: ListedCar) -> set[str]:
         """Say why a row is work, in the words of ``only``; an empty set says that it is none."""
@@ -107,35 +208,26 @@ class Worklist:
                 kinds.add("missing")  # it points at an object that the ledger does not know
         return kinds
 
-    async def _give_ids(self) -> dict[int, str]:
-        """Fill in the car's id of rows of the earlier scraper, from their address or their photo's."""
-        rows = await self._ledger.read(work.without_id, self._options.sources)
-        found = {row_id: car_id for row_id, *about in rows if (car_id := self._car_id(*about))}
+    async def _name(
+        self, rows: Mapping[int, OldRow], cars: Mapping[int, tuple[str, str]], wanted: AbstractSet[str] | None
+    ) -> Names:
+        """Write which *cars* the rows of older programs are of; those of sources that are not asked for stay."""
+        new = {
+            row_id: car
+            for row_id, car in cars.items()
+            if car != (rows[row_id].source, rows[row_id].external_id) and (wanted is None or car[0] in wanted)
+        }
         # A ledger that is only read tells which would get one.
         if self._options.rehearses:
-            given = await self._ledger.read(work.free_ids, found)
+            names = await self._ledger.read(work.free_names, new)
         else:
-            given = await self._ledger.write(work.give_ids, found)
-        self._second_rows = found.keys() - given.keys()
-        if rows:
+            names = await self._ledger.write(work.give_names, new)
+        if unknown := len(rows) - len(cars) + len(new):
             logger.info(
-                "%d rows had no id of their car: for %d it is known now, %d are second rows of a car, %d name none",
-                *(len(rows), len(given), len(found) - len(given), len(rows) - len(found)),
+                "%d rows did not name their car: for %d it is known now, %d are second rows of a car, %d name none",
+                *(unknown, len(names.given), len(names.second), len(rows) - len(cars)),
             )
-        return given
-
-    def _car_id(self, source: str, url: str, image_url: str) -> str | None:
-        dealer = self._dealers.get(source)
-        if dealer:
-            return dealer.car_id(url) or dealer.car_of_image(image_url)
-        # Of dealers without a spider: the last part of the path that holds a number, or the last such parameter.
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return None
-        parameters = [value for _, value in parse_qsl(parts.query)]
-        numbered = [part for part in (*parameters, *parts.path.split("/")) if re.search(r"\d", part)]
-        return numbered[-1] if numbered else None
+        return names
 
     async def rehearse(self) -> dict[str, dict[str, int]]:
         """Say for each source what a run would do: the numbers of :data:`PLANNED`."""

@@ -195,8 +195,16 @@ class Comparison:
         with self._connection.begin():
             self._connection.execute(insert(_suspects).from_select(["reason", "key", "photo"], query))
 
-    def find_outputs(self) -> None:
-        """Suspect every file that a run says it has uploaded: where outputs are is not listed."""
+    def find_thumbnails(self, folder: str) -> None:
+        """Suspect every thumbnail below *folder* whose photo is there, so that it is read."""
+        rows = exists().where(images.c.key == _objects.c.photo, _STORED, self._here)
+        below = func.substr(_objects.c.name, 1, len(folder)) == folder
+        query = select(literal("bad-thumbnail"), _objects.c.name, _objects.c.photo).where(below, rows)
+        with self._connection.begin():
+            self._connection.execute(insert(_suspects).from_select(["reason", "key", "photo"], query))
+
+    def find_outputs(self, *reasons: str) -> None:
+        """Suspect for *reasons* every file that a run says it has uploaded: where outputs are is not listed."""
         query = (
             select(crawl_runs.c.id, crawl_runs.c.output)
             .where(crawl_runs.c.output.like("%s3://%"))
@@ -204,7 +212,8 @@ class Comparison:
         )
         for page in self._pages(query, crawl_runs.c.id):
             self.suspect(
-                {"reason": "no-output", "key": url, "shows": str(row.id)}
+                {"reason": reason, "key": url, "shows": str(row.id)}
+                for reason in reasons
                 for row in page
                 for url in json.loads(row.output).get("s3Urls", ())
             )

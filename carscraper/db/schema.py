@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HEAD = "0007"
+HEAD = "0008"
 """The version this program needs: the last migration's. A test holds the two together."""
 
 _LOCK = 0x63617273  # "cars": any number, the same in every carscraper

@@ -29,7 +29,10 @@ class Shown:
 
 _SEVERAL_ROWS = select(
     *(images.c[name] for name in ("id", "listing_id", "identity", "position", "status", "reason", "source_sha256")),
-    *(images.c[name] for name in ("key", "url", "superseded_by", "failed_days", "failed_on", "first_seen_at")),
+    *(
+        images.c[name]
+        for name in ("sha256", "key", "url", "superseded_by", "failed_days", "failed_on", "first_seen_at")
+    ),
 ).order_by(images.c.id)
 _SUPERSEDE = (
     update(images)
@@ -48,10 +51,11 @@ _STAYS = frozenset({Reason.DELETED, Reason.SPOOLED})
 def supersede(connection: Connection, shown: dict[int, Shown]) -> dict[int, frozenset[str]]:
     """Let each picture of a car have one current row; the listings' rows are locked by the caller.
 
-    A site may give its photos new ids. Of rows with the same bytes the one that is shown now is current (``stored``),
-    the others are ``superseded`` by it and keep key, address and hashes. A photo that was never stored and is shown no
-    more is superseded by the newer one that is stored and stands in its place; without such a one it is ``off-page``.
-    When the id was given to another car, all photos of the car before are superseded, by none.
+    A site may give its photos new ids. Of rows with the same bytes, as served or as stored (how an object was served
+    that was found in the store is not known), the one that is shown now is current (``stored``), the others are
+    ``superseded`` by it and keep key, address and hashes. A photo that was never stored and is shown no more is
+    superseded by the newer one that is stored and stands in its place; without such a one it is ``off-page``. When the
+    id was given to another car, all photos of the car before are superseded, by none.
 
     Args:
         connection: in a transaction of the caller.
@@ -92,10 +96,12 @@ def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, d
     places = {identity: place for place, identity in enumerate(shown)}
     families: dict[str, list[Row[Any]]] = {}
     for row in photos:
-        if row.status in HAVE_BYTES and row.key and row.source_sha256:
-            families.setdefault(row.source_sha256, []).append(row)
+        if row.status in HAVE_BYTES and row.key:
+            same = {id(family): family for each in _hashes(row) for family in [families.get(each, [])]}
+            joined = sorted([row, *(member for family in same.values() for member in family)], key=lambda each: each.id)
+            families |= {each: joined for member in joined for each in _hashes(member)}
     after: dict[int, dict[str, Any]] = {}
-    for family in families.values():
+    for family in {id(each): each for each in families.values()}.values():
         current = min(
             (row for row in family if row.identity in places), key=lambda row: places[row.identity], default=None
         )
@@ -105,6 +111,10 @@ def _current_rows(photos: list[Row[Any]], shown: tuple[str, ...]) -> dict[int, d
             after |= {row.id: {"status": Status.SUPERSEDED, "superseded_by": current.id} for row in family}
             after[current.id] = {"status": Status.STORED}
     return after
+
+
+def _hashes(row: Row[Any]) -> set[str]:
+    return {row.source_sha256, row.sha256} - {None}
 
 
 def _no_longer_shown(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, case, false, func, or_, select, update
+from sqlalchemy import and_, case, false, func, or_, select, true, update
 
 from carscraper.db.models import images, listings
 from carscraper.db.photos import KnownImage, known
@@ -14,6 +14,7 @@ from carscraper.db.rules import ARCHIVE, CRAWL, HAVE_BYTES, RetryRules, chunks, 
 from carscraper.items import CarItem, Reason, Status, utcnow
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -24,9 +25,7 @@ class ListedCar:
     """A row of ``car_listings`` and how its photos stand."""
 
     row_id: int
-    has_id: bool
-    """It names its car."""
-    source: str
+    source: str | None
     image_url: str | None
     is_active: bool
     images: int
@@ -62,30 +61,33 @@ class Sizes:
 
 def listed_cars(
     connection: Connection,
-    sources: list[str] | None,
     include_inactive: bool,
     retry: RetryRules = CRAWL,
+    also: Collection[int] = (),
+    *,
+    archive: bool = False,
 ) -> list[ListedCar]:
-    """List the cars of *sources* (``None``: all) that a backfill may have to do with.
+    """List the cars that a backfill may have to do with.
 
-    Active cars first, then those whose photo addresses are newest: these are the soonest to be lost that can still
-    be had.
+    Active cars first, of these the ones of which no photo has failed yet, then those whose photo addresses are newest:
+    these are the soonest to be lost that can still be had.
 
     Args:
         connection: in a transaction of the caller.
-        sources: of the cars.
         include_inactive: cars that are not for sale any more, too.
         retry: when a photo is due again.
+        also: rows that are listed though they are not active, unless the site itself has said that the car is gone.
+        archive: those of an archive, which are never active, too.
     """
 
     def number(condition: Any) -> Any:
         return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
 
     seen_at: Any = func.coalesce(listings.c.scraped_at, listings.c.last_seen_at, listings.c.first_seen_at)
+    failed = number(images.c.status.not_in(HAVE_BYTES) & (images.c.attempts > 0))
     query = (
         select(
             listings.c.id,
-            listings.c.external_id.is_not(None),
             listings.c.source,
             listings.c.image_url,
             listings.c.is_active,
@@ -98,17 +100,17 @@ def listed_cars(
             number((images.c.status == Status.STORED) & (images.c.store == "folder")),
         )
         .join(images, images.c.listing_id == listings.c.id, isouter=True)
-        .where(listings.c.source.is_not(None))
         .group_by(listings.c.id)
-        .order_by(listings.c.is_active.desc(), seen_at.is_(None), seen_at.desc(), listings.c.id.desc())
+        .order_by(listings.c.is_active.desc(), failed > 0, seen_at.is_(None), seen_at.desc(), listings.c.id.desc())
     )
-    if sources is not None:
-        query = query.where(listings.c.source.in_(sources))
-    if not include_inactive:
-        # An archive's are never active: whoever names it means them.
-        named = listings.c.source == ARCHIVE if ARCHIVE in (sources or ()) else false()
-        query = query.where(or_(listings.c.is_active, named))
-    return [ListedCar(*row) for row in connection.execute(query)]
+    if include_inactive:
+        return [ListedCar(*row) for row in connection.execute(query)]
+    named = listings.c.source == ARCHIVE if archive else false()
+    found = [ListedCar(*row) for row in connection.execute(query.where(or_(listings.c.is_active, named)))]
+    for chunk in chunks(sorted(also)):
+        these = query.where(listings.c.id.in_(chunk), listings.c.is_active.is_not(true()), listings.c.gone_at.is_(None))
+        found += [ListedCar(*row) for row in connection.execute(these)]
+    return found
 
 
 _CAR_FIELDS = tuple(each.name for each in fields(CarItem) if each.name in listings.c)
@@ -145,49 +147,74 @@ def unseen_cars(
     return known_cars(connection, [row.id for row in rows if row.external_id not in seen], retry)
 
 
-def without_id(connection: Connection, sources: list[str] | None) -> list[tuple[int, str, str, str]]:
-    """List rows without an external id: row id, source, address and the photo's address, the last seen first."""
+class OldRow(NamedTuple):
+    """A row of ``car_listings`` as an older program may have left it; ``""`` where it has nothing."""
+
+    row_id: int
+    source: str | None
+    external_id: str | None
+    url: str
+    image_url: str
+    is_active: bool
+
+
+def old_rows(connection: Connection, sources: list[str]) -> list[OldRow]:
+    """List the rows without an external id, or of others than *sources*: those of cars for sale, seen last, first."""
     last: Any = listings.c.last_seen_at
+    columns = (func.coalesce(listings.c[name], "") for name in ("url", "image_url"))
     query = (
-        select(listings.c.id, listings.c.source, listings.c.url, listings.c.image_url)
-        .where(listings.c.external_id.is_(None), listings.c.source.is_not(None))
-        .where(or_(listings.c.url.is_not(None), listings.c.image_url.is_not(None)))
+        select(listings.c.id, listings.c.source, listings.c.external_id, *columns, listings.c.is_active)
+        .where(or_(listings.c.external_id.is_(None), listings.c.source.is_(None), listings.c.source.not_in(sources)))
         .order_by(listings.c.is_active.desc(), last.is_(None), last.desc(), listings.c.id.desc())
     )
-    if sources is not None:
-        query = query.where(listings.c.source.in_(sources))
-    return [(row.id, row.source, row.url or "", row.image_url or "") for row in connection.execute(query)]
+    return [OldRow._make(row) for row in connection.execute(query)]
 
 
-def free_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
-    """Return those of *external_ids*, by row id, that no row has and that only one row is to get.
+def sources(connection: Connection) -> dict[str | None, int]:
+    """Return how many rows each source has."""
+    query = select(listings.c.source, func.count()).group_by(listings.c.source)
+    return {row.source: row[1] for row in connection.execute(query)}
 
-    The earlier scraper could keep one car under several addresses: the first of them gets the id, the others stay as
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Which cars old rows are of."""
+
+    given: dict[int, tuple[str, str]]
+    """Source and external id that rows have now, by row id."""
+    second: dict[int, int]
+    """Rows of a car that another row stands for, which they name."""
+
+
+def free_names(connection: Connection, cars: dict[int, tuple[str, str]]) -> Names:
+    """Return which of *cars*, by row id, no other row has.
+
+    The earlier scraper could keep one car under several addresses: the first of them gets the name, the others stay as
     they are, without one.
     """
-    rows = {}
-    for chunk in chunks(list(external_ids)):
-        query = select(listings.c.id, listings.c.source).where(
-            listings.c.id.in_(chunk), listings.c.external_id.is_(None)
-        )
-        rows.update({row.id: row.source for row in connection.execute(query)})
-    wanted: dict[tuple[str, str], int] = {}
-    for row_id, external_id in external_ids.items():
-        if row_id in rows:
-            wanted.setdefault((rows[row_id], external_id), row_id)
-    for these in of_cars(wanted):
-        taken = select(listings.c.source, listings.c.external_id).where(these)
-        for source, external_id in connection.execute(taken).all():
-            del wanted[source, external_id]
-    return {row_id: external_id for (_, external_id), row_id in sorted(wanted.items())}
+    holders = {}
+    for these in of_cars(cars.values()):
+        taken = select(listings.c.source, listings.c.external_id, listings.c.id).where(these)
+        holders.update({(row.source, row.external_id): row.id for row in connection.execute(taken)})
+    given, second = {}, {}
+    for row_id, car in cars.items():
+        holder = holders.setdefault(car, row_id)
+        if holder != row_id:
+            second[row_id] = holder
+        else:
+            given[row_id] = car
+    return Names(given, second)
 
 
-def give_ids(connection: Connection, external_ids: dict[int, str]) -> dict[int, str]:
-    """Write the external ids of rows that have none, as far as they are free; give those that were written."""
-    free = free_ids(connection, external_ids)
-    for row_id, external_id in free.items():
-        connection.execute(update(listings).where(listings.c.id == row_id).values(external_id=external_id))
-    return free
+def give_names(connection: Connection, cars: dict[int, tuple[str, str]]) -> Names:
+    """Write the source and the external id of rows, as far as they are free; return what became of each."""
+    names = free_names(connection, cars)
+    for row_id, (source, external_id) in sorted(names.given.items()):
+        values = {"source": source, "external_id": external_id}
+        this = update(listings).where(listings.c.id == row_id)
+        changed = or_(listings.c.source.is_distinct_from(source), listings.c.external_id.is_distinct_from(external_id))
+        connection.execute(this.where(changed).values(values))
+    return names
 
 
 class Archived(NamedTuple):

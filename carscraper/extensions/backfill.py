@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from carscraper.manifest import ManifestEntry
 
 _WIDTH = 160  # characters where there is no terminal: nothing is cut
-_COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason")
+_COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason", "row")
 # Amazon's list prices in eu-north-1 (Stockholm), November 2026: US dollars for 1,000 requests and a GB-month.
 _PUT, _GET, _GB_MONTH = 0.005, 0.0004, 0.023
 
@@ -44,6 +44,8 @@ class BackfillReport:
         self._sources: dict[str, Counter[str]] = defaultdict(Counter)
         self._doubtful: dict[tuple[str, str], list[tuple[str, ...]]] = {}
         """Photos of cars whose pages say that they are gone, until the end of the run says whether they are."""
+        self._told: set[int] = set()
+        """Rows of which a photo is in the file."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
         crawler.signals.connect(self.item_scraped, signal=signals.item_scraped)
         crawler.signals.connect(self.unreadable, signal=UNREADABLE)
@@ -103,22 +105,30 @@ class BackfillReport:
     def unreadable(self, entry: ManifestEntry) -> None:
         """Count what is no photo in a manifest, an entry or a whole file."""
         self._sources[ARCHIVE]["failed unreadable"] += 1
-        self._write(ARCHIVE, "", "", entry.where, entry.url, Status.FAILED, entry.problem or "")
+        self._write(ARCHIVE, "", "", entry.where, entry.url, Status.FAILED, entry.problem or "", None)
 
-    def _failed(self, source: str, *cells: str) -> None:
+    def _failed(self, source: str, external_id: str, *cells: str) -> None:
         self._sources[source][f"failed {cells[-1] or 'not fetched'}"] += 1
-        self._write(source, *cells)
+        spider: Any = self._crawler.spider
+        row = spider.rows.get((source, external_id))
+        if row is not None:
+            self._told.add(row)
+        self._write(source, external_id, *cells, row)
 
-    def _write(self, *cells: str) -> None:
+    def _write(self, *cells: object) -> None:
         if self._writer:
+            texts = ("" if cell is None else str(cell) for cell in cells)
             # A cell that begins like a formula is one for a spreadsheet.
-            self._writer.writerow([f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell for cell in cells])
+            self._writer.writerow([f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for text in texts])
 
     def engine_stopped(self) -> None:
         """Print the table."""
         for rows in self._doubtful.values():
             for row in rows:
                 self._failed(*row, "no-fresh-address")
+        spider: Any = self._crawler.spider
+        for cells in spider.rows_left(self._told) if self._file else ():
+            self._write(*cells)
         if self._file:
             self._file.close()
         stats = self._crawler.stats
@@ -130,6 +140,8 @@ class BackfillReport:
         verified = stats.get_value("carscraper/sample/verified")
         if plan is None and verified is None and self._sources:
             self._print_outcome(console)
+        if summary := spider.rows_summary():
+            console.print(summary)
         if verified:
             removed = stats.get_value("carscraper/sample/removed", 0)
             console.print(f"Sample: {verified} photos stored, read back and found the same; {removed} removed again.")

@@ -64,6 +64,7 @@ NOT_KEPT = (
     ("carscraper/feeds/missing", "feed", "not stored, see the log"),
     ("carscraper/manifest/broken", "file", "of the manifest unreadable"),
     ("carscraper/manifest/bad", "entry", "unreadable in the manifest"),
+    ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     ("carscraper/backfill/no_address", "car", "without a page or an address that could be asked"),
     ("spider_exceptions/count", "mistake", "of the spider, see the log"),
 )
@@ -76,7 +77,6 @@ BESIDE = (
     ("carscraper/manifest/repeated", "entry", "named before"),
     ("carscraper/manifest/same_key", "entry", "with the key of another address, see the log"),
     ("carscraper/backfill/left", "car", "left for the next run"),
-    ("carscraper/backfill/unnamed", "row", "without an id or an address that names the car"),
     (
         "carscraper/images/in_folder",
         "photo",

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from carscraper.db import inventory, repairs
 from carscraper.db.inventory import BY_KEY
 from carscraper.items import Status
+from carscraper.maintenance.derived import read_whole
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
 from carscraper.storage.keys import PROBES, THUMBNAILS_FOLDER, key_of, parse_key, parse_thumbnail
@@ -37,14 +38,18 @@ _PAUSE = 0.2  # seconds before an object that could not be read is read again
 _FRESH, _SOON = 60.0, 2.0  # an object of the last minute gets two seconds for its row, which a crawl writes at once
 _ORPHANS = ("orphan", "orphan-thumbnail", "stranger")
 _EXTRAS = ("no-thumbnail", "no-output")
+_DAMAGED = ("bad-thumbnail", "bad-output")
 
 # rclone check's marks: the database is the source, the bucket the destination.
 _SAME, _WRONG = "=", "!"
 _MARKS = {"missing": "+", **dict.fromkeys(_EXTRAS, "+"), **dict.fromkeys(_ORPHANS, "-"), "size": "*", "checksum": "*"}
+_MARKS |= dict.fromkeys(_DAMAGED, "*")
 WORDS = {
     "missing": "the object is not there",
     "no-thumbnail": "the thumbnail is not there",
     "no-output": "the output of a run is not there",
+    "bad-thumbnail": "the thumbnail is damaged",
+    "bad-output": "the output of a run is damaged",
     "orphan": "no row names it",
     "stranger": "a picture that no row names, under a name that is none of ours",
     "orphan-thumbnail": "its photo is not there and no row names it",
@@ -175,8 +180,11 @@ class Audit:
             comparison.find_rows(self._base, self._wrong)
             comparison.find_covers(lambda url: key_of(url, self._bases) is not None)
             for name in self._thumbnails:
-                comparison.find_missing_thumbnails(f"{prefix}{THUMBNAILS_FOLDER}/{name}/", prefix)
-            comparison.find_outputs()
+                folder = f"{prefix}{THUMBNAILS_FOLDER}/{name}/"
+                comparison.find_missing_thumbnails(folder, prefix)
+                if self._deep:
+                    comparison.find_thumbnails(folder)
+            comparison.find_outputs("no-output", *(["bad-output"] if self._deep else []))
             if self._deep or self._sample:
                 self._read_objects()
             for group in comparison.suspects(_BATCH):
@@ -265,8 +273,12 @@ class Audit:
         elif to_read:
             time.sleep(_PAUSE)
         seen = self._see(objects.read, sorted(to_read)) | self._see(objects.look, sorted(to_look))
+        sound = self._see(read_whole, sorted({each.key for each in suspects if each.reason in _DAMAGED}))
         now = self._ask(suspects)
-        judged = {each.id: self._judge(each, seen.get(each.key), now) for each in suspects}
+        judged = {
+            each.id: self._judge(each, (sound if each.reason in _DAMAGED else seen).get(each.key), now)
+            for each in suspects
+        }
         findings = {suspect: finding for suspect, finding in judged.items() if finding}
         kept_now = {suspect: asdict(finding) for suspect, finding in findings.items()}
         self._comparison.confirm(kept_now, [suspect for suspect in judged if suspect not in findings])
@@ -305,6 +317,12 @@ class Audit:
             return Finding(key=key, reason=reason, detail=detail, rows=[row.id], photo=row.key, shows=row.url)
         if reason in _ORPHANS and (seen is None or now.known & {key, photo}):
             return None
+        if reason in _DAMAGED:
+            self.counts["read"] += 1
+            if not seen or not seen.problem:
+                return None
+            detail = f"of run {suspect.shows}" if reason == "bad-output" else seen.problem
+            return Finding(key=key, reason=reason, detail=detail, photo=photo)
         if seen and seen.problem:
             return Finding(key=key, reason="unreadable", detail=seen.problem)
         if reason in _EXTRAS:

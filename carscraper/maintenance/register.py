@@ -207,10 +207,15 @@ class Register:
 
     @cached_property
     def _sources(self) -> dict[str, str]:
-        """Each source by the first part of its keys; the database's spelling goes before the spider's."""
+        """Each source by the first part of its keys; the database's spelling goes before the spider's.
+
+        Of several spellings there the spider's: that is the one of a crawl.
+        """
         with reading(self._engine) as connection:
-            found = {slug(source): source for source in repairs.sources(connection)}
-        return {name: dealer.source for name, dealer in self._dealers.items()} | found
+            written = repairs.sources(connection)
+        found = {slug(source): source for source in written}
+        crawled = {name: dealer.source for name, dealer in self._dealers.items()}
+        return crawled | found | {name: source for name, source in crawled.items() if source in written}
 
     def _car_of(self, name: str, metadata: Mapping[str, str] | None = None) -> tuple[str, str] | None:
         """Return the source and the external id that a name of our key scheme, and what it carries, speak of.

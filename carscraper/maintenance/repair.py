@@ -76,16 +76,16 @@ class Repair:
             self.done["registered"] += outcome.what == register.REGISTERED
             if outcome.what not in {register.REGISTERED, register.KNOWN, register.GONE}:
                 yield outcome
-        missing = ((each.key, each.photo or "") for each in kept(comparison, "no-thumbnail"))
+        missing = ((each.key, each.photo or "") for each in kept(comparison, "no-thumbnail", "bad-thumbnail"))
         for outcome in self._thumbnails.make_all(missing):
             self.done["thumbnails"] += outcome.what == MADE
             # A photo that is missing as well is pending by now, and gets its thumbnails when it is fetched.
             if outcome.what not in {MADE, register.GONE}:
                 yield outcome
-        for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output"):
+        for each in kept(comparison, "orphan-thumbnail", "stranger", "unreadable", "no-output", "bad-output"):
             run = each.detail.removeprefix("of run ")
             yield ObjectOutcome(
-                each.key, each.reason, f"scrapy runs upload {run}" if each.reason == "no-output" else run
+                each.key, each.reason, f"scrapy runs upload {run}" if each.reason.endswith("-output") else run
             )
 
     def _set_addresses(self, comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 from collections import deque
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from carscraper.backfill.gone import SecondLook
 from carscraper.backfill.options import Options
 from carscraper.backfill.pipelines import IMPORTING, dry_run_settings, sample_settings
 from carscraper.backfill.visits import AT_ONCE
-from carscraper.backfill.worklist import PLANNED, TYPICAL_PHOTOS, Worklist
+from carscraper.backfill.worklist import LEFT, NO_ADDRESS, NO_CAR, PLANNED, TYPICAL_PHOTOS, Worklist
 from carscraper.base_spiders.dealer import DealerSpider
 from carscraper.db import work
 from carscraper.db.ledger import Ledger, retry_rules
@@ -39,7 +40,7 @@ from carscraper.settings import Secret
 from carscraper.state import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Iterator
 
     from scrapy.http import Response
 
@@ -128,9 +129,25 @@ class BackfillSpider(SecondLook):
         await self._plan.open()
 
     def closed(self, reason: str) -> None:
-        """Close the database of a rehearsal."""
+        """Count the rows that nobody can do anything about, and close the database of a rehearsal."""
+        if self._is_planned and not self.options.rehearses:
+            rows = self.worklist.outcome()
+            self.count("backfill/unnamed", rows[NO_CAR])
+            self.count("backfill/no_address", rows[NO_ADDRESS])
         if self._plan:
             self._plan.close()
+
+    @property
+    def _is_planned(self) -> bool:
+        return hasattr(self, "worklist")
+
+    def rows_summary(self) -> str:
+        """Return what became of the rows of the table, in words."""
+        return self.worklist.summary() if self._is_planned else ""
+
+    def rows_left(self, told: Collection[int]) -> Iterator[tuple[Any, ...]]:
+        """Return what the report says of rows that are not done, without those that it has *told* of already."""
+        return self.worklist.left(frozenset(told), self.rows) if self._is_planned else iter(())
 
     @property
     def plan(self) -> Ledger:
@@ -164,6 +181,10 @@ class BackfillSpider(SecondLook):
         if car:
             self._again.append(car.row_id)
             self.count("images/not_in_store")
+
+    def let_imports_wait(self) -> None:
+        """Do first what needs more than the store, which gives or takes nothing just now."""
+        self._imports_wait = True
 
     # --- the work ---
 
@@ -231,7 +252,7 @@ class BackfillSpider(SecondLook):
 
     async def _feed_cars(self) -> AsyncIterator[Request]:
         queues = await self.worklist.queues()
-        self.count("backfill/unnamed", self.worklist.unnamed)
+        self.options = replace(self.options, sources=self.worklist.sources)
         self.crawler.stats.set_value("carscraper/backfill/photos", self._estimate(queues))
         ahead: dict[str, deque[KnownCar]] = {source: deque() for source in queues}
         while not self._is_stopping() and (
@@ -264,8 +285,16 @@ class BackfillSpider(SecondLook):
                 for each in self._begin(ahead[source].popleft()):
                     begun += 1
                     yield each
-            if self._is_full(source) or not (queues[source] or ahead[source]):
-                self.count("backfill/left", len(queues[source]) + len(ahead[source]))
+            if not (queues[source] or ahead[source]) and self._later[source]:
+                self._last_round.add(source)
+                ahead[source], self._later[source] = self._later[source], ahead[source]
+            # What is under way may fail, and then there is room again.
+            is_full = self._is_full(source) and not self._under_way[source]
+            if is_full or not (queues[source] or ahead[source]):
+                cars = (*ahead[source], *self._later[source])
+                left = [*(row.row_id for row in queues[source]), *(car.row_id for car in cars)]
+                self.worklist.fates.update(dict.fromkeys(left, LEFT))
+                self.count("backfill/left", len(left))
                 del queues[source]
 
     def _estimate(self, queues: dict[str, deque[ListedCar]]) -> int:
@@ -288,8 +317,12 @@ class BackfillSpider(SecondLook):
     async def _cars(self, row_ids: list[int]) -> list[KnownCar]:
         cars = await self.plan.read(work.known_cars, row_ids, self.plan.retry)
         for car in cars:
-            car.item.url = car.item.url or ""
-            car.item.external_id = car.item.external_id or self.worklist.ids[car.row_id]
+            if car.row_id in self.worklist.names:
+                car.item.source, car.item.external_id = self.worklist.names[car.row_id]
+            dealer = self.dealers.get(car.item.source)
+            # For want of another one; what was not seen at its site keeps the address of its row.
+            car.item.url = (car.item.url or "").strip() or (dealer.home if dealer else car.image_url or "-")
+            self.rows[car.item.source, car.item.external_id] = car.row_id
         return cars
 
     @property

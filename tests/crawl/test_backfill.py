@@ -145,7 +145,10 @@ def test_rows_of_every_kind(new_world: Callable[..., World], postgres_url: str, 
     assert "20 photos failed (20 blocked-address)" in last_words(done)
     with (world.folder / "failures.csv").open() as file:
         failures = [row for row in csv.DictReader(file) if row["reason"] != "car-gone"]
-    assert {(row["source"], row["reason"]) for row in failures} == {("Hekla", "blocked-address")}
+    assert {(row["source"], row["reason"]) for row in failures} == {
+        ("Hekla", "blocked-address"),
+        ("Bilasolur", "no-page"),
+    }
     assert re.search(r"Bilasolur.*\b60\b", done.stdout), done.stdout
     # A second run has only the broken pages to ask for.
     site.reset()

@@ -156,7 +156,7 @@ def test_it_is_no_work_for_anybody(engine: Engine) -> None:
     (listing,) = save(engine, car("1", photo("1/0"), photo("1/1")))
     delete(engine, cars=(listing,))
     with engine.begin() as connection:
-        (found,) = work.listed_cars(connection, None, include_inactive=True)
+        (found,) = work.listed_cars(connection, include_inactive=True)
         assert (found.images, found.unsettled, found.due) == (2, 0, 0)
         (archived,) = work.archived(connection, "Bilasolur", [("1", "1/0")]).values()
         assert (archived.status, archived.due) == ("failed", False)

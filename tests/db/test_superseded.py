@@ -13,7 +13,7 @@ from carscraper.db import photos as photo_rows
 from carscraper.db import schema, work
 from carscraper.db.engine import open_engine
 from carscraper.db.rules import PlaceholderRules
-from tests.db.ledger import Ledger, car, failed, images, listings, pending, stored
+from tests.db.ledger import Ledger, car, failed, images, listings, pending, sha256, stored
 
 if TYPE_CHECKING:
     from carscraper.items import CarImage
@@ -69,12 +69,23 @@ def test_the_same_picture_twice_on_a_page_is_one(ledger: Ledger) -> None:
     assert ledger.row().image_url == ledger.rows(images)[0].url
 
 
+def test_a_photo_that_was_found_in_the_store_gives_way_to_the_sites_own(ledger: Ledger) -> None:
+    """How it was served was not known, so only the stored bytes are the same; two such pairs are one picture."""
+    kept = sha256("kept a")
+    ledger.save(page(stored("object/1", "x", sha256=kept, source_sha256=kept)))
+    ledger.save(page(stored("1/1", "a")))
+    assert shown(ledger) == ["1/1"]
+    assert states(ledger)["object/1"] == ("superseded", None, "1/1")
+    ledger.save(page(stored("1/2", "b", sha256=kept), stored("1/3", "b")))
+    assert shown(ledger) == ["1/2"]
+
+
 def test_superseded_photos_are_known_and_no_work(ledger: Ledger) -> None:
     ledger.save(page(stored("1/1", "a")))
     ledger.save(page(stored("1/11", "a")))
     (known,) = ledger.ask(photo_rows.known, [("Bilasolur", "1")])
     assert not known["1/1"].due
-    (row,) = ledger.ask(work.listed_cars, None, True)
+    (row,) = ledger.ask(work.listed_cars, True)
     assert (row.images, row.unsettled, row.due, row.in_folder) == (2, 0, 0, 0)
     assert not ledger.ask(car_rows.card_states, "Bilasolur", ["1"])["1"].images_due
 
@@ -189,4 +200,44 @@ def test_an_upgrade_leaves_one_current_row_for_each_picture(database_url: str) -
         22: ("stored", None),
         23: ("stored", None),
     }
+    engine.dispose()
+
+
+def test_an_upgrade_merges_what_was_found_in_the_store_with_the_sites_own(database_url: str) -> None:
+    engine = open_engine(database_url, timeout=20)
+    car_row = text("INSERT INTO car_listings (id, source, external_id) VALUES (:id, :source, '1')")
+    photo_row = text(
+        "INSERT INTO car_images (id, listing_id, position, identity, source_url, status, source_sha256, sha256, store, "
+        "superseded_by, first_seen_at) VALUES (:id, :listing, 0, :photo, '', :status, :served, :kept, 's3://b', :by, "
+        "'2026-01-01')"
+    )
+    photos = [
+        ("object/a", "stored", "a", "a", None),
+        ("1/1", "stored", "served a", "a", None),
+        ("object/b", "stored", "b", "b", None),
+        ("1/2", "superseded", "b", "b", 2),
+        ("1/3", "stored", "served b", "b", None),
+        ("object/c", "stored", "c", "c", None),
+        ("1/4", "failed", None, "c", None),
+    ]
+    with engine.begin() as connection:
+        command.upgrade(schema.alembic_config(connection), "0007")
+        for number, source in enumerate(("Bilasolur", "Archive"), 1):
+            connection.execute(car_row, {"id": number, "source": source})
+            for place, (photo, status, served, kept, by) in enumerate(photos):
+                values = {"id": 10 * number + place, "listing": number, "photo": photo, "served": served, "kept": kept}
+                values |= {"status": status, "by": None if by is None else 10 * number + by}
+                connection.execute(photo_row, values)
+    schema.upgrade(engine)
+    rows = {row.id: (row.status, row.superseded_by) for row in Ledger(engine).rows(images)}
+    assert {row_id: rows[row_id] for row_id in range(10, 17)} == {
+        10: ("superseded", 11),
+        11: ("stored", None),
+        12: ("superseded", 14),
+        13: ("superseded", 14),
+        14: ("stored", None),
+        15: ("stored", None),
+        16: ("failed", None),
+    }
+    assert [rows[row_id][0] for row_id in range(20, 27)] == [status for _, status, *_ in photos]
     engine.dispose()

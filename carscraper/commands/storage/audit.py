@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_mutually_exclusive_group()
-    reading.add_argument("--deep", action="store_true", help="read every object and compare its SHA-256 with the row")
+    reading.add_argument(
+        "--deep",
+        action="store_true",
+        help="read every object: photos by the SHA-256 of their row, thumbnails and outputs whether they can be opened",
+    )
     reading.add_argument("--sample", type=positive, metavar="N", help="read N objects, chosen at random")
     parser.add_argument("--all", action="store_true", help="print what is as it should be, too (= KEY)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the findings to a file as well")
@@ -149,14 +153,16 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
     from carscraper.maintenance.thumbnails import Thumbnails
 
     counts, options, settings, client = audit.counts, context.options, context.settings, context.client
-    if counts["missing"] and not counts["same"] and not counts["*"] and not arguments.even_if_all:
+    again = sum(counts[reason] for reason in ("missing", "size", "checksum"))
+    if counts["missing"] == again > 0 and not counts["same"] and not arguments.even_if_all:
         raise StoreRefusedError(
             f"Not one of the photos that should be in {options.bucket} is there: nothing was changed. Check "
             "AWS_ENDPOINT_URL and AWS_S3_BUCKET; if they are really lost, say --even-if-all."
         )
-    made = f", make missing thumbnails ({counts['no-thumbnail']:,})" if counts["no-thumbnail"] else ""
+    small = counts["no-thumbnail"] + counts["bad-thumbnail"]
+    made = f", make missing thumbnails ({small:,})" if small else ""
     plan = (
-        f"have what is missing or differs fetched again ({counts['missing'] + counts['*']:,}){made}, mend wrong "
+        f"have what is missing or differs fetched again ({again:,}){made}, mend wrong "
         f"rows ({counts['!']:,}), look into orphans ({counts['-']:,}) and register those that are photos of known cars"
     )
     if not _agreed(context, arguments, plan, f"{plan[0].upper()}{plan[1:]}?", "Nothing was changed."):
