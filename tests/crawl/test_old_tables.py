@@ -136,7 +136,7 @@ def test_no_id_is_guessed_from_a_number_that_rows_share(new_world: Callable[...,
     assert "1" not in ids.values()
     expected = {"done": 4, "with photos that are not kept": 1, "without a page and an address that could be asked": 1}
     assert summary(done) == (7, {**expected, "of other sources": 1})
-    assert sorted(row["reason"] for row in report(world)) == ["no-address", "no-fresh-address"]
+    assert sorted(row["reason"] for row in report(world)) == ["http-404", "no-address"]
 
 
 ROWS, CARS, SOLD = 1_000, 120, 15

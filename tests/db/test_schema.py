@@ -286,7 +286,13 @@ class TestModels:
         }
         assert {field.name for field in fields(CarItem)} - of_this_run <= columns
         columns = set(CarImageRow.__table__.columns.keys())
-        assert {field.name for field in fields(CarImage)} - {"wanted_key", "insist", "on_page", "seen_at"} <= columns
+        assert {field.name for field in fields(CarImage)} - {
+            "wanted_key",
+            "may_link",
+            "insist",
+            "on_page",
+            "seen_at",
+        } <= columns
 
     @pytest.mark.parametrize(
         "statement",
