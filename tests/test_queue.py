@@ -322,3 +322,29 @@ def test_a_database_that_goes_away_ends_the_worker(
     fleet.enqueue()
     ended(fleet.worker("--drain").wait(60))
     assert len(fleet.stored()) == 1
+
+
+def test_a_worker_that_drains_takes_over_what_a_dead_one_left(
+    new_fleet: Callable[..., Fleet], postgres: services.PostgresCluster
+) -> None:
+    """Killed, or ended by an outage during its crawl, in one sentence."""
+    fleet = new_fleet({"DATABASE_PATIENCE": 1}, cars=6, photos=4)
+    fleet.site.photo_latency = 0.3  # type: ignore[attr-defined]
+    fleet.enqueue()
+    victim = fleet.worker("--drain")
+    services.wait_until(lambda: fleet.site.served.counts["photo"] >= 3, 60)
+    victim.kill()
+    victim.wait(10)
+    asked = fleet.site.served.counts["photo"]
+    second = fleet.worker("--drain", WORKER_RETRIES="3")
+    services.wait_until(lambda: fleet.site.served.counts["photo"] >= asked + 3, 60, "the job to be taken over")
+    postgres.stop(sudden=True)
+    try:
+        log = ended(second.wait(60), code=4).stderr
+    finally:
+        postgres.start()
+    assert len(re.findall("^The database of DATABASE_URL does not answer", log, re.MULTILINE)) == 1, log
+    fleet.site.photo_latency = 0  # type: ignore[attr-defined]
+    done = ended(fleet.worker("--drain", WORKER_RETRIES="3").wait(60))
+    assert fleet.queue()["counts"] == {"succeeded": 1}, done
+    assert len(fleet.stored()) == 24
