@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from enum import Enum, auto
+from typing import Any
 
 from sqlalchemy.exc import DataError, DBAPIError
 
+from carscraper.db import models
+
 UNIQUE_VIOLATION = "23505"
+_NOT_NULL_VIOLATION = "23502"
 
 
 class Fault(Enum):
@@ -36,6 +40,8 @@ _FIXES = {
     "08": _START,
     "22": _VALUES,
     "23": _VALUES,
+    _NOT_NULL_VIOLATION: "run `scrapy database upgrade`, which gives a column id its numbers back; give another "
+    "column its default back",
     UNIQUE_VIOLATION: "run `scrapy database upgrade`, which sets sequences that are behind their tables",
     "25006": "name the primary server, or switch default_transaction_read_only off; a fail-over ends by itself",
     "28": "correct user and password in DATABASE_URL",
@@ -85,8 +91,25 @@ def fault_of(error: Exception) -> Fault:
     code = code_of(error)
     if code in _RACES:
         return Fault.RACE
+    if code == _NOT_NULL_VIOLATION and not _is_written(error):
+        return Fault.DATABASE
     is_rows = code.startswith(_OF_ROWS) if code else isinstance(error, DataError)  # psycopg's own has none
     return Fault.ROW if is_rows and code != _OF_NO_ROW else Fault.DATABASE
+
+
+def _is_written(error: DBAPIError) -> bool:
+    """Return whether the column of which *error* tells gets its value from a row, and not from the database."""
+    diagnosis: Any = error.orig and getattr(error.orig, "diag", None)
+    table = models.Base.metadata.tables.get(diagnosis.table_name) if diagnosis else None
+    if table is None or not diagnosis.column_name:
+        return True
+    column = table.c.get(diagnosis.column_name)
+    return column is not None and not column.primary_key and column.server_default is None
+
+
+def is_of_id(error: Exception) -> bool:
+    """Return whether *error* tells of a number that the database gave a row, and that another row has."""
+    return isinstance(error, DBAPIError) and code_of(error) == UNIQUE_VIOLATION and "(id)=(" in str(error.orig)
 
 
 def code_of(error: DBAPIError) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained_database, open_engine, show_database
-from carscraper.db.errors import UNIQUE_VIOLATION, Fault, code_of, explain, fault_of
+from carscraper.db.errors import UNIQUE_VIOLATION, Fault, code_of, explain, fault_of, is_of_id
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
@@ -272,7 +272,8 @@ class Ledger:
                 if fault is Fault.RACE and races < _RACES:
                     races += 1
                     continue
-                if fault is Fault.ROW or isinstance(error, IntegrityError):
+                fault = Fault.DATABASE if is_of_id(error) else fault
+                if fault is Fault.ROW or (fault is Fault.RACE and isinstance(error, IntegrityError)):
                     raise
                 if said := shortage_of(no_more_files()):
                     raise DatabaseUnavailableError(said) from error
