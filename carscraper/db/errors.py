@@ -45,6 +45,8 @@ _FIXES = {
     UNIQUE_VIOLATION: "run `scrapy database upgrade`, which sets sequences that are behind their tables",
     "25006": "name the primary server, or switch default_transaction_read_only off; a fail-over ends by itself",
     "28": "correct user and password in DATABASE_URL",
+    "28000": "correct user and database in DATABASE_URL, or let pg_hba.conf and the role have this connection "
+    "(with another sslmode, if it asks for encryption)",
     "3D000": "make or restore the database, or correct its name in DATABASE_URL",
     "42501": "give the role its rights, as in docs/security.md",
     "42P01": _TABLES,
@@ -52,7 +54,8 @@ _FIXES = {
     "53100": "make room on the server's disk",
     "53300": "let it take more connections (max_connections, the role's CONNECTION LIMIT), or end others",
     "55000": "let the database take connections (ALTER DATABASE … ALLOW_CONNECTIONS)",
-    "57014": "find out what holds it up, or raise DATABASE_TIMEOUT",
+    "57014": "find out what holds it up, or raise DATABASE_TIMEOUT; a statement_timeout of your own (options in "
+    "DATABASE_URL, PGOPTIONS) goes before that",
     "57": _START,
     "XX": "restore the database from a backup",
     "SQLITE_BUSY": "end the program that holds the file",
@@ -69,11 +72,24 @@ _FIXES = {
 # The codes of what a server says before there is a connection, which libpq does not pass on.
 _BEFORE = {
     r"password authentication failed": "28P01",
-    r"role \".*\" does not exist|no pg_hba\.conf entry|not permitted to log in": "28000",
+    r"role \".*\" does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects|not permitted to log in": "28000",
     r"database \".*\" does not exist": "3D000",
     r"permission denied for database": "42501",
-    r"too many connections|too many clients|connection slots are reserved": "53300",
+    r"too many connections|too many clients|no more connections allowed|connection slots are reserved": "53300",
     r"not currently accepting connections": "55000",
+}
+# What is wrong with the way of connecting has no code, or one that says no more than that.
+_WAYS = {
+    r"no password supplied": "put the password into DATABASE_URL, PGPASSWORD or the file of PGPASSFILE",
+    r"unsupported startup parameter": "leave options out of DATABASE_URL and PGOPTIONS, which PgBouncer does not take; "
+    "they can be the role's (ALTER ROLE … SET search_path = …)",
+    r"unrecognized configuration parameter|invalid connection option|invalid value for parameter"
+    r"|(invalid|bad) .*\bvalue\b": "correct that option in DATABASE_URL or the environment (PG…)",
+    r"session is (not )?read-only|server is (not )?in hot standby": "name the server that target_session_attrs asks "
+    "for, or change target_session_attrs",
+    r"\bSSL\b|certificate": "correct sslmode and its files in DATABASE_URL, or the server's",
+    r"no answer within|query_wait_timeout": "find out what holds it up; a pooler in front that is used up needs a "
+    "larger pool_size (PgBouncer), or the server more max_connections",
 }
 
 
@@ -124,6 +140,8 @@ def explain(error: DBAPIError, name: str = "The database of DATABASE_URL") -> st
     kinds = (code, "_".join(code.split("_")[:2]), code[:2])
     fix = next((_FIXES[each] for each in kinds if each in _FIXES), "see to the database" if code else _START)
     reason = str(error.orig).strip().partition("\n")[0]
+    if not code or code.startswith("08"):
+        fix = next((way for words, way in _WAYS.items() if re.search(words, reason)), fix)
     said = f"{code}: {reason}" if code else reason
     verb = "can't be reached" if fix == _START else "refuses"
     return f"{name} {verb} ({said}): {fix}."

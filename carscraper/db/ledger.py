@@ -81,7 +81,10 @@ class Ledger:
         self.rules = rules or PlaceholderRules()
         self.retry = retry
         self._read_only = read_only
-        self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
+        # Of a crawl each thread has a connection, and its locks have one, of which they see that it is theirs alone.
+        self._engine = open_engine(
+            database_url, timeout=timeout, read_only=read_only, connections=2 if read_only else _THREADS + 2
+        )
         self._executor = self._new_executor()
         # When the database was last said to be away, and when somebody had last waited for it in vain.
         self._said = self._waited = -math.inf

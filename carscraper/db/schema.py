@@ -86,7 +86,7 @@ _SEQUENCES = text(
     "WHERE classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid AND relkind = 'S') END AS sequence "
     "FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_attribute ON attrelid = pg_class.oid "
     "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
-    "WHERE attname = 'id' AND pg_class.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name) "
+    "WHERE attname = 'id' AND pg_class.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) name) "
     "ORDER BY 1"
 )
 
