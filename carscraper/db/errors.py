@@ -13,6 +13,8 @@ from carscraper.db import models
 
 UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"
+RAISED = "P0001"
+"""What a trigger's author raises, of a row most likely."""
 
 
 class Fault(Enum):
@@ -27,7 +29,7 @@ class Fault(Enum):
 
 
 # SQLSTATE classes 22 (data) and 23 (constraints), and a text too long for an index, which is a limit of the program.
-_OF_ROWS = ("22", "23", "54000")
+_OF_ROWS = ("22", "23", "54000", RAISED)
 # A sequence that has come to its end is in class 22.
 _OF_NO_ROW = "2200H"
 # Serialization failure, deadlock; and what another crawl inserted between our look and our insert.
@@ -57,6 +59,7 @@ _FIXES = {
     "57014": "find out what holds it up, or raise DATABASE_TIMEOUT; a statement_timeout of your own (options in "
     "DATABASE_URL, PGOPTIONS) goes before that",
     "57": _START,
+    RAISED: "see to the trigger or function that raises it",
     "XX": "restore the database from a backup",
     "SQLITE_BUSY": "end the program that holds the file",
     "SQLITE_CONSTRAINT": _VALUES,

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained_database, open_engine, show_database
-from carscraper.db.errors import UNIQUE_VIOLATION, Fault, code_of, explain, fault_of, is_of_id
+from carscraper.db.errors import RAISED, UNIQUE_VIOLATION, Fault, code_of, explain, fault_of, is_of_id
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
@@ -49,6 +49,7 @@ _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
 # Seconds a transaction waits for company: a third of the CPU for each photo against committing each by itself.
 _LINGER = 0.01
 _THREADS = 3
+_MOST_RAISED = 5  # cars, one after the other, that a trigger may refuse before it is taken to refuse all
 _RACES = 8  # tries of a transaction that lost against another one
 
 
@@ -88,6 +89,7 @@ class Ledger:
         self._executor = self._new_executor()
         # When the database was last said to be away, and when somebody had last waited for it in vain.
         self._said = self._waited = -math.inf
+        self._raised = 0  # cars that a trigger refused since one was written
         self._opening: asyncio.Future[None] | None = None
         self._opens: Batcher[CarItem, Saved] = Batcher(self._open_cars, size=_GROUP, linger=_LINGER)
         self._saves: Batcher[CarItem | GoneCar, Saved] = Batcher(self._save_cars, size=_GROUP, linger=_LINGER)
@@ -231,12 +233,19 @@ class Ledger:
     async def _each_at_worst(self, write: Callable[..., list[Saved]], items: list[Any]) -> list[Saved]:
         """Write *items* together; if one of them can't be written, it must not take the others with it."""
         try:
-            return await self._write(partial(write, items=items, rules=self.rules, retry=self.retry))
+            written = await self._write(partial(write, items=items, rules=self.rules, retry=self.retry))
         except (DBAPIError, ValueError, OverflowError) as error:
             if len(items) == 1:
-                return [Saved(error=_first_line(error))]
+                if not isinstance(error, DBAPIError) or code_of(error) != RAISED:
+                    return [Saved(error=_first_line(error))]
+                self._raised += 1
+                if self._raised > _MOST_RAISED:
+                    raise DatabaseUnavailableError(explain(error)) from None
+                return [Saved(error=_first_line(error), raised=True)]
             logger.debug("A group of %d cars failed (%s); one at a time", len(items), type(error).__name__)
             return [(await self._each_at_worst(write, [item]))[0] for item in items]
+        self._raised = 0
+        return written
 
     async def _save_photos(self, outcomes: list[tuple[int, CarImage]]) -> list[int | None]:
         try:

@@ -41,10 +41,10 @@ CREATE TRIGGER refuse BEFORE INSERT ON car_listings FOR EACH ROW EXECUTE FUNCTIO
 """
 ROW, REPEATED, DATABASE = "the row's own", "repeated", "the database's"
 CODES = {
-    ROW: "22000 22001 22003 22021 22P05 23000 23502 23503 23505 23514 23P01 54000",
+    ROW: "22000 22001 22003 22021 22P05 23000 23502 23503 23505 23514 23P01 54000 P0001",
     REPEATED: "23505 40001 40P01",
     DATABASE: "08006 0A000 2200H 25006 28000 28P01 3D000 40001 40P01 42501 42P01 42703 53100 53200 53300 54001 55000 "
-    "55P03 57014 57P01 57P03 58030 P0001 XX000 XX001 ZZ999",
+    "55P03 57014 57P01 57P03 58030 XX000 XX001 ZZ999",
 }
 NOBODYS = random.Random(7)  # text that can't be compressed
 OWN_VALUES: dict[str, dict[str, Any]] = {
@@ -99,6 +99,21 @@ def test_whose_each_error_of_postgresql_is(postgres_url: str) -> None:
         return wrong + await try_own_values(ledger)
 
     assert with_ledger(postgres_url, try_all) == []
+
+
+def test_a_trigger_that_refuses_all_is_the_databases(postgres_url: str) -> None:
+    make_tables(postgres_url)
+    run(postgres_url, REFUSING)
+
+    async def open_all(ledger: Ledger) -> None:
+        for number in range(5):
+            assert (await ledger.open_car(car(f"{number}", title="raise P0001 always"))).raised
+        with pytest.raises(DatabaseUnavailableError, match=r"refuses \(P0001: refused\): see to the trigger"):
+            await ledger.open_car(car("last", title="raise P0001 always"))
+        await ledger.open_car(car("good"))
+        assert (await ledger.open_car(car("last", title="raise P0001 always"))).raised
+
+    with_ledger(postgres_url, open_all)
 
 
 def test_values_that_sqlite_does_not_take_are_the_rows(sqlite_url: str) -> None:
