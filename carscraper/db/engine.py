@@ -167,11 +167,19 @@ def _arguments(url: URL, timeout: float) -> dict[str, Any]:
 
 
 def conninfo(url: URL, timeout: float) -> str:
-    """Return what another program than SQLAlchemy connects with."""
-    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - see above
+    """Return what another program than SQLAlchemy connects with.
+
+    Raises:
+        ConfigurationError: the URL has an option that libpq does not know.
+    """
+    from psycopg import ProgrammingError  # noqa: PLC0415 - see above
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
     _, said = url.get_dialect()().create_connect_args(url)
-    return make_conninfo(**{**said, **_arguments(url, timeout)})
+    try:
+        return make_conninfo(**{**said, **_arguments(url, timeout)})
+    except ProgrammingError as error:
+        raise ConfigurationError(f"DATABASE_URL can't be read ({error}); correct that option.") from None
 
 
 def _is_pooled(connection: Any, patience: float) -> bool:
