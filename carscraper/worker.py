@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -34,6 +35,10 @@ _HANDED_ON = 20  # times that a machine without a run's files leaves their uploa
 _MORE_TRIES = 3  # beyond WORKER_RETRIES, of a job whose workers die: it may be what kills them
 _POLL = 5.0  # seconds between two looks for jobs that nobody announced
 _KEPT_HOURS = 30 * 24
+_BEATS = (
+    "SELECT job.id, last_heartbeat AS beat FROM procrastinate_jobs job "
+    "LEFT JOIN procrastinate_workers worker ON worker.id = worker_id WHERE status = 'doing'"
+)
 
 
 class EndedBadlyError(CarscraperError):
@@ -101,10 +106,14 @@ class Worker:
         self._settings, self._given, self._level, self._say = settings, given, level, say
         self._queues, self._drain, self._concurrency = list(queues), drain, concurrency
         self._beat = settings.getfloat("WORKER_HEARTBEAT")
+        self._silence = SILENCES * self._beat
         self._retries = settings.getint("WORKER_RETRIES")
         self._database_url: str = settings["DATABASE_URL"].reveal()
         self._locks = open_locks(self._database_url, timeout=ANSWER)
         self._processes = Processes(self._database_url, on_line=relay)
+        self._work: asyncio.Task[None] | None = None
+        self._lost: ConnectorException | None = None
+        self._cleared = float("-inf")
         # They have a traceback for each crawl that is no success, and for each look at a database that is away.
         for name in ("procrastinate", "psycopg.pool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -149,36 +158,54 @@ class Worker:
             self._locks.close()
 
     async def _run(self) -> None:
-        silence = SILENCES * self._beat
+        asyncio.get_running_loop().set_exception_handler(self._on_error)
         async with self._app.open_async():
-            work = asyncio.create_task(
-                self._app.run_worker_async(
-                    queues=self._queues or None,  # type: ignore[arg-type]  # None: all
-                    concurrency=self._concurrency,
-                    wait=not self._drain,
-                    install_signal_handlers=False,
-                    fetch_job_polling_interval=min(_POLL, self._beat),
-                    abort_job_polling_interval=_POLL,
-                    update_heartbeat_interval=self._beat,
-                    stalled_worker_timeout=silence,
-                )
-            )
-            self._processes.handle_signals(lambda: self._stop(work))
-            looking = asyncio.create_task(self._look_after(silence))
+            self._processes.handle_signals(self._stop)
+            looking = None if self._drain else asyncio.create_task(self._look_after())
             self._say(f"worker: {self._concurrency} at a time, queues {', '.join(self._queues) or 'all'}")
             try:
-                await work
-            except asyncio.CancelledError:
-                pass
+                await self._take_jobs()
+                while self._drain and await self._more_waits():
+                    await self._take_jobs()
             finally:
-                looking.cancel()
+                if looking:
+                    looking.cancel()
         if not self._drain and not self._processes.stops:
             raise ConnectorException("it went away for a while")
 
-    def _stop(self, work: asyncio.Task[None]) -> None:
+    async def _take_jobs(self) -> None:
+        self._work = asyncio.create_task(
+            self._app.run_worker_async(
+                queues=self._queues or None,  # type: ignore[arg-type]  # None: all
+                concurrency=self._concurrency,
+                wait=not self._drain,
+                install_signal_handlers=False,
+                fetch_job_polling_interval=min(_POLL, self._beat),
+                abort_job_polling_interval=_POLL,
+                update_heartbeat_interval=self._beat,
+                stalled_worker_timeout=self._silence,
+            )
+        )
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._work
+        if self._lost:
+            raise self._lost
+
+    def _stop(self) -> None:
         if self._processes.stops == 1:
             self._say("worker: stopping; crawls finish what is in flight and go back into the queue")
-            work.cancel()  # it takes no new job, and waits for those that run
+            if self._work:
+                self._work.cancel()  # it takes no new job, and waits for those that run
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End when how a crawl ended could not be written down: its job is another worker's, and only then."""
+        error = context.get("exception")
+        if not isinstance(error, ConnectorException):
+            loop.default_exception_handler(context)
+            return
+        self._lost = self._lost or error
+        if self._work:
+            self._work.cancel()
 
     async def _crawl(
         self,
@@ -261,28 +288,53 @@ class Worker:
         twins = await self._app.job_manager.list_jobs_async(status="todo", queueing_lock=job.queueing_lock)
         return bool(list(twins))
 
-    async def _look_after(self, silence: float) -> None:
-        """Take over what dead workers left, one worker at a time, and forget jobs that ended long ago."""
-        manager = self._app.job_manager
-        cleared = float("-inf")
+    async def _more_waits(self) -> bool:
+        """Return whether there may be more to do, once each worker with a job has shown that it lives, or does not."""
+        first: dict[int, Any] | None = None
+        while not self._processes.stops:
+            if await self._take_over():
+                return True
+            beats = {row["id"]: row["beat"] for row in await self._app.connector.execute_query_all_async(_BEATS)}
+            first = beats if first is None else first
+            if not first.keys() <= beats.keys():
+                return True  # one has ended, or was taken over by another worker
+            if all(beats[job] != beat for job, beat in first.items()):
+                return False
+            await asyncio.sleep(min(1, self._beat))
+        return False
+
+    async def _look_after(self) -> None:
+        """Take over what dead workers leave."""
         while True:
             await asyncio.sleep(self._beat)
             try:
-                if not await asyncio.to_thread(self._locks.take, "queue"):
-                    continue
-                for job in await manager.get_stalled_jobs(seconds_since_heartbeat=silence):
+                await self._take_over()
+            except (ConnectorException, CarscraperError) as error:
+                self._say(f"worker: what other workers left can't be looked at ({cleaned(str(error))})")
+
+    async def _take_over(self) -> bool:
+        """Put back what dead workers left, one worker at a time, and forget jobs that ended long ago.
+
+        Returns:
+            Whether there was anything.
+        """
+        manager = self._app.job_manager
+        stalled: list[Job] = []
+        try:
+            if await asyncio.to_thread(self._locks.take, "queue"):
+                stalled = list(await manager.get_stalled_jobs(seconds_since_heartbeat=self._silence))
+                for job in stalled:
                     if job.attempts > self._retries + _MORE_TRIES or await self._waits_already(job):
                         await manager.finish_job(job, Status.FAILED, delete_job=False)
                     else:
                         await manager.retry_job(job)
                     self._say(f"{run_name(job, job.attempts + 1)}: {name_of(job.task_kwargs)}: its worker is gone")
-                await manager.prune_stalled_workers(silence)
-                if time.monotonic() - cleared > 3600:
-                    cleared = time.monotonic()
+                await manager.prune_stalled_workers(self._silence)
+                if time.monotonic() - self._cleared > 3600:
+                    self._cleared = time.monotonic()
                     await manager.delete_old_jobs(
                         _KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
                     )
-            except (ConnectorException, CarscraperError) as error:
-                self._say(f"worker: what other workers left can't be looked at ({cleaned(str(error))})")
-            finally:
-                await asyncio.to_thread(self._locks.close)
+        finally:
+            await asyncio.to_thread(self._locks.close)
+        return bool(stalled)

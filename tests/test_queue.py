@@ -150,7 +150,16 @@ def test_what_can_not_be_run_is_refused_with_one_sentence(new_fleet: Callable[..
         ("enqueue", ["backfill", "-s", "SHARED_PACE=true"], {}, "-s SHARED_PACE is no setting any more: one process"),
         *((name, words, sqlite, "The queue needs PostgreSQL") for name, words in (("queue", []), ("worker", []))),
         ("enqueue", ["crawl", "br"], sqlite, "The queue needs PostgreSQL, which DATABASE_URL does not name;"),
-        *((name, list[str](), nowhere, "The database of DATABASE_URL can't be re") for name in ("queue", "worker")),
+        *(
+            (name, list[str](), nowhere, "The database of DATABASE_URL can't be reached (")
+            for name in ("queue", "worker")
+        ),
+        (
+            "queue",
+            [],
+            {"DATABASE_URL": "postgresql:///?no_such=1"},
+            "DATABASE_URL can't be read (invalid connection opt",
+        ),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 3,15 * *"}'}, "WORKER_SCHEDULE is "),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 33 * * *"}'}, "WORKER_SCHEDULE of br can't be read"),
         ("worker", [], {"WORKER_SCHEDULE": '{"nobody": "17 3 * * *"}'}, "There is no spider 'nobody'"),
@@ -363,3 +372,29 @@ def test_a_database_that_goes_away_ends_the_worker(
     fleet.enqueue()
     ended(fleet.worker("--drain").wait(60))
     assert len(fleet.stored()) == 1
+
+
+def test_a_worker_that_drains_takes_over_what_a_dead_one_left(
+    new_fleet: Callable[..., Fleet], postgres: services.PostgresCluster
+) -> None:
+    """Killed, or ended by an outage during its crawl, in one sentence."""
+    fleet = new_fleet({"DATABASE_PATIENCE": 1}, cars=6, photos=4)
+    fleet.site.photo_latency = 0.3  # type: ignore[attr-defined]
+    fleet.enqueue()
+    victim = fleet.worker("--drain")
+    services.wait_until(lambda: fleet.site.served.counts["photo"] >= 3, 60)
+    victim.kill()
+    victim.wait(10)
+    asked = fleet.site.served.counts["photo"]
+    second = fleet.worker("--drain", WORKER_RETRIES="3")
+    services.wait_until(lambda: fleet.site.served.counts["photo"] >= asked + 3, 60, "the job to be taken over")
+    postgres.stop(sudden=True)
+    try:
+        log = ended(second.wait(60), code=4).stderr
+    finally:
+        postgres.start()
+    assert len(re.findall("^The database of DATABASE_URL does not answer", log, re.MULTILINE)) == 1, log
+    fleet.site.photo_latency = 0  # type: ignore[attr-defined]
+    done = ended(fleet.worker("--drain", WORKER_RETRIES="3").wait(60))
+    assert fleet.queue()["counts"] == {"succeeded": 1}, done
+    assert len(fleet.stored()) == 24

@@ -23,7 +23,7 @@ from carscraper.db.errors import explain
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 INSUFFICIENT_PRIVILEGE = "42501"
 """PostgreSQL's SQLSTATE for what a role may not do."""
@@ -94,13 +94,14 @@ def explained_database() -> Iterator[None]:
         raise DatabaseUnavailableError(explain(error)) from None
 
 
-def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -> Engine:
+def open_engine(database_url: str, *, timeout: float, read_only: bool = False, connections: int = 2) -> Engine:
     """Open the database; nothing is connected yet.
 
     Args:
         database_url: as ``DATABASE_URL``.
         timeout: seconds to wait for a connection or a lock.
         read_only: refuse every write; of SQLite's file not a byte changes.
+        connections: that a pooler in front must have at the same time.
 
     Raises:
         ConfigurationError: the URL can't be read, or SQLite's folder can't be made.
@@ -125,9 +126,9 @@ def open_engine(database_url: str, *, timeout: float, read_only: bool = False) -
         connection = dialect.connect(*arguments, **options)
         try:
             connection.autocommit = True
-            if _is_pooled(connection):
+            if _is_pooled(connection, min(_LONGEST_CONNECT, timeout)):
                 if not looked_at:
-                    _check_pooler(connection, lambda: dialect.connect(*arguments, **options))
+                    _check_pooler(connection, lambda: dialect.connect(*arguments, **options), connections - 1)
                 looked_at = True
                 # What others may have left in the session, where the pooler clears nothing up.
                 connection.execute("SELECT pg_advisory_unlock_all(); DEALLOCATE ALL")
@@ -166,60 +167,108 @@ def _arguments(url: URL, timeout: float) -> dict[str, Any]:
 
 
 def conninfo(url: URL, timeout: float) -> str:
-    """Return what another program than SQLAlchemy connects with."""
-    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - see above
+    """Return what another program than SQLAlchemy connects with.
+
+    Raises:
+        ConfigurationError: the URL has an option that libpq does not know.
+    """
+    from psycopg import ProgrammingError  # noqa: PLC0415 - see above
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
     _, said = url.get_dialect()().create_connect_args(url)
-    return make_conninfo(**{**said, **_arguments(url, timeout)})
+    try:
+        return make_conninfo(**{**said, **_arguments(url, timeout)})
+    except ProgrammingError as error:
+        raise ConfigurationError(f"DATABASE_URL can't be read ({error}); correct that option.") from None
 
 
-def _is_pooled(connection: Any) -> bool:
+def _is_pooled(connection: Any, patience: float) -> bool:
     """Return whether a pooler is in front of the server.
 
     Raises:
         ConfigurationError: the database can't hold what dealers write.
+        psycopg.Error: there was no answer within *patience* seconds: a pooler connects before it has a connection.
     """
-    query = "SELECT pg_backend_pid(), current_setting('server_encoding')"
-    backend, encoding = connection.execute(query).fetchone()
+    from psycopg import OperationalError  # noqa: PLC0415 - see above
+    from psycopg.errors import error_from_result  # noqa: PLC0415
+
+    connection.pgconn.send_query(b"SELECT pg_backend_pid(), current_setting('server_encoding')")
+    _wait([connection], lambda: not connection.pgconn.is_busy(), patience)
+    if connection.pgconn.is_busy():
+        raise OperationalError(f"no answer within {patience:.0f} s")
+    result = connection.pgconn.get_result()
+    while connection.pgconn.get_result():
+        pass
+    if not result.ntuples:
+        raise error_from_result(result)
+    backend, encoding = (result.get_value(0, column).decode() for column in range(2))
     if encoding != "UTF8":
         # SQL_ASCII gives bytes for text, and LATIN1 has no place for what dealers write.
         raise ConfigurationError(
             f"The database of DATABASE_URL is in {encoding}; make one in UTF-8 "
             "(createdb --encoding=UTF8 --template=template0) and name that."
         )
-    return bool(backend != connection.info.backend_pid)  # a pooler makes its own numbers up
+    return bool(int(backend) != connection.info.backend_pid)  # a pooler makes its own numbers up
 
 
-def _check_pooler(connection: Any, connect: Callable[[], Any]) -> None:
+def _wait(connections: Sequence[Any], over: Callable[[], bool], patience: float) -> None:
+    """Read what arrives on *connections* until it is *over*, for no longer than *patience* seconds."""
+    deadline = time.monotonic() + patience
+    with selectors.DefaultSelector() as selector:
+        for each in connections:
+            selector.register(each, selectors.EVENT_READ, each.pgconn)
+        while not over() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                key.data.consume_input()
+
+
+def _has_answered(pgconn: Any) -> bool:
+    while not pgconn.is_busy():
+        if not pgconn.get_result():
+            return True
+    return False
+
+
+_FULL = (
+    "SELECT count(*) >= current_setting('max_connections')::int "
+    "- current_setting('superuser_reserved_connections')::int "
+    "FROM pg_stat_activity WHERE backend_type = 'client backend'"
+)
+
+
+def _check_pooler(connection: Any, connect: Callable[[], Any], more: int) -> None:
     """See that a pooler leaves *connection* alone with its server session, as locks and settings need it.
 
     It does so if what the server tells a session that idles arrives: between two transactions a pooler that shares its
-    connections has nobody to hand that to, whatever else goes on in it.
+    connections has nobody to hand that to, whatever else goes on in it. And see that it has *more* beside that one.
 
     Raises:
         ConfigurationError: it does not.
-        DatabaseUnavailableError: it has no connection left.
+        DatabaseUnavailableError: it has fewer connections left.
     """
     channel = f"carscraper_{uuid.uuid4().hex}"
     connection.execute(f"LISTEN {channel}")
-    deadline = time.monotonic() + _LONGEST_CONNECT
-    with contextlib.closing(connect()) as other, selectors.DefaultSelector() as selector:
-        other.pgconn.send_query(f"NOTIFY {channel}".encode())  # not waited for: a pool that is full holds it up
-        for each in (connection, other):
-            selector.register(each, selectors.EVENT_READ, each.pgconn)
-        heard, waiting = False, True
-        while (waiting or not heard) and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                key.data.consume_input()
-            while not (waiting := other.pgconn.is_busy()) and other.pgconn.get_result():
-                pass
+    heard = False
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(contextlib.closing(connect())) for _ in range(more)]
+        waiting = list(others)
+
+        def over() -> bool:
+            nonlocal heard
+            waiting[:] = [each for each in waiting if not _has_answered(each.pgconn)]
             heard = heard or bool(connection.pgconn.notifies())
-            if other.pgconn.notifies():  # it never listened
-                break
-    if waiting and not heard:
+            return (heard and not waiting) or bool(others[0].pgconn.notifies())  # which never listened
+
+        for each in others:  # not waited for: a pool that is full holds them up
+            each.pgconn.send_query(f"NOTIFY {channel}".encode())
+        _wait([connection, *others], over, _LONGEST_CONNECT)
+        short = len(waiting) if heard or others[0] in waiting else 0
+    if short:
+        full = connection.execute(_FULL).fetchone()[0]
         raise DatabaseUnavailableError(
-            "The pooler in front of the database of DATABASE_URL had no second connection within "
-            f"{_LONGEST_CONNECT} s, and a crawl needs five: raise its pool_size (PgBouncer)."
+            f"The pooler in front of the database of DATABASE_URL gave {1 + more - short} connections of {1 + more} "
+            f"within {_LONGEST_CONNECT} s, and a crawl needs five: "
+            + ("the server has no more, raise its max_connections." if full else "raise its pool_size (PgBouncer).")
         )
     connection.execute(f"UNLISTEN {channel}")
     if not heard:

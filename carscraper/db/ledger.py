@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from carscraper.db import cars, photos, schema, work
 from carscraper.db.engine import explained_database, open_engine, show_database
-from carscraper.db.errors import UNIQUE_VIOLATION, Fault, code_of, explain, fault_of
+from carscraper.db.errors import RAISED, UNIQUE_VIOLATION, Fault, code_of, explain, fault_of, is_of_id
 from carscraper.db.opening import Saved
 from carscraper.db.placeholders import known_bytes
 from carscraper.db.rules import CRAWL, PlaceholderRules, RetryRules
@@ -50,6 +50,7 @@ _GROUP = 100  # cars in one transaction: some 1,500 photo rows, about 0.1 s
 _LINGER = 0.01
 _THREADS = 3
 _SAY_EVERY = 60.0  # seconds between two messages that the database is away
+_MOST_RAISED = 5  # cars, one after the other, that a trigger may refuse before it is taken to refuse all
 _RACES = 8  # tries of a transaction that lost against another one
 
 
@@ -82,10 +83,14 @@ class Ledger:
         self.rules = rules or PlaceholderRules()
         self.retry = retry
         self._read_only = read_only
-        self._engine = open_engine(database_url, timeout=timeout, read_only=read_only)
+        # Of a crawl each thread has a connection, and its locks have one, of which they see that it is theirs alone.
+        self._engine = open_engine(
+            database_url, timeout=timeout, read_only=read_only, connections=2 if read_only else _THREADS + 2
+        )
         self._executor = self._new_executor()
         # When the database was last said to be away, and when somebody had last waited for it in vain.
         self._said = self._waited = -math.inf
+        self._raised = 0  # cars that a trigger refused since one was written
         self._opening: asyncio.Future[None] | None = None
         self._opens: Batcher[CarItem, Saved] = Batcher(self._open_cars, size=_GROUP, linger=_LINGER)
         self._saves: Batcher[CarItem | GoneCar, Saved] = Batcher(self._save_cars, size=_GROUP, linger=_LINGER)
@@ -229,12 +234,19 @@ class Ledger:
     async def _each_at_worst(self, write: Callable[..., list[Saved]], items: list[Any]) -> list[Saved]:
         """Write *items* together; if one of them can't be written, it must not take the others with it."""
         try:
-            return await self._write(partial(write, items=items, rules=self.rules, retry=self.retry))
+            written = await self._write(partial(write, items=items, rules=self.rules, retry=self.retry))
         except (DBAPIError, ValueError, OverflowError) as error:
             if len(items) == 1:
-                return [Saved(error=_first_line(error))]
+                if not isinstance(error, DBAPIError) or code_of(error) != RAISED:
+                    return [Saved(error=_first_line(error))]
+                self._raised += 1
+                if self._raised > _MOST_RAISED:
+                    raise DatabaseUnavailableError(explain(error)) from None
+                return [Saved(error=_first_line(error), raised=True)]
             logger.debug("A group of %d cars failed (%s); one at a time", len(items), type(error).__name__)
             return [(await self._each_at_worst(write, [item]))[0] for item in items]
+        self._raised = 0
+        return written
 
     async def _save_photos(self, outcomes: list[tuple[int, CarImage]]) -> list[int | None]:
         try:
@@ -273,7 +285,8 @@ class Ledger:
                 if fault is Fault.RACE and races < _RACES:
                     races += 1
                     continue
-                if fault is Fault.ROW or isinstance(error, IntegrityError):
+                fault = Fault.DATABASE if is_of_id(error) else fault
+                if fault is Fault.ROW or (fault is Fault.RACE and isinstance(error, IntegrityError)):
                     raise
                 if said := shortage_of(no_more_files()):
                     raise DatabaseUnavailableError(said) from error

@@ -51,6 +51,8 @@ class Saved:
     price_changed: bool = False
     error: str | None = None
     """Why this car can't be written, whatever is tried."""
+    raised: bool = False
+    """That is what a trigger says of it."""
     placeholders: int = 0
     """Photos, of this and other cars, that this car's showed to be placeholders."""
     given_up: int = field(default=0, compare=False)

@@ -7,7 +7,7 @@ import importlib.resources
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -17,11 +17,11 @@ from carscraper.db.engine import INSUFFICIENT_PRIVILEGE
 from carscraper.exceptions import ConfigurationError, SchemaOutdatedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from importlib.resources.abc import Traversable
 
     from alembic.config import Config
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     try:
         versions = _upgrade(engine)
         with engine.begin() as connection:
+            _give_sequences(connection)
             set_sequences(connection)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
@@ -74,6 +75,26 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             "run `scrapy database upgrade` as the role that owns them."
         ) from None
     return versions
+
+
+_SEQUENCES = text(
+    "SELECT relname AS table, quote_ident(nspname) || '.' || quote_ident(relname || '_id_seq') AS usual, "
+    "attidentity <> '' OR pg_attrdef.oid IS NOT NULL AS given, pg_get_expr(adbin, adrelid) AS value, "
+    "CASE WHEN attidentity <> '' "
+    "THEN pg_get_serial_sequence(quote_ident(nspname) || '.' || quote_ident(relname), 'id') "
+    "ELSE (SELECT min(refobjid::regclass::text) FROM pg_depend JOIN pg_class AS it ON it.oid = refobjid "
+    "WHERE classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid AND relkind = 'S') END AS sequence "
+    "FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_attribute ON attrelid = pg_class.oid "
+    "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
+    "WHERE attname = 'id' AND pg_class.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) name) "
+    "ORDER BY 1"
+)
+
+
+def _sequences(connection: Connection) -> Sequence[Row[Any]]:
+    """List what gives each table's ``id`` its values in PostgreSQL, whoever owns it."""
+    tables = [table.name for table in models.Base.metadata.sorted_tables if "id" in table.c]
+    return connection.execute(_SEQUENCES, {"tables": tables}).all()
 
 
 def set_sequences(connection: Connection) -> int:
@@ -87,18 +108,35 @@ def set_sequences(connection: Connection) -> int:
     if connection.dialect.name != "postgresql":
         return 0
     behind = 0
-    for table in models.Base.metadata.sorted_tables:
-        if "id" not in table.c:
+    for each in _sequences(connection):
+        if each.sequence is None:
             continue
-        sequence = f"pg_get_serial_sequence('{table}', 'id')"
-        gap = text(f"SELECT (SELECT max(id) FROM {table}) - coalesce(pg_sequence_last_value({sequence}), 0)")  # noqa: S608
-        missing = connection.execute(gap).scalar() or 0
+        gap = f"SELECT (SELECT max(id) FROM {each.table}) - coalesce(pg_sequence_last_value(:sequence), 0)"  # noqa: S608
+        missing = connection.execute(text(gap), {"sequence": each.sequence}).scalar() or 0
         if missing > 0:
-            advance = text(f"SELECT max(nextval({sequence})) FROM generate_series(1, :missing)")  # noqa: S608
-            last = connection.execute(advance, {"missing": missing}).scalar()
-            logger.warning("The sequence of %s was behind its table; it is at %s now", table, last)
+            advance = text("SELECT max(nextval(:sequence)) FROM generate_series(1, :missing)")
+            last = connection.execute(advance, {"sequence": each.sequence, "missing": missing}).scalar()
+            logger.warning("The sequence of %s was behind its table; it is at %s now", each.table, last)
             behind += 1
     return behind
+
+
+def _give_sequences(connection: Connection) -> None:
+    """Give each ``id`` that has lost its default, as tools that copy tables do it, a sequence."""
+    if connection.dialect.name != "postgresql":
+        return
+    for each in _sequences(connection):
+        if not each.given:
+            connection.exec_driver_sql(f"CREATE SEQUENCE IF NOT EXISTS {each.usual}")
+            connection.exec_driver_sql(f"ALTER SEQUENCE {each.usual} OWNED BY {each.table}.id")
+            connection.exec_driver_sql(f"ALTER TABLE {each.table} ALTER id SET DEFAULT nextval('{each.usual}')")
+            logger.warning("The column id of %s had lost its default; it is the sequence %s now", *each[:2])
+        elif each.sequence is None:
+            logger.warning(
+                "The column id of %s has the default %s, which is no sequence that can be set: see to it that it gives "
+                "numbers that no row has",
+                *(each.table, each.value),
+            )
 
 
 def try_writing(connection: Connection) -> None:

@@ -77,6 +77,7 @@ class ClosingPipeline:
         """Take the crawler, for its ledger and stats, and the spool for a database that is away."""
         self._crawler = crawler
         self._spool = spool
+        self._lost = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -104,9 +105,12 @@ class ClosingPipeline:
                 raise ConfigurationError(f"{error} {len(items)} cars wait in {path}.") from None
             for item, saved in zip(items, results, strict=True):
                 if saved.error:
+                    self._crawler.stats.inc_value("carscraper/cars/failed")
                     logger.warning("The database refuses %r from the spool: %s", item.url, saved.error)
+                if saved.raised:
+                    self._spool.add(item)  # until somebody has seen to it
             path.unlink(missing_ok=True)
-            logger.info("Wrote %d cars that waited in %s", len(items), path)
+            logger.info("Wrote %d cars that waited in %s", sum(not saved.error for saved in results), path)
 
     async def process_item(self, item: Any) -> Any:
         """Write what is left to write of *item*; it leaves only when its transaction is committed.
@@ -143,7 +147,13 @@ class ClosingPipeline:
                 f"{why} Nor can the spool be written ({full.strerror}): make room; "
                 "the next crawl sees the cars in hand again."
             )
-            raise DropItem(f"Neither the database nor the spool takes {item.url!r}") from None
+            if not self._lost:
+                logger.warning(
+                    "Nor can the spool be written (%s): the cars in hand are not kept; the next crawl sees them again",
+                    full.strerror,
+                )
+            self._lost = True  # said once, and not with each car
+            raise DropItem(f"Neither the database nor the spool takes {item.url!r}", log_level="DEBUG") from None
         self._crawler.stats.inc_value("carscraper/cars/spooled")
         self._stop(f"{why} {_WAIT}")
 

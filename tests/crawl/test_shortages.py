@@ -112,6 +112,8 @@ def test_a_shortage_ends_the_crawl_and_fails_no_photo(
     assert says in verdict_lines(done)[0], done
     assert sum(says in line for line in done.stderr.splitlines()) == 1, done
     assert "Traceback" not in done.stderr, done.stderr
+    assert "CarItem(" not in done.stderr, done.stderr
+    assert done.stderr.count("Nor can the spool be written") <= 2, done.stderr
     rows = world.images().values() if after[1] else []
     kinds = Counter((row["status"], row["reason"], row["attempts"]) for row in rows)
     assert kinds.keys() <= {("stored", None, 1), ("pending", None, 0), ("pending", "spooled", 1)}, (kinds, done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,11 +14,13 @@ from sqlalchemy import text
 
 from carscraper.db import engine as module
 from carscraper.db import schema
-from carscraper.db.engine import open_engine
+from carscraper.db.engine import explained_database, open_engine
 from carscraper.db.locks import open_locks
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.queue import address
 from tests.commands import call
+from tests.db.test_errors import with_ledger
+from tests.services import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,12 +109,36 @@ def test_a_pooler_that_shares_connections_is_refused(
         assert connection.execute(left).fetchone() == ("off", "0"), "nothing is set for those who share it"
 
 
-def test_a_pool_without_a_second_connection_is_one_sentence(
-    pooled: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_a_pool_with_fewer_connections_than_a_crawl_needs_is_one_sentence(
+    pooled: Callable[..., str], postgres: PostgresCluster, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At the start, and whose limit it is: the pool's or the server's."""
     monkeypatch.setattr(module, "_LONGEST_CONNECT", 0.5)
-    with pytest.raises(DatabaseUnavailableError, match="had no second connection"):
-        shown(pooled("session", default_pool_size=1), "application_name")
+    with_ledger(pooled("session", default_pool_size=5), lambda ledger: ledger.open())
+    for size in (1, 3, 4):
+        url = pooled("session", default_pool_size=size)
+        said = f"gave {size} connections of 5 within 0.5 s, and a crawl needs five: raise its pool_size"
+        with pytest.raises(DatabaseUnavailableError, match=said):
+            with_ledger(url, lambda ledger: ledger.open())
+        taken = [psycopg.connect(address(url), autocommit=True) for _ in range(size)]
+        for each in taken:
+            each.execute("SELECT 1")
+        locks = open_locks(url, timeout=5)
+        with pytest.raises(DatabaseUnavailableError, match=r"refuses \(no answer within 0 s\): .* pool_size"):
+            locks.take("BR")
+        locks.close()
+        for each in taken:
+            each.close()
+    url = pooled("session")
+    [(most,)] = postgres.execute(
+        "SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    taken = [psycopg.connect(address(postgres_url)) for _ in range(most - 3)]
+    with pytest.raises(DatabaseUnavailableError, match=r"gave . connections of 5 .*: the server has no more"):
+        with_ledger(url, lambda ledger: ledger.open())
+    for each in taken:
+        each.close()
 
 
 def test_a_database_that_is_not_in_utf8_is_refused(
@@ -129,6 +157,53 @@ def test_a_database_that_is_not_in_utf8_is_refused(
             )
         assert postgres.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", narrow) == []
         postgres.drop_database(narrow)
+
+
+WAYS = {
+    "options=-cno_such=1": "unrecognized configuration parameter .*: correct that option in DATABASE_URL",
+    "no_such=1": "invalid connection option .*: correct that option in DATABASE_URL",
+    "connect_timeout=soon": "bad value .*connect_timeout.*: correct that option in DATABASE_URL",
+    "sslmode=sometimes": "invalid sslmode value.*: correct that option in DATABASE_URL",
+    "target_session_attrs=read-only": "session is not read-only.*: name the server that target_session_attrs asks for",
+    "options=-cstatement_timeout=1": "57014: .*: .*a statement_timeout of your own",
+}
+"""Ways of connecting that are refused, and the cure that is said."""
+
+
+def test_a_way_of_connecting_that_is_refused_has_its_own_cure(
+    pooled: Callable[..., str], postgres: PostgresCluster, postgres_url: str
+) -> None:
+    for query, said in WAYS.items():
+        with pytest.raises((ConfigurationError, DatabaseUnavailableError), match=said), explained_database():
+            open_locks(with_query(postgres_url, query), timeout=5).take("BR")
+    with pytest.raises(DatabaseUnavailableError, match=r"startup parameter.*: leave options out .*ALTER ROLE"):
+        open_locks(with_query(pooled("session"), "options=-csearch_path=mine"), timeout=5).take("BR")
+    path = postgres.folder / "data" / "pg_hba.conf"
+    before, name = path.read_text(), postgres.database_of(postgres_url)
+    role = f"way_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    url = postgres_url.replace("//carscraper@", f"//{role}@")
+    try:
+        for line, said in {
+            "scram-sha-256": "no password supplied.*: put the password into DATABASE_URL",
+            "reject": "pg_hba.conf rejects .*: correct user and database in DATABASE_URL, or let pg_hba.conf",
+        }.items():
+            path.write_text(f"local {name} {role} {line}\n{before}")
+            postgres.execute("SELECT pg_reload_conf()")
+            wait_until(partial(refused, url, said), 5, said)
+    finally:
+        path.write_text(before)
+        postgres.execute("SELECT pg_reload_conf()")
+        postgres.execute(f"DROP ROLE {role}")
+
+
+def refused(url: str, said: str) -> bool:
+    """Return whether it is refused so; the server reads its file a moment after it is told to."""
+    try:
+        open_locks(url, timeout=5).take("BR")
+    except DatabaseUnavailableError as error:
+        return re.search(said, str(error)) is not None
+    return False
 
 
 # --- what the user says -------------------------------------------------------------------------------------------

@@ -41,10 +41,10 @@ CREATE TRIGGER refuse BEFORE INSERT ON car_listings FOR EACH ROW EXECUTE FUNCTIO
 """
 ROW, REPEATED, DATABASE = "the row's own", "repeated", "the database's"
 CODES = {
-    ROW: "22000 22001 22003 22021 22P05 23000 23502 23503 23505 23514 23P01 54000",
+    ROW: "22000 22001 22003 22021 22P05 23000 23502 23503 23505 23514 23P01 54000 P0001",
     REPEATED: "23505 40001 40P01",
     DATABASE: "08006 0A000 2200H 25006 28000 28P01 3D000 40001 40P01 42501 42P01 42703 53100 53200 53300 54001 55000 "
-    "55P03 57014 57P01 57P03 58030 P0001 XX000 XX001 ZZ999",
+    "55P03 57014 57P01 57P03 58030 XX000 XX001 ZZ999",
 }
 NOBODYS = random.Random(7)  # text that can't be compressed
 OWN_VALUES: dict[str, dict[str, Any]] = {
@@ -99,6 +99,21 @@ def test_whose_each_error_of_postgresql_is(postgres_url: str) -> None:
         return wrong + await try_own_values(ledger)
 
     assert with_ledger(postgres_url, try_all) == []
+
+
+def test_a_trigger_that_refuses_all_is_the_databases(postgres_url: str) -> None:
+    make_tables(postgres_url)
+    run(postgres_url, REFUSING)
+
+    async def open_all(ledger: Ledger) -> None:
+        for number in range(5):
+            assert (await ledger.open_car(car(f"{number}", title="raise P0001 always"))).raised
+        with pytest.raises(DatabaseUnavailableError, match=r"refuses \(P0001: refused\): see to the trigger"):
+            await ledger.open_car(car("last", title="raise P0001 always"))
+        await ledger.open_car(car("good"))
+        assert (await ledger.open_car(car("last", title="raise P0001 always"))).raised
+
+    with_ledger(postgres_url, open_all)
 
 
 def test_values_that_sqlite_does_not_take_are_the_rows(sqlite_url: str) -> None:
@@ -171,6 +186,7 @@ INSERT INTO crawl_runs (id, spider, job_id, version, host, started_at, status)
     SELECT n, 'b', '', '', '', now(), 'success' FROM generate_series(1, 50) n
 """
 """As COPY leaves the tables: with rows, and sequences that know nothing of them."""
+TABLES = "car_images", "car_listings", "crawl_runs"
 
 
 def test_a_sequence_behind_its_table_is_set_and_the_write_repeated(
@@ -201,8 +217,7 @@ def test_a_sequence_behind_its_table_is_set_and_the_write_repeated(
     assert {each.listing_id for each in opened} == set(range(51, 71))
     assert run_id == 51
     behind = sorted(record.getMessage() for record in caplog.records if "sequence" in record.getMessage())
-    tables = ("car_images", "car_listings", "crawl_runs")
-    assert behind == [f"The sequence of {table} was behind its table; it is at 50 now" for table in tables]
+    assert behind == [f"The sequence of {table} was behind its table; it is at 50 now" for table in TABLES]
 
 
 def test_an_upgrade_sets_the_sequences(postgres_url: str) -> None:
@@ -216,6 +231,55 @@ def test_an_upgrade_sets_the_sequences(postgres_url: str) -> None:
         assert connection.execute(text(f"SELECT {', '.join(names)}")).one() == (50, 50, 50)
         assert connection.execute(text("SELECT pg_sequence_last_value('price_changes_id_seq')")).scalar() is None
     engine.dispose()
+
+
+def test_whose_a_sequence_is_does_not_matter(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the one of the column's default; what can't be set is named."""
+    make_tables(postgres_url)
+    run(
+        postgres_url,
+        RESTORED,
+        "ALTER SEQUENCE car_listings_id_seq OWNED BY NONE",
+        "CREATE SEQUENCE others",
+        "ALTER TABLE car_images ALTER id SET DEFAULT nextval('others')",
+        "CREATE FUNCTION number() RETURNS bigint LANGUAGE sql AS 'SELECT 99::bigint'",
+        "ALTER TABLE crawl_runs ALTER id SET DEFAULT number()",
+    )
+    engine = open_engine(postgres_url, timeout=20)
+    schema.upgrade(engine)
+    engine.dispose()
+    item = car("new", images=[pending("new/1")])
+    assert with_ledger(postgres_url, lambda ledger: ledger.open_car(item)).listing_id == 51
+    said = [record.getMessage() for record in caplog.records if record.name == schema.__name__]
+    assert said[0].startswith("The column id of crawl_runs has the default number(), which is no sequence that can be")
+    assert said[1:] == [f"The sequence of {each} was behind its table; it is at 50 now" for each in TABLES[:2]]
+    begun = {"spider": "b", "job_id": "", "version": "", "host": "", "started_at": car_rows.utcnow(), "status": "x"}
+    with_ledger(postgres_url, lambda ledger: ledger.write(runs.start, begun))
+    with pytest.raises(DatabaseUnavailableError, match=r"refuses \(23505: .*\): run `scrapy database upgrade`"):
+        with_ledger(postgres_url, lambda ledger: ledger.write(runs.start, begun))
+
+
+def test_a_default_that_was_lost_is_the_databases(postgres_url: str) -> None:
+    """As tools that copy tables lose them; an upgrade gives an id its own back."""
+    make_tables(postgres_url)
+    run(postgres_url, RESTORED)
+    item = car("new", images=[pending("new/1")])
+    refused = r"refuses \(23502: .*\): run `scrapy database upgrade`, which gives a column id its numbers back; give "
+    for lose, cure in {
+        "ALTER TABLE car_images ALTER id DROP DEFAULT": "",
+        "ALTER TABLE car_listings ALTER id DROP DEFAULT; DROP SEQUENCE car_listings_id_seq": "",
+        "ALTER TABLE car_images ADD n int NOT NULL DEFAULT 1; ALTER TABLE car_images ALTER n DROP DEFAULT": (
+            "ALTER TABLE car_images ALTER n SET DEFAULT 1"
+        ),
+    }.items():
+        run(postgres_url, *lose.split("; "))
+        with pytest.raises(DatabaseUnavailableError, match=refused):
+            with_ledger(postgres_url, lambda ledger: ledger.open_car(item))
+        run(postgres_url, *filter(None, [cure]))
+        engine = open_engine(postgres_url, timeout=20)
+        schema.upgrade(engine)
+        engine.dispose()
+    assert with_ledger(postgres_url, lambda ledger: ledger.open_car(item)).created
 
 
 # ── At the start ──────────────────────────────────────────────────────────────────────────────────

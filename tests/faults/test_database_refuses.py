@@ -286,3 +286,32 @@ def test_a_database_that_refuses_at_the_start_keeps_what_waits(
             assert world.site.served.requests == [], name
             assert sorted(path.read_bytes() for path in world.spooled_cars()) == waiting, name
         world.finish(have=world.stored())
+
+
+def test_a_car_that_a_trigger_refuses_costs_itself_only(
+    postgres: PostgresCluster, make_world: Callable[[str], World]
+) -> None:
+    """Also from the spool, where it waits until somebody has seen to the trigger."""
+    with ExitStack() as exits:
+        server = Server(postgres, exits)
+        world = make_world(server.url)
+        world.site.photo_latency = 0.05
+        _, fault, mend = REFUSALS["a right is taken away"]
+        with in_the_middle(world, lambda: fault(server)):
+            world.crawl(DATABASE_PATIENCE=1)
+        mend(server)
+        bad, *others = [item for path in world.spooled_cars() for item in CarSpool.read(path)]
+        server.inside(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF NEW.external_id = '{bad.external_id}' THEN RAISE EXCEPTION 'no such car'; END IF; RETURN NEW; END $$"
+        )
+        server.inside(
+            "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON car_listings FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        done = world.crawl(DATABASE_PATIENCE=60)
+        assert done.code == 3, done
+        assert done.crawl.stderr.count(f"The database refuses {bad.url!r} from the spool") == 1, done
+        assert [item for path in world.spooled_cars() for item in CarSpool.read(path)] == [bad]
+        assert others
+        server.inside("DROP TRIGGER refuse ON car_listings")
+        world.finish(have=world.stored())
