@@ -284,7 +284,8 @@ class Run:
         record.output = output or {**record.output, "status": words.FAILED, "errors": ["a mistake of carscraper"]}
         if record.output["status"] == words.SUCCESS:
             return
-        what = f"outputs not all kept: {'; '.join(map(str, record.output['errors']))}"
+        said = dict.fromkeys(str(error).rstrip(".") for error in record.output["errors"])
+        what = f"outputs not all kept: {'; '.join(said)}"
         if record.exit_code == ExitCode.SUCCESS:
             record.exit_code, record.status, what = ExitCode.PARTIAL, words.PARTIAL, f"partial. Its {what}"
         record.why = f"{record.why}\n{logs.printable(what)}"

@@ -168,10 +168,8 @@ def test_missing_rights(proxied: Proxied) -> None:
 
 
 def test_the_region(moto_s3: services.S3, one_proxy: Proxied) -> None:
-    assert failed(moto_s3, "bucket", region="us-west-2") == (
-        f"{moto_s3.bucket} is in eu-north-1, not in us-west-2",
-        "set AWS_S3_REGION=eu-north-1",
-    )
+    found = steps(moto_s3, region="us-west-2")  # this server says another one, and does what is asked
+    assert all(step.ok for step in found.values()), found
     s3, proxy = one_proxy
     for code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
         with proxy.fail(301, code, headers={"x-amz-bucket-region": "eu-west-1"}):
@@ -186,7 +184,7 @@ def test_a_server_that_does_not_answer(proxied: Proxied, moto_s3: services.S3) -
     said, fix = failed(s3, "bucket", endpoint=f"http://127.0.0.1:{port}")
     assert said == f"http://127.0.0.1:{port} refuses connections"
     assert fix == "see that its server runs, and that AWS_ENDPOINT_URL (or IMAGES_PUBLIC_URL) names it"
-    assert failed(s3, "bucket", endpoint="http://s3.invalid")[0] == "http://s3.invalid: there is no such host"
+    assert failed(s3, "bucket", endpoint="http://s3.invalid")[0] == "there is no such host (s3.invalid)"
     with proxy.reset():
         assert "does not answer (Connection" in failed(s3, "bucket")[0]
     said, fix = failed(s3, "bucket", endpoint=moto_s3.endpoint.replace("http:", "https:"))
