@@ -16,6 +16,7 @@ from scrapy.http import TextResponse
 from carscraper.addon import end_as_failed, stopped_by_shortage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
+from carscraper.settings.environment import proxies_named
 from carscraper.shortage import SHORTAGE
 from carscraper.state import DATABASE_AWAY, state_of
 from carscraper.vehicles import slug
@@ -214,12 +215,19 @@ def status_of(failure: Failure) -> int | None:
 def why_no_page(failure: Failure) -> str:
     """Return in a few words why a page did not come."""
     error: Any = failure.value
+    if proxy := getattr(failure, "request", None) and failure.request.meta.get("proxy"):  # type: ignore[attr-defined]
+        address = proxy.rpartition("@")[2].rpartition("//")[2]
+        return f"{_why(error, failure)}, by the proxy {address}{proxies_named(address)}"
+    return _why(error, failure)
+
+
+def _why(error: Any, failure: Failure) -> str:
     status = status_of(failure)
     if status:
         return f"HTTP {status}"
     inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
     if inner:
-        return why_no_page(inner[0])
+        return _why(inner[0].value, inner[0])
     return failure.getErrorMessage() or type(error).__name__
 
 

@@ -166,6 +166,10 @@ class _Check:
 
     def bucket(self) -> str:
         options, bucket = self._options, self._options.bucket
+        try:
+            uploads = S3Store(options)
+        except ConfigurationError as error:
+            raise _said(error) from error
         with _asking("s3:ListBucket", self._server, bucket):
             region, refusal = ask_bucket(self._client, bucket, options.prefix)
         if refusal and region and region != options.region:
@@ -173,8 +177,8 @@ class _Check:
         if refusal and refusal.code not in DENIED:
             raise _refused(refusal, "s3:ListBucket")
         try:
-            S3Store(options).greet()
-        except (ConfigurationError, StoreError) as error:
+            uploads.greet()
+        except StoreError as error:
             raise _said(error) from error
         allowed = ", which these credentials may not list" if refusal else ""
         return f"{bucket} at {self._server}{f' in {region}' if region and options.endpoint else ''}{allowed}"

@@ -143,7 +143,7 @@ class ClosingPipeline:
                 f"{why} Nor can the spool be written ({full.strerror}): make room; "
                 "the next crawl sees the cars in hand again."
             )
-            raise DropItem(f"Neither the database nor the spool takes {item.url!r}") from None
+            raise DropItem(f"Neither the database nor the spool takes {item.url!r}", log_level="DEBUG") from None
         self._crawler.stats.inc_value("carscraper/cars/spooled")
         self._stop(f"{why} {_WAIT}")
 

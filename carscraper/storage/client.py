@@ -19,7 +19,7 @@ from botocore.utils import ensure_boolean, get_environ_proxies
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret
-from carscraper.settings.kinds import ADDRESSING_STYLE, HTTP_URL, REGION
+from carscraper.settings.kinds import ADDRESSING_STYLE, ENDPOINT, REGION
 from carscraper.storage.answers import Answer, look_at_success, region_in
 from carscraper.storage.credentials import session
 from carscraper.storage.keys import is_virtual, normalise_prefix, public_base, published_bases, without_bucket
@@ -101,7 +101,7 @@ class Server:
             or REGION.read("region in the AWS profile (or AWS_DEFAULT_REGION)", region)
             or DEFAULT_REGION,
             endpoint=settings.get("AWS_ENDPOINT_URL")
-            or HTTP_URL.read("endpoint_url in the AWS profile", None if ignored else endpoint),
+            or ENDPOINT.read("endpoint_url in the AWS profile", None if ignored else endpoint),
             ca_bundle=settings.get("AWS_CA_BUNDLE") or ca_bundle,
             addressing_style=chosen
             if chosen != "auto"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import obstore
-from obstore.store import S3Store
+from obstore.store import MemoryStore, S3Store
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings.environment import forget, proxies_named
@@ -50,6 +53,7 @@ def open_uploader(options: S3Options, credentials: CredentialProvider) -> S3Stor
         client["proxy_url"] = proxy
     elif getproxies():  # which obstore would use; it can be told not to for a host only
         client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": urlsplit(options.direct_base).hostname or ""}
+    _start_runtime()
     # What obstore reads from the environment by itself must not make it differ from boto3.
     forget(_WITHOUT_OPTION)
     config: dict[str, Any] = dict.fromkeys(_OFF, False) | {
@@ -79,3 +83,21 @@ def open_uploader(options: S3Options, credentials: CredentialProvider) -> S3Stor
         if "builder error" not in str(error):
             raise
         raise ConfigurationError(f"The proxy{proxies_named()} is no address; write http://host:port.") from error
+
+
+def _start_runtime() -> None:
+    """Start obstore's threads now: begun later, where the machine gives no more, they would take the photo with them.
+
+    Raises:
+        OSError: a limit is reached.
+        RuntimeError: no thread can be started.
+    """
+    try:
+        obstore.put(MemoryStore(), "nothing", b"")
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        code = re.search(r"code: (\d+)", str(error))
+        if code and int(code[1]) != errno.EAGAIN:
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+        raise RuntimeError("can't start new thread") from None

@@ -52,6 +52,14 @@ SHORTAGES: dict[str, tuple[int, Callable[[int], int], tuple[str, int], str, dict
         {},
         (),
     ),
+    "open files with S3": (
+        resource.RLIMIT_NOFILE,
+        lambda _: 10,
+        ("photo", 1),
+        "(Too many open files); raise the limit of open files (ulimit -n,",
+        S3_AWAY,
+        (),
+    ),
     "connections to the dealer": (
         resource.RLIMIT_NOFILE,
         lambda _: 10,
