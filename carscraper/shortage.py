@@ -74,7 +74,7 @@ def shortage_of(error: BaseException | None) -> str | None:
 def _cure(number: int) -> str:
     """Return what mends the shortage; a thread fails of the address space, too, where that is limited."""
     if number == _THREADS and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        return f"{_CURES[number]}, or {_MEMORY.removeprefix('give the crawl more memory ')}"
+        return f"{_CURES[number]}, or give the crawl more memory (ulimit -v)"
     return _CURES[number]
 
 

@@ -217,7 +217,7 @@ def why_no_page(failure: Failure) -> str:
     error: Any = failure.value
     if proxy := getattr(failure, "request", None) and failure.request.meta.get("proxy"):  # type: ignore[attr-defined]
         address = proxy.rpartition("@")[2].rpartition("//")[2]
-        return f"{_why(error, failure)}, by the proxy {address}{proxies_named(address)}"
+        return f"{_why(error, failure).rstrip('.')}, by the proxy {address}{proxies_named(address)}"
     return _why(error, failure)
 
 

@@ -105,8 +105,14 @@ def test_credentials(moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch, tmp_
     assert failed(moto_s3, "credentials", **bare, profile="nobody")[0] == (
         "AWS_PROFILE=nobody is not in the AWS configuration files"
     )
-    (tmp_path / "credentials").write_text(f"[default]\n{lines}[cars]\n{lines}")
+    (tmp_path / "credentials").write_text(f"[default]\n{lines}[cars]\n{lines}[program]\ncredential_process = echo no\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    said, fix = failed(moto_s3, "credentials", **bare, profile="program")
+    assert said == "The AWS credentials can't be had (Expecting value: line 1 column 1 (char 0))"
+    assert fix == "correct the profile or role, or set AWS_ACCESS_KEY_ID"
+    assert failed(moto_s3, "bucket", ca_bundle="/nowhere")[0] == (
+        "AWS_CA_BUNDLE=/nowhere can't be read (No such file or directory)"
+    )
     assert steps(moto_s3, **bare)["credentials"].detail == "shared credentials file"
     assert steps(moto_s3, **bare, profile="cars")["credentials"].detail == "profile cars (shared credentials file)"
 
