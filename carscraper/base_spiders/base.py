@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import ClassVar, Self
 
     from scrapy.crawler import Crawler
-    from scrapy.http import Response
+    from scrapy.http import Request, Response
     from twisted.python.failure import Failure
 
     from carscraper.db.ledger import Ledger
@@ -213,22 +213,21 @@ def status_of(failure: Failure) -> int | None:
 
 
 def why_no_page(failure: Failure) -> str:
-    """Return in a few words why a page did not come."""
+    """Return in a few words why a page did not come, and the proxy that may be the cause."""
     error: Any = failure.value
-    if proxy := getattr(failure, "request", None) and failure.request.meta.get("proxy"):  # type: ignore[attr-defined]
-        address = proxy.rpartition("@")[2].rpartition("//")[2]
-        return f"{_why(error, failure).rstrip('.')}, by the proxy {address}{proxies_named(address)}"
-    return _why(error, failure)
-
-
-def _why(error: Any, failure: Failure) -> str:
     status = status_of(failure)
-    if status:
-        return f"HTTP {status}"
     inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
-    if inner:
-        return _why(inner[0].value, inner[0])
-    return failure.getErrorMessage() or type(error).__name__
+    if status:
+        why = f"HTTP {status}"
+    elif inner:
+        why = why_no_page(inner[0])
+    else:
+        why = failure.getErrorMessage() or type(error).__name__
+    request: Request | None = getattr(failure, "request", None)
+    if request and "proxy" in request.meta and status in {None, 407}:
+        address = request.meta["proxy"].rpartition("//")[2]
+        return f"{why.rstrip('.')}, by the proxy {address}{proxies_named(address)}"
+    return why
 
 
 def forget_tree(response: Response) -> None:
