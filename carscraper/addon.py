@@ -109,6 +109,7 @@ class CarscraperAddon:
         for name in ("botocore.credentials", "botocore.tokens", "psycopg"):
             logging.getLogger(name).setLevel(logging.ERROR)  # what is refused is said in our own sentence, once
         logging.getLogger("scrapy.downloadermiddlewares.robotstxt").addFilter(_without_traceback)
+        logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # headers of S3 that can't be read
         logging.getLogger("scrapy.extensions.feedexport").addFilter(_refusal_in_a_sentence)
         for name in _OTHERS:
             logging.getLogger(name).addFilter(_without_shortage)

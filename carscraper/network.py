@@ -112,7 +112,12 @@ class GuardedResolver(CachingHostnameResolver):
         """
         from twisted.internet import reactor  # noqa: PLC0415 - installs a reactor when imported
 
-        reactor.getThreadPool().adjustPoolsize(_THREADS, _THREADS)
+        pool = reactor.getThreadPool()
+        try:
+            pool.adjustPoolsize(_THREADS, _THREADS)
+        except RuntimeError:
+            pool.threads[:] = [thread for thread in pool.threads if thread.ident]  # it would wait for the others' end
+            raise
 
     def resolveHostName(  # noqa: N802 - Twisted's name and arguments
         self,

@@ -47,7 +47,7 @@ def cure_of(error: BaseException) -> str | None:
     >>> cure_of(OSError(errno.ENOSPC, "No space left on device")), cure_of(ConnectionRefusedError(111, "refused"))
     ('make room there', None)
     """
-    return next((_CURES[number] for each in _causes(error) if (number := _number(each)) in _CURES), None)
+    return next((_cure(number) for each in _causes(error) if (number := _number(each)) in _CURES), None)
 
 
 def shortage_of(error: BaseException | None) -> str | None:
@@ -61,7 +61,7 @@ def shortage_of(error: BaseException | None) -> str | None:
         number = _number(each)
         if number not in _CURES:
             continue
-        cure = _CURES[number]
+        cure = _cure(number)
         if isinstance(error, CarscraperError):
             said = str(error)[:1].upper() + str(error)[1:].rstrip(".")  # it names the folder
             return f"{said}." if cure in said else f"{said}; {cure}."
@@ -69,6 +69,13 @@ def shortage_of(error: BaseException | None) -> str | None:
         name = None if number in {errno.EMFILE, errno.ENFILE} else getattr(each, "filename", None)
         return f"A limit of this machine is reached ({what}{f': {name}' if name else ''}); {cure}."
     return None
+
+
+def _cure(number: int) -> str:
+    """Return what mends the shortage; a thread fails of the address space, too, where that is limited."""
+    if number == _THREADS and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return f"{_CURES[number]}, or give the crawl more memory (ulimit -v)"
+    return _CURES[number]
 
 
 def no_more_files() -> OSError | None:

@@ -16,6 +16,7 @@ from scrapy.http import TextResponse
 from carscraper.addon import end_as_failed, stopped_by_shortage
 from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.parsing import clean_text
+from carscraper.settings.environment import proxies_named
 from carscraper.shortage import SHORTAGE
 from carscraper.state import DATABASE_AWAY, state_of
 from carscraper.vehicles import slug
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import ClassVar, Self
 
     from scrapy.crawler import Crawler
-    from scrapy.http import Response
+    from scrapy.http import Request, Response
     from twisted.python.failure import Failure
 
     from carscraper.db.ledger import Ledger
@@ -212,15 +213,21 @@ def status_of(failure: Failure) -> int | None:
 
 
 def why_no_page(failure: Failure) -> str:
-    """Return in a few words why a page did not come."""
+    """Return in a few words why a page did not come, and the proxy that may be the cause."""
     error: Any = failure.value
     status = status_of(failure)
-    if status:
-        return f"HTTP {status}"
     inner = getattr(error, "reasons", None)  # Twisted wraps what broke a connection
-    if inner:
-        return why_no_page(inner[0])
-    return failure.getErrorMessage() or type(error).__name__
+    if status:
+        why = f"HTTP {status}"
+    elif inner:
+        why = why_no_page(inner[0])
+    else:
+        why = failure.getErrorMessage() or type(error).__name__
+    request: Request | None = getattr(failure, "request", None)
+    if request and "proxy" in request.meta and status in {None, 407}:
+        address = request.meta["proxy"].rpartition("//")[2]
+        return f"{why.rstrip('.')}, by the proxy {address}{proxies_named(address)}"
+    return why
 
 
 def forget_tree(response: Response) -> None:

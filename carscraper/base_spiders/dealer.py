@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from scrapy import Request
 
 from carscraper import dealers
+from carscraper.addon import stopped_by_shortage
 from carscraper.base_spiders.base import allow_host, forget_tree, read_address, read_count, read_flag, why_no_page
 from carscraper.base_spiders.missing import ConcludingSpider
 from carscraper.base_spiders.pages import is_whole
@@ -280,7 +281,8 @@ class DealerSpider(ConcludingSpider):
     def details_failed(self, failure: Failure) -> Iterator[Any]:
         """Keep the car as its card shows it when its own page does not come."""
         request: Request = failure.request  # type: ignore[attr-defined]
-        logger.warning("Details page does not come: %r (%s)", request.url, why_no_page(failure))
+        level = logging.DEBUG if stopped_by_shortage(self.crawler, failure.value) else logging.WARNING
+        logger.log(level, "Details page does not come: %r (%s)", request.url, why_no_page(failure))
         yield self._without_details(request.cb_kwargs["item"])
 
     def _without_details(self, item: CarItem) -> CarItem:

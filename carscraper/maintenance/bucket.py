@@ -107,7 +107,7 @@ class Bucket:
         """
         with explained_s3(self.name, "s3:ListBucket"):
             region, refusal = ask_bucket(self._client, self.name)
-        if region and region != self._options.region:
+        if refusal and region and region != self._options.region:
             raise ConfigurationError(
                 f"The bucket {self.name} is in the region {region}, not {self._options.region}: "
                 f"set AWS_S3_REGION={region}."

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from carscraper.exceptions import ConfigurationError
+from carscraper.exceptions import CarscraperError, ConfigurationError, StoreError
 from carscraper.maintenance.policies import everybody_reads
-from carscraper.storage.answers import DENIED, Answer, connection_problem
+from carscraper.storage.answers import DENIED, Answer, connection_problem, no_way, words_of
 from carscraper.storage.client import ask_bucket, open_client
 from carscraper.storage.credentials import keys, session
 from carscraper.storage.keys import PROBES, permanent_url
 from carscraper.storage.objects import presign
+from carscraper.storage.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,14 +103,14 @@ def _tried(name: str, attempt: Callable[[], str]) -> Step:
 
 
 @contextlib.contextmanager
-def _asking(action: str, where: str) -> Iterator[None]:
+def _asking(action: str, where: str, bucket: str = "") -> Iterator[None]:
     """Turn what boto3 raises while *action* is asked of *where* into a failure with its fix."""
     try:
         yield
     except ClientError as error:
         raise _refused(Answer.of(error), action) from error
     except BotoCoreError as error:
-        raise _unanswered(where, error) from error
+        raise _unanswered(where, error, bucket) from error
 
 
 def _refused(answer: Answer, action: str) -> _FailedError:
@@ -119,19 +120,23 @@ def _refused(answer: Answer, action: str) -> _FailedError:
     return _FailedError(answer.words, answer.fix(action) + more)
 
 
-def _unanswered(where: str, error: Exception) -> _FailedError:
-    # botocore's sentence names the address only; what the socket said is beside it.
-    said = f"{error} {getattr(error, 'kwargs', {}).get('error', '')}"
+def _unanswered(where: str, error: Exception, bucket: str = "") -> _FailedError:
+    said = words_of(error)
     if problem := connection_problem(said):
         return _FailedError(f"{where}: {problem[0]}", problem[1])
+    if problem := no_way(said, bucket):
+        return _FailedError(problem[0], problem[1])
     if "Connection refused" in said:
         return _FailedError(f"{where} refuses connections", _LOOK)
-    if "resolve" in said or "not known" in said or "getaddrinfo" in said:
-        return _FailedError(f"{where}: there is no such host", "check the name in its address")
-    if "proxy" in said.lower():
-        return _FailedError(f"the proxy on the way to {where} does not answer", "check HTTPS_PROXY and NO_PROXY")
     kind = type(getattr(error, "reason", error)).__name__
     return _FailedError(f"{where} does not answer ({kind})", _LOOK)
+
+
+def _said(error: CarscraperError) -> _FailedError:
+    """Split a sentence into cause and fix."""
+    said = str(error).rstrip(".")
+    cause, _, fix = said.rpartition("; ") if "; " in said else said.partition(": ")
+    return _FailedError(cause, fix or "correct it, or leave it empty")
 
 
 class _Check:
@@ -153,8 +158,7 @@ class _Check:
                 keys(options)
             found = session(options)
         except ConfigurationError as error:
-            cause, _, fix = re.sub(r"[:;] ", "\n", str(error).rstrip("."), count=1).partition("\n")
-            raise _FailedError(cause, fix or "correct it, or leave it empty") from error
+            raise _said(error) from error
         self._client = open_client(options, found=found, attempts=1)
         method = str(getattr(found.get_credentials(), "method", ""))
         where = {"explicit": "settings", "env": "environment"}.get(method, method.replace("-", " "))
@@ -162,12 +166,20 @@ class _Check:
 
     def bucket(self) -> str:
         options, bucket = self._options, self._options.bucket
-        with _asking("s3:ListBucket", self._server):
+        try:
+            uploads = S3Store(options)
+        except ConfigurationError as error:
+            raise _said(error) from error
+        with _asking("s3:ListBucket", self._server, bucket):
             region, refusal = ask_bucket(self._client, bucket, options.prefix)
-        if region and region != options.region:
+        if refusal and region and region != options.region:
             raise _FailedError(f"{bucket} is in {region}, not in {options.region}", f"set AWS_S3_REGION={region}")
         if refusal and refusal.code not in DENIED:
             raise _refused(refusal, "s3:ListBucket")
+        try:
+            uploads.greet()
+        except StoreError as error:
+            raise _said(error) from error
         allowed = ", which these credentials may not list" if refusal else ""
         return f"{bucket} at {self._server}{f' in {region}' if region and options.endpoint else ''}{allowed}"
 

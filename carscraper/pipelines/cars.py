@@ -77,7 +77,6 @@ class ClosingPipeline:
         """Take the crawler, for its ledger and stats, and the spool for a database that is away."""
         self._crawler = crawler
         self._spool = spool
-        self._lost = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -147,12 +146,6 @@ class ClosingPipeline:
                 f"{why} Nor can the spool be written ({full.strerror}): make room; "
                 "the next crawl sees the cars in hand again."
             )
-            if not self._lost:
-                logger.warning(
-                    "Nor can the spool be written (%s): the cars in hand are not kept; the next crawl sees them again",
-                    full.strerror,
-                )
-            self._lost = True  # said once, and not with each car
             raise DropItem(f"Neither the database nor the spool takes {item.url!r}", log_level="DEBUG") from None
         self._crawler.stats.inc_value("carscraper/cars/spooled")
         self._stop(f"{why} {_WAIT}")

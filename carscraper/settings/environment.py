@@ -148,6 +148,16 @@ def _wrong_proxies() -> Iterator[str]:
             yield f"{name} in the environment is no address of a proxy; write http://host:port, or unset it."
 
 
+def proxies_named(address: str = "") -> str:
+    """Return the variables that name a proxy, or the one at *address* (``host:port``): `` (HTTPS_PROXY)``."""
+    names = [
+        name
+        for name, value in os.environ.items()
+        if re.fullmatch("(?i)(https?|all)_proxy", name) and value.rstrip("/").endswith(address.rstrip("/"))
+    ]
+    return f" ({' and '.join(names)})" if names else ""
+
+
 def forget(names: Iterable[str]) -> None:
     """Take these variables, in any spelling, away from a library that has no option against them."""
     for name in [each for each in os.environ if each.upper() in names]:

@@ -237,6 +237,12 @@ def _http_url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+def _endpoint(value: Any) -> str:
+    if re.search(r"[?#\s]", str(value)):
+        raise _WrongError("is more than a server's address; write it without ? or # and what follows")
+    return _http_url(value)
+
+
 def _feed_url(value: Any) -> str:
     if re.search(r"[?#@\s]", str(value)):
         # Not shown: what follows the question mark may be the key.
@@ -315,6 +321,7 @@ ENDINGS = Kind("any of failed, partial, success, skipped, interrupted, comma sep
 LOG_FORMAT = Kind("json, or a format such as %(levelname)s: %(message)s", _log_format)
 LOG_LEVEL = Kind("DEBUG, INFO, WARNING, ERROR or CRITICAL", _log_level)
 HTTP_URL = Kind("a whole address such as https://images.example.com", _http_url, optional=True)
+ENDPOINT = Kind(HTTP_URL.words, _endpoint, optional=True)
 FEED_URL = Kind(HTTP_URL.words, _feed_url, optional=True)
 API_KEY = Kind("the key alone, without spaces, quotes or an address", _api_key, optional=True, wrong="is not a key")
 DATABASE_URL = Kind(
@@ -325,7 +332,7 @@ DATABASE_URL = Kind(
 DEPTH_LIMIT = Kind("0", _depth_limit)
 FEEDS = Kind("a JSON object", _feeds)
 BUCKET = matching(
-    r"(?!.*\.\.|[0-9]+(\.[0-9]+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    r"(?!xn--|.*\.\.|[0-9]+(\.[0-9]+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "3 to 63 lower-case letters, digits, hyphens and single dots, and no IP address",
     optional=True,
 )

@@ -81,7 +81,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
                 help="The token of temporary credentials."),
         Setting("AWS_PROFILE", None, OPTIONAL, common=True,
                 help="A named profile of the AWS configuration files, instead of keys."),
-        Setting("AWS_ENDPOINT_URL", None, kinds.HTTP_URL, example="http://127.0.0.1:9000",
+        Setting("AWS_ENDPOINT_URL", None, kinds.ENDPOINT, example="http://127.0.0.1:9000",
                 variable="AWS_ENDPOINT_URL_S3",
                 help="Another S3 server than Amazon's, without the bucket's name."),
         Setting("S3_ADDRESSING_STYLE", "auto", kinds.ADDRESSING_STYLE,

@@ -8,17 +8,19 @@ import socket
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from carscraper.exceptions import KeysRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.settings.environment import proxies_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Self
 
-_REDIRECT, _SERVER_ERROR = 300, 500
+_REDIRECT, _SERVER_ERRORS = 300, range(500, 600)
 
 # The default class of an answer is "refused". What passes by itself has one of these codes, or one of these statuses
 # (or 5xx) and no code of FIXES.
@@ -28,7 +30,7 @@ _PASSING_CODES = {
     *("BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"),
     *("SlowDown", "SlowDownRead", "SlowDownWrite", "RequestThrottled", "RequestTimeoutException", "ServerBusy"),
     *("RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"),
-    *("TooManyInvalidationsInProgress", "XMinioServerNotInitialized"),
+    *("TooManyInvalidationsInProgress", "XMinioServerNotInitialized", "KMS.ThrottlingException"),
 }
 _LONGEST_MESSAGE = 200
 
@@ -93,7 +95,7 @@ class Answer:
         """Whether the same request may work later."""
         if self.code in _PASSING_CODES:
             return True
-        later = self.status in _PASSING_STATUS or (self.status >= _SERVER_ERROR and self.status not in _FINAL_STATUS)
+        later = self.status in _PASSING_STATUS or (self.status in _SERVER_ERRORS and self.status not in _FINAL_STATUS)
         return later and self.code not in FIXES
 
     @property
@@ -117,6 +119,8 @@ class Answer:
         if self.code in DENIED or (self.status in {401, 403} and not self.code):
             named = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)", self.message)
             return f"allow {named[1] if named else action}"
+        if self.status == 407:
+            return f"give the proxy{proxies_named()} its user and password: write user:password@ before its host"
         if self.status in {301, 302, 307, 308} and self.code not in FIXES:
             return "check AWS_ENDPOINT_URL and AWS_S3_REGION: the server sends elsewhere"
         if self.code or self.status in {501, 505}:
@@ -143,7 +147,7 @@ def explained_s3(bucket: str, action: str) -> Iterator[None]:
     except ResponseParserError as error:
         raise silent(NotS3Error()) from error
     except BotoCoreError as error:
-        raise silent(error) from error
+        raise silent(error, bucket) from error
 
 
 def failure(answer: Answer, bucket: str, action: str, **hints: str) -> StoreError:
@@ -163,6 +167,12 @@ class NotS3Error(BotoCoreError):
     fmt = "what answers is no S3 server"
 
 
+class CutAnswerError(BotoCoreError):
+    """A success whose body ends too early; boto3 would call it a 500."""
+
+    fmt = "the answer breaks off"
+
+
 _HTML = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)
 _LISTS = {"ListObjectsV2": b"<ListBucketResult", "ListObjectVersions": b"<ListVersionsResult"}
 
@@ -172,14 +182,19 @@ def look_at_success(operation_model: Any, response_dict: dict[str, Any], **_: An
 
     Raises:
         NotS3Error: it is none of an S3 server.
+        CutAnswerError: it is not whole.
     """
     name, body = operation_model.name, response_dict["body"]
-    if response_dict["status_code"] >= _REDIRECT or name.startswith("GetBucket"):  # ``maintenance.bucket`` reads those
+    if response_dict["status_code"] >= _REDIRECT or (isinstance(body, bytes) and b"<Error>" in body[:200]):
         return
     lacks_etag = name in {"PutObject", "GetObject", "HeadObject"} and not response_dict["headers"].get("ETag")
-    page = isinstance(body, bytes) and (_LISTS.get(name, b"") not in body or _HTML.match(body))
-    if lacks_etag or page:
+    if lacks_etag or (isinstance(body, bytes) and (_LISTS.get(name, b"") not in body or _HTML.match(body))):
         raise NotS3Error
+    if isinstance(body, bytes) and body and name.startswith(("List", "Get")) and name != "GetBucketPolicy":
+        try:
+            ElementTree.fromstring(body)  # noqa: S314 - boto3 reads it the same way
+        except ElementTree.ParseError as error:
+            raise (CutAnswerError if body.lstrip().startswith(b"<") else NotS3Error) from error
 
 
 # What a client's words about a connection mean: parts of them, the cause, the fix; the first that fits.
@@ -205,13 +220,36 @@ _CONNECTION = (
         "set AWS_CA_BUNDLE to the PEM file of its authority",
     ),
     (
+        ("PROTOCOL_VERSION", "HANDSHAKE_FAILURE", "ProtocolVersion", "HandshakeFailure"),
+        "it speaks no TLS that is safe today",
+        "let it speak TLS 1.2 or 1.3",
+    ),
+    (
         ("WRONG_VERSION_NUMBER", "record layer failure", "InvalidMessage", "InvalidContentType"),
         "it does not speak TLS",
         "write http:// instead of https:// in its address",
     ),
     (("is no S3 server",), "what answers is no S3 server", "check AWS_ENDPOINT_URL: it must be an S3 server's address"),
-    (("BadStatusLine",), "it does not speak HTTP", "write https:// instead of http:// in AWS_ENDPOINT_URL"),
+    ((r"BadStatusLine('\x15\x03",), "it speaks TLS", "write https:// instead of http:// in its address"),
+    (
+        ("BadStatusLine", "LineTooLong", "Parse("),
+        "it does not speak HTTP",
+        "check AWS_ENDPOINT_URL: it must be an S3 server's address",
+    ),
+    (
+        ("Tunnel connection failed: 407", "ProxyAuthRequired"),
+        "the proxy{} wants a user and a password",
+        "write user:password@ before its host",
+    ),
 )
+# Of those that may pass by themselves.
+_PROXY_AWAY = (
+    "ProxyConnectionError",
+    "Cannot connect to proxy",
+    "Failed to connect to proxy",
+    "Tunnel connection failed",
+)
+_UNRESOLVED = ("not known", "Failed to resolve", "failure in name resolution", "No address associated", "dns error")
 
 
 def connection_problem(said: str) -> tuple[str, str] | None:
@@ -223,14 +261,38 @@ def connection_problem(said: str) -> tuple[str, str] | None:
     True
     """
     closed = re.search(r'closed before .*"http://([^:/"]+):?(\d*)', said)
-    if closed and _speaks_tls(closed[1], int(closed[2] or 80)):
+    if closed and "BadStatusLine" not in said and _speaks_tls(closed[1], int(closed[2] or 80)):
         return "it speaks TLS", "write https:// instead of http:// in its address"
-    return next(((cause, fix) for words, cause, fix in _CONNECTION if any(each in said for each in words)), None)
+    ended = re.search(r"https://([^:/ ]+):?(\d*).*(UNEXPECTED_EOF|handshake eof)", said, re.DOTALL)
+    if ended and _speaks_tls(ended[1], int(ended[2] or 443)):
+        said = "PROTOCOL_VERSION"  # it takes an old one
+    found = next(((cause, fix) for words, cause, fix in _CONNECTION if any(each in said for each in words)), None)
+    return found and (found[0].format(proxies_named()), found[1])
+
+
+def no_way(said: str, bucket: str = "", proxy: str = "") -> tuple[str, str] | None:
+    """Return cause and fix if *said*, a client's words, shows that no connection came about, and where that ended.
+
+    *proxy* is its address, if the client had one.
+    """
+    named = re.search(r"proxy URL: \"(?:\w+://)?([^\"]*)\"", said)
+    if any(each in said for each in _PROXY_AWAY) or (proxy and "Connect," in said):
+        address = (named[1] if named else proxy).rpartition("@")[2].rpartition("//")[2]
+        return f"the proxy {address}{proxies_named(address)} can't be reached", "correct or unset it, or set NO_PROXY"
+    if any(each in said for each in _UNRESOLVED):
+        host = re.search(r"https?://([^:/\" ]+)", said)
+        name = host[1] if host else "of that name"
+        virtual = bucket and name.startswith(f"{bucket}.")
+        other = ", or set S3_ADDRESSING_STYLE=path" if virtual else ""
+        return f"there is no such host ({name})", f"check the name in its address{other}"
+    return None
 
 
 def _speaks_tls(host: str, port: int) -> bool:
-    """Return whether a server that closes connections without a word to HTTP takes up TLS."""
+    """Return whether a server that closes connections without a word takes up TLS, be it an old one."""
     context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("ALL:@SECLEVEL=0")
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
     try:
         with socket.create_connection((host, port), 2) as plain, context.wrap_socket(plain):
@@ -239,10 +301,21 @@ def _speaks_tls(host: str, port: int) -> bool:
         return False
 
 
-def silent(error: BotoCoreError) -> StoreError:
+def words_of(error: Exception) -> str:
+    """Return what botocore's *error* says: the address stands in its sentence, what the socket said beside it."""
+    return f"{type(error).__name__}: {error} {getattr(error, 'kwargs', {}).get('error', '')}".rstrip()
+
+
+def silent(error: BotoCoreError, bucket: str = "") -> StoreError:
     """Return why no answer came, as an exception with a sentence."""
-    if problem := connection_problem(str(error)):
-        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({error}); {problem[1]}.")
+    said = words_of(error)
+    if problem := connection_problem(said):
+        more = "" if isinstance(error, NotS3Error) else f" ({error})"
+        return StoreRefusedError(f"S3 can't be used: {problem[0]}{more}; {problem[1]}.")
+    if isinstance(error, CutAnswerError):
+        return StoreUnavailableError("S3's answer breaks off; try again later.")
+    if problem := no_way(said, bucket):
+        return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
     return StoreUnavailableError(f"S3 does not answer ({type(error).__name__}: {error}).")
 
 

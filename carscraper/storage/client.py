@@ -19,7 +19,7 @@ from botocore.utils import ensure_boolean, get_environ_proxies
 
 from carscraper.exceptions import ConfigurationError
 from carscraper.settings import Secret
-from carscraper.settings.kinds import ADDRESSING_STYLE, HTTP_URL, REGION
+from carscraper.settings.kinds import ADDRESSING_STYLE, ENDPOINT, REGION
 from carscraper.storage.answers import Answer, look_at_success, region_in
 from carscraper.storage.credentials import session
 from carscraper.storage.keys import is_virtual, normalise_prefix, public_base, published_bases, without_bucket
@@ -101,7 +101,7 @@ class Server:
             or REGION.read("region in the AWS profile (or AWS_DEFAULT_REGION)", region)
             or DEFAULT_REGION,
             endpoint=settings.get("AWS_ENDPOINT_URL")
-            or HTTP_URL.read("endpoint_url in the AWS profile", None if ignored else endpoint),
+            or ENDPOINT.read("endpoint_url in the AWS profile", None if ignored else endpoint),
             ca_bundle=settings.get("AWS_CA_BUNDLE") or ca_bundle,
             addressing_style=chosen
             if chosen != "auto"
@@ -168,7 +168,8 @@ class S3Options:
             prefix=normalise_prefix(settings.get("S3_PREFIX")),
             access_key=plain("AWS_ACCESS_KEY_ID"),
             secret_key=plain("AWS_SECRET_ACCESS_KEY"),
-            session_token=plain("AWS_SESSION_TOKEN"),
+            # Without a key beside it it is another one's, as botocore sees it.
+            session_token=plain("AWS_SESSION_TOKEN") if settings.get("AWS_ACCESS_KEY_ID") else None,
             profile=settings.get("AWS_PROFILE"),
             public_url=settings.get("IMAGES_PUBLIC_URL"),
             storage_class=settings.get("S3_STORAGE_CLASS"),
@@ -310,7 +311,8 @@ def open_client(
     )
     if service == "s3":
         client.meta.events.register("before-call.s3", _prepare)
-        client.meta.events.register("before-parse.s3", look_at_success)
+        # By this name it comes before botocore's own look, which makes a 500 of all that is no XML.
+        client.meta.events.register("before-parse.*.*", look_at_success)
     return client
 
 

@@ -13,19 +13,16 @@ import random
 import re
 import threading
 import time
-from datetime import timedelta
 from functools import partial
 from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies
+from urllib.parse import quote
 
 import obstore
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from obstore.store import S3Store as ObstoreS3
 
 from carscraper.exceptions import (
     ConfigurationError,
@@ -34,40 +31,39 @@ from carscraper.exceptions import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from carscraper.settings.environment import forget
-from carscraper.storage.answers import DENIED, Answer, NotS3Error, connection_problem, explained_s3, failure, silent
-from carscraper.storage.client import S3Options, certificates, contradicts, encryption, open_client, why_refused
+from carscraper.storage import objects
+from carscraper.storage.answers import (
+    DENIED,
+    Answer,
+    NotS3Error,
+    connection_problem,
+    explained_s3,
+    failure,
+    no_way,
+    silent,
+)
+from carscraper.storage.client import S3Options, contradicts, encryption, open_client, why_refused
 from carscraper.storage.credentials import CredentialProvider
-from carscraper.storage.keys import IMMUTABLE, permanent_url
+from carscraper.storage.keys import IMMUTABLE, PROBES, permanent_url
 from carscraper.storage.turns import Turns
+from carscraper.storage.uploader import open_uploader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from datetime import datetime
-
-    from obstore.store import ClientConfig
 
     from carscraper.storage.keys import Upload
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-_HTTP_OK, _HTTP_NOT_FOUND = 200, 404
+_HTTP_OK = 200
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
 _LONGEST_VALUE = 600  # characters of one value of the metadata
 _LIST_PAGE = 1_000  # names that S3 lists at a time
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
-_OFF = (
-    *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
-    "imdsv1_fallback",
-)
-"""Switches of obstore that a variable of the environment may have put on."""
-_WITHOUT_OPTION = {
-    *("AWS_CHECKSUM_ALGORITHM", "AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"),
-    "AWS_SSE_CUSTOMER_KEY_BASE64",
-}
-"""Variables of the environment that obstore alone reads and that no option takes back."""
 
 
 class S3Store:
@@ -79,7 +75,7 @@ class S3Store:
         self._base = options.base
         self._credentials = CredentialProvider(options)
         self._renewing = threading.Lock()
-        self._store = self._open()
+        self._store = open_uploader(options, self._credentials)
         self._etags_are_md5 = encryption(options.sse)[0] in {"", "AES256"}
         self._turns = Turns(options.retries)
         self._md5_client: Any = None
@@ -127,11 +123,11 @@ class S3Store:
         try:
             answer = http.send(request.prepare())
         except BotoCoreError as error:
-            raise silent(error) from error
+            raise silent(error, options.bucket) from error
         finally:
             http.close()
         region = answer.headers.get("x-amz-bucket-region")
-        if region and region != options.region:
+        if region and region != options.region and answer.status_code != _HTTP_OK:
             raise StoreRefusedError(
                 f"The bucket {options.bucket} is in the region {region}, not {options.region}: "
                 f"set AWS_S3_REGION={region}."
@@ -143,6 +139,21 @@ class S3Store:
             self._explain()
         elif int(answer.headers.get("content-length") or 0) and "html" in answer.headers.get("content-type", ""):
             raise silent(NotS3Error())  # a captive portal's page: a bucket has no body
+        self.greet()
+
+    def greet(self) -> None:
+        """See that uploads accept the server's certificate: rustls is stricter than OpenSSL.
+
+        Raises:
+            StoreRefusedError: they do not.
+        """
+        if not self._options.direct_base.startswith("https:"):
+            return
+        try:
+            obstore.head(self._store, f"{self._options.prefix}{PROBES}nothing")
+        except Exception as error:
+            if connection_problem(str(error)):
+                raise self._problem(error, "s3:GetObject") from error
 
     def _explain(self) -> None:
         """Find out why HEAD was refused: its answer has no body, that to a listing has."""
@@ -150,7 +161,7 @@ class S3Store:
         try:
             refusal = why_refused(client, self._options.bucket, self._options.prefix)
         except BotoCoreError as error:
-            raise silent(error) from error
+            raise silent(error, self._options.bucket) from error
         finally:
             client.close()
         if refusal and refusal.code in DENIED:
@@ -170,7 +181,11 @@ class S3Store:
 
     def _read(self, name: str, max_bytes: int) -> bytes | None:
         try:
-            found = obstore.get(self._store, name)
+            found = self._legibly(
+                lambda: obstore.get(self._store, name), lambda client: objects.get(client, self._options.bucket, name)
+            )
+            if found is None or isinstance(found, objects.Seen):
+                return found.data if found else None
             if not found.meta["e_tag"]:
                 raise silent(NotS3Error())
             if found.meta["size"] > max_bytes:
@@ -223,7 +238,13 @@ class S3Store:
             StoreUnavailableError: the server does not answer just now.
             StoreRefusedError: it refuses.
         """
-        self._with_retries("s3:DeleteObject", lambda: obstore.delete(self._store, name))
+        self._with_retries("s3:DeleteObject", lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
+        self._legibly(
+            lambda: obstore.delete(self._store, name),
+            lambda client: objects.remove(client, self._options.bucket, name, []),
+        )
 
     def put(self, upload: Upload) -> None:
         """Upload; on return the server has confirmed the bytes.
@@ -239,25 +260,43 @@ class S3Store:
 
     def _put(self, upload: Upload) -> None:
         if self._md5_client:
-            self._put_with_md5(upload)
+            self._put_with_md5(self._md5_client, upload)
             return
-        result = obstore.put(
-            self._store,
-            upload.name,
-            upload.data,
-            attributes=self._attributes(upload),
-            tags=dict(self._options.tags) or None,
-            use_multipart=False,
+        result = self._legibly(
+            lambda: obstore.put(
+                self._store,
+                upload.name,
+                upload.data,
+                attributes=self._attributes(upload),
+                tags=dict(self._options.tags) or None,
+                use_multipart=False,
+            ),
+            lambda client: self._put_with_md5(client, upload),
         )
+        if result is None:
+            return
         etag = (result["e_tag"] or "").strip('"').lower()
         if self._etags_are_md5 and contradicts(etag, None, upload.data):
             self._look_again(upload)
 
-    def _put_with_md5(self, upload: Upload) -> None:
+    def _legibly(self, call: Callable[[], T], by_boto3: Callable[[Any], R]) -> T | R:
+        """Make *call*, and where its answer is no UTF-8, of which obstore does not say the status, ask by boto3."""
+        try:
+            return call()
+        except obstore.exceptions.GenericError as error:
+            if "FromUtf8Error" not in str(error):
+                raise
+        client = self.client()
+        try:
+            return by_boto3(client)
+        finally:
+            client.close()
+
+    def _put_with_md5(self, client: Any, upload: Upload) -> None:
         """Put as a bucket with object lock wants it."""
         attributes = self._attributes(upload)
         with explained_s3(self._options.bucket, "s3:PutObject"):
-            self._md5_client.put_object(
+            client.put_object(
                 Bucket=self._options.bucket,
                 Key=upload.name,
                 Body=upload.data,
@@ -333,7 +372,8 @@ class S3Store:
                 except ConfigurationError as error:
                     self._credentials.refused = StoreRefusedError(str(error))
                     raise self._credentials.refused from error
-                self._store, self._md5_client = self._open(), self._md5_client and self.client()
+                self._store = open_uploader(self._options, self._credentials)
+                self._md5_client = self._md5_client and self.client()
         try:
             return call()
         except Exception as error:
@@ -365,56 +405,18 @@ class S3Store:
         if answer:
             said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
             status = int(answer[1])
-            missing = "NoSuchBucket" if action == "s3:PutObject" and status == _HTTP_NOT_FOUND else ""
-            return failure(Answer(status, said.get("Code", missing), said.get("Message", "")), bucket, action, **hints)
+            return failure(Answer(status, said.get("Code", ""), said.get("Message", "")), bucket, action, **hints)
         if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
             return failure(Answer(301, "a redirect without an address"), bucket, action)
         first = text.split("\n", 1)[0]
         if problem := connection_problem(text):
             return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
+        if problem := no_way(text, bucket, next(iter(self._options.proxies.values()), "")):
+            return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
         if "HTTP error" in first and "redirect" not in first:
             return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]}).")
         return StoreRefusedError(
             f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
-        )
-
-    def _open(self) -> ObstoreS3:
-        options = self._options
-        client: ClientConfig = {
-            "allow_http": options.direct_base.startswith("http://"),
-            "timeout": timedelta(seconds=min(options.timeout, 30)),
-            "connect_timeout": timedelta(seconds=5),
-            "pool_max_idle_per_host": str(options.parallel),
-        }
-        if options.ca_bundle:
-            client["root_certificate"] = certificates(options.ca_bundle)
-        if proxy := options.proxies.get(urlsplit(options.direct_base).scheme):
-            client["proxy_url"] = proxy
-        elif getproxies():  # which obstore would use; it can be told not to for a host only
-            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": urlsplit(options.direct_base).hostname or ""}
-        # What obstore reads from the environment by itself must not make it differ from boto3.
-        forget(_WITHOUT_OPTION)
-        config: dict[str, Any] = dict.fromkeys(_OFF, False) | {
-            "region": options.region,
-            # "Virtual" takes the address as it is. Both names: obstore prefers AWS_ENDPOINT_URL_S3 to `endpoint`.
-            "virtual_hosted_style_request": True,
-            "endpoint": options.direct_base,
-            "aws_endpoint_url_s3": options.direct_base,
-            "conditional_put": "etag",
-            "copy_if_not_exists": "multipart",
-        }
-        kind, key = encryption(options.sse)
-        if kind:
-            config["server_side_encryption"] = kind
-            if key:
-                config["sse_kms_key_id"] = key
-        return ObstoreS3(
-            options.bucket,
-            client_options=client,
-            # Ours is the retry loop: it knows the deadline and tells the failures apart.
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=options.timeout)},
-            credential_provider=self._credentials,
-            **config,
         )
 
     def close(self) -> None:

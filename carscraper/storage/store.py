@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE_EVERY = 1.0  # seconds between two probes of a store that is away
 _LAST_CHANCE = 10.0  # seconds at the end of a crawl for a store that is away
+_QUIET = 60.0  # seconds after a message that the store is away, before the next one
 _SLACK = 1.0  # seconds after its time-out in which an upload may still say itself why it failed
 
 
@@ -72,6 +74,8 @@ class ImagesFilesStore:
         """Why the store will take nothing more in this run, once that is known."""
         self.away: str | None = None
         """Why the store takes nothing just now."""
+        self._level = logging.WARNING
+        self._quiet_until = 0.0
         self._parallel = parallel
         self._executor = Threads(parallel, thread_name_prefix="upload")
         # Uploads wait here and not in the executor's queue: from here they can leave for the spool.
@@ -214,12 +218,15 @@ class ImagesFilesStore:
 
     def _went_away(self, why: str) -> None:
         if not self.away:
-            logger.warning("Store away (%s): photos wait in the spool until it is back", why.rstrip("."))
+            now = time.monotonic()  # a store that comes and goes would fill the log
+            self._level = logging.WARNING if now >= self._quiet_until else logging.DEBUG
+            self._quiet_until = max(self._quiet_until, now + _QUIET * (self._level == logging.WARNING))
+            logger.log(self._level, "Store away (%s): photos wait in the spool until it is back", why.rstrip("."))
         self.away = why
 
     def _came_back(self) -> None:
         if self.away:
-            logger.warning("Store back: uploading what waits in the spool")
+            logger.log(self._level, "Store back: uploading what waits in the spool")
             self.away = None
 
     def _refuse(self, why: str) -> None:

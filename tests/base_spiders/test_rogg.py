@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from parsel import Selector
-from scrapy.http import HtmlResponse
+from scrapy.http import HtmlResponse, Request, Response
+from scrapy.spidermiddlewares.httperror import HttpError
+from twisted.python.failure import Failure
 
+from carscraper.base_spiders.base import why_no_page
 from carscraper.base_spiders.dealer import is_stale
 from carscraper.base_spiders.rogg import RoggSpider, _option
 from carscraper.spiders.bilasolur import BilasolurSpider
@@ -300,3 +303,20 @@ MAKES = {
 def test_makes_are_found_in_whatever_spelling() -> None:
     for value, spellings in MAKES.items():
         assert [_option(SELECT, make) for make in spellings] == [value] * len(spellings)
+
+
+def test_a_proxy_that_may_be_why_a_page_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@proxy.example:3128/")
+    request = Request("http://dealer.example/")
+    said = {}
+    for status in (None, 407, 404):
+        request.meta["proxy"] = "http://proxy.example:3128"
+        response = Response(request.url, status=status or 200)
+        failure: Any = Failure(HttpError(response) if status else OSError("Connection refused."))
+        failure.request = request
+        said[status] = why_no_page(failure)
+    assert said == {
+        None: "Connection refused, by the proxy proxy.example:3128 (HTTP_PROXY)",
+        407: "HTTP 407, by the proxy proxy.example:3128 (HTTP_PROXY)",
+        404: "HTTP 404",
+    }

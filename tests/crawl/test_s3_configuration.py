@@ -218,3 +218,18 @@ def test_a_crawl_by_a_profile_through_a_proxy_with_the_bucket_in_the_hosts_name(
         said = world.command("storage", "check")
         assert said.returncode == 0, said
         assert proxy.count() >= 8
+
+
+def test_a_stray_session_token_is_no_part_of_the_profiles_keys(
+    new_world: Callable[..., World], rclone_s3: services.S3, tmp_path: Path
+) -> None:
+    """The AWS command line ignores it, too."""
+    keys = f"aws_access_key_id = {rclone_s3.access_key}\naws_secret_access_key = {rclone_s3.secret_key}\n"
+    (tmp_path / "credentials").write_text(f"[default]\n{keys}")
+    stray = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "old"}
+    files = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
+    world = new_world(cars=1, photos=2, env=rclone_s3.env | stray | files)
+    assert "2 photos stored" in last_words(world.crawl())
+    for command in ("check", "list"):
+        done = world.command("storage", command)
+        assert done.returncode == 0, done

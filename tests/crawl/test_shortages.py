@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +27,19 @@ S3_AWAY = {
     "AWS_SECRET_ACCESS_KEY": "carscraper-secret",
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
 }
+LATE = """
+import os, resource, sys
+from carscraper.shortage import shortage_of
+from carscraper.storage.client import S3Options
+from carscraper.storage.s3 import S3Store
+
+most = 4 if sys.argv[1] == "NOFILE" else int(open("/proc/self/statm").read().split()[0]) * 4096 + 1_000_000
+resource.setrlimit(getattr(resource, f"RLIMIT_{sys.argv[1]}"), (most, most))
+try:
+    S3Store(S3Options(bucket="b-1", region="eu-north-1", access_key="A", secret_key="b"))
+except (OSError, RuntimeError) as error:
+    print(shortage_of(error))
+"""
 WITHOUT_THREADS = ("prlimit", "--nproc=1:1")  # which root is exempt from
 if os.geteuid() == 0:
     WITHOUT_THREADS += ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
@@ -158,3 +173,13 @@ def test_a_log_or_feed_on_a_full_disk_costs_that_file_only(new_world: Callable[.
     done = world.crawl("-o", "/dev/full:jsonlines", code=3)
     assert done.stderr.count("No space left on device") == 1, done
     assert "1 feed not stored" in verdict(done)
+
+
+@pytest.mark.parametrize(("limit", "says"), [("NOFILE", "(Too many open files)"), ("AS", "(can't start new thread)")])
+def test_obstores_threads_start_before_photos_come_or_say_why_not(limit: str, says: str) -> None:
+    """Later their panic would take the photos in hand with it; threads fail where memory is limited, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, limit], capture_output=True, text=True, check=False, cwd=services.REPO
+    )
+    assert says in done.stdout, done
+    assert ("give the crawl more memory (ulimit -v)" in done.stdout) == (limit == "AS")

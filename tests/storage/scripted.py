@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
+LATIN = "<html><body>Accès refusé</body></html>".encode("latin-1")
+CUT = b'<?xml version="1.0"?><ListBucketResult><Contents><Key>a'
+PAGES = {"html": PAGE, "latin-1": LATIN, "cut": CUT}
 
 
 class Scripted:
@@ -28,7 +32,7 @@ class Scripted:
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
         """Method, path and headers (names in lower case)."""
         self.times: list[float] = []
-        self.hangs = self.resets = False
+        self.hangs = self.resets = self.is_ssh = False
         self.wants_md5 = False
         """Uploads without Content-MD5 hear ``say``'s answer, all others that they are done."""
         outer = self
@@ -43,7 +47,9 @@ class Scripted:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if outer.hangs:
                     time.sleep(2)
-                if outer.hangs or outer.resets:
+                if outer.is_ssh:
+                    self.wfile.write(b"SSH-2.0-OpenSSH_9.0\r\n")
+                if outer.hangs or outer.resets or outer.is_ssh:
                     self.close_connection = True
                     return
                 status, headers, body = outer.status, outer.headers, outer.body
@@ -86,12 +92,13 @@ class Scripted:
         """As the table of ``docs/storage.md`` writes it: ``timeout``, ``503 SlowDown``, ``405``, ``200 <html>``."""
         self.requests.clear()
         self.times.clear()
-        self.hangs, self.resets = answer == "timeout", answer == "reset"
-        found = re.fullmatch(r"(\d{3})( <html>)? ?(\w+)?", answer)
+        self.hangs, self.resets, self.is_ssh = answer == "timeout", answer == "reset", answer == "no http"
+        found = re.fullmatch(r"(\d{3})(?: <(.+)>)? ?(\S+)?", answer)
         status, page, code = found.groups() if found else ("200", None, None)
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Some &lt;words&gt;.</Message></Error>"
-        self.status, self.headers = int(status), {"Content-Type": "text/html" if page else "application/xml"}
-        self.body = PAGE if page else body.encode() if code else b""
+        error = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Some &lt;words&gt;.</Message></Error>"
+        self.body = PAGES[page] if page else error.encode() if code else b""
+        is_html = self.body in {PAGE, LATIN}
+        self.status, self.headers = int(status), {"Content-Type": "text/html" if is_html else "application/xml"}
 
 
 @contextlib.contextmanager
@@ -100,6 +107,15 @@ def nobody() -> Any:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def old_tls(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Let *context* speak what nobody should any more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
 
 
 def certificate(folder: Path, name: str, days: int = 30, *, ca: bool = False) -> tuple[Path, ssl.SSLContext]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from carscraper.exceptions import StoreRefusedError
+from carscraper.maintenance.check import check_bucket
 from carscraper.storage.client import S3Options
 from carscraper.storage.keys import Upload
 from carscraper.storage.s3 import S3Store
@@ -63,6 +64,11 @@ def test_an_authority_as_a_server_is_a_refusal(tmp_path: Path) -> None:
     path, context = certificate(tmp_path, "127.0.0.1", ca=True)
     with Scripted(context) as server:
         keys: dict[str, Any] = {"access_key": "AKID", "secret_key": "secret", "ca_bundle": str(path)}
-        its = S3Store(S3Options(bucket="b-1", region=REGION, endpoint=f"https://{server.address}", **keys))
-        with pytest.raises(StoreRefusedError, match="make one with CA:FALSE"):
-            its.put(Upload(name="a.jpg", data=b"x", content_type="image/jpeg"))
+        options = S3Options(bucket="b-1", region=REGION, endpoint=f"https://{server.address}", **keys)
+        its = S3Store(options)
+        for ask in (its.check, lambda: its.put(Upload(name="a.jpg", data=b"x", content_type="image/jpeg"))):
+            with pytest.raises(StoreRefusedError, match="make one with CA:FALSE"):
+                ask()
+        assert not [method for method, *_ in server.requests if method == "PUT"]
+        found = {step.name: step for step in check_bucket(options)}
+        assert (found["bucket"].ok, found["bucket"].fix) == (False, "make one with CA:FALSE")

@@ -15,6 +15,7 @@ import pytest
 from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.maintenance import bucket as bucket_module
 from carscraper.maintenance.bucket import Bucket, FeatureMissingError
+from carscraper.maintenance.check import check_bucket
 from carscraper.storage import client as client_module
 from carscraper.storage import objects, turns
 from carscraper.storage import s3 as s3_module
@@ -25,12 +26,13 @@ from carscraper.storage.s3 import S3Store
 from tests import services
 from tests.fakes import make_settings
 from tests.storage.conftest import options_of
-from tests.storage.scripted import Scripted, certificate, nobody
+from tests.storage.scripted import Scripted, certificate, nobody, old_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+NO_S3 = "S3 can't be used: what answers is no S3 server; check AWS_ENDPOINT_URL: it must be an S3 server's address."
 UPLOAD = Upload(name="a.jpg", data=b"bytes", content_type="image/jpeg", metadata={"source": "Bílasölur"})
 ACTIONS = {
     "put": "s3:PutObject",
@@ -130,11 +132,13 @@ def test_the_table_is_true(tmp_path: Path) -> None:
     with ExitStack() as stack:
         path, context = certificate(tmp_path, "elsewhere.example")
         plain, by_tls = (stack.enter_context(Scripted(its)) for its in (None, context))
+        old = stack.enter_context(Scripted(old_tls(certificate(tmp_path, "127.0.0.1")[1])))
         special = {
             "down": options_for(f"http://{stack.enter_context(nobody())}"),
             "tls name": options_for(f"https://{by_tls.address}", ca_bundle=str(path)),
             "tls unknown": options_for(f"https://{by_tls.address}"),
             "no tls": options_for(f"https://{plain.address}"),
+            "old tls": options_for(f"https://{old.address}"),
             "tls": options_for(f"http://{by_tls.address}"),
         }
         usual = Asking(options_for(plain.endpoint))
@@ -255,3 +259,48 @@ def test_what_a_vendor_does_not_have_is_said_before_it_is_asked() -> None:
         {"AWS_S3_REGION": "us-gov-west-1", "S3_STORAGE_CLASS": "GLACIER_IR"},
     ):
         S3Options.from_settings(make_settings(AWS_S3_BUCKET="car-photos", **right))
+
+
+def test_what_keeps_a_connection_from_coming_about_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By uploads, boto3 and ``storage check`` alike."""
+    wrong = []
+    with Scripted() as proxy, nobody() as dead:
+        proxy.say("407")
+        for variables, endpoint, named in [
+            ({"HTTP_PROXY": f"http://user:secret@{dead}"}, "http://s3.invalid", f"the proxy {dead} (HTTP_PROXY)"),
+            ({"https_proxy": f"http://{dead}"}, "https://s3.invalid", f"the proxy {dead} (https_proxy)"),
+            ({"HTTPS_PROXY": "http://proxy.invalid:8"}, "https://s3.invalid", "proxy.invalid:8 (HTTPS_PROXY) can't be"),
+            ({"HTTP_PROXY": proxy.endpoint}, "http://s3.invalid", "the proxy (HTTP_PROXY) its user and password"),
+            (
+                {},
+                "http://photos.invalid",
+                "no such host (car-photos.photos.invalid); check the name in its address, or",
+            ),
+        ]:
+            with monkeypatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                options = options_for(endpoint, addressing_style="path" if variables else "virtual")
+                asking = Asking(options)
+                said = [asking.meaning(operation, 0)[1] for operation in ("put", "list")]
+                said += [f"{step.detail}; {step.fix}" for step in check_bucket(options) if step.ok is False]
+                said.append(asking.meaning("list", 1)[1])
+            wrong += [each for each in said if named not in each or "secret" in each] + ["missing"] * (len(said) != 4)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_success_that_breaks_off_or_is_none_of_s3_is_no_500() -> None:
+    with Scripted() as server:
+        client = Asking(options_for(server.endpoint)).store.client()
+        bucket = Bucket(client, options_for(server.endpoint))
+        asks: tuple[Callable[[], Any], ...] = (
+            lambda: list(objects.list_objects(client, "car-photos")),
+            lambda: bucket.read("lifecycle"),
+            lambda: bucket.read("ownership"),
+        )
+        for answer, said in (("200 <cut>", "S3's answer breaks off; try again later."), ("200 <html>", NO_S3)):
+            server.say(answer)
+            for ask in asks:
+                with pytest.raises(StoreError) as caught:
+                    ask()
+                assert str(caught.value) == said

@@ -105,8 +105,14 @@ def test_credentials(moto_s3: services.S3, monkeypatch: pytest.MonkeyPatch, tmp_
     assert failed(moto_s3, "credentials", **bare, profile="nobody")[0] == (
         "AWS_PROFILE=nobody is not in the AWS configuration files"
     )
-    (tmp_path / "credentials").write_text(f"[default]\n{lines}[cars]\n{lines}")
+    (tmp_path / "credentials").write_text(f"[default]\n{lines}[cars]\n{lines}[program]\ncredential_process = echo no\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    said, fix = failed(moto_s3, "credentials", **bare, profile="program")
+    assert said == "The AWS credentials can't be had (Expecting value: line 1 column 1 (char 0))"
+    assert fix == "correct the profile or role, or set AWS_ACCESS_KEY_ID"
+    assert failed(moto_s3, "bucket", ca_bundle="/nowhere")[0] == (
+        "AWS_CA_BUNDLE=/nowhere can't be read (No such file or directory)"
+    )
     assert steps(moto_s3, **bare)["credentials"].detail == "shared credentials file"
     assert steps(moto_s3, **bare, profile="cars")["credentials"].detail == "profile cars (shared credentials file)"
 
@@ -168,10 +174,8 @@ def test_missing_rights(proxied: Proxied) -> None:
 
 
 def test_the_region(moto_s3: services.S3, one_proxy: Proxied) -> None:
-    assert failed(moto_s3, "bucket", region="us-west-2") == (
-        f"{moto_s3.bucket} is in eu-north-1, not in us-west-2",
-        "set AWS_S3_REGION=eu-north-1",
-    )
+    found = steps(moto_s3, region="us-west-2")  # this server says another one, and does what is asked
+    assert all(step.ok for step in found.values()), found
     s3, proxy = one_proxy
     for code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
         with proxy.fail(301, code, headers={"x-amz-bucket-region": "eu-west-1"}):
@@ -186,7 +190,7 @@ def test_a_server_that_does_not_answer(proxied: Proxied, moto_s3: services.S3) -
     said, fix = failed(s3, "bucket", endpoint=f"http://127.0.0.1:{port}")
     assert said == f"http://127.0.0.1:{port} refuses connections"
     assert fix == "see that its server runs, and that AWS_ENDPOINT_URL (or IMAGES_PUBLIC_URL) names it"
-    assert failed(s3, "bucket", endpoint="http://s3.invalid")[0] == "http://s3.invalid: there is no such host"
+    assert failed(s3, "bucket", endpoint="http://s3.invalid")[0] == "there is no such host (s3.invalid)"
     with proxy.reset():
         assert "does not answer (Connection" in failed(s3, "bucket")[0]
     said, fix = failed(s3, "bucket", endpoint=moto_s3.endpoint.replace("http:", "https:"))

@@ -146,11 +146,15 @@ def test_away_then_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
         world.backend.trouble = None
         await world.until_empty()
         assert world.store.away is None
+        world.backend.trouble = AWAY  # again at once: that fills no log
+        await world.store.put(upload(9))
+        world.backend.trouble = None
+        await world.until_empty()
         return [*results, await world.store.put(upload(9))]
 
     assert world.run(story) == [False] * 5 + [True]
     assert sorted(world.backend.objects) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "9.jpg"]
-    assert sorted(world.told) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert sorted(world.told) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "9.jpg"]
     assert [record.message.split(" (")[0] for record in caplog.records if record.levelname == "WARNING"] == [
         "Store away",
         "Store back: uploading what waits in the spool",
