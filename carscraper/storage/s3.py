@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 from functools import partial
-from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import obstore
 from botocore.auth import S3SigV4Auth
@@ -39,14 +36,13 @@ from carscraper.storage.answers import (
     connection_problem,
     explained_s3,
     failure,
-    no_way,
     silent,
 )
 from carscraper.storage.client import S3Options, contradicts, encryption, open_client, why_refused
 from carscraper.storage.credentials import CredentialProvider
 from carscraper.storage.keys import IMMUTABLE, PROBES, permanent_url
 from carscraper.storage.turns import Turns
-from carscraper.storage.uploader import open_uploader
+from carscraper.storage.uploader import attributes_of, open_uploader, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -61,7 +57,6 @@ R = TypeVar("R")
 
 _HTTP_OK = 200
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 10  # seconds
-_LONGEST_VALUE = 600  # characters of one value of the metadata
 _LIST_PAGE = 1_000  # names that S3 lists at a time
 _FIRST_BACKOFF = 0.2  # seconds; doubles with each retry, with jitter
 
@@ -267,7 +262,7 @@ class S3Store:
                 self._store,
                 upload.name,
                 upload.data,
-                attributes=self._attributes(upload),
+                attributes=attributes_of(upload, self._options),
                 tags=dict(self._options.tags) or None,
                 use_multipart=False,
             ),
@@ -294,7 +289,7 @@ class S3Store:
 
     def _put_with_md5(self, client: Any, upload: Upload) -> None:
         """Put as a bucket with object lock wants it."""
-        attributes = self._attributes(upload)
+        attributes = attributes_of(upload, self._options)
         with explained_s3(self._options.bucket, "s3:PutObject"):
             client.put_object(
                 Bucket=self._options.bucket,
@@ -382,47 +377,13 @@ class S3Store:
                 problem = StoreRefusedError(f"{str(problem)[:-1]}; the profile or role gives no others.")
             raise problem from error
 
-    def _attributes(self, upload: Upload) -> dict[str, str]:
-        attributes = {
-            "Content-Type": upload.content_type,
-            "Cache-Control": IMMUTABLE,
-            # S3 sends metadata as headers: ASCII only, and 2 KB of them at most.
-            **{name: _header(value) for name, value in upload.metadata.items()},
-        }
-        if self._options.storage_class:
-            attributes["Storage-Class"] = self._options.storage_class
-        return attributes
-
     def _problem(self, error: Exception, action: str) -> StoreError:
-        """Return what *error* means: what the server answered stands in the text of obstore's."""
+        """Return what *error* means: a sentence, and whether it passes by itself."""
         if isinstance(error, StoreError):
             return error
         if self._credentials.refused:
             return self._credentials.refused
-        text, bucket = str(error), self._options.bucket
-        hints = self._options.hints if action == "s3:PutObject" else {}
-        answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
-        if answer:
-            said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
-            status = int(answer[1])
-            return failure(Answer(status, said.get("Code", ""), said.get("Message", "")), bucket, action, **hints)
-        if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
-            return failure(Answer(301, "a redirect without an address"), bucket, action)
-        first = text.split("\n", 1)[0]
-        if problem := connection_problem(text):
-            return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
-        if problem := no_way(text, bucket, next(iter(self._options.proxies.values()), "")):
-            return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
-        if "HTTP error" in first and "redirect" not in first:
-            return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]}).")
-        return StoreRefusedError(
-            f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
-        )
+        return problem_of(error, action, self._options)
 
     def close(self) -> None:
         """Nothing to give back: obstore's connections go with the object."""
-
-
-def _header(value: str) -> str:
-    plain = value.isascii() and value.isprintable()
-    return (value if plain else quote(value, safe=" /:?&=;,._-%+~"))[:_LONGEST_VALUE]

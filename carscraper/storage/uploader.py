@@ -6,23 +6,28 @@ import errno
 import os
 import re
 from datetime import timedelta
+from html import unescape
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies
 
 import obstore
 from obstore.store import MemoryStore, S3Store
 
-from carscraper.exceptions import ConfigurationError
+from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.settings.environment import forget, proxies_named
+from carscraper.storage.answers import Answer, connection_problem, failure, no_way
 from carscraper.storage.client import certificates, encryption
+from carscraper.storage.keys import IMMUTABLE
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
     from carscraper.storage.client import S3Options
     from carscraper.storage.credentials import CredentialProvider
+    from carscraper.storage.keys import Upload
 
+_LONGEST_VALUE = 600  # characters of one value of the metadata
 _OFF = (
     *("skip_signature", "unsigned_payload", "s3_express", "request_payer", "disable_tagging", "disable_bulk_delete"),
     "imdsv1_fallback",
@@ -101,3 +106,44 @@ def _start_runtime() -> None:
         if code and int(code[1]) != errno.EAGAIN:
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
         raise RuntimeError("can't start new thread") from None
+
+
+def problem_of(error: Exception, action: str, options: S3Options) -> StoreError:
+    """Return what obstore's *error* means: what the server answered to *action* stands in its text."""
+    text, bucket = str(error), options.bucket
+    hints = options.hints if action == "s3:PutObject" else {}
+    answer = re.search(r"status code: (\d{3})[^:]*: (.*?)(\n\nDebug source|$)", text, re.DOTALL)
+    if answer:
+        said = {name: unescape(words) for name, words in re.findall(r"<(Code|Message)>([^<]*)<", answer[2])}
+        status = int(answer[1])
+        return failure(Answer(status, said.get("Code", ""), said.get("Message", "")), bucket, action, **hints)
+    if "redirect without LOCATION" in text:  # obstore does not pass on the body that says so
+        return failure(Answer(301, "a redirect without an address"), bucket, action)
+    first = text.split("\n", 1)[0]
+    if problem := connection_problem(text):
+        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
+    if problem := no_way(text, bucket, next(iter(options.proxies.values()), "")):
+        return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
+    if "HTTP error" in first and "redirect" not in first:
+        return StoreUnavailableError(f"S3 does not answer to {action} ({first.rpartition(' - ')[2]}).")
+    return StoreRefusedError(
+        f"What answers to {action} on the bucket {bucket} is no S3 server ({first[:200]}): check AWS_ENDPOINT_URL."
+    )
+
+
+def attributes_of(upload: Upload, options: S3Options) -> dict[str, str]:
+    """Return what obstore sends beside the bytes of *upload*: headers, and the metadata by their names."""
+    attributes = {
+        "Content-Type": upload.content_type,
+        "Cache-Control": IMMUTABLE,
+        # S3 sends metadata as headers: ASCII only, and 2 KB of them at most.
+        **{name: _header(value) for name, value in upload.metadata.items()},
+    }
+    if options.storage_class:
+        attributes["Storage-Class"] = options.storage_class
+    return attributes
+
+
+def _header(value: str) -> str:
+    plain = value.isascii() and value.isprintable()
+    return (value if plain else quote(value, safe=" /:?&=;,._-%+~"))[:_LONGEST_VALUE]
