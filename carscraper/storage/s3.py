@@ -372,7 +372,7 @@ class S3Store:
             return failure(Answer(301, "a redirect without an address"), bucket, action)
         first = text.split("\n", 1)[0]
         if problem := connection_problem(text):
-            return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
+            return StoreRefusedError(f"S3 can't be used: {problem[0]} ({self._options.direct_base}); {problem[1]}.")
         if problem := no_way(text, bucket, next(iter(self._options.proxies.values()), "")):
             return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
         if "HTTP error" in first and "redirect" not in first:
