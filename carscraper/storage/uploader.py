@@ -121,7 +121,7 @@ def problem_of(error: Exception, action: str, options: S3Options) -> StoreError:
         return failure(Answer(301, "a redirect without an address"), bucket, action)
     first = text.split("\n", 1)[0]
     if problem := connection_problem(text):
-        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({first}); {problem[1]}.")
+        return StoreRefusedError(f"S3 can't be used: {problem[0]} ({options.direct_base}); {problem[1]}.")
     if problem := no_way(text, bucket, next(iter(options.proxies.values()), "")):
         return StoreUnavailableError(f"S3 does not answer: {problem[0]}; {problem[1]}.")
     if "HTTP error" in first and "redirect" not in first:

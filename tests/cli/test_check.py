@@ -34,9 +34,9 @@ def test_json(storage: Storage, moto_s3: services.S3) -> None:
     found = storage("check", "--json").data
     assert (found["ok"], found["bucket"], found["endpoint"]) == (True, moto_s3.bucket, moto_s3.endpoint)
     assert found["steps"][0] == {"name": "credentials", "ok": True, "detail": "settings", "fix": ""}
-    found = storage("check", "--json", "-s", "AWS_S3_REGION=eu-west-1", code=4).data
+    found = storage("check", "--json", "-s", "AWS_S3_BUCKET=no-such-cars", code=4).data
     assert found["ok"] is False
-    assert found["steps"][1]["fix"] == "set AWS_S3_REGION=eu-north-1"
+    assert found["steps"][1]["fix"] == "check AWS_S3_BUCKET, or make the bucket: scrapy storage setup"
     assert {step["ok"] for step in found["steps"][2:]} == {None}
 
 

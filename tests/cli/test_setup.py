@@ -202,10 +202,10 @@ def test_a_bucket_that_we_made_a_moment_ago(storage: Storage, moto_s3: services.
 def test_another_region_and_useless_credentials(
     storage: Storage, moto_s3: services.S3, proxy: services.S3Proxy
 ) -> None:
-    storage.settings = moto_s3.env | {"AWS_S3_REGION": "eu-west-1"}
-    said = storage("setup", "--yes", code=4)
-    assert f"The bucket {moto_s3.bucket} is in the region eu-north-1, not eu-west-1: set AWS_S3_REGION=" in said.err
     storage.settings = moto_s3.via(proxy).env
+    with proxy.fail(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}):
+        said = storage("setup", "--yes", code=4)
+    assert f"The bucket {moto_s3.bucket} is in the region eu-west-1, not eu-north-1: set AWS_S3_REGION=" in said.err
     with proxy.fail(403, "SignatureDoesNotMatch"):
         said = storage("setup", "--yes", code=4)
     assert "check AWS_SECRET_ACCESS_KEY" in said.err
