@@ -292,9 +292,9 @@ class Worker:
         """Return whether there may be more to do, once each worker with a job has shown that it lives, or does not."""
         first: dict[int, Any] | None = None
         while not self._processes.stops:
+            beats = {row["id"]: row["beat"] for row in await self._app.connector.execute_query_all_async(_BEATS)}
             if await self._take_over():
                 return True
-            beats = {row["id"]: row["beat"] for row in await self._app.connector.execute_query_all_async(_BEATS)}
             first = beats if first is None else first
             if not first.keys() <= beats.keys():
                 return True  # one has ended, or was taken over by another worker

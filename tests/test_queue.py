@@ -385,9 +385,10 @@ def test_a_worker_that_drains_takes_over_what_a_dead_one_left(
     services.wait_until(lambda: fleet.site.served.counts["photo"] >= 3, 60)
     victim.kill()
     victim.wait(10)
-    asked = fleet.site.served.counts["photo"]
     second = fleet.worker("--drain", WORKER_RETRIES="3")
-    services.wait_until(lambda: fleet.site.served.counts["photo"] >= asked + 3, 60, "the job to be taken over")
+    second.wait_for_log("its worker is gone$")
+    asked = fleet.site.served.counts["photo"]
+    services.wait_until(lambda: fleet.site.served.counts["photo"] > asked, 60, "the crawl to go on")
     postgres.stop(sudden=True)
     try:
         log = ended(second.wait(60), code=4).stderr
