@@ -154,12 +154,7 @@ def test_what_can_not_be_run_is_refused_with_one_sentence(new_fleet: Callable[..
             (name, list[str](), nowhere, "The database of DATABASE_URL can't be reached (")
             for name in ("queue", "worker")
         ),
-        (
-            "queue",
-            [],
-            {"DATABASE_URL": "postgresql:///?no_such=1"},
-            "DATABASE_URL can't be read (invalid connection opt",
-        ),
+        ("queue", [], {"DATABASE_URL": "postgresql:///?no_such=1"}, "DATABASE_URL can't be read (invalid connection"),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 3,15 * *"}'}, "WORKER_SCHEDULE is "),
         ("worker", [], {"WORKER_SCHEDULE": '{"br": "17 33 * * *"}'}, "WORKER_SCHEDULE of br can't be read"),
         ("worker", [], {"WORKER_SCHEDULE": '{"nobody": "17 3 * * *"}'}, "There is no spider 'nobody'"),
