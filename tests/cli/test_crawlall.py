@@ -81,7 +81,7 @@ def test_each_dealer_has_its_outcome_and_its_log(
     assert f"{nowhere}/is can't be reached" in found["brimborg"]["said"]
     assert found["bilasolur"]["said"].startswith("success. 2 cars (2 new, 0 gone); 8 photos stored")
     assert found["hekla"]["said"].splitlines()[0].startswith("partial. 3 cars (3 new, 0 gone); 0 photos stored")
-    assert found["hekla"]["said"].splitlines()[1] == "not kept: 3 photos failed (3 no-fresh-address)."
+    assert found["hekla"]["said"].splitlines()[1] == "not kept: 3 photos failed (3 http-404)."
     for name in found:
         log = (tmp_path / f"logs.{name}.txt").read_text("utf-8")
         others = set(found) - {name}
