@@ -50,6 +50,10 @@ def pytest_configure() -> None:
     JSONFileLoader.load_file = lambda _, path: read(path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+
+
 def pytest_collection_finish() -> None:
     # The collector would look through the half a million objects of all tests again and again: 0.4 s each time.
     gc.collect()

@@ -369,6 +369,7 @@ def test_a_database_that_goes_away_ends_the_worker(
     assert len(fleet.stored()) == 1
 
 
+@pytest.mark.waits
 def test_a_worker_that_drains_takes_over_what_a_dead_one_left(
     new_fleet: Callable[..., Fleet], postgres: services.PostgresCluster
 ) -> None:

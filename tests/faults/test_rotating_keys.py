@@ -113,6 +113,7 @@ def after(number: int) -> Callable[[services.S3Request], bool]:
     return lambda seen: seen.method == "PUT" and next(puts) == number
 
 
+@pytest.mark.waits
 def test_keys_that_live_20_seconds_over_two_minutes(world: World, keys: Keys) -> None:
     done = world.crawl(timeout=200, env=keys.env, IMAGES_CONCURRENCY=1, IMAGES_DOWNLOAD_DELAY=0.8)
     assert done.code == 0, done
