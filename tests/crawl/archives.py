@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tests import services
+from tests.crawl.world import IMPOLITE
 from tests.dealers.photos import Look, PhotoFactory
 from tests.dealers.server import SimulatedSite
 from tests.http_server import Response
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tests import services
     from tests.crawl.world import World
     from tests.http_server import Request
 
@@ -48,6 +49,16 @@ class Archive(SimulatedSite):
 def backfill(world: World, manifest: Path | str = "", **options: Any) -> services.CompletedCrawl:
     settings = ALLOWED | options.pop("settings", {})
     return world.crawl(spider="backfill", base_url="", manifest=manifest, settings=settings, **options)
+
+
+def start_backfill(world: World, manifest: Path) -> services.RunningCrawl:
+    return services.start_crawl(
+        "backfill",
+        cwd=world.folder,
+        env=world.env | {"DATABASE_URL": world.database_url},
+        settings=IMPOLITE | ALLOWED,
+        spider_arguments={"manifest": manifest},
+    )
 
 
 KEYS = [

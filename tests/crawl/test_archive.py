@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import services
-from tests.crawl.archives import ALLOWED, KEYS, Archive, backfill, write_lines
-from tests.crawl.world import IMPOLITE, World, last_words, verdict
+from tests.crawl.archives import KEYS, Archive, backfill, start_backfill, write_lines
+from tests.crawl.world import World, last_words, verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,13 +203,7 @@ def test_a_limit_says_what_is_left(world: World, archive: Archive) -> None:
 def test_of_two_runs_of_one_manifest_the_second_says_so_and_ends(world: World, archive: Archive) -> None:
     manifest = lot_files(world.folder, archive)
     archive.photo_latency = 2.5
-    options: dict[str, Any] = {
-        "cwd": world.folder,
-        "env": world.env | {"DATABASE_URL": world.database_url},
-        "settings": IMPOLITE | ALLOWED,
-        "spider_arguments": {"manifest": manifest},
-    }
-    with services.start_crawl("backfill", **options) as running:
+    with start_backfill(world, manifest) as running:
         services.wait_until(lambda: world.asked("photo") > 0 or not running.running, 30, "a photo")
         done = backfill(world, manifest)
         assert re.search(r"backfill: skipped\. Another crawl of backfill is under way: run 1 on ", verdict(done))

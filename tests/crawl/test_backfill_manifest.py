@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 
 from carscraper.db.models import CarImageRow, CarListing
 from tests import services
-from tests.crawl.archives import ALLOWED, KEYS, backfill, write_lines
-from tests.crawl.world import IMPOLITE, World, last_words, verdict
+from tests.crawl.archives import KEYS, backfill, start_backfill, write_lines
+from tests.crawl.world import World, last_words, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,13 +217,7 @@ def test_told_to_stop_it_goes_on_with_the_rest(world: World, archive: Archive, r
     keys = [f"{number // 20}/{number}.jpg" for number in range(400)]
     manifest = write_lines(world.folder / "photos.jsonl", [{"url": archive.url(key)} for key in keys])
     archive.photo_latency = 0.1
-    options: dict[str, Any] = {
-        "cwd": world.folder,
-        "env": world.env | {"DATABASE_URL": world.database_url},
-        "settings": IMPOLITE | ALLOWED,
-        "spider_arguments": {"manifest": manifest},
-    }
-    with services.start_crawl("backfill", **options) as running:
+    with start_backfill(world, manifest) as running:
         services.wait_until(lambda: world.asked("photo") >= 60 or not running.running, 30, "60 photos")
         running.terminate()
         done = running.wait(20)
