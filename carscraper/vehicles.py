@@ -111,6 +111,7 @@ def _key(text: str) -> str:
     return _ascii(text[:_MAX_MODEL].replace("+", "plus")).replace("-", "")
 
 
+@functools.lru_cache(maxsize=1024)  # a car's photos have the same
 def slug(text: str | None, max_length: int = MAX_SLUG_LENGTH) -> str:
     """*text* as a part of a key: ``[a-z0-9-]``, 1 to *max_length* (at most 60) characters.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -78,12 +79,13 @@ class RoggDetailsSpider(CardSpider):
 
     def read_images(self, response: Response, external_id: str) -> list[CarImage]:
         """Return the car's photos on its own page; other cars' photos there (offers, "similar cars") are left out."""
-        shown = self.images_of(response, response.css(self.details_images), external_id)
+        read = partial(self.image, response.urljoin, external_id=external_id)
+        shown = dict.fromkeys(filter(None, map(self.picture_address, response.css(self.details_images))))
         # Photos that stand elsewhere: in a <picture>, a link, a background, the data of a script.
         text = html.unescape(response.text).replace("\\/", "/")
-        elsewhere = (self.image(response.urljoin, address, external_id) for address in _photo_addresses(text))
+        elsewhere = (read(address) for address in dict.fromkeys(_photo_addresses(text)) if address not in shown)
         own = (image for image in elsewhere if image and image.identity.startswith(f"{external_id}/"))
-        return number_images([*shown, *own])
+        return number_images([*map(read, shown), *own])
 
     def image(self, join: Any, address: str, external_id: str) -> CarImage | None:
         # Older addresses were joined without a slash: https://bilasolur.isCarImage.aspx?…

@@ -9,12 +9,10 @@ Nothing is decoded, and what stands inside a part (an EXIF thumbnail, say) is no
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, NoReturn
 
 from carscraper.exceptions import ImageRejectedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PARTS: Final = 20_000
 """More of them are no picture; it bounds what a hostile file can cost."""
@@ -211,6 +209,11 @@ def _colours(flags: int) -> int:
 # --- AVIF: ISO/IEC 14496-12, 23008-12 ---------------------------------------------------------------------------------
 
 
+def avif_parts(data: bytes) -> Iterator[Part]:
+    """Walk the boxes of the file itself."""
+    return boxes(data, 0, len(data))
+
+
 def boxes(data: bytes, position: int, limit: int) -> Iterator[Part]:
     """Walk the boxes in ``data[position:limit]``."""
     for _ in range(MAX_PARTS):
@@ -301,3 +304,13 @@ def avif_items(data: bytes, children: list[Part]) -> list[AvifItem]:
         if method < 2:
             items.append(AvifItem(types.get(item, b""), extents))
     return items
+
+
+PARTS: Final[dict[str, Callable[[bytes], Iterator[Part]]]] = {
+    "JPEG": jpeg_parts,
+    "PNG": png_parts,
+    "WEBP": webp_parts,
+    "GIF": gif_parts,
+    "AVIF": avif_parts,
+}
+"""The walker of each format."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
@@ -17,21 +17,17 @@ from PIL import Image
 
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.containers import (
+    PARTS,
     PNG,
     SCAN,
     SOF,
     Part,
     avif_items,
     big_endian,
-    boxes,
-    gif_parts,
-    jpeg_parts,
     little_endian,
     meta_boxes,
     not_an_image,
-    png_parts,
     truncated,
-    webp_parts,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +43,8 @@ class Photo:
     width: int
     """Pixels as stored, before any rotation that the metadata asks for."""
     height: int
+    parts: list[Part] = field(default_factory=list, compare=False, repr=False)
+    """The file's parts in their order, for :func:`~carscraper.images.metadata.strip_metadata`."""
 
     @property
     def content_type(self) -> str:
@@ -83,11 +81,18 @@ def inspect(data: bytes, *, min_width: int, min_height: int, max_pixels: int, ma
     if len(data) > max_bytes:
         raise ImageRejectedError("too-large", f"{len(data)} bytes, more than {max_bytes}")
     image_format = _format_of(data)
-    width, height = _WALKS[image_format](data, max_pixels)
+    parts: list[Part] = []
+    width, height = _LOOKS[image_format](data, _noting(PARTS[image_format](data), parts), max_pixels)
     check_size(width, height, max_pixels)
     if min(width, height) < min(min_width, min_height) or max(width, height) < max(min_width, min_height):
         raise ImageRejectedError("too-small", f"{width}x{height} pixels, less than {min_width}x{min_height}")
-    return Photo(image_format, width, height)
+    return Photo(image_format, width, height, parts)
+
+
+def _noting(walk: Iterator[Part], parts: list[Part]) -> Iterator[Part]:
+    for part in walk:
+        parts.append(part)
+        yield part
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -114,10 +119,10 @@ def _size_by_pillow(data: bytes, image_format: str) -> tuple[int, int]:
 # --- Is it whole, and how large? --------------------------------------------------------------------------------------
 
 
-def _jpeg(data: bytes, max_pixels: int) -> tuple[int, int]:
+def _jpeg(data: bytes, parts: Iterator[Part], max_pixels: int) -> tuple[int, int]:
     sizes = []
     pixels = False
-    for part in jpeg_parts(data):
+    for part in parts:
         if part.name in SOF:
             if part.end - part.start < 9 or part.end - part.start != 6 + 3 * data[part.start + 5]:
                 not_an_image("a damaged JPEG frame header")
@@ -134,11 +139,11 @@ def _jpeg(data: bytes, max_pixels: int) -> tuple[int, int]:
     return sizes[0]
 
 
-def _png(data: bytes, max_pixels: int) -> tuple[int, int]:
+def _png(data: bytes, parts: Iterator[Part], max_pixels: int) -> tuple[int, int]:
     size = (0, 0)
     pixels = False
     view = memoryview(data)
-    for number, part in enumerate(png_parts(data)):
+    for number, part in enumerate(parts):
         if number == 0:
             if part.name != b"IHDR" or part.end - part.start != 17:
                 not_an_image("a PNG that does not begin with its header")
@@ -153,11 +158,11 @@ def _png(data: bytes, max_pixels: int) -> tuple[int, int]:
     return size
 
 
-def _webp(data: bytes, max_pixels: int) -> tuple[int, int]:
+def _webp(data: bytes, parts: Iterator[Part], max_pixels: int) -> tuple[int, int]:
     """Return the size: Pillow would make room for the whole canvas, twice, and refuse a damaged EXIF behind it."""
     canvas: tuple[int, int] | None = None
     picture = False
-    for part in webp_parts(data):
+    for part in parts:
         size = _webp_size(data, part)
         if size:
             check_size(*size, max_pixels)
@@ -186,14 +191,14 @@ def _webp_size(data: bytes, part: Part) -> tuple[int, int] | None:
     return None
 
 
-def _gif(data: bytes, _max_pixels: int) -> tuple[int, int]:
-    if b"," not in [part.name for part in gif_parts(data)]:
+def _gif(data: bytes, parts: Iterator[Part], _max_pixels: int) -> tuple[int, int]:
+    if b"," not in [part.name for part in parts]:
         not_an_image("a GIF without a picture")
     return _size_by_pillow(data, "GIF")  # a frame may be larger than the screen
 
 
-def _avif(data: bytes, _max_pixels: int) -> tuple[int, int]:
-    metas = [box for box in boxes(data, 0, len(data)) if box.name == b"meta"]
+def _avif(data: bytes, parts: Iterator[Part], _max_pixels: int) -> tuple[int, int]:
+    metas = [box for box in parts if box.name == b"meta"]
     if not metas:
         truncated("ends before the box that says what is in it")
     if not any(end > begin for item in avif_items(data, meta_boxes(data, metas[0])) for begin, end in item.extents):
@@ -201,7 +206,7 @@ def _avif(data: bytes, _max_pixels: int) -> tuple[int, int]:
     return _size_by_pillow(data, "AVIF")
 
 
-_WALKS: Final[dict[str, Callable[[bytes, int], tuple[int, int]]]] = {
+_LOOKS: Final[dict[str, Callable[[bytes, Iterator[Part], int], tuple[int, int]]]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "WEBP": _webp,

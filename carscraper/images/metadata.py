@@ -19,38 +19,37 @@ from PIL import Image
 from carscraper.exceptions import ImageRejectedError
 from carscraper.images.containers import (
     EOI,
+    PARTS,
     PNG,
     SCAN,
     Part,
     avif_items,
     boxes,
-    gif_parts,
     gif_screen_end,
-    jpeg_parts,
     meta_boxes,
     png_parts,
     riff_chunks,
-    webp_parts,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 
 
-def strip_metadata(data: bytes, image_format: str) -> bytes:
+def strip_metadata(data: bytes, image_format: str, parts: Sequence[Part] | None = None) -> bytes:
     """Return *data* without what does not draw the picture; the same object if there is nothing of that kind.
 
     Args:
         data: a photo that :func:`~carscraper.images.inspection.inspect` has accepted.
         image_format: its ``Photo.format``.
+        parts: its ``Photo.parts``; without them its file is walked once more.
 
     Raises:
         ImageRejectedError: the file can't be followed to its end.
     """
-    stripped = _STRIPPERS[image_format](data)
+    stripped = _STRIPPERS[image_format](data, parts or list(PARTS[image_format](data)))
     return data if stripped == data else stripped
 
 
@@ -79,8 +78,7 @@ _TABLES: Final = frozenset(bytes([marker]) for marker in range(0xC0, 0xE0))
 """Frames, scans, their tables, restarts and the end."""
 
 
-def _jpeg(data: bytes) -> bytes:
-    parts = list(jpeg_parts(data))
+def _jpeg(data: bytes, parts: Sequence[Part]) -> bytes:
     pieces = [data[:2]]
     wanted = {_APP0: b"JFIF\0", _APP14: b"Adobe"}
     for part in parts:
@@ -103,7 +101,7 @@ def _segment(name: bytes, content: bytes) -> bytes:
     return struct.pack(">ccH", b"\xff", name, len(content) + 2) + content
 
 
-def _jpeg_orientation(data: bytes, parts: list[Part]) -> int:
+def _jpeg_orientation(data: bytes, parts: Sequence[Part]) -> int:
     blocks = (data[part.start : part.end] for part in parts if part.name == _APP1)
     return next((orientation_of(block) for block in blocks if block.startswith(b"Exif\0")), _UPRIGHT)
 
@@ -116,10 +114,10 @@ _PNG_DRAWS: Final = frozenset(
 )
 
 
-def _png(data: bytes) -> bytes:
+def _png(data: bytes, parts: Sequence[Part]) -> bytes:
     pieces = [PNG]
     orientation = _UPRIGHT
-    for part in png_parts(data):
+    for part in parts:
         if part.name == b"eXIf" and orientation == _UPRIGHT:
             orientation = orientation_of(data[part.start : part.end - 4])
             if orientation != _UPRIGHT:
@@ -137,8 +135,7 @@ _FRAME_HEADER: Final = 16  # bytes of an ANMF before its own chunks
 _HAS_EXIF, _HAS_XMP = 0x08, 0x04
 
 
-def _webp(data: bytes) -> bytes:
-    parts = list(webp_parts(data))
+def _webp(data: bytes, parts: Sequence[Part]) -> bytes:
     blocks = (data[part.start : part.end] for part in parts if part.name == b"EXIF")
     orientation = orientation_of(next(blocks, b""))
     body = b"".join(_webp_chunks(data, parts, _HAS_EXIF if orientation != _UPRIGHT else 0))
@@ -170,10 +167,10 @@ _APPLICATIONS: Final = (b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012")
 """How often an animation runs, and the colours."""
 
 
-def _gif(data: bytes) -> bytes:
+def _gif(data: bytes, parts: Sequence[Part]) -> bytes:
     pieces = [data[: gif_screen_end(data)]]
     control = b""
-    for part in gif_parts(data):
+    for part in parts:
         whole = data[part.begin : part.end]
         if part.name == _CONTROL:
             control = whole  # of the picture, or the text that no browser draws, that follows
@@ -206,9 +203,9 @@ _EMPTY_EXIF: Final = bytes(4) + b"MM\0\x2a\0\0\0\x08" + bytes(6)
 """libavif reads no file whose EXIF is nothing at all."""
 
 
-def _avif(data: bytes) -> bytes:
+def _avif(data: bytes, parts: Sequence[Part]) -> bytes:
     stripped = bytearray(data)
-    metas = _blank_boxes(data, stripped, list(boxes(data, 0, len(data))))
+    metas = _blank_boxes(data, stripped, parts)
     items = [item for children in metas for item in avif_items(data, children)]
     for item in items:
         content = _EMPTY_EXIF if item.type == b"Exif" else b""
@@ -222,7 +219,7 @@ def _avif(data: bytes) -> bytes:
     return bytes(stripped)
 
 
-def _blank_boxes(data: bytes, stripped: bytearray, parts: list[Part], parent: bytes = b"") -> list[list[Part]]:
+def _blank_boxes(data: bytes, stripped: bytearray, parts: Sequence[Part], parent: bytes = b"") -> list[list[Part]]:
     """Overwrite the boxes that do not draw; returns what is in each ``meta`` of the file.
 
     Of a still picture the data boxes are overwritten, too: its items say which pieces of them draw. A sequence has

@@ -36,7 +36,7 @@ def thumbnail(data: bytes, size: tuple[int, int], *, max_pixels: int = 40_000_00
     output = BytesIO()
     try:
         # Pillow would turn it by XMP and by a PNG's text chunks, too; browsers go by what strip_metadata() leaves.
-        with Image.open(BytesIO(strip_metadata(data, photo.format)), formats=(photo.format,)) as picture:
+        with Image.open(BytesIO(strip_metadata(data, photo.format, photo.parts)), formats=(photo.format,)) as picture:
             check_size(*picture.size, max_pixels)  # the decoder might make more of it than its structure says
             _upright(picture, size).save(output, "JPEG", quality=quality, optimize=True)
     except (ImageRejectedError, MemoryError):

@@ -141,8 +141,8 @@ class PhotoKeeper:
     async def _without_private_metadata(data: bytes, photo: Photo) -> bytes:
         # 0.02 ms for a photo, up to 2 s for a file that was made to be slow: such a one leaves the event loop alone.
         if len(data) > _LARGE:
-            return await asyncio.to_thread(strip_metadata, data, photo.format)
-        return strip_metadata(data, photo.format)
+            return await asyncio.to_thread(strip_metadata, data, photo.format, photo.parts)
+        return strip_metadata(data, photo.format, photo.parts)
 
     def _key(self, image: CarImage, item: CarItem) -> str:
         """Return the photo's key, see ``storage.keys``."""

@@ -204,7 +204,7 @@ def _kind(context: Context, path: Path, data: bytes, *, anything: bool) -> tuple
                 f"{shown} is no photo a crawl would keep ({error}): say --any to put it all the same."
             ) from error
         return _guessed(path.name), None
-    if settings.getbool("IMAGES_STRIP_METADATA") and strip_metadata(data, photo.format) is not data:
+    if settings.getbool("IMAGES_STRIP_METADATA") and strip_metadata(data, photo.format, photo.parts) is not data:
         context.console.note(
             f"{shown} carries metadata, such as a position or a name, that a crawl would have cut out; "
             "put stores bytes as they are."
