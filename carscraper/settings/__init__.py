@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scrapy.settings import default_settings as _scrapy
+
 from carscraper import __version__
 from carscraper.settings import kinds
 from carscraper.settings.environment import ENVIRONMENT as _environment  # noqa: N811 - what is in capitals is a setting
@@ -74,9 +76,13 @@ EXTENSIONS = {
     "carscraper.extensions.progress.Progress": 0,
     "carscraper.extensions.backfill.BackfillReport": 0,
     "carscraper.extensions.field_coverage.CoverageRecorder": 0,
-    # Off: both accept code or commands from the network (Scrapy 2.19 switches them on).
-    "scrapy.extensions.telnet.TelnetConsole": None,
-    "scrapy.extensions.remote_control.RemoteControl": None,
+}
+# Without what TELNETCONSOLE_ENABLED and REMOTE_CONTROL_ENABLED switch off below: None in EXTENSIONS would import it all
+# the same, aiohttp and Conch included (0.1 s and 8 MB).
+EXTENSIONS_BASE = {
+    name: order
+    for name, order in _scrapy.EXTENSIONS_BASE.items()
+    if not name.endswith((".TelnetConsole", ".RemoteControl"))
 }
 FEED_STORAGES = {"s3": "carscraper.runs.feeds.S3Feed"}
 DOWNLOADER_MIDDLEWARES = {
