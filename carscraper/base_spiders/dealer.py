@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,7 @@ from carscraper.base_spiders.base import allow_host, forget_tree, read_address, 
 from carscraper.base_spiders.missing import ConcludingSpider
 from carscraper.base_spiders.pages import is_whole
 from carscraper.exceptions import ConfigurationError
+from carscraper.field_coverage import PHOTO
 from carscraper.items import CarImage, CarItem, utcnow
 from carscraper.state import state_of
 
@@ -192,6 +194,8 @@ class DealerSpider(ConcludingSpider):
         unchanged = []
         for card in fresh:
             state = states.get(card.external_id)
+            if state is not None and card.images and PHOTO not in state.fields:
+                state = replace(state, images_due=True)  # the rows of its photos were lost
             if self._needs_details(card, state):
                 ask: dict[str, Any] = {"callback": self.parse_details_safely, "errback": self.details_failed}
                 # Two cars under one address must both be kept.

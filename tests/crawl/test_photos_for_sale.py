@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from carscraper.db.models import CarImageRow
 from tests.crawl.test_site_changes import drop
@@ -111,6 +111,19 @@ def test_a_part_of_the_site_answers_for_its_own_cars_only(new_world: Callable[..
     world.site.fault("photo", ["404"], sticky=True)
     done = world.crawl(limit=3, code=3)
     assert "not kept: 2 photos failed (2 http-404)." in last_words(done)
+
+
+def test_cars_whose_photos_rows_were_lost_get_their_photos_again(new_world: Callable[..., World]) -> None:
+    world = new_world(cars=3, photos=2)
+    world.crawl()
+    world.sql(delete(table).where(table.c.id > 0))
+    done = world.crawl()
+    assert "6 photos stored" in verdict(done)
+    assert verdict(done).endswith("6 of 6 photos of cars for sale are stored.")
+    assert world.images().keys() == {identity for car in world.site.cars for identity in car.identities}
+    assert world.asked("details") == 2 * 3
+    done = world.crawl()
+    assert "6 known before" in verdict(done)
 
 
 def test_photos_that_are_stored_nowhere_are_no_failure(new_world: Callable[..., World]) -> None:
