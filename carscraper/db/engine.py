@@ -248,22 +248,23 @@ def _check_pooler(connection: Any, connect: Callable[[], Any], more: int) -> Non
     """
     channel = f"carscraper_{uuid.uuid4().hex}"
     connection.execute(f"LISTEN {channel}")
-    heard = False
+    heard = is_shared = False
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(contextlib.closing(connect())) for _ in range(more)]
         waiting = list(others)
 
         def over() -> bool:
-            nonlocal heard
+            nonlocal heard, is_shared
             waiting[:] = [each for each in waiting if not _has_answered(each.pgconn)]
             heard = heard or bool(connection.pgconn.notifies())
-            return (heard and not waiting) or bool(others[0].pgconn.notifies())  # which never listened
+            is_shared = is_shared or bool(others[0].pgconn.notifies())  # which never listened
+            return is_shared or (heard and not waiting)
 
         for each in others:  # not waited for: a pool that is full holds them up
             each.pgconn.send_query(f"NOTIFY {channel}".encode())
         _wait([connection, *others], over, _LONGEST_CONNECT)
         short = len(waiting) if heard or others[0] in waiting else 0
-    if short:
+    if short and not is_shared:
         full = connection.execute(_FULL).fetchone()[0]
         raise DatabaseUnavailableError(
             f"The pooler in front of the database of DATABASE_URL gave {1 + more - short} connections of {1 + more} "
@@ -271,7 +272,7 @@ def _check_pooler(connection: Any, connect: Callable[[], Any], more: int) -> Non
             + ("the server has no more, raise its max_connections." if full else "raise its pool_size (PgBouncer).")
         )
     connection.execute(f"UNLISTEN {channel}")
-    if not heard:
+    if is_shared or not heard:
         raise ConfigurationError(
             "The pooler in front of the database of DATABASE_URL gives a connection to another client after each "
             "transaction, so that the lock of a crawl would stay behind in it: set pool_mode = session for this "
