@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -276,7 +277,11 @@ class Worker:
             raise EndedBadlyError(FAILED)
         if not is_missing(record.output):
             return  # somebody did it by hand
-        if not await asyncio.to_thread(Path(record.output["folder"]).is_dir):
+        folder = record.output["folder"]
+        if not await asyncio.to_thread(Path(folder).is_dir):
+            if record.host == socket.gethostname():
+                self._say(f"{crawl.job_id}: its items and log are lost, {printable(folder)} is not there any more")
+                raise EndedBadlyError(FAILED)
             self._say(f"{crawl.job_id}: its items and log are on {printable(record.host)}, which has to upload them")
             raise EndedBadlyError(_ELSEWHERE)
         outcome = await self._execute(crawl, what)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -88,7 +89,7 @@ class Fleet:
         engine = sqlalchemy.create_engine(
             self.database_url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sqlalchemy.NullPool
         )
-        with engine.connect() as connection:
+        with engine.begin() as connection:
             return list(connection.execute(sqlalchemy.text(statement)))
 
     def stored(self) -> set[str]:
@@ -284,6 +285,7 @@ def test_an_upload_that_failed_is_repeated_as_an_upload(
         # Another machine leaves it to the one that has the files, however often it comes upon it.
         jobs, elsewhere = tmp_path / "var/jobs", tmp_path / "var/elsewhere"
         jobs.rename(elsewhere)
+        fleet.rows("UPDATE crawl_runs SET host = 'other' WHERE job_id = 'q3-1' RETURNING id")
         with fleet.worker(**env) as worker:
             said = "q3-1: its items and log are on "
             services.wait_until(lambda: worker.log.count(said) > 2, 60, "other machines to leave the files alone")
@@ -292,7 +294,17 @@ def test_an_upload_that_failed_is_repeated_as_an_upload(
             worker.terminate()
             ended(worker.wait(30))
         assert fleet.site.served.counts.total() == asked, "the dealer is not asked again"
-    rows = fleet.rows("SELECT job_id, status, exit_code, output::json->>'status' FROM crawl_runs ORDER BY id")
+        # Lost on their own machine, they are nobody's to upload.
+        proxy.fail(methods="PUT", times=1)
+        fleet.enqueue()
+        ended(fleet.worker("--drain", **env, WORKER_RETRY_DELAY="3").wait(60))
+        shutil.rmtree(jobs)
+        with fleet.worker(**env) as worker:
+            fleet.wait(lambda found: found["counts"].get("failed") == 2)
+            services.wait_until(lambda: "its items and log are lost, " in worker.log, 5, "the worker to say so")
+            worker.terminate()
+            ended(worker.wait(30))
+    rows = fleet.rows("SELECT job_id, status, exit_code, output::json->>'status' FROM crawl_runs ORDER BY id LIMIT 2")
     assert [tuple(row) for row in rows] == [("q1-1", "partial", 3, "failed"), ("q3-1", "success", 0, "success")]
 
 

@@ -30,7 +30,7 @@ class Command(ProjectCommand):
             "--concurrency", metavar="N", type=positive, default=1, help="crawls at the same time (default 1)"
         )
         parser.add_argument("--queues", metavar="NAMES", default="", help="these queues only, comma separated")
-        parser.add_argument("--drain", action="store_true", help="end when nothing waits")
+        parser.add_argument("--drain", action="store_true", help="end when nothing is due")
         parser.add_argument("--quiet", action="store_true", help="show the outcomes only, not what the crawls say")
 
     def work(self, context: Context, opts: argparse.Namespace) -> int:
