@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import and_, case, func, or_, select, true, update
 
-from carscraper.db.models import images, listings
+from carscraper.db.models import crawl_runs, images, listings
 from carscraper.db.rules import (
     ARCHIVE,
     DECIDED_HERE,
@@ -230,8 +229,9 @@ def count_days(
     A dead address of a source that is none of *pages* (``None``: all are) is final at once: it has no page of the car
     that could give another.
 
-    Not for a source, or a dealer of an aggregator, of which most photos failed alike: that says something of the night,
-    and nothing of the photos.
+    Not for a source, or a dealer of an aggregator, of which most photos failed: that says something of the night, and
+    nothing of the photos. Nor for photos that no run has seen before the newest that is stored: perhaps no new photo is
+    served, and the older ones, which nobody asks for, tell nothing.
     """
     of_sources = listings.c.source.is_not(None) if sources is None else listings.c.source.in_(sources)
     failed = and_(
@@ -241,8 +241,8 @@ def count_days(
         or_(images.c.failed_on.is_(None), images.c.failed_on < since.date()),
     )
     is_new = (images.c.first_seen_at >= since).label("is_new")
-    numbers = select(listings.c.source, images.c.reason, is_new, func.count().label("photos"))
-    numbers = numbers.where(failed, of_sources).group_by(listings.c.source, images.c.reason, is_new)
+    numbers = select(listings.c.source, is_new, func.count().label("photos"))
+    numbers = numbers.where(failed, of_sources).group_by(listings.c.source, is_new)
     by_source: dict[str, list[Any]] = {}
     for row in connection.execute(numbers):
         by_source.setdefault(row.source, []).append(row)
@@ -250,7 +250,8 @@ def count_days(
         if _is_bad_night(connection, source, rows, since):
             continue
         others = func.coalesce(listings.c.dealer_id, "").not_in(_bad_dealers(connection, source, failed))
-        query = select(images.c.id).where(failed, listings.c.source == source, others).order_by(images.c.id)
+        this = and_(failed, listings.c.source == source, others, _seen_with_stored(connection, source))
+        query = select(images.c.id).where(this).order_by(images.c.id)
         for chunk in chunks(connection.execute(query).scalars().all()):
             days: Any = images.c.failed_days + 1
             if pages is not None and source not in pages:
@@ -259,46 +260,54 @@ def count_days(
             connection.execute(update(images).where(images.c.id.in_(chunk)).values(values))
 
 
+def _seen_with_stored(connection: Connection, source: str) -> Any:
+    """Return the condition for photos that were first seen no later than in the run that saw the newest stored one."""
+    newest = (
+        select(func.max(images.c.first_seen_at))
+        .select_from(images.join(listings, images.c.listing_id == listings.c.id))
+        .where(listings.c.source == source, images.c.status.in_(HAVE_BYTES))
+    )
+    later = select(func.min(crawl_runs.c.started_at)).where(
+        crawl_runs.c.source == source, crawl_runs.c.started_at > newest.scalar_subquery()
+    )
+    next_run = connection.execute(later).scalar()
+    return true() if next_run is None else images.c.first_seen_at < next_run
+
+
 def _bad_dealers(connection: Connection, source: str, failed: Any) -> list[str]:
-    """Return the dealers of an aggregator with several cars of which most photos failed alike."""
+    """Return the dealers of an aggregator with several cars of which most photos failed."""
     photos = func.count(images.c.id)
-    alike = (
+    most = (
         select(listings.c.dealer_id, photos)
         .where(failed, listings.c.source == source, listings.c.dealer_id.is_not(None))
-        .group_by(listings.c.dealer_id, images.c.reason)
+        .group_by(listings.c.dealer_id)
         .having(func.count(listings.c.id.distinct()) >= _FEW)
     )
-    most: dict[str, int] = {}
-    for dealer, number in connection.execute(alike):
-        most[dealer] = max(number, most.get(dealer, 0))
+    numbers: dict[str, int] = dict(connection.execute(most).all())
     total = (
         select(listings.c.dealer_id, photos)
         .join(images, images.c.listing_id == listings.c.id)
-        .where(listings.c.source == source, listings.c.is_active, listings.c.dealer_id.in_(most))
+        .where(listings.c.source == source, listings.c.is_active, listings.c.dealer_id.in_(numbers))
         .group_by(listings.c.dealer_id)
     )
-    return [dealer for dealer, number in connection.execute(total) if 2 * most[dealer] > number]
+    return [dealer for dealer, number in connection.execute(total) if 2 * numbers[dealer] > number]
 
 
 def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: datetime) -> bool:
-    """Return whether most photos of a dealer failed alike: of all that he has, or of those that were new in this run.
+    """Return whether most photos of a dealer failed: of all that he has, or of those that were new in this run.
 
     The second is for a dealer whose photos are nearly all stored: what is left to ask for is what failed before, and
     only new photos tell whether he answers as usual.
     """
-    alike: Counter[str] = Counter()
-    new: Counter[str] = Counter()
-    for row in rows:
-        alike[row.reason] += row.photos
-        new[row.reason] += row.photos if row.is_new else 0
+    failed: int = sum(row.photos for row in rows)
+    new: int = sum(row.photos for row in rows if row.is_new)
     number = select(func.count()).select_from(images.join(listings, images.c.listing_id == listings.c.id))
     number = number.where(listings.c.source == source)
     # An archive has no cars for sale.
     photos = connection.execute(number.where(listings.c.is_active)).scalar() or connection.execute(number).scalar_one()
-    if 2 * max(alike.values()) > photos:
+    if 2 * failed > photos:
         return True
-    most = max(new.values())
-    if most < _FEW:
+    if new < _FEW:
         return False
     asked = number.where(
         or_(
@@ -306,4 +315,4 @@ def _is_bad_night(connection: Connection, source: str, rows: list[Any], since: d
             and_(images.c.status != Status.STORED, images.c.first_seen_at >= since),
         )
     )
-    return 2 * most > connection.execute(asked).scalar_one()
+    return 2 * new > connection.execute(asked).scalar_one()

@@ -56,6 +56,20 @@ def test_after_bad_nights_the_ordinary_crawl_stores_every_photo(new_world: Calla
     assert {row["status"] for row in world.images().values()} == {"stored"}
 
 
+def test_while_no_new_photo_comes_none_is_given_up(new_world: Callable[..., World]) -> None:
+    """What was stored before is not asked for, and tells nothing of the photo server."""
+    world = new_world(cars=6, photos=2)
+    world.crawl()
+    for answer in ("404", "html200"):
+        world.site.photo_fault(world.site.add_car(), None, [answer], sticky=True)
+    for _ in range(5):
+        assert "(not stored: " in last_words(world.crawl(code=3))
+        a_day_passes(world)
+    world.site.clear_faults()
+    assert "(not stored" not in last_words(world.crawl())
+    assert {row["status"] for row in world.images().values()} == {"stored"}
+
+
 def test_the_same_answer_on_three_days_is_final_and_a_steady_site_gives_a_steady_0(
     new_world: Callable[..., World],
 ) -> None:

@@ -146,7 +146,7 @@ def test_what_says_nothing_of_the_photo_is_never_final_by_days(engine: Engine, r
     assert count(engine) == {(reason, 0): 1}
 
 
-def test_nothing_is_counted_when_most_photos_failed_alike(engine: Engine) -> None:
+def test_nothing_is_counted_when_most_photos_failed(engine: Engine) -> None:
     add(engine, 4)
     add(engine, 6, status="failed", reason="not-an-image", failed_days=2, failed_on=date(2026, 11, 29))
     add(engine, 1, status="failed", reason="http-404")
@@ -155,7 +155,7 @@ def test_nothing_is_counted_when_most_photos_failed_alike(engine: Engine) -> Non
     assert count(engine) == {("not-an-image", 2): 6, ("http-404", 0): 1, ("http-404", 1): 1}
 
 
-def test_nothing_is_counted_when_most_of_the_new_photos_failed_alike(engine: Engine) -> None:
+def test_nothing_is_counted_when_most_of_the_new_photos_failed(engine: Engine) -> None:
     add(engine, 200, stored_at=SINCE - timedelta(days=3), last_attempt_at=SINCE - timedelta(days=3))
     add(engine, 2, status="failed", reason="http-404", failed_days=2, failed_on=date(2026, 11, 29))
     add(engine, 6, car=2, status="failed", reason="http-404")
@@ -172,7 +172,7 @@ def test_what_fails_every_night_is_no_bad_night(engine: Engine) -> None:
     assert count(engine) == {("http-404", 1): 5}
 
 
-def test_nothing_is_counted_when_most_photos_of_one_dealer_of_many_failed_alike(engine: Engine) -> None:
+def test_nothing_is_counted_when_most_photos_of_one_dealer_of_many_failed(engine: Engine) -> None:
     add(engine, 30)
     for car in (2, 3, 4):
         add(engine, 3, car=car, status="failed", reason="http-404")
