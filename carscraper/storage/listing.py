@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+_NAMES = (("Contents", "Key"), ("CommonPrefixes", "Prefix"))
+
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
@@ -80,9 +82,6 @@ def _pages(client: Any, bucket: str, prefix: str, **more: str) -> Iterator[dict[
             where = {"Marker" if "Marker" in where else "StartAfter": last}
         else:
             raise _broken_off(bucket, "breaks off")
-
-
-_NAMES = (("Contents", "Key"), ("CommonPrefixes", "Prefix"))
 
 
 def version_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:

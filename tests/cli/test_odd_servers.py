@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,6 @@ from tests.cli.test_thumbnails import key as photo_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.cli.conftest import Storage
 
@@ -105,6 +105,19 @@ def test_keys_that_become_one_file(storage: Storage, shop: Shop, moto_s3: servic
         there = in_folder(tmp_path / "into")
         assert there["cars/a/x.txt"] == everything[had]
         assert not [name for name in there if "Case" in name]
+
+
+def test_keys_that_differ_by_case_where_files_do_not(
+    storage: Storage, shop: Shop, moto_s3: services.S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.exists
+    # The probe's name in the other case: as a file system of a Mac or a USB stick finds it.
+    monkeypatch.setattr(Path, "exists", lambda path: path.name.startswith(".cASE-") or real(path))
+    for name in ("cars/X.txt", "cars/x.txt", "cars/y.txt"):
+        moto_s3.put(name, name.encode())
+    said = storage("get", "--prefix", "cars", "--into", tmp_path / "into", code=3)
+    assert "not had: cars/x.txt (its file is that of another key: get it alone, --output FILE)\n" in said.err
+    assert in_folder(tmp_path / "into") == {name: name.encode() for name in ("cars/X.txt", "cars/y.txt")}
 
 
 def test_a_photo_that_the_bucket_has_lost_is_named(
