@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from carscraper.settings import Secret
     from carscraper.storage.client import S3Options
 
+_INTERRUPTED = 130  # as shells say it of SIGINT
 LONG_TIMEOUT = 3600.0
 """Seconds: walking over millions of rows is no query of a crawl."""
 
@@ -52,7 +53,7 @@ def checked(settings: BaseSettings) -> BaseSettings:
 
 @contextlib.contextmanager
 def border(command: ScrapyCommand) -> Iterator[None]:
-    """Turn whatever is raised inside into one sentence on standard error and exit code 4.
+    """Turn whatever is raised inside into one sentence on standard error and exit code 4, and Ctrl+C into 130.
 
     ``-L DEBUG`` shows the traceback of what nobody foresaw.
     """
@@ -63,6 +64,9 @@ def border(command: ScrapyCommand) -> Iterator[None]:
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        Console().note("Stopped by Ctrl+C: what is done stays, the same command does the rest.")
+        command.exitcode = _INTERRUPTED
     except Exception as error:
         console = Console()
         unforeseen = not isinstance(error, CarscraperError)
@@ -153,9 +157,9 @@ class ProjectCommand(ScrapyCommand):
         if args:
             self._refuse(args, opts)
         console = Console(as_json=getattr(opts, "json", False), assume_yes=getattr(opts, "yes", False))
-        from carscraper.db.engine import explained_database  # noqa: PLC0415 - see above
-
         with border(self):
+            from carscraper.db.engine import explained_database  # noqa: PLC0415 - see above
+
             try:
                 with explained_database():
                     settings = checked(self.settings) if self.checks_settings else self.settings

@@ -320,7 +320,9 @@ def _upload_one(context: Context, record: RunRecord, folder: Path) -> tuple[dict
     troubles = not_whole(record.output)
     output = upload_outputs(context.settings, folder, **about, troubles=troubles, asked=True)
     if record.output.get("filesUploaded") and not output["filesUploaded"]:
-        context.console.note("What was uploaded before is still there; the run keeps that.")
+        context.console.note(
+            f"Run {record.id}: what was uploaded before is still there, and its row goes on saying so."
+        )
     else:
         record.take_output(output)
         with context.database(create=False) as engine, engine.begin() as connection:

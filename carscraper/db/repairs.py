@@ -14,7 +14,7 @@ from carscraper.db.rules import chunks, of_cars
 from carscraper.items import Status, utcnow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection, Engine
 
@@ -84,6 +84,19 @@ def stored_hashes(connection: Connection, store: str, keys: Iterable[str]) -> di
         for key, sha256 in connection.execute(its):
             found.setdefault(key, set()).add(sha256)
     return found
+
+
+def stored_keys(connection: Connection, store: str, sources: Iterable[str]) -> Iterator[str]:
+    """Return the keys of the photos that are stored in *store* for cars of *sources*, each once, in their order."""
+    query = (
+        select(images.c.key)
+        .join(listings, listings.c.id == images.c.listing_id)
+        .where(images.c.store == store, images.c.status == Status.STORED, images.c.key.is_not(None))
+        .where(listings.c.source.in_(list(sources)))
+        .distinct()
+        .order_by(images.c.key)
+    )
+    yield from connection.execution_options(yield_per=1000).execute(query).scalars()
 
 
 def rows_of(connection: Connection, store: str, keys: Iterable[str]) -> dict[int, str | None]:

@@ -23,7 +23,8 @@ from carscraper.maintenance.derived import read_whole
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
 from carscraper.storage.keys import PROBES, THUMBNAILS_FOLDER, key_of, parse_key, parse_thumbnail
-from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
+from carscraper.storage.listing import list_objects
+from carscraper.storage.objects import THREADS, in_groups, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.db import removal as rows
 from carscraper.exceptions import ConfigurationError, StoreError
 from carscraper.maintenance import cdn
-from carscraper.storage import objects, versions
+from carscraper.storage import listing, objects, versions
 from carscraper.storage.keys import THUMBNAILS_FOLDER, key_of, thumbnail_key
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Plan:
     versions: dict[str, list[str]] = field(default_factory=dict)
     """Ids of every version by the object's name, if that is asked."""
     keeps_versions: bool | None = None
+    no_version_list: str | None = None
+    """Why old versions could not be looked for, though that was asked."""
     shared: dict[str, list[str]] = field(default_factory=dict)
     """Keys that several cars show, and these."""
     same_bytes: list[Row] = field(default_factory=list)
@@ -152,12 +154,15 @@ def look_up(plan: Plan, places: Places, *, all_versions: bool) -> None:
     if places.client:
         client, bucket, prefix = places.client, places.bucket, places.prefix
         plan.keeps_versions = versions.keeps_versions(client, bucket)
-        there = objects.thumbnail_names(client, bucket, prefix) if plan.keys else []
+        there = listing.thumbnail_names(client, bucket, prefix) if plan.keys else []
         names = dict(_names(plan.keys, prefix, prefix, {*there, *places.thumbnails}))
 
         def ask(name: str) -> tuple[str, objects.Seen | None, list[str]]:
-            seen = objects.look(client, bucket, name)
-            its = versions.versions_of(client, bucket, name) if all_versions else []
+            seen, its = objects.look(client, bucket, name), []
+            try:
+                its = versions.versions_of(client, bucket, name) if all_versions else []
+            except versions.NoVersionListError as error:
+                plan.no_version_list = str(error)
             return name, seen, [each.id for each in its]
 
         with ThreadPoolExecutor(objects.THREADS, thread_name_prefix="delete") as pool:
@@ -220,8 +225,9 @@ def _remove(plan: Plan, places: Places, done: Deleted, say: Callable[[str], None
     def remove(copy: Copy) -> tuple[Copy, bool, str | None]:
         try:
             if copy.where == "s3":
-                versions = plan.versions.get(copy.name, [])
-                return copy, objects.remove(places.client, places.bucket, copy.name, versions), None
+                its = plan.versions.get(copy.name, [])
+                kept = objects.remove(places.client, places.bucket, copy.name, its)
+                return copy, kept, _still_there(places, copy.name, its)
             if places.folder:
                 places.folder.delete(copy.name)
         except StoreError as error:
@@ -242,6 +248,12 @@ def _remove(plan: Plan, places: Places, done: Deleted, say: Callable[[str], None
             done.versions += len(plan.versions.get(copy.name, [])) if copy.where == "s3" else 0
             done.kept_versions += [copy.name] if kept else []
     return failed
+
+
+def _still_there(places: Places, name: str, removed: list[str]) -> str | None:
+    if removed and (left := versions.versions_of(places.client, places.bucket, name)):
+        return f"the server said that they are deleted, and has {len(left)} versions: retention may hold them"
+    return objects.still_there(places.client, places.bucket, name)
 
 
 def _unspool(spool: Spool, names: set[str]) -> int:

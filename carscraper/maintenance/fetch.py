@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import posixpath
+import tempfile
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ConfigurationError, StoreUnavailableError
@@ -20,7 +24,6 @@ from carscraper.storage.objects import THREADS, in_groups, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from carscraper.storage.client import S3Options
 
@@ -42,10 +45,26 @@ class Fetched:
     """The folder had it, with these bytes."""
     checked: str = ""
     """By what; empty: nothing says how the bytes should be."""
+    read_twice: bool = False
+    """Its ETag is not the MD5 of its bytes, which came twice."""
     problem: str = ""
     """Why the folder does not have it."""
     refused: bool = False
     """The server did not give it."""
+
+
+def file_names(folder: Path) -> Callable[[str], str]:
+    """Return what gives the name of the file that a key becomes in *folder*: equal for keys that share one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".Case-", dir=folder) as file:
+            path = Path(file.name)
+            by_case = not path.with_name(path.name.swapcase()).exists()
+    except OSError:
+        by_case = True  # nothing can be written there, as the first object says
+    if by_case:
+        return posixpath.normpath
+    return lambda name: unicodedata.normalize("NFC", posixpath.normpath(name).casefold())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +118,11 @@ class Fetch:
             if checked is None:
                 whose = "the ledger's" if hashes else "that of its name"
                 return Fetched(name=name, problem=f"its SHA-256 is not {whose}")
-            if contradicts(seen.etag, seen.sse, seen.data):
-                return Fetched(name=name, problem="its bytes do not fit the server's checksum")
+            doubted = not checked and contradicts(seen.etag, seen.sse, seen.data)
+            if doubted and not objects.same_again(self.client, self.options.bucket, name, seen):
+                return Fetched(
+                    name=name, problem="its bytes do not fit the server's checksum, and came otherwise twice"
+                )
             if there is not None and there != seen.data and not self.replace:
                 return Fetched(name=name, problem="a file with other bytes is there (--force replaces it)")
             if there != seen.data:
@@ -111,7 +133,8 @@ class Fetch:
             raise ConfigurationError(
                 f"{self.folder} can't be written ({error.strerror}); once it can, the same command goes on from here."
             ) from error
-        return Fetched(name=name, bytes=len(seen.data), was_there=there == seen.data, checked=checked)
+        was_there = there == seen.data
+        return Fetched(name=name, bytes=len(seen.data), was_there=was_there, checked=checked, read_twice=doubted)
 
     def _fits(self, name: str, data: bytes, etag: str, hashes: set[str]) -> str | None:
         """Return what says that *data* is right: nothing can (empty), or something says otherwise (``None``)."""

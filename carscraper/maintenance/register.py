@@ -28,7 +28,8 @@ from carscraper.images.inspection import inspect, limits_of
 from carscraper.items import CarImage, Reason, Status
 from carscraper.storage import objects
 from carscraper.storage.keys import id_slug, parse_key, permanent_url
-from carscraper.storage.objects import THREADS, in_groups, in_order, list_objects
+from carscraper.storage.listing import list_objects
+from carscraper.storage.objects import THREADS, in_groups, in_order
 from carscraper.vehicles import canonical, slug
 
 if TYPE_CHECKING:

@@ -165,15 +165,21 @@ class OrphanRemoval:
                     known = repairs.known_keys(connection, None, {*names, *(owners[name] for name in names)})
                 names = [name for name in names if not {name, owners[name]} & known]
                 for some in in_groups(names, objects.MAX_DELETES):
-                    yield from self._delete(some)
+                    yield from self._delete(some, pool)
 
     def _is_old(self, name: str) -> tuple[str, bool]:
         """Return whether an object is still there and old: a crawl puts the same bytes under the same name."""
         seen = objects.look(self._client, self._options.bucket, name)
         return name, bool(seen and seen.modified and seen.modified.timestamp() < self._before)
 
-    def _delete(self, names: list[str]) -> Iterator[tuple[str, str | None]]:
+    def _delete(self, names: list[str], pool: ThreadPoolExecutor) -> Iterator[tuple[str, str | None]]:
         refused = objects.remove_many(self._client, self._options.bucket, names)
+
+        def look(name: str) -> tuple[str, str | None]:
+            return name, objects.still_there(self._client, self._options.bucket, name)
+
+        looked = in_order(pool, look, [name for name in names if name not in refused])
+        refused |= {name: why for name, why in looked if why}
         gone = [name for name in names if name not in refused]
         with self._engine.begin() as connection:
             rows = repairs.rows_of(connection, self._options.store, gone)

@@ -15,8 +15,9 @@ from carscraper.images.thumbnails import thumbnail
 from carscraper.maintenance import register
 from carscraper.maintenance.register import ObjectOutcome
 from carscraper.storage import objects
-from carscraper.storage.keys import IMMUTABLE, Upload, parse_thumbnail, thumbnail_key
-from carscraper.storage.objects import THREADS, in_order, list_objects
+from carscraper.storage.keys import IMMUTABLE, Upload, parse_key, parse_thumbnail, thumbnail_key
+from carscraper.storage.listing import list_objects
+from carscraper.storage.objects import THREADS, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -62,9 +63,12 @@ class Thumbnails:
         size, _ = parse_thumbnail(name, self.options.prefix) or ("", "")
         seen = objects.read(self.client, self.options.bucket, photo, max_bytes=objects.MAX_BYTES)
         if seen is None:
-            return ObjectOutcome(name, register.GONE)
+            return ObjectOutcome(name, register.GONE, f"the bucket lists {photo} and does not have it")
         if seen.data is None:
             return ObjectOutcome(name, register.UNREADABLE, seen.problem or "")
+        parts = parse_key(photo, self.options.prefix)
+        if parts and not str(seen.sha256).startswith(parts.hash):
+            return ObjectOutcome(name, register.OTHER_BYTES, f"the SHA-256 of {photo} is not that of its name")
         try:
             data = thumbnail(seen.data, self.sizes[size], max_pixels=self.max_pixels)
         except ImageRejectedError as error:

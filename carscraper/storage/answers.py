@@ -123,6 +123,8 @@ class Answer:
             return f"give the proxy{proxies_named()} its user and password: write user:password@ before its host"
         if self.status in {301, 302, 307, 308} and self.code not in FIXES:
             return "check AWS_ENDPOINT_URL and AWS_S3_REGION: the server sends elsewhere"
+        if self.code == "NotImplemented" and not action.startswith("s3:PutObject"):
+            return FIXES["MethodNotAllowed"]
         if self.code or self.status in {501, 505}:
             return FIXES.get(self.code, f"check {sent}, or ask who runs the server")
         return "check AWS_ENDPOINT_URL: it must be an S3 server's address"
@@ -174,7 +176,10 @@ class CutAnswerError(BotoCoreError):
 
 
 _HTML = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)
-_LISTS = {"ListObjectsV2": b"<ListBucketResult", "ListObjectVersions": b"<ListVersionsResult"}
+_LISTS = {
+    **dict.fromkeys(("ListObjectsV2", "ListObjects"), b"<ListBucketResult"),
+    "ListObjectVersions": b"<ListVersionsResult",
+}
 
 
 def look_at_success(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:

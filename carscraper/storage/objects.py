@@ -1,4 +1,4 @@
-"""Objects of a bucket by boto3, which takes every key as it is: list, look, read, put, remove, sign.
+"""Objects of a bucket by boto3, which takes every key as it is: look, read, put, remove, sign.
 
 obstore, which crawls put with, tidies names up (``a//b`` becomes ``a/b``). Crawls make names that need no tidying;
 a person may type any.
@@ -19,7 +19,6 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage.answers import DENIED, FIXES, Answer, NotS3Error, explained_s3, failure, silent
 from carscraper.storage.client import contradicts
-from carscraper.storage.keys import THUMBNAILS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,51 +70,6 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(items)
     while group := list(islice(source, size)):
         yield group
-
-
-# --- the list ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ListedObject:
-    """One object, as the list has it."""
-
-    name: str
-    size: int
-    etag: str
-    """Without its quotes."""
-    modified: datetime
-    """With its zone."""
-    storage_class: str
-
-
-def list_objects(client: Any, bucket: str, prefix: str = "") -> Iterator[ListedObject]:
-    """Return every object below *prefix*, page by page: memory stays flat whatever the bucket holds.
-
-    Amazon gives names in the order of their UTF-8 bytes; not every server does.
-    """
-    pages = iter(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
-    while True:
-        with explained_s3(bucket, "s3:ListBucket"):
-            page = next(pages, None)
-        if page is None:
-            return
-        for each in page.get("Contents", ()):
-            yield ListedObject(
-                name=each["Key"],
-                size=each["Size"],
-                etag=each.get("ETag", "").strip('"'),
-                modified=each["LastModified"],
-                storage_class=each.get("StorageClass", "STANDARD"),
-            )
-
-
-def thumbnail_names(client: Any, bucket: str, prefix: str) -> list[str]:
-    """Return which thumbnails there are (``small``, …) below *prefix*; raises ``StoreError``."""
-    below = f"{prefix}{THUMBNAILS_FOLDER}/"
-    with explained_s3(bucket, "s3:ListBucket"):
-        pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below, Delimiter="/"))
-    return [each["Prefix"].removeprefix(below).rstrip("/") for page in pages for each in page.get("CommonPrefixes", ())]
 
 
 # --- look and read ----------------------------------------------------------------------------------------------
@@ -268,8 +222,8 @@ def is_denied(error: StoreRefusedError) -> bool:
 def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache_control: str | None) -> None:
     """Put one object; on return the server has confirmed the bytes.
 
-    The request is signed over the SHA-256 of the bytes, which the server checks; where the ETag is an MD5, it is
-    compared too. Encryption, storage class and tags are those of the settings.
+    The request is signed over the SHA-256 of the bytes, which the server checks; where the ETag is no MD5 of them, they
+    are read back. Encryption, storage class and tags are those of the settings.
 
     Args:
         client: of the bucket's server.
@@ -280,7 +234,7 @@ def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache
 
     Raises:
         StoreRefusedError: the server refuses, or there is another object of that name.
-        StoreUnavailableError: the server is away or busy, or confirmed other bytes.
+        StoreUnavailableError: the server is away or busy, or has other bytes.
     """
     condition = {} if replace else {"IfNoneMatch": "*"}
     caching = {"CacheControl": cache_control} if cache_control else {}
@@ -308,8 +262,26 @@ def put(client: Any, options: S3Options, upload: Upload, *, replace: bool, cache
                 ) from error
             return None
     if contradicts(answer.get("ETag", "").strip('"').lower(), answer.get("ServerSideEncryption"), upload.data):
-        raise StoreUnavailableError(f"The server's checksum of {upload.name} is not that of the bytes: put it again.")
+        _read_back(client, options.bucket, upload)
     return None
+
+
+def _read_back(client: Any, bucket: str, upload: Upload) -> None:
+    """Distinguish damaged bytes from a server whose ETags look like an MD5 and are none."""
+    try:
+        there = get(client, bucket, upload.name)
+    except StoreRefusedError as error:
+        if is_denied(error):
+            return  # these credentials may only put; the signed payload stands
+        raise
+    if there is None or there.data != upload.data:
+        raise StoreUnavailableError(f"What the server has of {upload.name} is not what was put: put it again.")
+
+
+def same_again(client: Any, bucket: str, name: str, seen: Seen) -> bool:
+    """Return whether the bytes of *seen*, which its ETag contradicts, come once more: then it is no MD5."""
+    again = read(client, bucket, name)
+    return again is not None and again.sha256 == seen.sha256
 
 
 def presign(
@@ -372,3 +344,11 @@ def remove_many(client: Any, bucket: str, names: Sequence[str]) -> dict[str, str
             Bucket=bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
         )
     return {each["Key"]: each.get("Code", "refused") for each in answer.get("Errors", ())}
+
+
+def still_there(client: Any, bucket: str, name: str) -> str | None:
+    """Look for an object that the server says it has deleted; return why it may be there, ``None`` if it is gone."""
+    seen = look(client, bucket, name)
+    if seen is None or seen.problem:
+        return None
+    return "the server said that it is deleted, and has it: retention or a cache may hold it"

@@ -41,6 +41,7 @@ from carscraper.storage.answers import (
 from carscraper.storage.client import S3Options, contradicts, encryption, open_client, why_refused
 from carscraper.storage.credentials import CredentialProvider
 from carscraper.storage.keys import IMMUTABLE, PROBES, permanent_url
+from carscraper.storage.listing import list_objects
 from carscraper.storage.turns import Turns
 from carscraper.storage.uploader import attributes_of, open_uploader, problem_of
 
@@ -194,7 +195,8 @@ class S3Store:
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """Return the sizes of those of *names* that are there and not empty.
 
-        By listing: names that lie side by side cost a request for a thousand, an empty bucket costs one.
+        By listing: names that lie side by side cost a request for a thousand, an empty bucket costs one. Where a server
+        does not list in order, some that are there may be missing, and are stored once more.
 
         Raises:
             StoreUnavailableError: the server does not answer just now.
@@ -207,7 +209,7 @@ class S3Store:
             page = self._with_retries("s3:ListBucket", partial(self._page, before))
             found |= {name: page[name] for name in wanted if page.get(name)}
             last = max(page, key=str.encode, default="")
-            if len(page) < _LIST_PAGE or last.encode() <= before.encode():  # the end; or it lists as it likes
+            if last.encode() <= before.encode():  # nothing comes behind it; or the server lists as it likes
                 break
             wanted = [name for name in wanted if name.encode() > last.encode()]
         return found
@@ -217,9 +219,12 @@ class S3Store:
 
         Raises as :meth:`sizes`.
         """
-        pages = self._with_retries("s3:ListBucket", lambda: list(obstore.list(self._store, self._options.prefix)))
-        found = [each for page in pages for each in page]
-        return [each["path"] for each in found if each["last_modified"].replace(tzinfo=None) < moment]
+        client = self.client()
+        try:
+            found = list(list_objects(client, self._options.bucket, self._options.prefix))
+        finally:
+            client.close()
+        return [each.name for each in found if each.modified.replace(tzinfo=None) < moment]
 
     def _page(self, after: str) -> dict[str, int]:
         prefix = self._options.prefix or None

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from carscraper.exceptions import StoreUnavailableError
+from carscraper.exceptions import StoreError, StoreRefusedError, StoreUnavailableError
 from carscraper.storage import objects
 from carscraper.storage.answers import MISSING_FEATURE, Answer, explained_s3
+from carscraper.storage.listing import version_pages
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from carscraper.storage.client import S3Options
+
+
+class NoVersionListError(StoreRefusedError):
+    """The server does not say which versions there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,25 +41,34 @@ def keeps_versions(client: Any, bucket: str) -> bool | None:
     """Return whether the bucket keeps what is deleted as an old version; ``None`` if it does not say."""
     try:
         answer = client.get_bucket_versioning(Bucket=bucket)
-    except (ClientError, BotoCoreError):
+    except ClientError as error:
+        return False if Answer.of(error).code in MISSING_FEATURE else None
+    except BotoCoreError:
         return None
     return answer.get("Status") in {"Enabled", "Suspended"}
 
 
 def versions_of(client: Any, bucket: str, name: str) -> list[Version]:
-    """Return every version of the object *name*, the newest first; none where no versions are kept."""
-    versions: list[Version] = []
-    with explained_s3(bucket, "s3:ListBucketVersions"):
-        try:
-            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=name):
-                found = [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
-                versions += [_version(each) for each in found if each["Key"] == name]
-                if any(each["Key"] != name for each in found):
-                    break  # names come in their order: what begins like this one comes behind it
-        except ClientError as error:
-            if Answer.of(error).code not in MISSING_FEATURE:
-                raise
-    return sorted(versions, key=lambda each: (each.is_current, each.modified), reverse=True)
+    """Return every version of the object *name*, the newest first.
+
+    Raises:
+        NoVersionListError: the server has no list of versions; of what it has kept nothing is known.
+        StoreError: it refuses, or is away.
+    """
+    versions: dict[str, Version] = {}
+    try:
+        for found in version_pages(client, bucket, name):
+            versions |= {each["VersionId"]: _version(each) for each in found if each["Key"] == name}
+            if any(each["Key"] != name for each in found):
+                break  # names come in their order: what begins like this one comes behind it
+    except StoreError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and Answer.of(cause).code in MISSING_FEATURE:
+            raise NoVersionListError(
+                f"The server of the bucket {bucket} lists no versions ({Answer.of(cause).words}): ask who runs it."
+            ) from error
+        raise
+    return sorted(versions.values(), key=lambda each: (each.is_current, each.modified), reverse=True)
 
 
 def _version(entry: dict[str, Any]) -> Version:

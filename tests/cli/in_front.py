@@ -9,8 +9,10 @@ import hashlib
 import hmac
 import http.client
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
 from tests.http_server import HttpServer, Request, Response
 
@@ -38,6 +40,49 @@ class InFront(HttpServer):
 
     def respond(self, request: Request) -> Response:
         return self.passed_on(request, request.target)
+
+
+class Odd(InFront):
+    """Speaks S3 in part, as some servers do."""
+
+    way = ""
+    """How lists of two go on: ``v2 without token``, ``v1``, ``v1 with marker``, ``no way``, ``loop``."""
+    no_versions = 0
+    """The status of its answer to ListObjectVersions."""
+    keeps_all = False
+    """It answers 204 to DELETE, and deletes nothing."""
+    odd_etags = False
+    """Its ETags look like an MD5 and are none."""
+
+    def respond(self, request: Request) -> Response:
+        path, _, query = request.target.partition("?")
+        asked = dict(parse_qsl(query, keep_blank_values=True))
+        of_bucket = request.method == "GET" and path.strip("/") == self.s3.bucket
+        if self.no_versions and of_bucket and "versions" in asked:
+            code = {501: "NotImplemented", 405: "MethodNotAllowed"}[self.no_versions]
+            return Response(self.no_versions, f"<Error><Code>{code}</Code></Error>", "application/xml")
+        if self.keeps_all and (request.method == "DELETE" or "delete" in asked):
+            return Response(200 if asked else 204, "<DeleteResult/>" if "delete" in asked else "", "application/xml")
+        if self.way and of_bucket and asked.keys() & {"versions", "prefix", "list-type"}:
+            return self._list(request, path, asked)
+        answer = self.passed_on(request, request.target)
+        if self.odd_etags:
+            headers = [(name, f'"{"0" * 32}"' if name.lower() == "etag" else value) for name, value in answer.headers]
+            return Response(answer.status, answer.body, answer.content_type, tuple(headers))
+        return answer
+
+    def _list(self, request: Request, path: str, asked: dict[str, str]) -> Response:
+        if self.way != "v2 without token" and "versions" not in asked:
+            asked = {name: value for name, value in asked.items() if name not in {"list-type", "start-after"}}
+        if self.way == "loop":
+            asked = {name: value for name, value in asked.items() if not name.endswith("marker")}
+        answer = self.passed_on(request, f"{path}?{urlencode(asked | {'max-keys': '2'})}")
+        assert isinstance(answer.body, bytes)
+        left_out = "Next\\w+" if self.way != "v1 with marker" else "NextContinuationToken"
+        if self.way == "no way":
+            left_out += "|Contents|Version|DeleteMarker"
+        body = re.sub(rf"<({left_out})>.*?</\1>".encode(), b"", answer.body, flags=re.DOTALL)
+        return Response(answer.status, body, answer.content_type, answer.headers)
 
 
 class ForBrowsers(InFront):

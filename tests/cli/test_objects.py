@@ -278,7 +278,7 @@ def test_get_notices_a_flipped_byte_without_a_ledger(
     storage: Storage, moto: services.S3, watched: services.S3Proxy
 ) -> None:
     moto.put(KEY, PHOTO)
-    watched.flip(at=100, methods="GET")
+    watched.flip(at=100, methods="GET", times=1)
     assert "do not fit the server's checksum" in storage("get", KEY, "--output", "x.jpg", code=4).err
     assert not Path("x.jpg").exists()
 

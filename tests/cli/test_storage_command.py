@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,3 +123,20 @@ def test_a_reader_that_goes_away(tmp_path: Path, rclone_s3: services.S3, words: 
     assert said == ""
     assert process.returncode == 0
     assert rclone_s3.keys() == ["a"], "the probe is removed all the same"
+
+
+@pytest.mark.parametrize("words", [["get", "--prefix", "", "--no-ledger", "--into", "into"], ["versions", "a1"]])
+def test_ctrl_c_is_one_sentence(tmp_path: Path, rclone_s3: services.S3, words: list[str]) -> None:
+    for number in range(9):
+        rclone_s3.put(f"a{number}", b"bytes")
+    with services.S3Proxy(rclone_s3.endpoint) as proxy:
+        hung = proxy.hang(methods="GET", path="/a[0-9]$" if words[0] == "get" else "")
+        with services.start_scrapy("storage", *words, cwd=tmp_path, env=rclone_s3.via(proxy).env) as running:
+            services.wait_until(lambda: hung.hits, 30, "a request to hang")
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            hung.stop()
+            done = running.wait(30)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Stopped by Ctrl+C: what is done stays, the same command does the rest.\n"
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith((".part", ".Case"))]

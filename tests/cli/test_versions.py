@@ -79,5 +79,9 @@ def test_what_does_not_come_back(
     # A server without versions.
     rclone_s3.put(key, data)
     said = storage("versions", "none.jpg", settings=rclone_s3.env, code=4)
-    assert "has no version of none.jpg" in said.err
+    assert "lists no versions (NotImplemented" in said.err
+    assert "Whether it has kept any of none.jpg is not known." in said.err
+    with proxy.fail(405, "MethodNotAllowed", methods="GET"):
+        said = storage("restore", key, "--yes", settings=moto_s3.via(proxy).env, code=4)
+    assert "lists no versions (MethodNotAllowed" in said.err
     assert rclone_s3.objects() == {key: data}

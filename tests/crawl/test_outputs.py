@@ -161,6 +161,7 @@ def test_all_uploads_that_failed_are_found_and_mended_together(
         assert part.returncode == 3, part
         assert re.search(r"^Run 1: run\.log: S3 answers 503 ", part.stderr, re.MULTILINE), part
         assert re.search(r"^Run 2: items\.jsonl\.gz and run\.log: S3 answers 503 ", part.stderr, re.MULTILINE), part
+        assert "Run 2: what was uploaded before is still there, and its row goes on saying so.\n" in part.stderr, part
         world.sql("UPDATE crawl_runs SET status = 'interrupted', why = NULL WHERE id = 2")
         mended = world.command("runs", "upload", "--failed", "--json")
         assert mended.returncode == 0, mended

@@ -14,7 +14,7 @@ import pytest
 
 from carscraper.exceptions import StoreRefusedError, StoreUnavailableError
 from carscraper.storage import client as client_module
-from carscraper.storage import objects
+from carscraper.storage import listing, objects
 from carscraper.storage.client import S3Options, contradicts
 from carscraper.storage.keys import IMMUTABLE, Upload
 from tests import services
@@ -92,14 +92,18 @@ def test_a_server_without_conditions(proxied: Proxied) -> None:
 # --- what servers do --------------------------------------------------------------------------------------------
 
 
-def test_a_confirmation_of_other_bytes_is_none(moto_s3: services.S3) -> None:
+def test_a_confirmation_of_other_bytes_is_looked_into(moto_s3: services.S3) -> None:
     its = options_of(moto_s3)
     client = client_module.open_client(its)
     says = {"ETag": f'"{"0" * 32}"'}
     client.meta.events.register("after-call.s3.PutObject", lambda parsed, **_: parsed.update(says))
     upload = Upload(name=KEY, data=DATA, content_type="image/jpeg")
-    with pytest.raises(StoreUnavailableError, match=r"checksum of cars/1\.jpg is not that of the bytes"):
-        objects.put(client, its, upload, replace=False, cache_control=None)
+    objects.put(
+        client, its, upload, replace=False, cache_control=None
+    )  # an ETag that is no MD5: what is there is right
+    client.meta.events.register("after-call.s3.PutObject", lambda **_: moto_s3.put(KEY, b"damaged"))
+    with pytest.raises(StoreUnavailableError, match=r"What the server has of cars/1\.jpg is not what was put"):
+        objects.put(client, its, upload, replace=True, cache_control=None)
     says["ServerSideEncryption"] = "aws:kms"
     objects.put(client, its, upload, replace=True, cache_control=None)  # with a KMS key an ETag is no MD5
 
@@ -191,7 +195,7 @@ def test_amazons_presigned_address_names_the_region() -> None:
 class TestListed:
     def test_what_an_object_says(self, s3: services.S3) -> None:
         s3.put(KEY, b"12345")
-        (found,) = objects.list_objects(s3.client, s3.bucket)
+        (found,) = listing.list_objects(s3.client, s3.bucket)
         assert (found.name, found.size, found.storage_class) == (KEY, 5, "STANDARD")
         assert found.etag == "827ccb0eea8a706c4c34a16891f84e7b"
         assert found.modified.tzinfo is not None
@@ -205,16 +209,10 @@ class TestListed:
         answer("after-call.s3.ListObjectsV2", lambda **_: pages.append(1))
 
         class Small:
-            def get_paginator(self, name: str) -> Any:
-                paginator = client.get_paginator(name)
+            def list_objects_v2(self, **arguments: Any) -> Any:
+                return client.list_objects_v2(**arguments, MaxKeys=2)
 
-                class Two:
-                    def paginate(self, **arguments: Any) -> Any:
-                        return paginator.paginate(**arguments, PaginationConfig={"PageSize": 2})
-
-                return Two()
-
-        found = objects.list_objects(Small(), moto_s3.bucket)
+        found = listing.list_objects(Small(), moto_s3.bucket)
         assert [next(found).name for _ in range(2)] == ["0", "1"]
         assert len(pages) == 1
         assert [each.name for each in found] == ["2", "3", "4"]
@@ -222,9 +220,9 @@ class TestListed:
 
     def test_a_missing_bucket_is_a_sentence(self, s3: services.S3) -> None:
         with pytest.raises(StoreRefusedError, match="AWS_S3_BUCKET"):
-            list(objects.list_objects(s3.client, "no-such-bucket-here"))
+            list(listing.list_objects(s3.client, "no-such-bucket-here"))
 
     def test_a_server_that_is_away_is_a_sentence(self, rclone: services.RcloneS3, rclone_s3: services.S3) -> None:
         rclone.stop()
         with pytest.raises(StoreUnavailableError, match="does not answer"):
-            list(objects.list_objects(rclone_s3.client, rclone_s3.bucket))
+            list(listing.list_objects(rclone_s3.client, rclone_s3.bucket))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from carscraper.command import Context
     from carscraper.db import coverage
-    from carscraper.storage.objects import ListedObject
+    from carscraper.storage.listing import ListedObject
 
     _Ledger = tuple[coverage.Coverage, list[coverage.Photos]]
 
@@ -119,7 +119,7 @@ def selected(context: Context, given: str = "", parts: tuple[str | None, ...] = 
     With *parts* (source, year, make), photos of these alone.
     """
     from carscraper.storage.keys import parse_key
-    from carscraper.storage.objects import list_objects
+    from carscraper.storage.listing import list_objects
     from carscraper.vehicles import UNKNOWN
 
     bucket, prefix = context.options.bucket, context.options.prefix

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from carscraper.command import Context
+    from carscraper.console import Console
     from carscraper.maintenance.delete import Copy, Deleted, Places, Plan
 
 _SHOWN = 20  # names of a list that is beside the point
@@ -70,7 +71,7 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
     done = deletion.Deleted()
     if plan.is_empty:
         console.result(_data(plan, done, dry_run=arguments.dry_run), "There is nothing left to delete.")
-        return ExitCode.SUCCESS
+        return _ended(console, plan, done)
     if arguments.dry_run:
         console.result(_data(plan, done, dry_run=True), [*_lines(plan, without_row, None), _would(plan)])
         return ExitCode.SUCCESS
@@ -82,15 +83,23 @@ def _delete(context: Context, engine: Engine, arguments: argparse.Namespace) -> 
         return ExitCode.FAILED
     done = deletion.run(engine, plan, places, all_versions=arguments.all_versions, say=console.progress)
     console.end_progress()
-    console.result(_data(plan, done, dry_run=False), _done(done))
+    console.result(_data(plan, done, dry_run=False), _done(plan, done))
+    return _ended(console, plan, done)
+
+
+def _ended(console: Console, plan: Plan, done: Deleted) -> int:
+    """Say what is left, and return the exit code."""
     for name, why in done.failures:
         console.note(f"Still there: {printable(name)} ({printable(why)})")
     if done.failures:
         console.note(
             "No crawl fetches these photos and no car shows them; the same command, or --finish, does the rest."
         )
-        return ExitCode.PARTIAL
-    return ExitCode.SUCCESS
+    unlisted = plan.no_version_list if done.kept_versions or plan.keeps_versions is not False else None
+    if unlisted:
+        kept = f"The old versions of {_names(done.kept_versions)}" if done.kept_versions else "Old versions, if any,"
+        console.note(f"{printable(unlisted)} {kept} are still there: --all-versions could not remove them.")
+    return ExitCode.PARTIAL if done.failures or unlisted else ExitCode.SUCCESS
 
 
 def _agreed(context: Context, plan: Plan) -> bool:
@@ -215,22 +224,25 @@ def _lines(plan: Plan, without_row: list[str], most: int | None) -> list[str]:
         for row in plan.same_bytes
     ]
     lines += shared[:most] + same[:most]
-    if plan.keeps_versions and not plan.versions:
+    if plan.no_version_list and plan.keeps_versions is not False:
+        lines.append(f"! {printable(plan.no_version_list)} Old versions stay.")
+    elif plan.keeps_versions and not plan.versions:
         lines.append(
             "! The bucket keeps versions: the bytes stay as old versions of their objects, unless --all-versions."
         )
     return lines
 
 
-def _done(done: Deleted) -> list[str]:
+def _done(plan: Plan, done: Deleted) -> list[str]:
     lines = [
-        f"Deleted: {counted(done.photos, 'photo')}; {_copies(done.copies)}"
+        ("Not finished: marked as deleted " if done.failures else "Deleted: ")
+        + f"{counted(done.photos, 'photo')}; {'removed ' if done.failures else ''}{_copies(done.copies)}"
         + (f", {counted(done.versions, 'version')} for good" if done.versions else "")
         + (f", {counted(done.spooled, 'upload')} that waited" if done.spooled else "")
         + (f"; {counted(len(done.invalidated), 'path')} taken from the CDN" if done.invalidated else "")
         + "."
     ]
-    if done.kept_versions:
+    if done.kept_versions and not plan.no_version_list:
         lines.append(
             f"The bucket keeps versions: the bytes of {_names(done.kept_versions)} are still there as old versions; "
             "`delete KEY --all-versions` removes them for good."
@@ -248,6 +260,7 @@ def _data(plan: Plan, done: Deleted, *, dry_run: bool) -> dict[str, Any]:
         "objects": [{"where": each.where, "name": each.name, "bytes": each.bytes} for each in plan.copies],
         "versions": sum(map(len, plan.versions.values())),
         "keeps_versions": plan.keeps_versions,
+        "no_version_list": plan.no_version_list,
         "shared": plan.shared,
         "same_bytes": [{"key": row.key, "car": row.car} for row in plan.same_bytes],
         "deleted": {

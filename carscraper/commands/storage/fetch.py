@@ -68,7 +68,30 @@ def _wanted(context: Context, arguments: argparse.Namespace) -> Iterable[tuple[s
     if arguments.key is not None:
         return [(arguments.key, "")]
     found = browse.selected(context, arguments.prefix or "", (arguments.source, None, None))
-    return ((each.name, each.etag.lower()) for each in found)
+    listed = ((each.name, each.etag.lower()) for each in found)
+    return listed if arguments.source is None or arguments.no_ledger else _with_lost(context, arguments.source, listed)
+
+
+def _with_lost(context: Context, source: str, listed: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Return what the bucket's list has of a dealer, and then what the ledger alone has: it is to be missed."""
+    from carscraper.db import repairs
+    from carscraper.vehicles import slug
+
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(context.database(read_only=True))
+        except ConfigurationError:  # as the look for hashes says
+            yield from listed
+            return
+        seen = set()
+        for name, etag in listed:
+            seen.add(hash(name))
+            yield name, etag
+        with engine.connect() as connection:
+            its = [each for each in repairs.sources(connection) if slug(each) == source]
+            for key in repairs.stored_keys(connection, context.options.store, its):
+                if hash(key) not in seen:
+                    yield key, ""
 
 
 def _keys_of_car(context: Context, its: tuple[str, str]) -> list[str]:
@@ -77,6 +100,23 @@ def _keys_of_car(context: Context, its: tuple[str, str]) -> list[str]:
     with context.database(read_only=True) as engine, engine.connect() as connection:
         found = rows.rows_of_cars(connection, [rows.listing_of(connection, *its)])
     return list(dict.fromkeys(row.key for row in found if row.key and row.store == context.options.store))
+
+
+def _possible(wanted: Iterable[tuple[str, str]], folder: Path, failed: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Leave out what must not become a path, or not a second time: a name of an object may be any text."""
+    from carscraper.maintenance.fetch import file_names
+
+    file_of, taken = file_names(folder), set()
+    for name, etag in wanted:
+        problem = problem_with_key(name, new=True) or ("begins with a slash" if name.startswith("/") else None)
+        file = hash(file_of(name))  # of millions of names the text would fill the memory
+        if problem:
+            failed[name] = f"no file can have a name that {problem}"
+        elif file in taken:
+            failed[name] = "its file is that of another key: get it alone, --output FILE"
+        else:
+            taken.add(file)
+            yield name, etag
 
 
 def run(context: Context, arguments: argparse.Namespace) -> int:
@@ -90,26 +130,18 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     away: StoreError | None = None
 
-    def possible(wanted: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Leave out what must not become a path: a name of an object may be any text."""
-        for name, etag in wanted:
-            problem = problem_with_key(name, new=True) or ("begins with a slash" if name.startswith("/") else None)
-            if problem:
-                failed[name] = f"no file can have a name that {problem}"
-            else:
-                yield name, etag
-
     wanted = _wanted(context, arguments)
     context.client  # noqa: B018 - made here, not in several threads
     with contextlib.ExitStack() as stack:
         hashes = (lambda _: {}) if arguments.no_ledger else stack.enter_context(ledger_hashes(context))
         fetch = Fetch(context.client, context.options, folder, hashes, replace=arguments.force)
         try:
-            for each in fetch.run(possible(wanted)):
+            for each in fetch.run(_possible(wanted, folder, failed)):
                 if each.problem:
                     failed[each.name] = each.problem
                     continue
                 counts.update({"there" if each.was_there else "read": 1, "bytes": each.bytes, each.checked: 1})
+                counts["twice"] += each.read_twice
                 done = counts["there"] + counts["read"]
                 console.progress(f"{done:,} objects, {human_bytes(counts['bytes'])}, not had {len(failed):,}")
         except StoreError as error:
@@ -130,6 +162,8 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
     by_what = "Checked by: ledger's SHA-256 {:,}, that of the name {:,}, server's MD5 {:,}, nothing {:,}.".format(*by)
     text = [f"{printable(str(folder))}: {came}; {human_bytes(counts['bytes'])}.", by_what]
     console.result(data | {"checked": checked, "failed": failed, "problem": str(away) if away else None}, text)
+    if counts["twice"]:
+        console.note(f"Of {counted(counts['twice'], 'object')} the ETag is no MD5: read twice, the bytes are the same.")
     if away:
         console.note(f"{away} {_AGAIN}")
     return ExitCode.PARTIAL if failed or away else ExitCode.SUCCESS

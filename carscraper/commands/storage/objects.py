@@ -79,9 +79,12 @@ def _get(context: Context, arguments: argparse.Namespace) -> int:
             "`scrapy storage audit` tells more; --no-ledger gives the bytes all the same."
         )
     if not expected and contradicts(found.etag, found.sse, found.data):
-        raise StoreRefusedError(
-            f"The bytes of {shown} do not fit the server's checksum of them: nothing was written, try again."
-        )
+        if not objects.same_again(context.client, options.bucket, key, found):
+            raise StoreRefusedError(
+                f"The bytes of {shown} do not fit the server's checksum of them, and came otherwise the second time: "
+                "nothing was written, try again."
+            )
+        console.note(f"The ETag of {shown} is not the MD5 of its bytes; read twice, they are the same.")
     if path is None:
         binary: Any = console.out
         binary.flush()

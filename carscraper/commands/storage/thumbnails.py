@@ -25,7 +25,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context, arguments: argparse.Namespace) -> int:
-    from carscraper.maintenance.register import GONE
     from carscraper.maintenance.thumbnails import MADE, Thumbnails
 
     console, sizes = context.console, context.settings.get("IMAGES_THUMBS")
@@ -54,8 +53,7 @@ def _run(context: Context, arguments: argparse.Namespace) -> int:
             return ExitCode.PARTIAL
         for outcome in thumbnails.make_all(missing()):
             counts["made"] += outcome.what == MADE
-            counts["missing"] -= outcome.what == GONE  # the photo, since the list
-            if outcome.what not in {MADE, GONE}:
+            if outcome.what != MADE:
                 detail = f": {outcome.detail}" if outcome.detail else ""
                 console.note(printable(f"left: {outcome.name} ({outcome.what}{detail})"))
     else:

@@ -23,11 +23,14 @@ def _key_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _found(context: Context, key: str) -> list[Version]:
-    from carscraper.storage.versions import keeps_versions, versions_of
+    from carscraper.storage.versions import NoVersionListError, keeps_versions, versions_of
 
     client, bucket = context.client, context.options.bucket
-    if found := versions_of(client, bucket, key):
-        return found
+    try:
+        if found := versions_of(client, bucket, key):
+            return found
+    except NoVersionListError as error:
+        raise StoreRefusedError(f"{error} Whether it has kept any of {printable(key)} is not known.") from error
     kept = keeps_versions(client, bucket)
     why = "" if kept else ", and keeps no versions (scrapy storage setup lets it)" if kept is False else ""
     raise StoreRefusedError(f"The bucket {bucket} has no version of {printable(key)}{why}.")
