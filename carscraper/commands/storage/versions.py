@@ -29,7 +29,8 @@ def _found(context: Context, key: str) -> list[Version]:
     if found := versions_of(client, bucket, key):
         return found
     kept = keeps_versions(client, bucket)
-    why = "" if kept else ", and keeps no versions (scrapy storage setup lets it)" if kept is False else ""
+    fix = "scrapy storage setup switches that on, if the server has it"
+    why = f", and keeps no versions ({fix})" if kept is False else ""
     raise StoreRefusedError(f"The bucket {bucket} has no version of {printable(key)}{why}.")
 
 
