@@ -6,9 +6,8 @@ On Amazon a new bucket has its public access blocked, its ACLs switched off and 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
@@ -134,7 +133,12 @@ def _versioning(there: Any, wanted: Wanted) -> Planned:
 
 
 def _policy(there: Any, wanted: Wanted) -> Planned:
-    after = policies.merged_policy(there, [each for each in (wanted.tls_only, wanted.public) if each], wanted.drop)
+    new_ones = [
+        each
+        for each in (wanted.tls_only, wanted.public)
+        if each and not policies.same(policies.ours_among(policies.statements_of(there), each, name="Sid"), each)
+    ]
+    after = policies.merged_policy(there, new_ones, wanted.drop)
     # A statement needs no Sid; its text tells it from others then.
     old, new = (
         {str(each.get("Sid") or json.dumps(each, sort_keys=True)): each for each in policies.statements_of(it)}
@@ -142,7 +146,7 @@ def _policy(there: Any, wanted: Wanted) -> Planned:
     )
     words = {policies.TLS_ONLY: "requests without TLS are refused", policies.PUBLIC_READ: "everybody may read pictures"}
     lines = [f"+ {name}: {words[name]}" for name in new if name not in old]
-    lines += [f"~ {name}: {words[name]}" for name in new if name in old and not policies.same(old[name], new[name])]
+    lines += [f"~ {name}: {words[name]}" for name in new if name in old and new[name] != old[name]]
     lines += [f"- {name}" for name in old if name not in new]
     return (after, lines) if lines else (there, [])
 
@@ -158,7 +162,7 @@ def _cors(there: Any, wanted: Wanted) -> Planned:
         **({"ExposeHeaders": ["ETag"]} if wanted.cors_upload else {}),
     }
     rules = list(there or ())
-    old = next((each for each in rules if each.get("ID") == rule["ID"]), None)
+    old = policies.ours_among(rules, rule)
     if not wanted.cors_origins or policies.same(old, rule):
         return there, []
     methods = "GET, HEAD, POST and PUT" if wanted.cors_upload else "GET and HEAD"
@@ -167,8 +171,8 @@ def _cors(there: Any, wanted: Wanted) -> Planned:
 
 
 def _lifecycle(there: Any, wanted: Wanted) -> Planned:
-    known = {each.get("ID") for each in (there or {}).get("Rules", ())}
-    return lifecycle_plan(there, [each for each in wanted.rules if each["ID"] not in known])
+    known = [lifecycle.newer(each) for each in (there or {}).get("Rules", ())]
+    return lifecycle_plan(there, [each for each in wanted.rules if not policies.ours_among(known, each)])
 
 
 def lifecycle_plan(there: Any, put: Iterable[Rule], remove: Iterable[str] = ()) -> Planned:
@@ -204,19 +208,13 @@ def _notifications(there: Any, wanted: Wanted) -> Planned:
             "Events": ["s3:ObjectCreated:*"],
             **({"Filter": {"Key": {"FilterRules": filters}}} if filters else {}),
         }
-        old = next((one for one in after.get(group, ()) if one.get("Id") == new["Id"]), None)
-        if policies.same(_lower_names(old), new):
+        old = policies.ours_among(after.get(group, ()), new, name="Id")
+        if policies.same(old, new):
             continue
         after[group] = policies.with_ours(after.get(group, ()), [new], name="Id")
         where = f"{each.prefix}*{each.suffix}"
         lines.append(f"{'~' if old else '+'} {new['Id']}: {each.arn} is told of new objects {where}")
     return (after, lines) if lines else (there, [])
-
-
-def _lower_names(notification: Any) -> Any:
-    """Return it with the names of its filters as they were sent: Amazon gives them back capitalised."""
-    text = json.dumps(notification, sort_keys=True)
-    return json.loads(re.sub(r'"(Prefix|Suffix)"', lambda found: found[0].lower(), text))
 
 
 # --- the table --------------------------------------------------------------------------------------------------
@@ -239,6 +237,11 @@ class Feature:
     """IAM's name, behind ``s3:Get`` or ``s3:Put``."""
     unset: str = ""
     """The error that means: nothing is set."""
+
+    @property
+    def nothing(self) -> Any:
+        """What it is while nothing is set."""
+        return {} if self.key is None else None
 
     @property
     def delete(self) -> str | None:
@@ -309,3 +312,40 @@ def order(wanted: Wanted) -> list[str]:
     """
     names = [name for name in FEATURES if name != "public access"]
     return ["public access", *names] if wanted.public else [*names, "public access"]
+
+
+def parts(feature: str, wanted: Wanted) -> dict[str, Wanted]:
+    """Return each thing that is wanted of *feature* by its name, to be tried alone: a server may take only some."""
+    if feature == "lifecycle":
+        return {each["ID"]: replace(wanted, rules=(each,)) for each in wanted.rules}
+    if feature == "notifications":
+        return {f"{lifecycle.OURS}{it.kind}": replace(wanted, notifications=(it,)) for it in wanted.notifications}
+    if feature == "policy" and wanted.tls_only and wanted.public:
+        return {policies.TLS_ONLY: replace(wanted, public=None), policies.PUBLIC_READ: replace(wanted, tls_only=None)}
+    return {}
+
+
+def without(change: Change) -> list[Any]:
+    """Return what may stand in the place of what makes a server refuse photos, the best first.
+
+    Of what this run changed that is what was there before. Of what was there already it is nothing, if that is what
+    ``setup`` would set: neither somebody else's statements nor a key are touched, and ACLs stay ignored.
+    """
+    name, after = change.feature, change.after
+    if name == "versioning":
+        return [{"Status": "Suspended"}] if after.get("Status") == "Enabled" else []  # it can't be unset
+    if change.lines:
+        return [change.before, *([dict.fromkeys(after, False)] if name == "public access" else [])]
+    if name == "public access":
+        return weaker(change)
+    if name == "policy" and any(each.get("Sid") == policies.TLS_ONLY for each in policies.statements_of(after)):
+        return [policies.merged_policy(after, (), (policies.TLS_ONLY,))]
+    default = name == "encryption" and after["Rules"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"]
+    return [None] if name == "ownership" or default == "AES256" else []
+
+
+def weaker(change: Change) -> list[Any]:
+    """Return what does the same job, or most of it, and may be tried in the place of ``change.after``."""
+    if change.feature == "public access" and change.after and change.after.get("BlockPublicAcls"):
+        return [{**change.after, "BlockPublicAcls": False}]
+    return []

@@ -26,6 +26,7 @@ PICTURES = ("avif", "gif", "jpeg", "jpg", "png", "webp", "JPEG", "JPG", "PNG")
 TLS_ONLY, PUBLIC_READ, CLOUDFRONT_READ = "CarscraperTlsOnly", "CarscraperPublicRead", "CarscraperCloudFrontRead"
 """The ``Sid`` of each of our statements in a bucket's policy."""
 
+_NAMES = {"ID", "Id", "Sid"}  # of rules, notifications and statements
 _KMS_ARN = re.compile(r"arn:[\w-]+:kms:[\w-]+:[0-9]{12}:(key/.+|alias/.+)")
 
 # What `scrapy storage setup`, `check`, `lifecycle` and `delete` ask of the bucket itself. IAM's names are not always
@@ -242,23 +243,42 @@ def statements_of(policy: Document | None) -> list[Statement]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two configurations say the same: lists without order, one-element lists as their element.
+    """Return whether two configurations mean the same, whatever they are called.
 
-    A server may store a policy in another form than it was sent.
+    A server may give back another form than it was sent: see :func:`_plain`.
 
     >>> same({"Action": ["s3:GetObject"]}, {"Action": "s3:GetObject"}), same({"Action": "a"}, {"Action": "b"})
     (True, False)
+    >>> same({"Sid": "A", "Principal": {"AWS": ["*"]}}, {"Principal": "*"})
+    True
     """
     return bool(_plain(one) == _plain(other))
 
 
+def ours_among(there: Iterable[Statement], ours: Statement, *, name: str = "ID") -> Statement | None:
+    """Return what has the same *name* as *ours*, else what means the same: some servers drop names, or choose them."""
+    found = list(there)
+    named = (each for each in found if each.get(name) == ours[name])
+    return next(named, None) or next((each for each in found if same(each, ours)), None)
+
+
 def _plain(value: Any) -> Any:
+    """Return the one form that everything with the same meaning has.
+
+    Names are left out, and what is empty. Lists have no order, and one element is as good as a list of it. Everybody is
+    ``"*"``, as a principal on Amazon and elsewhere. A boolean is a word, as in conditions. Amazon capitalises the names
+    of a notification's filters.
+    """
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        inner = sorted((_plain(each) for each in value), key=repr)
-        return inner[0] if len(inner) == 1 else inner
-    return value
+        plain = {name: _plain(inner) for name, inner in value.items() if name not in _NAMES}
+        if isinstance(plain.get("Name"), str):
+            plain["Name"] = plain["Name"].lower()
+        plain = {name: inner for name, inner in plain.items() if inner not in ("", [], {}, None)}
+        return "*" if plain == {"AWS": "*"} else plain
+    if isinstance(value, list | tuple):
+        inner = sorted({repr(plain): plain for plain in map(_plain, value)}.items())
+        return inner[0][1] if len(inner) == 1 else [plain for _, plain in inner]
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def lets_everybody_in(statement: Any) -> bool:

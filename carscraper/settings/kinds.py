@@ -332,8 +332,8 @@ DATABASE_URL = Kind(
 DEPTH_LIMIT = Kind("0", _depth_limit)
 FEEDS = Kind("a JSON object", _feeds)
 BUCKET = matching(
-    r"(?!xn--|.*\.\.|[0-9]+(\.[0-9]+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-    "3 to 63 lower-case letters, digits, hyphens and single dots, and no IP address",
+    r"(?!xn--|.*(\.[.-]|-\.)|[0-9]+(\.[0-9]+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "3 to 63 lower-case letters, digits, hyphens and single dots without a hyphen beside them, and no IP address",
     optional=True,
 )
 PROGRAM = matching(r"/.+", "the program's whole path, such as /usr/bin/chromium", optional=True)

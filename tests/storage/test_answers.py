@@ -304,4 +304,6 @@ def test_success_that_breaks_off_or_is_none_of_s3_is_no_500() -> None:
             for ask in asks:
                 with pytest.raises(StoreError) as caught:
                     ask()
-                assert str(caught.value) == said
+                # Other questions may have been answered well.
+                of_one = "<html>" in answer and ask is not asks[0]
+                assert ("is no answer of S3's" in str(caught.value)) if of_one else (str(caught.value) == said)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from carscraper.command import Verb
 from carscraper.commands.storage.common import typed
 from carscraper.commands.storage.rules import scope
-from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError, StoreUnavailableError
+from carscraper.exceptions import ConfigurationError, StoreError, StoreRefusedError
 from carscraper.logs import printable
 from carscraper.maintenance import lifecycle
 from carscraper.state import ExitCode
@@ -116,7 +116,10 @@ class _Outcome:
     done: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     not_tried: list[str] = field(default_factory=list)
-    taken_back: str | None = None
+    taken_back: dict[str, str] = field(default_factory=dict)
+    """Features with which the server refuses photos, and its words."""
+    left: list[str] = field(default_factory=list)
+    """Photos of the test that could not be removed."""
     photo: str = "not tried"
     """:data:`_WORKS`, or why that failed."""
     notes: list[str] = field(default_factory=list)
@@ -158,7 +161,7 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
     other = {"AWS_S3_BUCKET": its.name} if its.name != context.options.bucket else {}
     outcome = _Outcome(bucket=its.name, region=context.options.region, settings=other)
     exists = its.exists()
-    outcome.plan, outcome.lacks = its.plan(wanted, exists=exists)
+    outcome.plan, outcome.lacks, outcome.refused = its.plan(wanted, exists=exists)
     changing = [change for change in outcome.plan if change.lines]
     outcome.notes = _notes(outcome.plan, options)
     _show(context, outcome, exists)
@@ -171,13 +174,9 @@ def _set_up(context: Context, options: argparse.Namespace, its: Bucket) -> int:
         if not exists:
             its.create()
             outcome.done.append("bucket")
-        try:
-            # A new bucket is asked now what it is like by itself.
-            plan, outcome.lacks = its.plan(wanted)
-        except StoreError as error:
-            outcome.refused["the rest"] = str(error)
-            return _report(context, options, outcome)
-        if exists and not console.assume_yes and plan != outcome.plan:
+        # A new bucket is asked now what it is like by itself.
+        plan, outcome.lacks, outcome.refused = its.plan(wanted)
+        if exists and not console.assume_yes and any(each not in outcome.plan for each in plan):
             raise ConfigurationError(
                 "The bucket was changed by somebody else in the meantime; nothing is done, run it again."
             )
@@ -235,43 +234,36 @@ def _apply(its: Bucket, wanted: Wanted, plan: list[Change], outcome: _Outcome) -
     from carscraper.maintenance.bucket import FeatureMissingError
 
     outcome.plan = plan
-    changing = [change for change in plan if change.lines]
-    for number, change in enumerate(changing):
+    for change in plan:
         name = change.feature
-        if name == "policy" and wanted.public and "public access" in outcome.refused:
-            outcome.not_tried.append(name)  # Amazon would refuse it, and all about the policy with it
+        if not change.lines:
             continue
         try:
-            its.apply(change, wanted)
+            outcome.refused |= its.apply_parts(change, wanted)
             outcome.done.append(name)
         except FeatureMissingError:
             outcome.lacks.append(name)
         except StoreError as error:
             outcome.refused[name] = str(error)
-            if isinstance(error, StoreUnavailableError):
-                outcome.not_tried += [each.feature for each in changing[number + 1 :]]
-                return
 
 
 def _try_photo(its: Bucket, outcome: _Outcome) -> None:
-    """Store, read and remove a photo; take back the change that makes it fail."""
-    from carscraper.maintenance.bucket import reason
-    from carscraper.maintenance.features import FEATURES
+    """Store, read and remove a photo; take back what makes it fail."""
+    from carscraper.maintenance.bucket import is_busy
 
+    outcome.photo = _WORKS
     try:
         its.try_photo()
     except StoreError as error:
-        outcome.photo = str(error)
-        if isinstance(error, StoreUnavailableError):
-            return
-        done = [change for change in outcome.plan if change.feature in outcome.done or not change.lines]
-        outcome.taken_back = name = its.take_back_what_breaks_uploads(done)
-        if name is None:
-            return
-        title, why = FEATURES[name].title, reason(error)
-        outcome.notes.append(f"With {title} this server refuses photos ({why}): that was taken back.")
-        outcome.done = [each for each in outcome.done if each != name]
-    outcome.photo = _WORKS
+        changes = [] if is_busy(error) else outcome.plan
+        works, lost = its.take_back_what_breaks_photos(changes)
+        if works:
+            outcome.taken_back = lost
+        else:
+            outcome.photo = str(error)
+            outcome.refused |= lost
+        outcome.done = [each for each in outcome.done if each not in lost]
+    outcome.left = its.remove_probes()
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -286,13 +278,12 @@ def _show(context: Context, outcome: _Outcome, exists: bool) -> None:
         if not exists:
             say("  + bucket: it is made")
         for change in outcome.plan:
+            # Such a server says that it is off, and never that it can't be on.
+            unsure = ", if this server has it" if change.feature == "versioning" and context.options.endpoint else ""
             for line in change.lines:
-                say(f"  {line[0]} {change.feature}: {printable(line[2:])}")
-        if exists and not any(change.lines for change in outcome.plan):
-            say("  nothing to change")
+                say(f"  {line[0]} {change.feature}: {printable(line[2:])}{unsure}")
     for note in outcome.notes:
         console.note(printable(note))
-    outcome.notes = []
 
 
 def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) -> int:
@@ -306,8 +297,11 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
         "notifications": options.notify_lambda or options.notify_sqs,
     }
     in_vain = [feature for feature, was in asked.items() if was and feature in outcome.lacks]
-    broken = not options.dry_run and not outcome.not_tried and outcome.photo not in {"not tried", _WORKS}
-    lines = [f"Done: {', '.join(outcome.done)}."] if outcome.done else []
+    fine = outcome.photo in {"not tried", _WORKS}
+    # Not before the photo was tried: that may show what to change.
+    quiet = fine and not (outcome.done or outcome.refused or outcome.taken_back)
+    lines = ["  nothing to change"] if quiet and not any(change.lines for change in outcome.plan) else []
+    lines += [f"Done: {', '.join(outcome.done)}."] if outcome.done else []
     lines += [f"Not done: {feature}. {printable(why)}" for feature, why in outcome.refused.items()]
     if outcome.not_tried:
         lines.append(f"Not done: {', '.join(outcome.not_tried)}.")
@@ -316,15 +310,20 @@ def _report(context: Context, options: argparse.Namespace, outcome: _Outcome) ->
         lines.append(f"This server does not have: {titles}.")
     if in_vain:
         lines.append(f"Asked for, but this server does not have it: {', '.join(in_vain)}.")
-    lines += [printable(note) for note in outcome.notes]
-    if not options.dry_run and outcome.photo != "not tried":
+    for feature, why in outcome.taken_back.items():
+        title = FEATURES[feature].title
+        lines.append(f"With {title} this server refuses photos ({printable(why)}): that was taken back.")
+    if outcome.left:
+        lines.append(f"Left in the bucket, to be removed by hand: {printable(', '.join(outcome.left))}.")
+    if outcome.photo != "not tried":
         lines.append(f"A photo, as a test: {printable(outcome.photo)}")
     if outcome.settings and outcome.done:
         lines.append(f"Set AWS_S3_BUCKET={outcome.bucket} before the first crawl, and make IAM policies for that name.")
     console.result(asdict(outcome), lines)
-    if outcome.refused or broken:
-        return ExitCode.PARTIAL if outcome.done else ExitCode.FAILED
-    return ExitCode.PARTIAL if in_vain or outcome.taken_back else ExitCode.SUCCESS
+    if not fine and not outcome.done:
+        return ExitCode.FAILED
+    whole = fine and not (outcome.refused or in_vain or outcome.taken_back or outcome.left)
+    return ExitCode.SUCCESS if whole else ExitCode.PARTIAL
 
 
 SETUP = Verb(

@@ -32,7 +32,8 @@ def _found(context: Context, key: str) -> list[Version]:
     except NoVersionListError as error:
         raise StoreRefusedError(f"{error} Whether it has kept any of {printable(key)} is not known.") from error
     kept = keeps_versions(client, bucket)
-    why = "" if kept else ", and keeps no versions (scrapy storage setup lets it)" if kept is False else ""
+    fix = "scrapy storage setup switches that on, if the server has it"
+    why = f", and keeps no versions ({fix})" if kept is False else ""
     raise StoreRefusedError(f"The bucket {bucket} has no version of {printable(key)}{why}.")
 
 
