@@ -151,7 +151,7 @@ class CardSpider(ListSpider):
             self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
         marks = len(response.css(self.card_mark)) if self.card_mark else 0
         read = len(cards) + unreadable
-        if marks and marks != read:
+        if marks > read:
             self.incomplete(
                 f"Result page {page} ({response.url}) has {marks} cars by card_mark = {self.card_mark!r} and {read} by "
                 f"{self.missing_sign()}: it can't be read whole, the site has changed."
