@@ -6,6 +6,7 @@ base classes stand here, and what a command needs beyond its help text is import
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -25,7 +26,6 @@ from carscraper.logs import cleaned, printable
 from carscraper.state import ExitCode
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scrapy.settings import BaseSettings
@@ -202,6 +202,17 @@ class Verb:
     """It changes something: it gets ``--dry-run`` and ``--yes``."""
 
 
+class _Verbs(dict[str, argparse.ArgumentParser]):
+    """Verbs and their parsers: those that are *gone* are taken, to be told what to use instead, and not listed."""
+
+    def __init__(self, parsers: Mapping[str, argparse.ArgumentParser], gone: Mapping[str, str]) -> None:
+        super().__init__(parsers)
+        self._gone = gone
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if name not in self._gone)
+
+
 class VerbCommand(ProjectCommand):
     """A command that is a set of verbs."""
 
@@ -229,6 +240,7 @@ class VerbCommand(ProjectCommand):
             verb.arguments(its)
         for name in self.gone:
             found.add_parser(name, add_help=False).set_defaults(set_behind=[])  # without a help text it is not listed
+        found.choices = _Verbs(found.choices, self.gone)
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         """Take settings from before and behind the verb, or the verb that is meant without one."""

@@ -66,6 +66,19 @@ class Reason(StrEnum):
     NOT_FETCHED = "not-fetched"
 
 
+CARD_TEXT, CARD_FIELD = 32, 4
+"""Characters of ``CarItem.card_hash``: of the card's text and photos, and of each of ``CARD_FIELDS`` after them."""
+CARD_FIELDS = (
+    ("title", "make", "model", "display_make", "display_name"),
+    ("year", "registration_month"),
+    ("price", "price_before_offer", "price_excludes_vat"),
+    *(("kilometers",), ("fuel",), ("transmission",), ("drivetrain",), ("dealer_id",)),
+)
+"""What is read together from a card."""
+CARD_SILENT = "-" * CARD_FIELD
+"""Stands for one of them that the card does not say."""
+
+
 @dataclass(kw_only=True, slots=True)
 class CarImage:
     """One photo of a car and what became of it: a row of ``car_images``."""
@@ -156,7 +169,8 @@ class CarItem:
     images: list[CarImage] = field(default_factory=list)
     """Filled by ``CarImagesPipeline``, one for each photo that was seen."""
     card_hash: str | None = None
-    """Names the content of the result card, so that the next crawl sees a change without the details page."""
+    """Names the content of the result card and what was read of it (which older versions left out), so that the next
+    crawl sees a change without the details page."""
     unchanged: bool = False
     """The card says nothing that the database does not know: only the time is written."""
     details_at: datetime | None = None

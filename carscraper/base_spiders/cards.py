@@ -18,7 +18,7 @@ from carscraper.base_spiders import pages
 from carscraper.base_spiders.listing import ListSpider
 from carscraper.base_spiders.pages import first_of, join, number_images, says, text_of
 from carscraper.base_spiders.paging import pagers
-from carscraper.items import CarImage, CarItem
+from carscraper.items import CARD_FIELD, CARD_FIELDS, CARD_SILENT, CARD_TEXT, CarImage, CarItem
 from carscraper.vehicles import canonical, make_slug, split_title
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class CardSpider(ListSpider):
             self.fail(f"No car of result page {page} ({response.url}) has {missing}: the site has changed.")
         marks = len(response.css(self.card_mark)) if self.card_mark else 0
         read = len(cards) + unreadable
-        if marks and marks != read:
+        if marks > read:
             self.incomplete(
                 f"Result page {page} ({response.url}) has {marks} cars by card_mark = {self.card_mark!r} and {read} by "
                 f"{self.missing_sign()}: it can't be read whole, the site has changed."
@@ -230,14 +230,14 @@ class CardSpider(ListSpider):
             shown: in what a change shows; addresses vary with the search and do not belong there.
             fields: all others of ``CarItem``.
         """
-        seen = [shown, *(image.identity for image in images)]
-        item = CarItem(
-            source=self.source,
-            card_hash=hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:32],
-            **fields,
-        )
+        item = CarItem(source=self.source, **fields)
         set_images(item, images)
         set_vehicle(item, vehicle)
+        seen = "\n".join([shown, *(image.identity for image in images)])
+        # With the same text, what was read of it changes when a selector fails or is mended.
+        read = ([getattr(item, name) for name in names] for names in CARD_FIELDS)
+        parts = (CARD_SILENT if set(values) == {None} else _digest(repr(values), CARD_FIELD) for values in read)
+        item.card_hash = _digest(seen, CARD_TEXT) + "".join(parts)
         return item
 
     def own_url(self, link: str) -> str:
@@ -333,6 +333,10 @@ class CardSpider(ListSpider):
         if self.images_home and re.fullmatch(r"[\w.%-]+", address):
             address = urljoin(self.images_home if self.base_url == self.home else self.base_url, address)
         return pages.read_image(join, address, lambda url: pages.image_of_path(url, external_id))
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:length]
 
 
 def set_images(item: CarItem, images: Iterable[CarImage]) -> None:

@@ -191,7 +191,7 @@ class DealerSpider(ConcludingSpider):
             states = await self.ask(self.ledger.card_states(self.source, [card.external_id for card in fresh]))
         self.count("cars/seen", len(fresh))
         results: list[CarItem | Request] = []
-        unchanged = []
+        same = []
         for card in fresh:
             state = states.get(card.external_id)
             if state is not None and card.images and PHOTO not in state.fields:
@@ -206,20 +206,21 @@ class DealerSpider(ConcludingSpider):
                 if state.details_at:
                     card.description = None
             card.shows_all = not self.has_details
-            if state is not None and not state.images_due and state.shows(card.card_hash, card.url):
-                card.unchanged = True
-                unchanged.append(card)
+            if state is not None and not state.images_due and state.has_text_of(card.card_hash):
+                card.unchanged = state.shows(card.card_hash, card.url)
+                if card.unchanged or not card.shows_all:
+                    same.append(card)
             results.append(card)
-        if unchanged:  # a card that says nothing new has all photos of its car, with what the ledger knows of each
-            known = await self.ask(self.ledger.shown_images(self.source, [card.external_id for card in unchanged]))
-            for card in unchanged:
+        if same:  # a card that shows nothing new has all photos of its car, with what the ledger knows of each
+            known = await self.ask(self.ledger.shown_images(self.source, [card.external_id for card in same]))
+            for card in same:
                 card.images = known.get(card.external_id, card.images)
         return results
 
     def _needs_details(self, card: CarItem, state: CardState | None) -> bool:
         if not self.with_details or not self.has_details:
             return False
-        if state is None or state.details_at is None or state.card_hash != card.card_hash:
+        if state is None or state.details_at is None or not state.has_text_of(card.card_hash):
             return True
         if self.changed_days:
             return True  # says the site; the card may not show what

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Boolean, DateTime, Text, and_, bindparam, case, exists, func, or_, select, update
 
 from carscraper.db.models import images, listings
-from carscraper.db.opening import Saved, car_of, has_new_bytes, lock, open_group, shown_of, temporary_cover
+from carscraper.db.opening import (
+    Saved,
+    car_of,
+    has_new_bytes,
+    has_same_text,
+    lock,
+    open_group,
+    shown_of,
+    temporary_cover,
+)
 from carscraper.db.placeholders import lock_covers, set_cover, stored_urls
 from carscraper.db.rules import ARCHIVE, CRAWL, RetryRules, chunks, due_condition, of_cars
 from carscraper.db.superseded import supersede
@@ -39,9 +48,14 @@ class CardState:
     fields: frozenset[str] = frozenset()
     """What is known of the car among the fields that its dealer may be expected to show."""
 
+    def has_text_of(self, card_hash: str | None) -> bool:
+        """Return whether a card with this hash has the same text and photos, whatever was read of it."""
+        return has_same_text(self.card_hash, card_hash)
+
     def shows(self, card_hash: str | None, url: str) -> bool:
         """Return whether a card with this hash and address says nothing new."""
-        return (self.card_hash, self.url) == (card_hash, url)
+        # An older version's hash names the text alone, and is good as long as that is.
+        return self.url == url and bool(self.card_hash) and (card_hash or "").startswith(self.card_hash or "")
 
 
 @dataclass(frozen=True, slots=True)

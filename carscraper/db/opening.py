@@ -18,7 +18,18 @@ from carscraper.db.models import listings, price_changes
 from carscraper.db.placeholders import find_placeholders
 from carscraper.db.rules import ARCHIVE, HAVE_BYTES, RetryRules, chunks, of_cars
 from carscraper.db.superseded import Shown, supersede
-from carscraper.items import CarImage, CarItem, GoneCar, Reason, Status, utcnow
+from carscraper.items import (
+    CARD_FIELD,
+    CARD_FIELDS,
+    CARD_SILENT,
+    CARD_TEXT,
+    CarImage,
+    CarItem,
+    GoneCar,
+    Reason,
+    Status,
+    utcnow,
+)
 from carscraper.vehicles import make_slug
 
 if TYPE_CHECKING:
@@ -98,7 +109,7 @@ class _Opening:
     @property
     def is_changed(self) -> bool:
         before, now = getattr(self.row, "card_hash", None), self.item.card_hash
-        is_another_card = before is not None and now is not None and before != now
+        is_another_card = before is not None and now is not None and not has_same_text(before, now)
         return self.row is not None and self.item.seen and (is_another_card or any(map(self._differs, _TOLD)))
 
     @property
@@ -166,7 +177,8 @@ def open_group(
     cars = []
     for item in items:
         row = before.get(car_of(item))
-        cars.append(_Opening(item=item, row=row, is_replaced=row is not None and _is_another_car(item, row)))
+        news = _news_of_card(item, row)
+        cars.append(_Opening(item=news, row=row, is_replaced=row is not None and _is_another_car(item, row)))
     _forget(connection, {car.row.id: car.item for car in cars if car.row is not None and car.is_replaced})
     for car, known in zip(cars, _known(connection, items, retry), strict=True):
         car.known, car.images = known, _images(car.item, known)
@@ -230,6 +242,30 @@ def _addresses(
     return urls
 
 
+def has_same_text(before: str | None, now: str | None) -> bool:
+    """Return whether two hashes are of cards with the same text and photos, whatever was read of it."""
+    return (before or "")[:CARD_TEXT] == (now or "")[:CARD_TEXT]
+
+
+def _news_of_card(item: CarItem, row: Row[Any] | None) -> CarItem:
+    """Return *item* without what its card said before: the car's own page, which was not read now, says more."""
+    if row is None or not row.card_hash or not row.details_at or item.details_at or not item.card_hash:
+        return item
+    if not has_same_text(row.card_hash, item.card_hash):
+        return item
+    known: list[str] = []
+    for number, names in enumerate(CARD_FIELDS):
+        read = slice(CARD_TEXT + number * CARD_FIELD, CARD_TEXT + (number + 1) * CARD_FIELD)
+        if row.card_hash[read] == item.card_hash[read]:
+            known += names
+        elif row.card_hash[read] == CARD_SILENT and "price" not in names:  # then the page may have said it
+            known += [name for name in names if getattr(row, name) is not None]
+    if item.price == row.price and item.price_before_offer is None:
+        known += ("price", *_WITH_PRICE)
+    nothing: dict[str, Any] = dict.fromkeys(known)
+    return replace(item, **nothing)
+
+
 def _is_another_car(item: CarItem, row: Row[Any]) -> bool:
     """Return whether the dealer has given the id to another car: one of another make and of another year.
 
@@ -237,6 +273,8 @@ def _is_another_car(item: CarItem, row: Row[Any]) -> bool:
     """
     if not (row.card_hash and item.seen and item.make and item.year and row.make and row.year):
         return False
+    if item.card_hash and has_same_text(row.card_hash, item.card_hash):
+        return False  # it is only read in another way
     return make_slug(item.make) != make_slug(row.make) and item.year != row.year
 
 

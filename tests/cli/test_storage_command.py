@@ -47,6 +47,8 @@ def test_an_unknown_verb(tmp_path: Path) -> None:
     done = run("fly", cwd=tmp_path)
     assert done.returncode == 2
     assert "invalid choice: 'fly'" in done.stderr
+    assert "versions" in done.stderr
+    assert "tiers" not in done.stderr, "a verb that is gone is not offered"
     assert done.stdout == ""
 
 

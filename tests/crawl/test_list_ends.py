@@ -170,6 +170,12 @@ def test_half_a_page_in_the_middle_is_noticed(new_list: Callable[..., World]) ->
     assert f"has {PAGE} cars by card_mark = \"a.car-anchor[name^='rnr_']\" and {PAGE // 2}" in last_words(done)
 
 
+def test_cards_without_their_mark_are_read_and_nothing_is_missing(new_list: Callable[..., World]) -> None:
+    world = new_list()
+    world.site.fault("results:2", ["half-without-marks"], sticky=True)
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+
+
 def test_an_empty_answer_for_one_make_is_asked_for_twice(new_list: Callable[..., World]) -> None:
     world = new_list()
     world.site.fault("results:", ["nothing-found"])

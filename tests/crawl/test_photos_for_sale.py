@@ -193,12 +193,14 @@ def test_photos_of_a_sold_car_are_asked_for_until_the_answer_is_final(after_a_ba
     world.site.photo_fault(sold.cid, None, ["503"], sticky=True)
     done = world.crawl(code=3, settings={"RETRY_TIMES": 0})
     assert not world.listing(sold)["is_active"]
-    assert "not kept: 2 photos failed (2 http-503)." in last_words(done)
+    said = "not kept: 2 photos of cars that are sold failed, asked for until the answer is final"
+    assert f"{said} (2 http-503)." in last_words(done)
+    assert "10 of 10 photos of cars for sale are stored" in last_words(done)
     world.site.photo_fault(sold.cid, None, ["404"], sticky=True)
     for _ in (1, 2):
         a_day_passes(world)
         done = world.crawl(code=3)
-        assert "not kept: 2 photos failed (2 no-fresh-address)." in last_words(done)
+        assert f"{said} (2 no-fresh-address)." in last_words(done)
     a_day_passes(world)
     assert verdict(world.crawl()).endswith("10 of 10 photos of cars for sale are stored.")
     world.site.reset()
@@ -230,6 +232,17 @@ def test_a_night_of_one_picture_and_new_ids_leaves_nothing_to_be_had(new_world: 
     world.site.renumber_photos()
     world.crawl()
     assert verdict(world.crawl()).endswith("12 of 12 photos of cars for sale are stored.")
+
+
+@pytest.mark.parametrize("least", [3, 0])
+def test_one_picture_on_many_new_cars_is_stored_once(new_world: Callable[..., World], least: int) -> None:
+    world = new_world(cars=19, photos=1)
+    world.site.fault("photo", ["placeholder"], sticky=True)
+    done = world.crawl(code=3 if least else 0, settings={"IMAGES_PLACEHOLDER_CARS": least})
+    stored = [path for path in (world.folder / "var/images/bilasolur").rglob("*") if path.is_file()]
+    assert len(stored) == 1
+    assert least or "1 photo stored" in verdict(done)
+    assert least or "18 linked" in verdict(done)
 
 
 class OneForAll(SimulatedBilasolur):

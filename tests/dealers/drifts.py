@@ -142,6 +142,7 @@ DRIFTS: dict[str, Drift] = {f"class {name}": Drift([renamed(name)]) for name in 
     # Half a page.
     "half-without-cards": Drift([_every_second('<div class="sr-item">', '<div class="sr-falid">')]),
     "half-in-other-markup": Drift([_every_second('class="sr-link"', 'class="sr-hlekkur"')]),
+    "half-without-marks": Drift([_every_second('class="car-anchor"', 'class="akkeri"')]),
     "half-without-anchors": Drift([_every_second("sr-item", "sr-falid"), renamed("car-anchor")]),
     "cut-in-the-middle": Drift(
         [(r'^(.*<div class="search-result">.*)$', lambda found: found[1][: len(found[1]) // 2])],
