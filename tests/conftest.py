@@ -58,6 +58,7 @@ def pytest_collection_finish() -> None:
     # The collector would look through the half a million objects of all tests again and again: 0.4 s each time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as in a crawl's own process
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,7 +2,7 @@
 
 Importing takes most of a second, a test's crawl often less; the suite starts hundreds of them. What is forked is a
 process like any other: a child of the test's own process, with its own session, environment, folder and exit code.
-Nothing of the project that reads the environment is imported beforehand.
+What was read of the environment beforehand, ``carscraper.settings`` alone, it reads anew.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import random
 import runpy
 import signal
@@ -21,6 +22,10 @@ import threading
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from scrapy.downloadermiddlewares.cookies import _is_public_domain
+
+from carscraper.vehicles import split_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +77,9 @@ MODULES = (
     "carscraper.manifest",
     "carscraper.storage.keys",
 )
-"""Those that take time, are imported by nearly every command, and read nothing of the environment."""
+"""Of others and of ours: those that take time and are imported by nearly every command."""
+PACKAGES = ("commands", "extensions", "middlewares", "pipelines", "runs", "spiders", "storage")
+"""Of ours, with all that is in them: Scrapy imports every command and spider for each of them."""
 
 _CLONE_PARENT = 0x00008000
 _PR_SET_PDEATHSIG = 1
@@ -142,13 +149,29 @@ def _serve(orders: socket.socket) -> list[str] | None:
         return arguments
 
 
+def _read_environment() -> None:
+    """Read the environment, ``.env`` and the command line, as ``tests.inside`` does for its crawls."""
+    settings = importlib.import_module("carscraper.settings")
+    environment: Any = importlib.import_module("carscraper.settings.environment").ENVIRONMENT
+    environment.__init__()
+    for name in [each for each in vars(settings) if each.isupper()]:
+        delattr(settings, name)
+    importlib.reload(settings)
+
+
 def main() -> None:
     """Import, serve, and in the child run the command."""
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         for name in MODULES:
             importlib.import_module(name)
+        for name in PACKAGES:
+            package = importlib.import_module(f"carscraper.{name}")
+            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+                importlib.import_module(module.name)
         assert "twisted.internet.reactor" not in sys.modules
-        assert "carscraper.settings" not in sys.modules
+        # The public suffixes and the makes of cars are read once, when they are first asked for.
+        _is_public_domain("bilasolur.is")
+        split_title("Kia Ceed")
         gc.collect()
         gc.freeze()
         arguments = _serve(orders)
@@ -156,6 +179,7 @@ def main() -> None:
         return
     sys.path.insert(0, str(Path.cwd()))
     sys.argv = ["scrapy", *arguments]
+    _read_environment()
     runpy.run_module("scrapy", run_name="__main__", alter_sys=True)
 
 
