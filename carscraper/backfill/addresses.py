@@ -118,3 +118,18 @@ def _repaired(address: str, home: str) -> str | None:
     except ValueError:  # brackets that hold no IPv6 address, and the like
         return None
     return url if is_web_address(url) else None
+
+
+_SIGNATURE = re.compile(
+    r"(?<=[?&])(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Key-Pair-Id|Policy)=[^&#]*&?",
+    re.IGNORECASE,
+)
+
+
+def unsigned(url: str) -> str:
+    """Return *url* without what S3, Google and CloudFront sign it with, which is another each time.
+
+    >>> unsigned("https://a.is/1.jpg?X-Amz-Date=1&X-Amz-Signature=ab"), unsigned("https://a.is/?p=1&Expires=2&w=3")
+    ('https://a.is/1.jpg?', 'https://a.is/?p=1&w=3')
+    """
+    return _SIGNATURE.sub("", url)

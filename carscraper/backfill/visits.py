@@ -89,9 +89,10 @@ class CarVisits(CarscraperSpider):
     def _is_full(self, source: str) -> bool:
         """Return whether as many photos are done as may be, or have failed one after the other."""
         most = self.limit or 0
-        return bool(most) and (
-            self._number(self._taken, source) >= most or self._in_vain[source] >= max(most, _IN_VAIN)
-        )
+        return bool(most) and (self._number(self._taken, source) >= most or self._is_in_vain(source))
+
+    def _is_in_vain(self, source: str) -> bool:
+        return bool(self.limit) and self._in_vain[source] >= max(self.limit or 0, _IN_VAIN)
 
     def _number(self, of: Counter[str], source: str) -> int:
         return of.total() if self.options.sample else of[source]  # a sample is of all together, a limit for each

@@ -225,6 +225,28 @@ class Archived(NamedTuple):
     due: bool
     """Not stored, and it may be tried again now."""
     source_url: str
+    attempts: int
+
+    @property
+    def is_kept(self) -> bool:
+        """Its bytes are in the store."""
+        return self.status in HAVE_BYTES
+
+
+class Holder(NamedTuple):
+    """A photo that an object is of."""
+
+    key: str
+    source: str
+    external_id: str
+    identity: str
+
+
+def holders(connection: Connection, keys: list[str]) -> list[Holder]:
+    """Return the photos whose rows name one of *keys*, in whatever store."""
+    columns = (images.c.key, listings.c.source, listings.c.external_id, images.c.identity)
+    query = select(*columns).join(listings, listings.c.id == images.c.listing_id)
+    return [Holder(*row) for chunk in chunks(keys) for row in connection.execute(query.where(images.c.key.in_(chunk)))]
 
 
 def archived(
@@ -233,7 +255,7 @@ def archived(
     """Return how those of ``(external_id, identity)`` stand that have a row."""
     found = {}
     due = due_condition(utcnow(), retry).label("due")
-    columns = (images.c.status, images.c.reason, due, images.c.source_url)
+    columns = (images.c.status, images.c.reason, due, images.c.source_url, images.c.attempts)
     asked = set(photos)
     for chunk in chunks(photos):
         external_ids, identities = ({pair[part] for pair in chunk} for part in (0, 1))

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from carscraper.db import inventory, repairs
 from carscraper.db.inventory import BY_KEY
 from carscraper.items import Status
-from carscraper.maintenance.derived import read_whole
+from carscraper.maintenance.derived import read_photo, read_whole
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
 from carscraper.storage.keys import PROBES, THUMBNAILS_FOLDER, key_of, parse_key, parse_thumbnail
@@ -43,8 +43,15 @@ _DAMAGED = ("bad-thumbnail", "bad-output")
 
 # rclone check's marks: the database is the source, the bucket the destination.
 _SAME, _WRONG = "=", "!"
-_MARKS = {"missing": "+", **dict.fromkeys(_EXTRAS, "+"), **dict.fromkeys(_ORPHANS, "-"), "size": "*", "checksum": "*"}
-_MARKS |= dict.fromkeys(_DAMAGED, "*")
+_MARKS = {
+    "missing": "+",
+    **dict.fromkeys(_EXTRAS, "+"),
+    **dict.fromkeys(_ORPHANS, "-"),
+    "size": "*",
+    "checksum": "*",
+    "no-photo": "*",
+}
+_MARKS |= dict.fromkeys(("no-photo", *_DAMAGED), "*")
 WORDS = {
     "missing": "the object is not there",
     "no-thumbnail": "the thumbnail is not there",
@@ -56,6 +63,7 @@ WORDS = {
     "orphan-thumbnail": "its photo is not there and no row names it",
     "size": "another size than the row says",
     "checksum": "another SHA-256 than the row says",
+    "no-photo": "the object is no whole photo",
     "no-key": "the row is stored and names no object",
     "no-store": "the row is stored and names no store",
     "no-sha256": "the row is stored and has no SHA-256",
@@ -258,6 +266,7 @@ class Audit:
             seen = self._see(objects.read, names)
             with self._comparison.looking():
                 rows = self._comparison.stored_rows(names)
+            seen |= self._see(read_photo, [name for name in names if any(not row.sha256 for row in rows.get(name, []))])
             wrong = (name for name in names if _differs(seen[name], rows.get(name, [])))
             self._comparison.suspect({"reason": "checksum", "key": name} for name in wrong)
             self.counts["read"] += len(names)
@@ -273,7 +282,7 @@ class Audit:
             time.sleep(_SOON)
         elif to_read:
             time.sleep(_PAUSE)
-        seen = self._see(objects.read, sorted(to_read)) | self._see(objects.look, sorted(to_look))
+        seen = self._see(read_photo, sorted(to_read)) | self._see(objects.look, sorted(to_look))
         sound = self._see(read_whole, sorted({each.key for each in suspects if each.reason in _DAMAGED}))
         now = self._ask(suspects)
         judged = {
@@ -347,13 +356,15 @@ class Audit:
             return None
         if seen is None:
             return found("missing", "", rows)
-        if seen.problem:
+        if seen.problem and not seen.sha256:
             return found("unreadable", seen.problem, rows)
         if sizes := [row for row in rows if row.bytes is not None and row.bytes != seen.size]:
             return found("size", f"{sizes[0].bytes} bytes in the row, {seen.size} in the bucket", sizes)
-        if seen.sha256 and _differs(seen, rows):
-            others = [row for row in rows if row.sha256 and row.sha256 != seen.sha256]
+        if others := [row for row in rows if seen.sha256 and row.sha256 and row.sha256 != seen.sha256]:
             return found("checksum", f"{seen.sha256} in the bucket", others)
+        unread = [row for row in rows if not row.sha256]
+        if seen.problem and unread and not parse_key(suspect.key, self._options.prefix):  # whose name has a hash
+            return found("no-photo", seen.problem, unread)
         self.counts["same"] += suspect.reason == "missing"  # was put after the list, where it is not counted
         return None
 

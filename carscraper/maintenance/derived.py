@@ -1,4 +1,4 @@
-"""Whether what is made of photos and runs, and whose SHA-256 nobody keeps, can be opened: thumbnails and outputs."""
+"""Whether what nobody keeps a SHA-256 of can be opened: thumbnails, outputs, photos that were entered unread."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from carscraper.exceptions import ImageRejectedError
+from carscraper.images.inspection import inspect
+from carscraper.images.metadata import with_end
 from carscraper.images.thumbnails import thumbnail
+from carscraper.items import Reason
 from carscraper.maintenance.policies import PICTURES
 from carscraper.storage import objects
 
 if TYPE_CHECKING:
     from carscraper.storage.objects import Seen
 
+_ANY = {"min_width": 0, "min_height": 0, "max_pixels": 2**62, "max_bytes": objects.MAX_BYTES}
 _TINY = (16, 16)  # pixels: to this a thumbnail is reduced to see that it can be decoded
 
 
@@ -33,4 +37,22 @@ def read_whole(client: Any, bucket: str, name: str) -> Seen | None:
             problem = "it is empty"
     except (ImageRejectedError, OSError, EOFError, zlib.error) as error:
         problem = str(error)
+    return replace(seen, data=None, problem=problem)
+
+
+def read_photo(client: Any, bucket: str, name: str) -> Seen | None:
+    """Read a photo whose row has no SHA-256; that the bytes are none, or not a whole one, is its ``problem``."""
+    seen = objects.read(client, bucket, name, max_bytes=objects.MAX_BYTES)
+    if seen is None or seen.data is None:
+        return seen
+    problem = None
+    try:
+        try:
+            inspect(seen.data, **_ANY)
+        except ImageRejectedError as error:
+            if error.reason != Reason.TRUNCATED:
+                raise
+            with_end(seen.data)  # it may only lack its end marker
+    except ImageRejectedError as error:
+        problem = None if error.reason == Reason.TOO_LARGE else str(error)
     return replace(seen, data=None, problem=problem)

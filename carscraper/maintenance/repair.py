@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from carscraper.db import repairs
 from carscraper.maintenance import register
 from carscraper.maintenance.audit import Finding, kept
+from carscraper.maintenance.derived import read_photo
 from carscraper.maintenance.register import GROUP, ObjectOutcome
 from carscraper.maintenance.thumbnails import MADE
 from carscraper.storage import objects
@@ -65,7 +66,7 @@ class Repair:
 
     def _repair(self, comparison: Comparison, pool: ThreadPoolExecutor) -> Iterator[ObjectOutcome]:
         self._lose_missing(pool, kept(comparison, "missing"))
-        for group in in_groups(kept(comparison, "size", "checksum", "no-key"), GROUP):
+        for group in in_groups(kept(comparison, "size", "checksum", "no-photo", "no-key"), GROUP):
             self._lose(group)
         self._lose_missing(pool, kept(comparison, "no-store"))
         yield from self._hash(pool, kept(comparison, "no-sha256"))
@@ -116,10 +117,10 @@ class Repair:
             self._lose(group)
 
     def _hash(self, pool: ThreadPoolExecutor, findings: Iterable[Finding]) -> Iterator[ObjectOutcome]:
-        """Read what has no SHA-256; what is not what its name says is fetched again."""
+        """Read what has no SHA-256; what is no photo, or not that of its name, is fetched again."""
 
         def read(finding: Finding) -> tuple[Finding, Seen | None]:
-            return finding, objects.read(self._client, self._options.bucket, finding.key)
+            return finding, read_photo(self._client, self._options.bucket, finding.key)
 
         for finding, seen in in_order(pool, read, findings):
             parts = parse_key(finding.key, self._options.prefix)
@@ -127,7 +128,7 @@ class Repair:
                 continue  # missing: it is pending by now
             if seen.sha256 is None:
                 yield ObjectOutcome(finding.key, register.UNREADABLE, seen.problem or "")
-            elif parts and not seen.sha256.startswith(parts.hash):
+            elif not seen.sha256.startswith(parts.hash) if parts else seen.problem:
                 self._lose([finding])
             else:
                 hashes = dict.fromkeys(finding.rows, (finding.key, seen.sha256, seen.size))

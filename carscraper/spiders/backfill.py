@@ -22,7 +22,7 @@ from scrapy import Request, signals
 
 from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
-from carscraper.backfill.archive import Archive, is_wanted, open_backend
+from carscraper.backfill.archive import Archive, is_wanted, open_backend, reserved
 from carscraper.backfill.gone import SecondLook
 from carscraper.backfill.options import Options
 from carscraper.backfill.pipelines import IMPORTING, dry_run_settings, sample_settings
@@ -223,7 +223,9 @@ class BackfillSpider(SecondLook):
             stats=self.crawler.stats,
             tell=self._tell,
             idle=self._idle,
+            room=self._room,
             backend=None if options.sample else open_backend(self.settings),
+            reserved=reserved(self.settings),
         )
 
     def _tell(self, entry: ManifestEntry) -> None:
@@ -243,6 +245,7 @@ class BackfillSpider(SecondLook):
             async for lot in self.archive.lots(self.limit):
                 archive["cars"] += 1
                 archive["photos"] += sum(map(is_wanted, lot.images))
+                self._taken[ARCHIVE] = archive["photos"]
             archive["uploads"] = archive["photos"]
             plans = {ARCHIVE: archive}
         else:
@@ -346,9 +349,24 @@ class BackfillSpider(SecondLook):
                 not self._is_stopping() and sum(number for _, number in self._in_pipelines.values()) >= _ARCHIVE_AT_ONCE
             ):
                 await self._movement()
+            self._counted_for[id(item)] = wanted = sum(map(is_wanted, item.images))
+            self._taken[ARCHIVE] += wanted
             for each in self._hand_on(None, item):
                 yield each
         await self._idle()
+
+    async def _room(self) -> int:
+        """Return how many more photos of the archive may be begun, once that is known; 0: none in this run."""
+        if not self.limit:
+            return sys.maxsize
+        if self.options.dry_run:
+            return self.limit - self._taken[ARCHIVE]
+        while not self._is_stopping() and not self._is_in_vain(ARCHIVE):
+            room = self.limit - self._taken[ARCHIVE]
+            if room or not self._under_way[ARCHIVE]:
+                return room
+            await self._movement()  # what is under way may fail, and then there is room again
+        return 0
 
     async def _idle(self) -> None:
         while self._under_way[ARCHIVE] and not self._is_stopping():

@@ -161,6 +161,16 @@ def kind_of(name: str, prefix: str, outputs: str | None = None) -> str:
     return "thumbnail" if parse_thumbnail(name, prefix) else "other"
 
 
+def reserved_folders(prefix: str, outputs: str) -> tuple[str, ...]:
+    """Return the folders below *prefix* that are not for photos: rehearsals clear the first.
+
+    >>> reserved_folders("cars/", "cars/outputs/"), reserved_folders("cars/", "outputs/")
+    (('_test/', 'thumbnails/', 'outputs/'), ('_test/', 'thumbnails/'))
+    """
+    ours = (PROBES, f"{THUMBNAILS_FOLDER}/")
+    return (*ours, outputs.removeprefix(prefix)) if outputs.startswith(prefix) and outputs != prefix else ours
+
+
 def permanent_url(key: str, base: str) -> str:
     """Return the address of *key* below *base*, percent-encoded.
 

@@ -153,7 +153,7 @@ def _fix(context: Context, arguments: argparse.Namespace, engine: Engine, audit:
     from carscraper.maintenance.thumbnails import Thumbnails
 
     counts, options, settings, client = audit.counts, context.options, context.settings, context.client
-    again = sum(counts[reason] for reason in ("missing", "size", "checksum"))
+    again = sum(counts[reason] for reason in ("missing", "size", "checksum", "no-photo"))
     if counts["missing"] == again > 0 and not counts["same"] and not arguments.even_if_all:
         raise StoreRefusedError(
             f"Not one of the photos that should be in {options.bucket} is there: nothing was changed. Check "
