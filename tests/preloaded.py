@@ -69,7 +69,6 @@ MODULES = (
     "carscraper.images.inspection",
     "carscraper.images.metadata",
     "carscraper.images.thumbnails",
-    "carscraper.manifest",
     "carscraper.storage.keys",
 )
 """Those that take time, are imported by nearly every command, and read nothing of the environment."""
