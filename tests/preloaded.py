@@ -74,7 +74,6 @@ MODULES = (
     "carscraper.images.inspection",
     "carscraper.images.metadata",
     "carscraper.images.thumbnails",
-    "carscraper.manifest",
     "carscraper.storage.keys",
 )
 """Of others and of ours: those that take time and are imported by nearly every command."""

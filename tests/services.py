@@ -373,4 +373,5 @@ def crawl(
 
 
 def _spider_arguments(arguments: Mapping[str, Any] | None) -> list[str]:
-    return [part for name, value in (arguments or {}).items() for part in ("-a", f"{name}={value}")]
+    given = {name: value for name, value in (arguments or {}).items() if value is not None}
+    return [part for name, value in given.items() for part in ("-a", f"{name}={value}")]

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "items": set(),
     "dealers": {"exceptions"},
     "logs": {"settings"},
-    "manifest": {"exceptions"},
+    "manifest": {"exceptions", "logs"},
     "network": {"exceptions"},
     "parsing": set(),
     "settings": {"exceptions", "field_coverage"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from carscraper.exceptions import ConfigurationError
 from carscraper.manifest import Manifest
 from tests.test_manifest import HOST, KEY, LINES, URL, key, keys, read, url, write
 
@@ -59,10 +60,48 @@ def test_a_folder_of_other_manifests(tmp_path: Path) -> None:
     assert Manifest(tmp_path).count() is None
 
 
-def test_a_link_that_leads_back_does_not_go_round(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", f'"{URL}"\n')
-    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert keys(tmp_path) == [KEY]
+def test_folders_behind_links_are_read_once(tmp_path: Path) -> None:
+    folder = tmp_path / "manifest"
+    write(folder / "a.jsonl", f'"{URL}"\n')
+    write(tmp_path / "elsewhere" / "b.jsonl", f'"{url(2)}"\n')
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder, target_is_directory=True)
+    assert keys(folder) == [KEY, key(2)]
+
+
+def test_what_is_passed_over_in_a_folder_is_counted(tmp_path: Path) -> None:
+    texts = {
+        "lot_1_images.json": f'["{url(1)}"]',
+        "lot_2_images.jsonl": f'"{url(2)}"',
+        "lot_4_images.CSV.gz": f"url\n{url(4)}\n",
+        "sub/lot_3\nb_images.json": f'["{url(3)}"]',
+    }
+    others = ("all.jsonl", "all.JSONL.gz", "lot_1.json", "README", ".hidden/lot_9_images.json", ".lot_8_images.json")
+    for name, text in (texts | dict.fromkeys(others, "x")).items():
+        write(tmp_path / name, text)
+    os.mkfifo(tmp_path / "lot_7_images.json")
+    manifest = Manifest(tmp_path)
+    assert manifest.left_alone == {
+        "file .jsonl": 2,
+        "file .json": 1,
+        "file without a suffix": 1,
+        "hidden folder": 1,
+        "hidden file": 1,
+        "pipe, socket or device": 1,
+    }
+    assert [(entry.where, entry.problem) for entry in manifest] == [
+        ("lot_1_images.json:1", None),
+        ("lot_2_images.jsonl:1", None),
+        ("lot_4_images.CSV.gz:2", None),
+        ("sub/lot_3\\nb_images.json:1", None),
+    ]
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ConfigurationError, match="is no regular file; write what comes out of it to a file"):
+        Manifest(tmp_path / "a.json")
 
 
 def test_broken_files_of_a_folder_are_named_and_the_others_are_read(tmp_path: Path) -> None:

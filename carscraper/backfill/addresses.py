@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from carscraper.base_spiders.base import allow_host, by_address, is_web_address
 from carscraper.db.rules import ARCHIVE
-from carscraper.items import CarImage, Status
+from carscraper.items import CarImage, Reason, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +97,8 @@ class Addresses:
             image = dealer.image(lambda raw: raw, address, car.item.external_id)
         elif is_web_address(address):
             image = CarImage(identity=by_address(address), source_url=address)
+            if "@" in urlsplit(address).netloc:  # nobody asks with a user's name and password
+                return [replace(image, status=Status.FAILED, reason=Reason.BAD_ADDRESS)]
         return [image] if image and image.status == Status.PENDING and is_web_address(image.source_url) else []
 
 

@@ -20,6 +20,7 @@ from carscraper.backfill.worklist import GONE
 from carscraper.base_spiders.base import forget_tree, why_no_page
 from carscraper.base_spiders.cards import CardSpider
 from carscraper.base_spiders.missing import RECENT, TRUSTED
+from carscraper.db.cars import close_second_rows
 from carscraper.items import GoneCar, utcnow
 from carscraper.middlewares.answers import carry
 
@@ -110,6 +111,9 @@ class SecondLook(CarVisits):
                 self._under_way[source] += 1
                 yield request
             return
+        if evidence.believed:
+            gone = [car.row_id for car in evidence.gone]
+            await self.plan.write(close_second_rows, self.worklist.second, gone)
         steps = self._mark_gone(source, evidence) if evidence.believed else self._conclude(source, evidence)
         for request in steps:
             yield request

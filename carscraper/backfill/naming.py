@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from carscraper.base_spiders.dealer import DealerSpider
     from carscraper.db.work import OldRow
 
+_IDS = frozenset({"cid", "carid", "car_id", "id"})
+
 
 class Naming:
     """Reads rows with the dealers' own rules; of a source without a spider nothing is concluded from shared numbers."""
@@ -25,13 +27,15 @@ class Naming:
     def __init__(self, dealers: Mapping[str, DealerSpider]) -> None:
         """Accept the dealers by source."""
         self._dealers = dealers
-        self._spellings = {slug(name): each.source for each in dealers.values() for name in (each.name, each.source)}
         # Of two at one address the one that shows everybody's cars.
         self._by_address = sorted(dealers.values(), key=lambda dealer: not dealer.is_aggregator)
+        self._spellings = {slug(_host(each)): each.source for each in reversed(self._by_address)}
+        self._spellings |= {slug(name): each.source for each in dealers.values() for name in (each.name, each.source)}
 
     def source(self, written: str | None) -> str | None:
         """Return *written* as the dealer's spider spells it; as a text if there is none, ``None`` for nothing."""
-        return self._spellings.get(slug(written), clean_text(written)) if (written or "").strip() else None
+        plain = re.sub(r"(?i)^\s*(?:https?://)?(?:www\.)?", "", written or "")
+        return self._spellings.get(slug(plain), clean_text(written)) if (written or "").strip() else None
 
     def cars(self, rows: Iterable[OldRow]) -> dict[int, tuple[str, str]]:
         """Return the source and the id of the cars that *rows* are of, by row id, as far as these tell it.
@@ -83,18 +87,24 @@ def _is_at(address: str, dealer: DealerSpider) -> bool:
     """Return whether *address* is on the dealer's site, also glued to its name; a relative one is the aggregator's."""
     if "//" not in address:
         return dealer.is_aggregator
-    host = (urlsplit(dealer.home).hostname or "").removeprefix("www.")
-    return bool(re.match(rf"\s*(?:https?:)?//(?:www\.)?{re.escape(host)}(?=[a-z:/?]|$)", address, re.IGNORECASE))
+    host = re.escape(_host(dealer))
+    return bool(re.match(rf"\s*(?:https?:)?//(?:www\.)?{host}(?=[a-z:/?]|$)", address, re.IGNORECASE))
+
+
+def _host(dealer: DealerSpider) -> str:
+    return (urlsplit(dealer.home).hostname or "").removeprefix("www.")
 
 
 def _number(row: OldRow) -> str | None:
-    """Return the last part of the path that holds a number, or the last such parameter."""
+    """Return the parameter that names a car; else the last part of the path with a number, or the last parameter."""
     try:
         parts = urlsplit(row.url)
     except ValueError:
         return None
-    parameters = [value for _, value in parse_qsl(parts.query)]
-    numbered = [part for part in (*parameters, *parts.path.split("/")) if re.search(r"\d", part)]
+    parameters = parse_qsl(parts.query.replace("&amp;", "&"))
+    values = [value for _, value in parameters]
+    named = [value for name, value in parameters if name.lower() in _IDS]
+    numbered = [part for part in (*values, *parts.path.split("/"), *named) if re.search(r"\d", part)]
     return numbered[-1] if numbered and re.fullmatch(r"[\w.~=+-]{1,100}", numbered[-1]) else None
 
 

@@ -65,6 +65,9 @@ class Options:
             ConfigurationError: one is unknown or wrong, or two exclude each other.
         """
         left = dict(given)
+        for name, value in given.items():
+            if not value.strip() and name != "strip_prefix":  # the variable of a shell that is not set
+                raise ConfigurationError(f"{name} is empty; write its value, or leave {name} out.")
 
         def take(name: str, default: str = "") -> str:
             return left.pop(name, default)
@@ -93,6 +96,8 @@ class Options:
             )
         if "sample" in given and not options.sample:
             raise ConfigurationError(f"sample is {given['sample']!r}; write how many photos to try.")
+        if not manifest and (about := {"strip_prefix", "thumbs"} & given.keys()):
+            raise ConfigurationError(f"{min(about)} is about a manifest; name one with manifest=, or leave it out.")
         options._check()
         return options
 

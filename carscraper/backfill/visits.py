@@ -282,6 +282,8 @@ class CarVisits(CarscraperSpider):
             if known and not known.is_wanted(insist=insist):
                 continue
             image.insist = insist
+            if image.reason == Reason.BAD_ADDRESS:  # that is known without asking
+                continue
             if self._is_full(item.source):
                 image.reason = "limit"
             else:
@@ -335,7 +337,7 @@ class CarVisits(CarscraperSpider):
             return
         if car:
             item = self._within_limit(item, replace(car, images={}))
-            held = [image for image in item.images if image.status == Status.PENDING and image.reason != Reason.LIMIT]
+            held = [image for image in item.images if image.reason != Reason.LIMIT]
             item.images = held
             if not held:
                 self.worklist.fates[car.row_id] = fates.LEFT

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carscraper.backfill.naming import Naming
 from carscraper.db import work
+from carscraper.db.cars import close_second_rows
 from carscraper.db.rules import ARCHIVE
 from carscraper.exceptions import ConfigurationError
 from carscraper.storage.keys import key_of, published_bases
@@ -74,6 +75,8 @@ class Worklist:
         """Of each row that was looked at what became of it, one of :data:`FATES`."""
         self.sources: list[str] | None = None
         """Those that are asked for, as they are spelt; ``None``: all."""
+        self.second: dict[int, int] = {}
+        """Rows of a car that another row stands for, which they name."""
         self._left_alone = 0
         self._nameless: list[OldRow] = []
         """Rows that are no work in themselves: second rows of a car, and those that name none."""
@@ -117,7 +120,7 @@ class Worklist:
         old = {row.row_id: row for row in await read(work.old_rows, [*self._dealers, ARCHIVE])}
         cars = self._naming.cars(old.values())
         names = await self._name(old, cars, wanted)
-        self.names = names.given
+        self.names, self.second = names.given, names.second
         # Of two rows the one that stands for the car may be the one that somebody took for sold.
         also = {holder for row_id, holder in names.second.items() if old[row_id].is_active}
         rows = await read(
@@ -148,6 +151,11 @@ class Worklist:
         if not kinds:
             return KNOWN
         return WORK if self._options.only in {None, *kinds} else OTHER_KIND
+
+    def stored_after_all(self, row_id: int | None) -> None:
+        """Note of a car that the photos for which it waited are stored."""
+        if row_id is not None and self.fates.get(row_id) == SOME_PHOTOS:
+            self.fates[row_id] = DONE
 
     def outcome(self) -> Counter[str]:
         """Count the rows by what became of them; together they are all there are."""
@@ -222,6 +230,7 @@ class Worklist:
             names = await self._ledger.read(work.free_names, new)
         else:
             names = await self._ledger.write(work.give_names, new)
+            await self._ledger.write(close_second_rows, names.second)
         if unknown := len(rows) - len(cars) + len(new):
             logger.info(
                 "%d rows did not name their car: for %d it is known now, %d are second rows of a car, %d name none",

@@ -28,7 +28,7 @@ from carscraper.field_coverage import EXPECTABLE, PHOTO
 from carscraper.items import CarItem, GoneCar, Reason, Status, utcnow
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -232,10 +232,29 @@ def _mark_seen(connection: Connection, cars: list[CarItem], now: datetime) -> No
         connection.execute(update(listings).where(these).values(values))
 
 
+def close_second_rows(connection: Connection, second: Mapping[int, int], gone: Collection[int] = ()) -> None:
+    """Mark the rows of cars that are gone for which another row stands, which alone is told of the car.
+
+    Args:
+        connection: in a transaction of the caller.
+        second: such rows, each with the one that stands for its car.
+        gone: of the latter those that are about to be marked, beside those that are.
+    """
+    ended = set(gone)
+    for chunk in chunks(sorted(set(second.values()))):
+        query = select(listings.c.id).where(listings.c.id.in_(chunk), listings.c.gone_at.is_not(None))
+        ended.update(connection.execute(query.where(listings.c.is_active.is_(False))).scalars())
+    values = {"is_active": False, "gone_at": utcnow(), "link_due": True}
+    for chunk in chunks(sorted(row for row, holder in second.items() if holder in ended)):
+        connection.execute(update(listings).where(listings.c.id.in_(chunk), listings.c.is_active).values(values))
+
+
 def _mark_gone(connection: Connection, car: GoneCar, now: datetime) -> Saved:
     this = and_(listings.c.source == car.source, listings.c.external_id == car.external_id)
     values = {"is_active": False, "gone_at": now, "link_due": True}
     marked = connection.execute(update(listings).where(this, listings.c.is_active).values(values)).rowcount
+    if not marked:  # somebody took it for sold before the site said so
+        connection.execute(update(listings).where(this, listings.c.gone_at.is_(None)).values(gone_at=now))
     given_up = 0
     if car.give_up_photos:
         waiting = and_(

@@ -6,6 +6,7 @@ import contextlib
 import importlib.resources
 import logging
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ HEAD = "0008"
 """The version this program needs: the last migration's. A test holds the two together."""
 
 _LOCK = 0x63617273  # "cars": any number, the same in every carscraper
+_ALEMBIC = threading.Lock()  # it keeps the migration under way in globals: a process makes one database at a time
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -151,7 +153,7 @@ def try_writing(connection: Connection) -> None:
 def _upgrade(engine: Engine) -> tuple[str | None, str]:
     from alembic import command  # noqa: PLC0415 - see above
 
-    with engine.begin() as connection:
+    with _ALEMBIC, engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         before = current(connection)

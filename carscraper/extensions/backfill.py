@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from scrapy import signals
 from scrapy.exceptions import NotConfigured
 
 from carscraper.addon import for_our_spiders
+from carscraper.db import work
+from carscraper.db.ledger import Ledger
 from carscraper.db.rules import ARCHIVE, HAVE_BYTES
-from carscraper.exceptions import ConfigurationError
+from carscraper.exceptions import ConfigurationError, DatabaseUnavailableError
 from carscraper.items import CarItem, GoneCar, Reason, Status
+from carscraper.logs import cleaned
 from carscraper.manifest import UNREADABLE
 from carscraper.state import state_of
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
     from carscraper.manifest import ManifestEntry
+
+logger = logging.getLogger(__name__)
 
 _WIDTH = 160  # characters where there is no terminal: nothing is cut
 _COLUMNS = ("source", "external_id", "car", "identity", "image", "status", "reason", "row")
@@ -44,6 +50,8 @@ class BackfillReport:
         self._sources: dict[str, Counter[str]] = defaultdict(Counter)
         self._doubtful: dict[tuple[str, str], list[tuple[str, ...]]] = {}
         """Photos of cars whose pages say that they are gone, until the end of the run says whether they are."""
+        self._spooled: list[tuple[str, ...]] = []
+        """Photos that wait in the spool, until the end of the run says whether they are stored by then."""
         self._told: set[int] = set()
         """Rows of which a photo is in the file."""
         crawler.signals.connect(self.spider_opened, signal=signals.spider_opened)
@@ -68,7 +76,8 @@ class BackfillReport:
         """
         if self._path:
             try:
-                self._file = open(self._path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115 - closed at the end
+                # Addresses may hold what has no UTF-8.
+                self._file = open(self._path, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115 - closed at the end
             except OSError as error:
                 raise ConfigurationError(f"report={self._path} can't be written ({error.strerror}).") from error
             self._writer = csv.writer(self._file)
@@ -93,6 +102,8 @@ class BackfillReport:
                 counts["left"] += 1
             elif image.reason == Reason.DELETED:
                 counts["wanted"] -= 1  # on purpose: nobody misses it
+            elif image.reason == Reason.SPOOLED:
+                self._spooled.append(row)
             elif item.gone and image.reason == Reason.NO_FRESH_ADDRESS:
                 doubtful.append(row)
             else:
@@ -105,7 +116,7 @@ class BackfillReport:
     def unreadable(self, entry: ManifestEntry) -> None:
         """Count what is no photo in a manifest, an entry or a whole file."""
         self._sources[ARCHIVE]["failed unreadable"] += 1
-        self._write(ARCHIVE, "", "", entry.where, entry.url, Status.FAILED, entry.problem or "", None)
+        self._write(ARCHIVE, "", "", entry.where, cleaned(entry.url), Status.FAILED, entry.problem or "", None)
 
     def _failed(self, source: str, external_id: str, *cells: str) -> None:
         self._sources[source][f"failed {cells[-1] or 'not fetched'}"] += 1
@@ -121,8 +132,32 @@ class BackfillReport:
             # A cell that begins like a formula is one for a spreadsheet.
             self._writer.writerow([f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for text in texts])
 
-    def engine_stopped(self) -> None:
+    async def _unspooled(self) -> set[tuple[str, ...]]:
+        """Return those of the photos that waited in the spool that the ledger has as stored now."""
+        found = set()
+        try:
+            for source in {row[0] for row in self._spooled}:
+                photos = {(row[1], row[3]): row for row in self._spooled if row[0] == source}
+                known = await Ledger.of(self._crawler).read(work.archived, source, list(photos))
+                found |= {photos[photo] for photo, now in known.items() if now.status in HAVE_BYTES}
+        except DatabaseUnavailableError as error:
+            logger.warning("What is in the spool still can't be asked for: %s", error)
+        return found
+
+    async def _tell_spooled(self) -> None:
+        spider: Any = self._crawler.spider
+        stored = await self._unspooled() if self._spooled else set()
+        for row in self._spooled:
+            if row not in stored:
+                self._failed(*row, Reason.SPOOLED)
+        for row in stored:
+            self._sources[row[0]]["stored"] += 1
+            if (row_id := spider.rows.get(row[:2])) not in self._told:
+                spider.worklist.stored_after_all(row_id)
+
+    async def engine_stopped(self) -> None:
         """Print the table."""
+        await self._tell_spooled()
         for rows in self._doubtful.values():
             for row in rows:
                 self._failed(*row, "no-fresh-address")

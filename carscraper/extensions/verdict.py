@@ -75,6 +75,7 @@ BESIDE = (
     ("carscraper/images/adopted", "photo", "found in the store and entered"),
     ("carscraper/images/left", "photo", "left by the limit"),
     ("carscraper/manifest/left_out", "thumbnail", "left out"),
+    ("carscraper/manifest/left_alone", "name", "in the manifest's folder passed over, see the log"),
     ("carscraper/manifest/repeated", "entry", "named before"),
     ("carscraper/manifest/same_key", "entry", "with the key of another address, see the log"),
     ("carscraper/backfill/left", "car", "left for the next run"),
@@ -184,7 +185,8 @@ def _kept(stats: dict[str, Any], photos: ForSale | None, gone: int) -> str:
 
 
 def _planned(stats: dict[str, Any]) -> str:
-    return ", ".join(filter(None, ["a rehearsal, nothing was changed", *_beside(stats)]))
+    beside = (each.replace("and entered", "that would be entered") for each in _beside(stats))
+    return ", ".join(filter(None, ["a rehearsal, nothing was changed", *beside]))
 
 
 def _beside(stats: dict[str, Any]) -> list[str]:

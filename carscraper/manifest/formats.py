@@ -23,9 +23,13 @@ ADDRESSES: Final = ("image_url", "url", "thumb_url")
 """Fields with addresses."""
 
 _FIELDS: Final = frozenset({*ADDRESSES, "key"})
+_END: Final = 320  # bytes of a piece that are looked at with the next one
 _LONGEST_ROW: Final = 1 << 17  # bytes of a CSV row of several lines
-# ijson's C code ends the process over more digits than Python takes, 640 at least; they may lie in two chunks.
-_HUGE_NUMBER = re.compile(rb"[0-9]{320}")
+# ijson's C code ends the process over more digits than Python takes, 640 at least; they may lie in two pieces.
+_MANY_DIGITS = re.compile(rb"[0-9]{320}")
+# What programs write for numbers that are none, or that nobody needs; addresses have other characters before them.
+_HUGE_NUMBER = re.compile(rb"(?<=[\s\[:,.eE+-])[0-9]{320,}")
+_NOT_A_NUMBER = re.compile(rb"([\[:,]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 
 
 class UnusableError(Exception):
@@ -57,16 +61,25 @@ def _text(line: bytes | None) -> str:
 
 
 def _jsonl_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
+    is_empty = True
     for number, line in enumerate(_lines(stream), 1):
         if line is None or not line.isspace():
+            is_empty = False
             yield number, _value(line)
+    if is_empty:
+        raise UnusableError("is empty; get it anew")
 
 
 def _value(line: bytes | None) -> object:
     text = ""
     try:
         text = _text(line)
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            if isinstance(error, json.JSONDecodeError):
+                raise
+            return json.loads(text, parse_int=float)  # a number of thousands of digits
     except (ValueError, RecursionError) as error:
         return ValueError("bad JSON") if text else error
 
@@ -120,13 +133,16 @@ class _Document:
     def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
         self._silent = 0
+        self._end = b""
 
     def read(self, size: int) -> bytes:
         """Return the next piece; called by ijson."""
-        piece = self._stream.read(size)
+        piece = self._stream.read1(size)
         self._silent += len(piece)
-        if _HUGE_NUMBER.search(piece):
-            raise ValueError("a huge number")
+        piece = _NOT_A_NUMBER.sub(rb"\1null", _HUGE_NUMBER.sub(b"0", piece))
+        if _MANY_DIGITS.search(self._end + piece):
+            raise UnusableError("has more than 300 digits in a row, which can't be read; leave them out")
+        self._end = (self._end + piece)[-_END:]
         if self._silent > MAX_LINE + BUFFER:
             raise UnusableError("has a value of more than 1 MiB, which is no list of photos; name another one")
         return piece
@@ -136,7 +152,9 @@ class _Document:
             for event in ijson.basic_parse(self, buf_size=BUFFER):
                 self._silent = 0
                 yield event
-        except (ijson.JSONError, ValueError, ArithmeticError):  # the latter two: numbers that Python does not take
+        except ArithmeticError:
+            raise UnusableError("has a number that is too large; write it in quotes, or leave it out") from None
+        except (ijson.JSONError, ValueError):
             raise UnusableError(
                 "is no whole JSON document: it breaks off, is damaged, or has one object a line; get it anew, "
                 "or in the last case name it .jsonl"
@@ -144,8 +162,6 @@ class _Document:
 
 
 def _json_items(stream: io.BufferedReader) -> Iterator[tuple[int, object]]:
-    if not stream.peek(1):
-        raise UnusableError("is empty; get it anew")
     return enumerate(_json_photos(iter(_Document(stream))), 1)
 
 

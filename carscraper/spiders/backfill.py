@@ -24,6 +24,7 @@ from carscraper.addon import end_as_failed
 from carscraper.backfill.addresses import Addresses
 from carscraper.backfill.archive import Archive, is_wanted, open_backend, reserved
 from carscraper.backfill.gone import SecondLook
+from carscraper.backfill.naming import Naming
 from carscraper.backfill.options import Options
 from carscraper.backfill.pipelines import IMPORTING, dry_run_settings, sample_settings
 from carscraper.backfill.visits import AT_ONCE
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 50  # cars read from the ledger at a time
 _ARCHIVE_AT_ONCE = 200  # photos of a manifest under way
-_TOLD = 10  # broken files of a manifest that the last lines name
+_TOLD = 10  # broken files of a manifest, or kinds of others beside them, that are named
 _TYPICAL_BYTES = 215_000  # of a photo of bilasolur.is at a width of 1280 pixels
 
 
@@ -78,6 +79,9 @@ class BackfillSpider(SecondLook):
         self.options = Options.read(self.arguments, {name: spider.source for name, spider in spiders.items()})
         self.limit = self.options.sample or self.options.limit
         self.dealers = {spider.source: spider.from_crawler(self.crawler) for spider in spiders.values()}
+        if self.options.sources:  # as they are spelt, so that their locks are those of their crawls
+            naming = Naming(self.dealers)
+            self.options = replace(self.options, sources=[naming.source(each) or each for each in self.options.sources])
         for dealer in self.dealers.values():
             dealer.base_url = self.options.base_url or dealer.base_url
         self.settings.set("CARSCRAPER_PHOTO_SLOTS", [self.photo_slot(source) for source in (*self.dealers, ARCHIVE)])
@@ -130,7 +134,7 @@ class BackfillSpider(SecondLook):
 
     def closed(self, reason: str) -> None:
         """Count the rows that nobody can do anything about, and close the database of a rehearsal."""
-        if self._is_planned and not self.options.rehearses:
+        if self._is_planned and not self.options.sample:
             rows = self.worklist.outcome()
             self.count("backfill/unnamed", rows[NO_CAR])
             self.count("backfill/no_address", rows[NO_ADDRESS])
@@ -217,6 +221,10 @@ class BackfillSpider(SecondLook):
     async def _open_archive(self, path: Path) -> Archive:
         options = self.options
         manifest = await asyncio.to_thread(Manifest, path, strip_prefix=options.strip_prefix, thumbs=options.thumbs)
+        if alone := manifest.left_alone:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in alone.most_common(_TOLD))
+            logger.info("Manifest: passed over in its folder, %d in all: %s", alone.total(), kinds)
+            self.count("manifest/left_alone", alone.total())
         return Archive(
             manifest,
             ledger=self.plan,
@@ -349,6 +357,8 @@ class BackfillSpider(SecondLook):
                 not self._is_stopping() and sum(number for _, number in self._in_pipelines.values()) >= _ARCHIVE_AT_ONCE
             ):
                 await self._movement()
+            if self.options.sample:  # which has nothing to say of photos that failed for good
+                item.images = list(filter(is_wanted, item.images))
             self._counted_for[id(item)] = wanted = sum(map(is_wanted, item.images))
             self._taken[ARCHIVE] += wanted
             for each in self._hand_on(None, item):

@@ -48,7 +48,7 @@ class Archive(SimulatedSite):
 
 def backfill(world: World, manifest: Path | str = "", **options: Any) -> services.CompletedCrawl:
     settings = ALLOWED | options.pop("settings", {})
-    return world.crawl(spider="backfill", base_url="", manifest=manifest, settings=settings, **options)
+    return world.crawl(spider="backfill", base_url=None, manifest=manifest or None, settings=settings, **options)
 
 
 def start_backfill(world: World, manifest: Path) -> services.RunningCrawl:

@@ -136,6 +136,7 @@ def test_a_folder_is_asked_like_a_bucket(world: World, archive: Archive) -> None
     backfill(world, manifest)
     (world.folder / "carscraper.db").unlink()
     archive.reset()
+    assert "8 photos found in the store that would be entered" in verdict(backfill(world, manifest, dry_run="true"))
     assert "8 photos found in the store and entered" in verdict(backfill(world, manifest))
     assert archive.served.requests == []
 
@@ -218,7 +219,8 @@ def test_the_first_command_needs_no_crawl_and_a_sample_speaks_of_samples(
     manifest = lot_files(world.folder, archive)
     done = backfill(world, manifest, dry_run="true")
     assert "8 requests to dealers, 8 to S3" in done.stdout
-    done = backfill(world, manifest, sample=3)
+    (world.folder / "carscraper.db").unlink()
+    done = backfill(world, manifest, sample=3, alone=True)  # also the first command: two databases are made at once
     assert "Sample: 3 photos stored, read back and found the same; 3 removed again." in done.stdout
     assert "Backfill" not in done.stdout
     assert verdict(done) == "backfill: success. A sample of 3 photos, of which nothing is kept."
@@ -238,7 +240,7 @@ def test_the_first_command_needs_no_crawl_and_a_sample_speaks_of_samples(
     hour_ago = time.time() - 3600
     os.utime(s3.folder / left[0], (hour_ago, hour_ago))
     time.sleep(1.1)  # rclone's cache
-    done = backfill(world, write_lines(world.folder / "none.jsonl", []), sample=1)
+    done = backfill(world, write_lines(world.folder / "none.csv", ["url"]), sample=1)
     assert s3.keys() == left[1:], "the other may be of one that is under way"
     assert done.lines(f"Removed {left[0]}, which an earlier sample had left")
 

@@ -40,13 +40,14 @@ def report(world: World) -> dict[str, str]:
 
 
 def test_a_photo_whose_address_is_signed_anew_is_the_same(world: World, archive: Archive) -> None:
-    def signed(number: int) -> Path:
-        query = f"?X-Amz-Date=2026113{number}T000000Z&X-Amz-Signature={number:064}"
-        return manifest(world, *[(archive.url(f"x/{each}.jpg") + query, f"k/{each}.jpg") for each in (1, 2)])
+    def query(number: int) -> str:
+        return f"?X-Amz-Date=2026113{number}T000000Z&X-Amz-Signature={number:064}"
 
-    archive.fault("photo:/auctionimages/x/2.jpg", ["403"], sticky=True)
+    def signed(number: int) -> Path:
+        return manifest(world, *[(archive.url(f"x/{each}.jpg") + query(number), f"k/{each}.jpg") for each in (1, 2)])
+
+    archive.fault(f"photo:/auctionimages/x/2.jpg{query(0)}", ["403"], sticky=True)
     backfill(world, signed(0), code=3)
-    archive.clear_faults()
     assert "1 photo stored" in verdict(backfill(world, signed(1))), "what had failed is asked for anew"
     archive.reset()
     assert "2 known before" in verdict(backfill(world, signed(2)))

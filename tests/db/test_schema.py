@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,15 @@ class TestEmptyDatabase:
         engine = open_engine(database_url, timeout=10)
         assert len(rows(engine)) == 4
         engine.dispose()
+
+    def test_several_databases_at_once(self, tmp_path: Path) -> None:
+        """As the sample of a backfill does it, with its own beside the user's."""
+        engines = [open_engine(f"sqlite:///{tmp_path / str(number)}.db", timeout=30) for number in range(4)]
+        with ThreadPoolExecutor(len(engines)) as threads:
+            list(threads.map(schema.ensure, engines))
+        assert [version(each) for each in engines] == [schema.HEAD] * len(engines)
+        for each in engines:
+            each.dispose()
 
     def test_tables_that_appear_between_two_looks_are_no_foreign_ones(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
