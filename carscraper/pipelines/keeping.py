@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from carscraper.addon import end_as_failed, stop_as_failed, stopped_by_shortage
 from carscraper.db import photos
@@ -65,7 +64,6 @@ class PhotoKeeper:
         self._crawler = crawler
         self._ledger = Ledger.of(crawler)
         self._latency = Latency()
-        self._same_bytes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.store = store
         self.rules = rules
 
@@ -118,12 +116,6 @@ class PhotoKeeper:
                 raise
             data = await asyncio.to_thread(with_end, data)
             photo = self.inspect(data, of_any_size=is_named)
-        # The same picture of several cars at once: the others wait until the first is stored, and are linked to it.
-        async with self._same_bytes.setdefault(image.source_sha256, asyncio.Lock()):
-            await self._link_or_store(served, data, photo, image, item)
-
-    async def _link_or_store(self, served: bytes, data: bytes, photo: Photo, image: CarImage, item: CarItem) -> None:
-        assert image.source_sha256
         try:
             known = await self._ledger.known_bytes(image.source_sha256, self.store.backend.location)
         except DatabaseUnavailableError:

@@ -234,17 +234,6 @@ def test_a_night_of_one_picture_and_new_ids_leaves_nothing_to_be_had(new_world: 
     assert verdict(world.crawl()).endswith("12 of 12 photos of cars for sale are stored.")
 
 
-@pytest.mark.parametrize("least", [3, 0])
-def test_one_picture_on_many_new_cars_is_stored_once(new_world: Callable[..., World], least: int) -> None:
-    world = new_world(cars=19, photos=1)
-    world.site.fault("photo", ["placeholder"], sticky=True)
-    done = world.crawl(code=3 if least else 0, settings={"IMAGES_PLACEHOLDER_CARS": least})
-    stored = [path for path in (world.folder / "var/images/bilasolur").rglob("*") if path.is_file()]
-    assert len(stored) == 1
-    assert least or "1 photo stored" in verdict(done)
-    assert least or "18 linked" in verdict(done)
-
-
 class OneForAll(SimulatedBilasolur):
     """A site that can send the first car's first photo for every one."""
 
