@@ -1,7 +1,8 @@
 """The verdict on a crawl: its last lines and the process's exit code.
 
-0: every photo of the cars for sale is stored, or final, or left on purpose. 3: partial, cars or photos are missing, and
-it says which kind and why. 4: failed, nothing is concluded from it. (Scrapy itself exits with 0 after all of these.)
+0: every photo of the cars for sale, and of cars sold before theirs were stored, is stored, or final, or left on
+purpose. 3: partial, cars or photos are missing, and it says which kind and why. 4: failed, nothing is concluded from
+it. (Scrapy itself exits with 0 after all of these.)
 ``extensions.run`` asks for it, ``commands.crawl`` makes it the process's.
 """
 
@@ -134,25 +135,30 @@ def judge(
 
 def _not_kept(stats: dict[str, Any], photos: ForSale | None) -> tuple[list[str], int]:
     """Return what makes a crawl partial, and how many photos of gone cars nobody could have kept."""
-    failed = Counter(failed_images(stats))
+    failed, sold = Counter(failed_images(stats)), Counter[str]()
     # What an earlier run left there counts too: it is not kept yet.
     uploaded = stats.get("carscraper/spool/added", 0) - stats.get("carscraper/spool/uploaded", 0)
     waiting: int = stats.get("carscraper/spool/waiting", max(0, uploaded))
     pending: int = stats.get("carscraper/images/pending", 0)
     if photos:
-        failed = Counter(photos.due) + Counter(photos.not_for_sale)
-        waiting = max(waiting, failed.pop(Reason.SPOOLED, 0))
-        pending = max(pending, failed.pop(Reason.NOT_FETCHED, 0) + failed.pop(Reason.STORE_ERROR, 0))
-    gone = failed.pop(Reason.CAR_GONE, 0)
+        failed, sold = Counter(photos.due), Counter(photos.not_for_sale)
+        waiting = max(waiting, _take(Reason.SPOOLED, failed, sold))
+        pending = max(pending, _take(Reason.NOT_FETCHED, failed, sold) + _take(Reason.STORE_ERROR, failed, sold))
+    gone = _take(Reason.CAR_GONE, failed, sold)
     uncounted = stats.get("carscraper/images/uncounted")
     found = [
         _count(failed.total(), "photo", "failed", failed),
+        _count(sold.total(), "photo", "of cars that are sold failed, asked for until the answer is final", sold),
         _count(waiting, "photo", "in the spool, uploaded by the next run"),
         _count(pending, "photo", "not fetched, taken up by the next run"),
         "the ledger could not be asked how many photos are stored" if uncounted else "",
         *(_count(stats.get(key, 0), what, said) for key, what, said in NOT_KEPT),
     ]
     return [each for each in found if each], gone
+
+
+def _take(reason: str, *counts: Counter[str]) -> int:
+    return sum(each.pop(reason, 0) for each in counts)
 
 
 def _kept(stats: dict[str, Any], photos: ForSale | None, gone: int) -> str:

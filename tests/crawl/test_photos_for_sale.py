@@ -179,12 +179,14 @@ def test_photos_of_a_sold_car_are_asked_for_until_the_answer_is_final(after_a_ba
     world.site.photo_fault(sold.cid, None, ["503"], sticky=True)
     done = world.crawl(code=3, settings={"RETRY_TIMES": 0})
     assert not world.listing(sold)["is_active"]
-    assert "not kept: 2 photos failed (2 http-503)." in last_words(done)
+    said = "not kept: 2 photos of cars that are sold failed, asked for until the answer is final"
+    assert f"{said} (2 http-503)." in last_words(done)
+    assert "10 of 10 photos of cars for sale are stored" in last_words(done)
     world.site.photo_fault(sold.cid, None, ["404"], sticky=True)
     for _ in (1, 2):
         a_day_passes(world)
         done = world.crawl(code=3)
-        assert "not kept: 2 photos failed (2 no-fresh-address)." in last_words(done)
+        assert f"{said} (2 no-fresh-address)." in last_words(done)
     a_day_passes(world)
     assert verdict(world.crawl()).endswith("10 of 10 photos of cars for sale are stored.")
     world.site.reset()
