@@ -65,9 +65,8 @@ class Options:
             ConfigurationError: one is unknown or wrong, or two exclude each other.
         """
         left = dict(given)
-        for name, value in given.items():
-            if not value.strip() and name != "strip_prefix":  # the variable of a shell that is not set
-                raise ConfigurationError(f"{name} is empty; write its value, or leave {name} out.")
+        if not given.get("manifest", "-").strip():  # the variable of a shell that is not set
+            raise ConfigurationError("manifest is empty; write its value, or leave manifest out.")
 
         def take(name: str, default: str = "") -> str:
             return left.pop(name, default)

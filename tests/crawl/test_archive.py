@@ -174,7 +174,7 @@ def test_two_addresses_with_one_key(world: World, archive: Archive, s3: services
     with (world.folder / "report.csv").open() as file:
         (failed,) = csv.DictReader(file)
     assert (failed["identity"], failed["image"]) == ("photos.jsonl:1008", entries[-1]["image_url"])
-    assert failed["reason"].startswith("bad key, and '")
+    assert failed["reason"].startswith("bad key: it has more than 900 bytes, and '")
     archive.reset()
     backfill(world, manifest, code=3)
     assert archive.served.requests == []

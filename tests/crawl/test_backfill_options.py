@@ -319,8 +319,6 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "sample is '-1'": {"sample": "-1"},
     "include_inactive is 'maybe'": {"include_inactive": "maybe"},
     "manifest is empty; write its value, or leave manifest out": {"manifest": ""},
-    "sources is empty": {"sources": " "},
-    "limit is empty": {"limit": ""},
     "thumbs is about a manifest": {"thumbs": "false"},
     "strip_prefix is about a manifest": {"strip_prefix": ""},
     "no argument colour": {"colour": "red"},
