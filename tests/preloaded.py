@@ -23,10 +23,6 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from scrapy.downloadermiddlewares.cookies import _is_public_domain
-
-from carscraper.vehicles import split_title
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -169,8 +165,8 @@ def main() -> None:
                 importlib.import_module(module.name)
         assert "twisted.internet.reactor" not in sys.modules
         # The public suffixes and the makes of cars are read once, when they are first asked for.
-        _is_public_domain("bilasolur.is")
-        split_title("Kia Ceed")
+        sys.modules["scrapy.downloadermiddlewares.cookies"]._is_public_domain("bilasolur.is")
+        sys.modules["carscraper.vehicles"].split_title("Kia Ceed")
         gc.collect()
         gc.freeze()
         arguments = _serve(orders)
