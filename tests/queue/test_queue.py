@@ -3,127 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy
 
-from carscraper import logs
 from tests import services
-from tests.commands import Said, call
-from tests.crawl.conftest import new_site  # noqa: F401 - a fixture
-from tests.crawl.world import IMPOLITE
+from tests.queue.fleet import Fleet, ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.dealers.server import SimulatedSite
-
-BEAT = 1.5
-"""Seconds: workers of the tests are taken for dead after six, which a busy machine does not make of a live one."""
-
-
-@dataclass(kw_only=True)
-class Fleet:
-    """A database with a queue, a dealer, and the workers between them."""
-
-    database_url: str
-    site: SimulatedSite
-    folder: Path
-    capsys: pytest.CaptureFixture[str]
-    stack: contextlib.ExitStack
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Of the crawls, as the workers hand them on."""
-
-    def worker(self, *arguments: str, **env: str) -> services.RunningCrawl:
-        """Start ``scrapy worker``; it is killed at the test's end."""
-        timing = {"WORKER_HEARTBEAT": str(BEAT), "WORKER_RETRY_DELAY": "1", "WORKER_RETRIES": "1"}
-        running = services.start_scrapy(
-            "worker",
-            *arguments,
-            cwd=self.folder,
-            env={"DATABASE_URL": self.database_url, **timing, **env},
-            settings=IMPOLITE | self.settings,
-        )
-        return self.stack.enter_context(running)
-
-    def __call__(self, command: str, *words: object, code: int | None = 0, **settings: Any) -> Said:
-        """Run ``scrapy enqueue`` or ``scrapy queue`` in this process."""
-        level = logging.root.level
-        try:
-            given = {"DATABASE_URL": self.database_url, "WORKER_HEARTBEAT": str(BEAT), **settings}
-            return call(command, *words, settings=given, capsys=self.capsys, code=code)
-        finally:
-            logs.uninstall()  # which a worker puts up
-            logging.root.setLevel(level)
-
-    def enqueue(self, *words: object, **options: Any) -> Said:
-        """Put a crawl of the dealer into the queue."""
-        return self("enqueue", "crawl", "bilasolur", *words, "-a", f"base_url={self.site.base_url}", **options)
-
-    def queue(self) -> dict[str, Any]:
-        """Return what ``scrapy queue --json`` shows."""
-        found: dict[str, Any] = self("queue", "--json").data
-        return found
-
-    def wait(self, happened: Callable[[dict[str, Any]], object], *, timeout: float = 60) -> dict[str, Any]:
-        """Return the state of the queue as soon as it is so."""
-        deadline = time.monotonic() + timeout
-        while not happened(found := self.queue()):
-            assert time.monotonic() < deadline, found
-            time.sleep(0.2)
-        return found
-
-    def rows(self, statement: str) -> list[Any]:
-        engine = sqlalchemy.create_engine(
-            self.database_url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sqlalchemy.NullPool
-        )
-        with engine.begin() as connection:
-            return list(connection.execute(sqlalchemy.text(statement)))
-
-    def stored(self) -> set[str]:
-        return {row.identity for row in self.rows("SELECT identity FROM car_images WHERE status = 'stored'")}
-
-
-def ended(done: services.CompletedCrawl, code: int = 0) -> services.CompletedCrawl:
-    """Return a worker that ended as it should."""
-    assert done.returncode == code, done
-    assert not re.search(r"Traceback|never retrieved", done.stderr), done
-    return done
-
-
-@pytest.fixture
-def new_fleet(
-    tmp_path: Path,
-    postgres_url: str,
-    new_site: Callable[..., Any],  # noqa: F811 - the fixture
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Callable[..., Fleet]]:
-    """Make a fleet around a simulated bilasolur with these options."""
-    with contextlib.ExitStack() as stack:
-
-        def make(settings: dict[str, Any] | None = None, **options: Any) -> Fleet:
-            return Fleet(
-                database_url=postgres_url,
-                site=new_site(**options),
-                folder=tmp_path,
-                capsys=capsys,
-                stack=stack,
-                settings=settings or {},
-            )
-
-        yield make
+    from collections.abc import Callable
 
 
 def alive(pid: int) -> bool:
@@ -251,61 +146,6 @@ def test_a_crawl_that_does_not_end_well_is_tried_again_and_then_shown(new_fleet:
     assert re.search(r"^Failed\njob .*\n1 +bilasolur .*not kept: 2 photos failed", fleet("queue").out, re.MULTILINE)
     [(waited,)] = fleet.rows("SELECT max(started_at) - min(finished_at) FROM crawl_runs")
     assert waited.total_seconds() >= 4, "a failed crawl waits four times WORKER_RETRY_DELAY"
-
-
-def test_an_upload_that_failed_is_repeated_as_an_upload(
-    new_fleet: Callable[..., Fleet], rclone_s3: services.S3, tmp_path: Path
-) -> None:
-    fleet = new_fleet(cars=2, photos=1)
-    with services.S3Proxy(rclone_s3.endpoint) as proxy:
-        env = rclone_s3.via(proxy).env | {"S3_UPLOAD_ON_COMPLETION": "true", "S3_OUTPUT_RETRIES": "0"}
-        env["USE_S3_STORAGE"] = "false"
-        away = proxy.fail(methods="PUT")
-        fleet.enqueue()
-        with fleet.worker(**env) as worker:
-            # It fails again, and is shown at last; the crawl itself is done.
-            [failed] = fleet.wait(lambda found: found["failed"])["failed"]
-            assert (failed["what"], failed["tries"]) == ("bilasolur: upload of the items and log of q1-1", 2)
-            assert (failed["run"], failed["outcome"], failed["exit_code"]) == ("q1-1", "partial", 3)
-            assert "outputs not all kept: items.jsonl.gz and run.log: S3 answers 503" in failed["why"]
-            assert fleet.queue()["counts"] == {"succeeded": 1, "failed": 1}
-            worker.terminate()
-            ended(worker.wait(30))
-        assert fleet.site.served.counts["photo"] == 2
-        away.stop()
-        proxy.fail(methods="PUT", times=1)
-        fleet.enqueue()
-        ended(fleet.worker("--drain", **env, WORKER_RETRY_DELAY="3").wait(60))
-        [waiting] = fleet.queue()["waiting"]
-        assert (waiting["job"], waiting["run"], waiting["outcome"]) == (4, "q3-1", "partial")
-        [again] = fleet.enqueue("--json").data["jobs"]
-        assert again["queued"], "it holds up no crawl of the dealer"
-        fleet("queue", "cancel", again["job"])
-        asked = fleet.site.served.counts.total()
-        # Another machine leaves it to the one that has the files, however often it comes upon it.
-        jobs, elsewhere = tmp_path / "var/jobs", tmp_path / "var/elsewhere"
-        jobs.rename(elsewhere)
-        fleet.rows("UPDATE crawl_runs SET host = 'other' WHERE job_id = 'q3-1' RETURNING id")
-        with fleet.worker(**env) as worker:
-            said = "q3-1: its items and log are on "
-            services.wait_until(lambda: worker.log.count(said) > 2, 60, "other machines to leave the files alone")
-            elsewhere.rename(jobs)
-            fleet.wait(lambda found: found["counts"] == {"succeeded": 3, "failed": 1, "cancelled": 1})
-            worker.terminate()
-            ended(worker.wait(30))
-        assert fleet.site.served.counts.total() == asked, "the dealer is not asked again"
-        # Lost on their own machine, they are nobody's to upload.
-        proxy.fail(methods="PUT", times=1)
-        fleet.enqueue()
-        ended(fleet.worker("--drain", **env, WORKER_RETRY_DELAY="3").wait(60))
-        shutil.rmtree(jobs)
-        with fleet.worker(**env) as worker:
-            fleet.wait(lambda found: found["counts"].get("failed") == 2)
-            services.wait_until(lambda: "its items and log are lost, " in worker.log, 5, "the worker to say so")
-            worker.terminate()
-            ended(worker.wait(30))
-    rows = fleet.rows("SELECT job_id, status, exit_code, output::json->>'status' FROM crawl_runs ORDER BY id LIMIT 2")
-    assert [tuple(row) for row in rows] == [("q1-1", "partial", 3, "failed"), ("q3-1", "success", 0, "success")]
 
 
 def test_sigterm_gives_a_crawl_back_and_cancel_ends_it(new_fleet: Callable[..., Fleet]) -> None:
