@@ -12,9 +12,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy import Request
-from scrapy.exceptions import NotSupported
 
 from carscraper.base_spiders.base import CarscraperSpider, forget_tree, is_web_address
+from carscraper.base_spiders.pages import is_html
 from carscraper.items import CarItem, GoneCar, utcnow
 from carscraper.state import state_of
 
@@ -184,10 +184,9 @@ class ConcludingSpider(CarscraperSpider):
             return UNANSWERED
         if not 200 <= response.status < 300:
             return GONE if self.gone_by_status and response.status in NOT_THERE else UNANSWERED
-        try:
-            return GONE if self.is_gone(response) else SHOWN if self.shows_car(response, external_id) else UNCLEAR
-        except (AttributeError, NotSupported):  # bytes in place of a page
+        if not is_html(response):
             return UNCLEAR
+        return GONE if self.is_gone(response) else SHOWN if self.shows_car(response, external_id) else UNCLEAR
 
     def shows_car(self, response: Response, external_id: str) -> bool:
         """Return whether *response* is the own page of a car that is for sale, as far as a page tells it."""

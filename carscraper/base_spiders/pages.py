@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from lxml import etree  # type: ignore[import-untyped]
 from parsel import css2xpath
+from scrapy.http import TextResponse
 
 from carscraper import parsing
 from carscraper.base_spiders.base import by_address, is_web_address
@@ -34,6 +35,11 @@ _PRICE = re.compile(r"[0-9]\s?kr\b|\bkr\.?\s?[0-9]|\bverð\b|\btilboð\b", re.IG
 # --- text ---
 
 _NAMESPACES = {"set": "http://exslt.org/sets"}
+
+
+def is_html(response: Response) -> bool:
+    """Return whether *response* can be read as a page: JSON, a picture and their like are no pages."""
+    return isinstance(response, TextResponse) and response.selector.type in {"html", "xml"}
 
 
 def is_whole(response: Response) -> bool:

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from parsel import Selector
     from scrapy.http import Response
 
+    from carscraper.base_spiders.ways import Signs
+
 _PAGE = "page"
 _IN_PATH = re.compile(r"/(?:page|sida|s%c3%ad%c3%b0a)/([0-9]{1,6})/?$", re.IGNORECASE)
 _NEXT = re.compile(r"(?:næsta|næsta síða|next|next page|áfram|[\u203a»→>⟩]+)", re.IGNORECASE)
 _POSTBACK = re.compile(r"javascript:\s*(?:__doPostBack|WebForm_DoPostBack)", re.IGNORECASE)
 _OF = re.compile(r"(?:síða|page)?\s*([0-9]{1,5})\s*(?:/|af|of)\s*([0-9]{1,5})", re.IGNORECASE)
-_PAGER = (
+FEW = 3
+"""Cars that may be on two pages, or be counted and not shown, without a reason to doubt a list."""
+PAGER = (
     "*[self::nav or contains(translate(@class, 'P', 'p'), 'pag') or contains(translate(@id, 'P', 'p'), 'pag')"
     " or contains(translate(@aria-label, 'P', 'p'), 'pag')]"
 )
@@ -45,8 +49,8 @@ class Walk:
     # The cars.
     sizes: dict[int, int] = field(default_factory=dict)  # of each page that had a new one
     last: set[str] = field(default_factory=set)  # those of the last of these pages
-    again: int = 0  # those of later pages that an earlier one had shown
-    shifted: int = 0  # of these, before the last new car: as many have come in at the front meanwhile
+    again: set[str] = field(default_factory=set)  # those of later pages that an earlier one had shown
+    shifted: int = 0  # of these, before the last new car: as many have come in before what had been read
     # The end.
     past: int = 0  # pages in a row that say that the list has ended
     echoed: bool = False  # a guess led to the cars of the page before
@@ -54,6 +58,14 @@ class Walk:
     doubtful: set[int] = field(default_factory=set)  # such pages that were not past the end after all
     second_look: list[int] | None = None  # those still to be read once more after the end; None before it
     found: int = 0  # new cars there: as many as a page has explain one that showed only cars of others
+    looked: set[str] = field(default_factory=set)  # the cars of the pages that were read once more
+    twice: set[str] = field(default_factory=set)  # of these, those of two such pages
+    looks_at_all: bool = False  # all pages are read once more
+    after: str = ""  # what the first page after the last one shows
+    # The ways on that pages show.
+    latest: Response | None = None  # the last page with a new car
+    signs: Signs | None = None  # what it says of pages after it, once it was asked
+    by_ways: bool = False  # only the pages' own ways lead on, numbers in addresses lead nowhere
     # Pages that could not be read.
     lost: int = 0  # in all
     missing: int = 0  # in a row
@@ -75,22 +87,43 @@ class Walk:
         """
         if self.second_look is not None or self.resume:
             return
-        self.again += len(shown) - len(new) if page > 1 else 0
+        self.again |= shown - new if page > 1 else set()
         said = int(pages == page)  # one voice among those that are needed: a pager may say 1 / 1 on every page
         if new or (shown and page == 1):
-            self.sizes[page], self.last, self.shifted = len(shown), shown, self.again
+            self.sizes[page], self.last, self.shifted = len(shown), shown, len(self.again)
             self.doubtful.update(self.barren)
-            self.past, self.barren = said, []
+            self.past, self.barren, self.after = said, [], ""
             return
         is_first = page not in self.barren
         self.barren.append(page)
         if pages is not None and page < pages:
             return  # whatever it repeats, it is not past the end
         repeats = 2 * len(shown & self.last) >= len(shown)
+        self.after = self.after or (
+            "has no car" if not shown else f"shows page {max(self.sizes)}" if repeats else "shows no new car"
+        )
         moved = shown_as not in {None, page}  # the site has no such page and shows another one
         self.echoed |= bool(shown) and repeats and not self.linked and not self.past
         if is_first:  # asked for twice, a page is one voice all the same
             self.past += said + (not shown or repeats or (moved and not self.linked))
+
+    def look(self, shown: set[str], new: set[str]) -> None:
+        """Note the cars of a page that was read once more."""
+        self.found += len(new)
+        self.twice |= shown & self.looked - self.again
+        self.looked |= shown
+
+    def is_unsettled(self) -> bool:
+        """Return whether more cars came twice than the new ones at the front explain, a page's worth or more.
+
+        Each car that came twice has been pushed on by one that came in before what had been read.
+        """
+        came_in = self.shifted if self.shifted >= max(self.sizes.values(), default=1) else 0
+        return len(self.twice) > FEW or came_in - self.found > FEW
+
+    def cars(self) -> int:
+        """Return how many cars were read, each once."""
+        return sum(self.sizes.values()) - self.shifted
 
     def doubtful_pages(self) -> list[int]:
         """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""
@@ -162,6 +195,12 @@ def parameters_of(url: str) -> dict[str, str]:
     return found
 
 
+def asked_for(request: Request) -> str:
+    """Return the address that was asked for, before the site led elsewhere."""
+    addresses: list[str] = request.meta.get("redirect_urls") or [request.url]
+    return addresses[0]
+
+
 def numbered(url: str, number: int) -> str:
     """Return the address of page *number* of the list that *url* is a page of.
 
@@ -195,7 +234,7 @@ def find_next(response: Response, page: int, own: str, is_page: Callable[[str], 
     links = [(link, join(response, link.attrib["href"])) for link in response.css("a[href], link[rel~='next'][href]")]
     of_list = [(link, url, place_of(url)) for link, url in links if is_page(url) and place_of(url).is_list_of(here)]
     # Some sites count their pages from 0: what says that it is the next page is asked before a number is.
-    said = [url for link, url, place in of_list if place.number == (here.number or 0) + 1 and _says_next(link)]
+    said = [url for link, url, place in of_list if place.number == (here.number or 0) + 1 and says_next(link)]
     if found := next((url for url in (*said, *(url for _, url, place in of_list if place.number == page + 1))), None):
         return Request(found), True
 
@@ -211,8 +250,8 @@ def find_next(response: Response, page: int, own: str, is_page: Callable[[str], 
 
     # :has() would need a paging cell to hold nothing else; the ancestor is what an arrow belongs to.
     hrefs = response.css(own).xpath("ancestor-or-self::a[@href][1]/@href").getall() if own else []
-    signs = [(link, url) for link, url in links if _says_next(link)]
-    signs += [(link, url) for link, url in links if _label(link) == str(page + 1)]
+    signs = [(link, url) for link, url in links if says_next(link)]
+    signs += [(link, url) for link, url in links if label_of(link) == str(page + 1)]
     own_links = [url for url in (join(response, href) for href in hrefs) if leads(url, anywhere=True)]
     if found := next((url for url in (*own_links, *(url for _, url in signs if leads(url)))), None):
         return Request(found), True
@@ -227,7 +266,7 @@ def _buttons(response: Response, page: int) -> Iterator[Request]:
     for form in response.css("form"):
         for button in form.xpath(".//button | .//input[@type='submit' or @type='image']"):
             number = (button.attrib.get("name", "").lower(), button.attrib.get("value")) == (_PAGE, str(page + 1))
-            if "disabled" in button.attrib or not (number or _says_next(button) or _label(button) == str(page + 1)):
+            if "disabled" in button.attrib or not (number or says_next(button) or label_of(button) == str(page + 1)):
                 continue
             try:
                 sent = form2request(form, click=button)
@@ -237,23 +276,24 @@ def _buttons(response: Response, page: int) -> Iterator[Request]:
                 yield Request(sent.url, method=sent.method, headers=sent.headers, body=sent.body)
 
 
-def _label(element: Selector) -> str:
+def label_of(element: Selector) -> str:
+    """Return the words of a link or a button."""
     text = parsing.clean_text(" ".join(element.css("::text").getall()))
     return text or element.attrib.get("value", "").strip()
 
 
-def _says_next(element: Selector) -> bool:
+def says_next(element: Selector) -> bool:
     """Return whether a link or a button says in one of the usual ways that it leads to the next page.
 
     >>> from parsel import Selector
     >>> links = Selector("<a rel='prev next'>x</a> <a aria-label=Next></a> <a>Næsta</a> <a class=next>x</a> <a>2</a>")
-    >>> [_says_next(link) for link in links.css("a")]
+    >>> [says_next(link) for link in links.css("a")]
     [True, True, True, True, False]
     """
     attributes = element.attrib
     if "next" in attributes.get("rel", "").lower().split():
         return True
-    words = (attributes.get("aria-label", ""), attributes.get("title", ""), _label(element))
+    words = (attributes.get("aria-label", ""), attributes.get("title", ""), label_of(element))
     if any(_NEXT.fullmatch(word.strip()) for word in words):
         return True
     classes = f"{attributes.get('class', '')} {element.xpath('string(parent::li/@class)').get('')}".lower().split()
@@ -262,7 +302,7 @@ def _says_next(element: Selector) -> bool:
 
 def pagers(response: Response, page: int) -> Iterator[tuple[Selector, int]]:
     """Yield the elements of a pager that say ``N / M`` of page number *page*, each with M."""
-    for element in response.xpath(f"//{_PAGER}/descendant-or-self::*[string-length(normalize-space()) < 24]"):
+    for element in response.xpath(f"//{PAGER}/descendant-or-self::*[string-length(normalize-space()) < 24]"):
         found = _OF.fullmatch(parsing.clean_text(element.xpath("string()").get("")) or "")
         if found and int(found[1]) == page:
             yield element, int(found[2])

@@ -13,12 +13,11 @@ from urllib.parse import urljoin, urlsplit
 
 from form2request import form2request
 from scrapy import Request
-from scrapy.http import TextResponse
 from twisted.python.failure import Failure
 
 from carscraper import parsing
 from carscraper.base_spiders.base import why_no_page
-from carscraper.base_spiders.pages import text_of, title_of
+from carscraper.base_spiders.pages import is_html, text_of, title_of
 from carscraper.base_spiders.paging import parameters_of
 from carscraper.base_spiders.rogg_details import CAR_PARAMETERS, RoggDetailsSpider
 from carscraper.vehicles import make_slug, split_make_model
@@ -120,13 +119,13 @@ class RoggSpider(RoggDetailsSpider):
 
     async def parse_home(self, response: Response, make: str | None, tries: int) -> AsyncIterator[Any]:
         """Send the whole search form, as a browser does; some sites show the results at once."""
-        if self._is_results(response):
+        if is_html(response) and self._is_results(response):
             async for each in self.parse_results(response, make):
                 yield each
             return
         forms = self._forms(response)
         if not self._is_advanced(response.url):
-            self._home_shows = title_of(response), self._shown(response)
+            self._home_shows = (title_of(response), self._shown(response)) if is_html(response) else ("", [])
             if not forms:
                 yield self._home(make, tries=tries, advanced=True)
                 return
@@ -158,7 +157,7 @@ class RoggSpider(RoggDetailsSpider):
         return urlsplit(url).path.lower().endswith(self.advanced_path.lower())
 
     def _forms(self, response: Response) -> Any:
-        return response.css(self.form) if isinstance(response, TextResponse) else []
+        return response.css(self.form) if is_html(response) else []
 
     def _filled_form(self, response: Response, chosen: Mapping[str, str]) -> Request:
         """Return what a browser sends when the search form's button is pressed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tests.dealers.brimborg import SimulatedBrimborg
 from tests.dealers.hekla import SimulatedHekla
 from tests.dealers.islandsbilar import SimulatedIslandsbilar
 from tests.dealers.listing import PAGERS
+from tests.dealers.stubborn import STUBBORN_PAGERS, ResortedBilasolur, StubbornBilasolur
 from tests.http_server import Response
 
 if TYPE_CHECKING:
@@ -182,6 +184,138 @@ def test_an_empty_answer_for_one_make_is_asked_for_twice(new_list: Callable[...,
     done = world.crawl(makes="kia", **NO_PHOTOS)
     assert len(world.listings()) == len([car for car in world.site.cars if car.make == "Kia"])
     assert "success" in verdict(done)
+
+
+# ── Numbers in addresses that lead nowhere, and pages that say that there are more ────────────────
+
+
+LAYOUTS = ("2019", "2026")
+
+
+def stubborn(pager: str, **options: Any) -> StubbornBilasolur:
+    return StubbornBilasolur(pager, **{"cars": CARS, "per_page": PAGE} | options)
+
+
+@pytest.mark.parametrize("cars", [CARS, 4 * PAGE], ids=["last page short", "last page full"])
+@pytest.mark.parametrize("pager", [name for name in STUBBORN_PAGERS if name.startswith(("path", "form"))])
+def test_a_pager_is_followed_where_numbers_in_addresses_are_ignored(
+    new_world: Callable[..., World], pager: str, cars: int
+) -> None:
+    layout = LAYOUTS[[*STUBBORN_PAGERS].index(pager) % 2]
+    world = new_world(site=stubborn(pager, ways=pager.partition("-")[0], layout=layout, cars=cars))
+    done = world.crawl(**NO_PHOTOS)
+    assert_whole(world, done)
+    assert world.asked("results") <= 4 + 2 + 1  # two that show page 1, and the last page once more if it is full
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("pager", "words"),
+    [
+        ("numbers", "links to page 4, and page 2 shows page 1"),
+        ("next", "has a link 'Næsta', and page 2 shows page 1"),
+        ("of", "says 1 / 4, and page 2 shows page 1"),
+        ("of, of", "says 1 / 4, and page 2 shows page 1"),
+        ("total", f"says that there are {CARS} cars, of which {PAGE} were read, and page 2 shows page 1"),
+        ("more", "has a button 'Sjá fleiri', and page 2 shows page 1"),
+        ("data", "links to page 4, and page 2 shows page 1"),
+        ("path-next", "has a link 'Næsta'"),
+        ("form-numbers", "links to page 4"),
+    ],
+)
+def test_a_list_whose_page_says_that_there_is_more_is_not_whole(
+    new_world: Callable[..., World], layout: str, pager: str, words: str
+) -> None:
+    world = new_world(site=stubborn(pager, layout=layout))
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "not complete: Result page 1 (" in last_words(done)
+    assert words in last_words(done)
+    assert len(world.listings()) == PAGE
+
+
+@pytest.mark.parametrize("pager", ["numbers", "next", "window", "of", "of, of"])
+def test_a_site_that_serves_no_page_beyond_one_is_noticed(new_world: Callable[..., World], pager: str) -> None:
+    world = new_world(site=stubborn(pager, reach=3))
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert f"Result page 3 ({world.site.base_url}/SearchResults.aspx?" in last_words(done)
+    assert len(world.listings()) == 3 * PAGE
+
+
+def test_each_search_of_one_make_is_read_to_its_end(new_world: Callable[..., World]) -> None:
+    world = new_world(site=stubborn("numbers", last=2, per_page=1))
+    done = world.crawl(code=3, makes="kia,toyota", **NO_PHOTOS)
+    assert "links to page 2, and page 2 shows page 1" in last_words(done)
+    assert len(world.listings()) == 2
+
+
+@pytest.mark.parametrize(
+    ("pager", "cars"),
+    [
+        *itertools.product(["none", "numbers", "window", "next", "of"], [PAGE, CARS, 4 * PAGE]),
+        *(("of fifty", CARS), ("a few more", CARS)),  # after a full page nothing tells that these words are wrong
+    ],
+)
+def test_a_seen_end_is_not_doubted(new_world: Callable[..., World], pager: str, cars: int) -> None:
+    world = new_world(site=stubborn(pager, reach=-(-cars // PAGE), last=-(-cars // PAGE), cars=cars))
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_list_that_is_sorted_anew_while_it_is_read_is_read_once_more(
+    new_world: Callable[..., World], layout: str
+) -> None:
+    world = new_world(site=ResortedBilasolur(1, layout=layout))
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+    assert world.asked("results") <= 2 * 9 + 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_list_that_is_sorted_anew_again_and_again_is_not_whole(new_world: Callable[..., World], layout: str) -> None:
+    world = new_world(site=ResortedBilasolur(8, layout=layout))
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "the list was sorted anew while it was read" in last_words(done)
+    world.site.times = 0
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+
+
+# ── Pages that are no HTML ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("step", ["json200", "placeholder", "binary"])
+def test_what_is_no_html_costs_its_page_only(new_list: Callable[..., World], step: str) -> None:
+    world = new_list()
+    world.site.fault("results:2", [step], sticky=True)
+    done = world.crawl(code=3, **NO_PHOTOS)
+    assert "Result page 2" in last_words(done)
+    assert step == "binary" or "is no HTML" in last_words(done)
+    assert len(world.listings()) == CARS - PAGE
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("step", ["json200", "placeholder", "binary"])
+def test_a_search_that_is_no_html_is_a_failure(new_world: Callable[..., World], layout: str, step: str) -> None:
+    world = new_world(cars=4, photos=0, layout=layout)
+    for kind in ("home", "advanced"):
+        world.site.fault(kind, [step], sticky=True)
+    done = world.crawl(code=4)
+    assert f"is not on {world.site.base_url}/" in verdict(done) or "is neither on" in verdict(done)
+    # The advanced form is a way in as well, where there is one.
+    world.site.fault("advanced", [])
+    assert world.crawl(code=0 if layout == "2026" else 4)
+
+
+@pytest.mark.parametrize("step", ["json200", "placeholder"])
+def test_the_own_pages_of_missing_cars_may_be_no_html(new_list: Callable[..., World], step: str) -> None:
+    world = new_list()
+    world.crawl(**NO_PHOTOS)
+    gone, unread = world.site.cars[3:5]
+    world.site.sell(gone.cid)
+    world.site.sell(unread.cid)
+    world.site.fault(f"details:{unread.cid}", [step], sticky=True)
+    done = world.crawl(code=None, **NO_PHOTOS)
+    assert "mistake" not in last_words(done)
+    assert not world.listing(gone)["is_active"]
+    assert world.listing(unread)["is_active"]
 
 
 # ── Every dealer, whatever leads from page to page ────────────────────────────────────────────────

@@ -41,7 +41,10 @@ def test_a_day_without_changes_is_a_success(new_world: Callable[..., World]) -> 
     world = new_world(cars=4, photos=0, layout="2026")
     for car in world.site.cars:
         car.updated = car.updated.replace(year=2025)
-    assert "success. 0 cars" in verdict(world.crawl(changed_days=7))
+    done = world.crawl(changed_days=7)
+    assert "success. 0 cars" in verdict(done)
+    assert "the search of 7 days found nothing" in done.log
+    assert "the whole site" not in done.log
     assert "success. 0 cars" in verdict(world.crawl(changed_days=7, makes="toyota"))
 
 

@@ -6,6 +6,7 @@
 * ``cars.py``      the invented cars: the truth a crawl is compared with
 * ``photos.py``    the photo factory: real pictures, each with bytes of its own
 * ``bilasolur.py`` the aggregator bilasolur.is (also ``python -m tests.dealers.bilasolur``)
+* ``stubborn.py``  the same with pagers that are hard to follow, and with a list that is sorted anew
 
 Nothing here imports ``carscraper``: a simulated site must not share a mistake with the parser it tests.
 """
