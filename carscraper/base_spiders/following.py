@@ -126,7 +126,7 @@ class FollowingSpider(DealerSpider):
                 "not repeat the last page either: the end of the list was not seen."
             )
             return await self._search_finished()
-        if walk.signs and (said := walk.signs.more_than(walk.cars(), walk.sizes[page], is_short=walk.needed() == 1)):
+        if walk.signs and (said := walk.signs.more_than(walk.cars, walk.sizes[page], is_short=walk.needed() == 1)):
             self.incomplete(
                 f"Result page {page} ({walk.latest.url if walk.latest else walk.url}) {said}, and page {page + 1} "
                 f"{walk.after or 'shows no new car'}: the end of the list was not seen."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -49,7 +50,9 @@ class Walk:
     # The cars.
     sizes: dict[int, int] = field(default_factory=dict)  # of each page that had a new one
     last: set[str] = field(default_factory=set)  # those of the last of these pages
+    cars: int = 0  # different ones
     again: set[str] = field(default_factory=set)  # those of later pages that an earlier one had shown
+    times: Counter[str] = field(default_factory=Counter)  # on how many pages each of these was, after its first
     shifted: int = 0  # of these, before the last new car: as many have come in before what had been read
     # The end.
     past: int = 0  # pages in a row that say that the list has ended
@@ -87,10 +90,13 @@ class Walk:
         """
         if self.second_look is not None or self.resume:
             return
+        if page > 1 and page not in self.barren:
+            self.times.update(shown - new)
         self.again |= shown - new if page > 1 else set()
+        self.cars += len(new)
         said = int(pages == page)  # one voice among those that are needed: a pager may say 1 / 1 on every page
         if new or (shown and page == 1):
-            self.sizes[page], self.last, self.shifted = len(shown), shown, len(self.again)
+            self.sizes[page], self.last, self.shifted = len(shown), shown, self._moved()
             self.doubtful.update(self.barren)
             self.past, self.barren, self.after = said, [], ""
             return
@@ -107,6 +113,11 @@ class Walk:
         if is_first:  # asked for twice, a page is one voice all the same
             self.past += said + (not shown or repeats or (moved and not self.linked))
 
+    def _moved(self) -> int:
+        """Return how many cars came again, without those that most pages show, which are promoted."""
+        most = max(2, len(self.sizes) // 2)
+        return sum(self.times[car] < most for car in self.again)
+
     def look(self, shown: set[str], new: set[str]) -> None:
         """Note the cars of a page that was read once more."""
         self.found += len(new)
@@ -120,10 +131,6 @@ class Walk:
         """
         came_in = self.shifted if self.shifted >= max(self.sizes.values(), default=1) else 0
         return len(self.twice) > FEW or came_in - self.found > FEW
-
-    def cars(self) -> int:
-        """Return how many cars were read, each once."""
-        return sum(self.sizes.values()) - self.shifted
 
     def doubtful_pages(self) -> list[int]:
         """Return the pages that are to be read once more: what came in at the front meanwhile was on no page read."""

@@ -15,7 +15,7 @@ from tests.dealers.brimborg import SimulatedBrimborg
 from tests.dealers.hekla import SimulatedHekla
 from tests.dealers.islandsbilar import SimulatedIslandsbilar
 from tests.dealers.listing import PAGERS
-from tests.dealers.stubborn import STUBBORN_PAGERS, ResortedBilasolur, StubbornBilasolur
+from tests.dealers.stubborn import STUBBORN_PAGERS, PromotedBilasolur, ResortedBilasolur, StubbornBilasolur
 from tests.http_server import Response
 
 if TYPE_CHECKING:
@@ -276,6 +276,12 @@ def test_a_list_that_is_sorted_anew_again_and_again_is_not_whole(new_world: Call
     assert "the list was sorted anew while it was read" in last_words(done)
     world.site.times = 0
     assert_whole(world, world.crawl(**NO_PHOTOS))
+
+
+def test_cars_that_are_promoted_on_every_page_have_not_moved(new_world: Callable[..., World]) -> None:
+    world = new_world(site=PromotedBilasolur(cars=85, photos=0, per_page=10))
+    assert_whole(world, world.crawl(**NO_PHOTOS))
+    assert world.asked("results") <= 9 + 3
 
 
 # ── Pages that are no HTML ────────────────────────────────────────────────────────────────────────

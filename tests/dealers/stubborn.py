@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.dealers.bilasolur import SimulatedBilasolur
+from tests.dealers.cars import Car
 from tests.http_server import Request, Response
 
 
@@ -92,3 +93,11 @@ class ResortedBilasolur(SimulatedBilasolur):
             self.times -= 1
             self.random.shuffle(self.cars)
         return super()._results(which, request)
+
+
+class PromotedBilasolur(SimulatedBilasolur):
+    """A site that shows its last cars on every result page as well."""
+
+    def _card(self, car: Car, schid: int, page_number: int) -> str:
+        promoted = self.cars[-10:] if self.cars.index(car) % self.per_page == 0 else []
+        return "".join(super(PromotedBilasolur, self)._card(each, schid, page_number) for each in (*promoted, car))
