@@ -361,7 +361,7 @@ class _Claims:
         return place
 
     def _grow(self) -> None:
-        old, self._slots = self._slots, array("Q", bytes(2 * self._slots.itemsize * len(self._slots)))
+        old, self._slots = self._slots, array("Q", [0]) * (2 * len(self._slots))
         for number in range(0, len(old), 2):
             if old[number]:
                 place = self._place(old[number])
