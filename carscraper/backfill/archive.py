@@ -185,9 +185,7 @@ class Archive:
         said = {}
         for position, entry, first in sorted(rivals, key=itemgetter(0)):
             row = known.get((_lot(entry.key), entry.key))
-            if (
-                row and row.is_kept and unsigned(row.source_url) == unsigned(entry.url)
-            ):  # another entry came first this time
+            if row and row.is_kept and _is_same(row.source_url, entry.url):  # another entry came first this time
                 self._stats.inc_value("carscraper/images/known")
                 continue
             try:
@@ -227,7 +225,7 @@ class Archive:
         tried: dict[str, int] = {}
         for (lot, key), row in known.items():
             photo = lots[lot][key]
-            is_same = unsigned(row.source_url) == unsigned(photo.source_url)
+            is_same = _is_same(row.source_url, photo.source_url)
             if row.reason == Reason.DELETED or (row.is_kept and is_same):
                 del lots[lot][key]
                 self._stats.inc_value(f"carscraper/images/{'deleted' if row.reason == Reason.DELETED else 'known'}")
@@ -370,6 +368,11 @@ class _Claims:
 
 def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) or 1
+
+
+def _is_same(url: str, other: str) -> bool:
+    """Return whether two addresses are one photo's, however they are signed."""
+    return unsigned(url) == unsigned(other)
 
 
 def _own_key(key: str, url: str) -> str:
